@@ -1,0 +1,18 @@
+"""Run Airflow tasks in their own Python environments: as pods on Kubernetes, or locally."""
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+__all__ = ["IsolatedOperator", "__version__"]
+
+if TYPE_CHECKING:
+    from k8s_venv.airflow.operators import IsolatedOperator
+
+
+def __getattr__(name: str) -> Any:
+    # Lazy (PEP 562): importing this package imports neither Airflow nor anything else.
+    if name == "IsolatedOperator":
+        from k8s_venv.airflow.operators import IsolatedOperator
+
+        return IsolatedOperator
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,186 @@
+"""The local backend: a virtual environment from the lock, and the runner as a subprocess of ours."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from filelock import FileLock
+
+from k8s_venv import uv
+from k8s_venv.calls import PackedCall, Result, parse_document
+from k8s_venv.environment import Environment
+from k8s_venv.errors import BackendError
+from k8s_venv.locking import Lock, read_lock
+from k8s_venv.runner import protocol
+
+Progress = Callable[[str], None]
+
+# A pod would not see the worker's variables either, so that what works here works there.
+_PASSED = {"PATH", "HOME", "LANG", "LANGUAGE", "TZ", "TMPDIR", "USER", "LOGNAME", "NO_PROXY", "HTTP_PROXY"}
+_PASSED |= {"HTTPS_PROXY", "ALL_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"}
+_GRACE = 10.0  # seconds between asking a task to end and ending it
+
+
+class LocalBackend:
+    """Runs calls on this machine.
+
+    Args:
+        progress: is called with what happens while an environment is made.
+    """
+
+    def __init__(self, progress: Progress | None = None) -> None:
+        self._progress = progress
+
+    def run(self, call: PackedCall, log: Callable[[str], None]) -> Result:
+        """Run a call as a subprocess; see ``Backend.run``."""
+        python = make_environment(call.environment, self._progress)
+        # The folder is ours alone (mode 0700): it holds the connections.
+        with tempfile.TemporaryDirectory(prefix="k8s-venv-") as name:
+            folder = Path(name)
+            archive = folder / protocol.ARCHIVE
+            archive.write_bytes(call.archive)
+            if call.connections:
+                (folder / protocol.CONNECTIONS).write_text(json.dumps(call.connections), "utf-8")
+            code = _run([str(python), str(archive), "--result", str(folder / "result")], log)
+            return _read(folder / "result", call, code)
+
+
+def make_environment(environment: Environment, progress: Progress | None = None) -> Path:
+    """Return the Python of an environment, made from its lock on first use.
+
+    It is made once, even when several processes ask at once, and appears whole or not at all.
+
+    Args:
+        environment: which one.
+        progress: is called with what happens.
+
+    Raises:
+        LockError: the environment has no lock, or a stale one.
+        BackendError: it cannot be made.
+    """
+    lock = read_lock(environment)
+    folder = uv.cache_folder() / "environments" / f"{environment.name}-{environment.python}-{lock.digest[:20]}"
+    python = folder / "bin" / "python"
+    if python.exists():
+        return python
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{folder}.lock"):
+            if not python.exists():
+                _make(environment, lock, folder, progress or (lambda line: None))
+    except OSError as error:
+        raise BackendError(
+            environment.name, f"cannot be made in {folder.parent}: {error}. {uv.CACHE_VARIABLE} names another folder."
+        ) from None
+    return python
+
+
+def _make(environment: Environment, lock: Lock, folder: Path, progress: Progress) -> None:
+    partial = folder.with_name(f"{folder.name}.part")
+    shutil.rmtree(partial, ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)  # one whose interpreter is gone
+    interpreter = uv.find_interpreter(environment.python)
+    progress(f"Python {environment.python}: {interpreter or 'to be downloaded by uv'}")
+    try:
+        _make_venv(environment, interpreter, partial, progress)
+        if lock.packages:
+            _install(environment, lock, partial, progress)
+        partial.rename(folder)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def _make_venv(environment: Environment, interpreter: str | None, folder: Path, progress: Progress) -> None:
+    python = interpreter or environment.python
+    try:
+        uv.run(["venv", "--relocatable", "--no-project", "--python", python, str(folder)], progress=progress)
+    except uv.UvError as error:
+        raise BackendError(
+            environment.name,
+            f"Python {environment.python} is not installed here and cannot be downloaded. Install it (for example "
+            f"`uv python install {environment.python}` or `pyenv install {environment.python}`).\n{error.output}",
+        ) from None
+
+
+def _install(environment: Environment, lock: Lock, folder: Path, progress: Progress) -> None:
+    python = str(folder / "bin" / "python")
+    try:
+        uv.run(
+            ["pip", "sync", "--python", python, "--require-hashes", "--compile-bytecode", str(lock.path)],
+            progress=progress,
+        )
+    except uv.UvError as error:
+        raise BackendError(environment.name, f"its packages cannot be installed.\n{error.output}") from None
+
+
+def _environ() -> dict[str, str]:
+    passed = {
+        name: value
+        for name, value in os.environ.items()
+        if name.upper() in _PASSED or name.startswith("LC_")
+    }
+    return {**passed, "PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"}
+
+
+def _run(command: list[str], log: Callable[[str], None]) -> int:
+    # A session of its own, so that what the task starts ends with it.
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=_environ(),
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+        start_new_session=True,
+    ) as process:
+        with _ended(process):
+            assert process.stdout is not None  # noqa: S101 -- it is a pipe
+            for line in process.stdout:
+                log(line.rstrip("\n"))
+    return process.returncode
+
+
+@contextlib.contextmanager
+def _ended(process: subprocess.Popen[str]) -> Iterator[None]:
+    """End a process and its children when we are told to stop before it is done."""
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(_GRACE)
+        except subprocess.TimeoutExpired:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+        raise
+
+
+def _read(folder: Path, call: PackedCall, code: int) -> Result:
+    environment = call.environment.name
+    document = folder / protocol.DOCUMENT
+    if not document.is_file():
+        raise BackendError(environment, f"{call.function}() ended without a result: {_death(code)}.")
+    return Result(parse_document(document.read_text("utf-8"), environment), (folder / protocol.PAYLOAD).read_bytes())
+
+
+def _death(code: int) -> str:
+    if code >= 0:
+        return f"its process left with exit code {code} (os._exit?)"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = f"signal {-code}"
+    reasons = {"SIGKILL": " (out of memory?)", "SIGSEGV": " (a crash in compiled code)"}
+    return f"its process was ended by {name}{reasons.get(name, '')}"

@@ -1,0 +1,108 @@
+"""A named environment: what it is made of, and the image reference that follows from it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+
+OLDEST_PYTHON = (3, 8)
+NAME = re.compile(r"[a-z0-9](?:[a-z0-9_-]*[a-z0-9])?")
+_DEBIAN_PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]*(?:=[\w.+:~-]+)?")
+
+
+def _python_version(value: object) -> str:
+    if isinstance(value, float | int):
+        raise ValueError(f'must be text in quotes: python = "{value}" (without them, 3.10 would read as 3.1)')
+    if not isinstance(value, str) or not re.fullmatch(r"\d+\.\d+", value):
+        raise ValueError(f'must be a minor version such as "3.12", not {value!r}')
+    major, minor = (int(part) for part in value.split("."))
+    if (major, minor) < OLDEST_PYTHON or major != 3:
+        raise ValueError(f"must be 3.8 or newer, the oldest that calls can run on, not {value}")
+    return value
+
+
+class Environment(BaseModel):
+    """A Python version, its packages, and how its pods look by default.
+
+    Args:
+        name: the key under ``[environments]``.
+        root: the folder of the project file, from which paths are meant.
+        python: the minor version, such as ``3.12``.
+        requirements: a requirements file's path, a list of requirements, or None for the bare Python.
+        packages: Debian packages of the image.
+        base: the image to build on, with Debian and this Python in it; by default the official slim one.
+        image: an image of one's own to use instead of a built one.
+        pod: options of ``KubernetesPodOperator`` for this environment's pods; a task's own options win.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(exclude=True)
+    root: Path = Field(exclude=True)
+    python: Annotated[str, BeforeValidator(_python_version)]
+    requirements: str | tuple[str, ...] | None = None
+    packages: tuple[str, ...] = ()
+    base: str | None = None
+    image: str | None = None
+    pod: Mapping[str, Any] = Field(default_factory=dict)
+
+    @field_validator("packages")
+    @classmethod
+    def _debian_packages(cls, packages: tuple[str, ...]) -> tuple[str, ...]:
+        for package in packages:
+            if not _DEBIAN_PACKAGE.fullmatch(package):
+                raise ValueError(f"{package!r} is not a Debian package's name")
+        return packages
+
+    @property
+    def requirements_file(self) -> Path | None:
+        """Return the requirements file's path, if the requirements are in a file."""
+        return self.root / self.requirements if isinstance(self.requirements, str) else None
+
+    @property
+    def requirements_place(self) -> str:
+        """Say where a requirement is added, for messages."""
+        if isinstance(self.requirements, str):
+            return self.requirements
+        return f"`requirements` of [environments.{self.name}]"
+
+    @property
+    def lock_path(self) -> Path:
+        """Return where this environment's lock stands (PEP 751's naming)."""
+        return self.root / f"pylock.{self.name}.toml"
+
+    @property
+    def base_image(self) -> str:
+        """Return the image that this environment's image is built on."""
+        return self.base or f"python:{self.python}-slim-bookworm"
+
+    def image_tag(self, lock_digest: str) -> str:
+        """Return the image's tag: a digest of everything that goes into the image.
+
+        Only committed files take part, so the DAG side computes the tag that the build side pushed.
+
+        Args:
+            lock_digest: the digest of the environment's lock.
+        """
+        content = {
+            "python": self.python,
+            "base": self.base_image,
+            "packages": sorted(self.packages),
+            "lock": lock_digest,
+        }
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:20]
+
+    def image_reference(self, registry: str, lock_digest: str) -> str:
+        """Return the full reference of the image that is built for this environment.
+
+        Args:
+            registry: the registry and path prefix, such as ``registry.example.com/airflow``.
+            lock_digest: the digest of the environment's lock.
+        """
+        return f"{registry.rstrip('/')}/{self.name}:{self.image_tag(lock_digest)}"

@@ -1,0 +1,125 @@
+"""What k8s-venv raises: each error says what is wrong, where, and what to do.
+
+Every class keeps the facts it was made from, so that code can act on them without reading the text.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+
+
+class K8sVenvError(Exception):
+    """Base of everything that k8s-venv raises on purpose."""
+
+
+class ProjectError(K8sVenvError):
+    """The project file, or a file that it names, is not usable.
+
+    Args:
+        problem: what is wrong and what to do, as sentences.
+        path: the file at fault.
+        line: the line in it, counted from 1, where it is known.
+    """
+
+    def __init__(self, problem: str, path: Path | None = None, line: int | None = None) -> None:
+        self.problem = problem
+        self.path = path
+        self.line = line
+        place = "" if path is None else f"{path}:{line}: " if line else f"{path}: "
+        super().__init__(place + problem)
+
+
+class UnknownEnvironmentError(ProjectError):
+    """A name that the project does not declare.
+
+    Args:
+        name: the unknown name.
+        known: the declared names.
+        path: the project file.
+    """
+
+    def __init__(self, name: str, known: Iterable[str], path: Path) -> None:
+        self.name = name
+        self.known = sorted(known)
+        declared = f"Declared: {', '.join(self.known)}." if self.known else "It declares none yet."
+        hint = did_you_mean(name, self.known)
+        super().__init__(f"There is no environment {name!r}.{hint} {declared}", path)
+
+
+class LockError(K8sVenvError):
+    """An environment could not be locked, or its lock does not fit.
+
+    Args:
+        environment: the environment's name.
+        problem: what is wrong and what to do, as sentences.
+    """
+
+    def __init__(self, environment: str, problem: str) -> None:
+        self.environment = environment
+        super().__init__(f"Environment {environment!r}: {problem}")
+
+
+class BuildError(K8sVenvError):
+    """An environment could not be built.
+
+    Args:
+        environment: the environment's name.
+        problem: what is wrong and what to do, as sentences.
+        log: the last lines of what the builder printed, if that helps.
+    """
+
+    def __init__(self, environment: str, problem: str, log: str = "") -> None:
+        self.environment = environment
+        self.log = log
+        super().__init__(f"Environment {environment!r}: {problem}" + (f"\n\n{log}" if log else ""))
+
+
+class CallError(K8sVenvError):
+    """A function, an argument or a result cannot travel.
+
+    Args:
+        problem: what is wrong and what to do, as sentences.
+        path: the file of the function.
+        line: the line in it, where it is known.
+    """
+
+    def __init__(self, problem: str, path: str | None = None, line: int | None = None) -> None:
+        self.path = path
+        self.line = line
+        place = "" if path is None else f"{path}:{line}: " if line else f"{path}: "
+        super().__init__(place + problem)
+
+
+class BackendError(K8sVenvError):
+    """A call could not be run, or ended without a result.
+
+    Args:
+        environment: the environment's name.
+        problem: what is wrong and what to do, as sentences.
+    """
+
+    def __init__(self, environment: str, problem: str) -> None:
+        self.environment = environment
+        super().__init__(f"Environment {environment!r}: {problem}")
+
+
+class RemoteError(K8sVenvError):
+    """A task's own exception whose type cannot be raised here.
+
+    Args:
+        kind: the exception type's full name.
+        message: its text.
+    """
+
+    def __init__(self, kind: str, message: str) -> None:
+        self.kind = kind
+        self.message = message
+        super().__init__(f"{kind}: {message}" if message else kind)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return `` Did you mean 'x'?`` for the nearest of the known names, or nothing."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f" Did you mean {near[0]!r}?" if near else ""

@@ -1,0 +1,77 @@
+"""The names, versions and limits that sender and runner agree on.
+
+The format is described in ``README.md`` beside this file. A change that an older runner or sender could
+misread raises ``PROTOCOL``.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Dict, NamedTuple, Optional
+
+PROTOCOL = 1
+
+# Entries of the archive.
+HEADER = "call.json"
+ARGUMENTS = "arguments.bin"
+CONTEXT = "context.bin"
+PICKLED_FUNCTION = "function.pickle"
+SOURCE_FUNCTION = "function.json"
+SOURCE_VALUES = "function.bin"
+SOURCES = "sources.json"
+BESIDE = "beside"  # folder of the modules that lie beside the DAG file
+VENDOR = "vendor"  # folder of the sender's cloudpickle
+
+# Files next to the archive.
+ARCHIVE = "call.pyz"
+CONNECTIONS = "connections.json"
+
+# Files of a result.
+DOCUMENT = "result.json"
+PAYLOAD = "result.bin"
+RUNNING = "running"  # locked by the runner for as long as it lives
+
+# Transports.
+CLOUDPICKLE = "cloudpickle"
+SOURCE = "source"
+
+# Outcomes.
+VALUE = "value"
+FAILURE = "failure"
+SKIP = "skip"
+FAIL = "fail"
+
+INLINE_ENCODING = "zlib+base85"
+# What Kubernetes keeps of a container's termination message, in bytes.
+MESSAGE_LIMIT = 4096
+# Bounds on what a sender reads, so that a hostile or broken environment cannot exhaust it, in bytes.
+DOCUMENT_LIMIT = 64 * 1024
+RESULT_LIMIT = 2 * 1024**3
+
+
+class Document(NamedTuple):
+    """A result without its payload: how a call ended, and what the payload must look like.
+
+    Args:
+        outcome: ``value``, ``failure``, ``skip`` or ``fail``.
+        size: the payload's length in bytes.
+        sha256: the payload's digest, in hexadecimal.
+        python: the environment's Python version, such as ``3.8.18``.
+        timings: seconds spent in each phase, by its name.
+        inline: the payload itself, compressed and encoded as ``INLINE_ENCODING`` says, where it is small.
+    """
+
+    outcome: str
+    size: int
+    sha256: str
+    python: str
+    timings: Dict[str, float]
+    inline: Optional[str] = None
+
+    def to_json(self) -> Dict[str, Any]:
+        """Return the JSON object that stands for this document."""
+        entries: Dict[str, Any] = {"protocol": PROTOCOL, **self._asdict()}
+        if self.inline is None:
+            del entries["inline"]
+        else:
+            entries["encoding"] = INLINE_ENCODING
+        return entries

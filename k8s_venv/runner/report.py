@@ -1,0 +1,94 @@
+"""The result of a call: where it goes, and in which form."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import platform
+import sys
+import time
+import zlib
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Dict, List, Optional, Type
+
+from k8s_venv.runner import failures, protocol, values
+from k8s_venv.runner.errors import NoCodecError
+
+try:
+    import fcntl
+except ImportError:  # pragma: no cover -- only Windows lacks it, and it has no pods to hand over from
+    fcntl = None  # type: ignore[assignment]
+
+
+class Reporter:
+    """Leaves a call's result in a folder, or in the pod's termination message when it is small.
+
+    Args:
+        folder: receives the document and the payload.
+        message: the file that Kubernetes shows in the pod's status, if any.
+    """
+
+    def __init__(self, folder: Path, message: Optional[Path] = None) -> None:
+        self.timings: Dict[str, float] = {}
+        self._folder = folder
+        self._message = message
+        self._lock: Any = None
+
+    def __enter__(self) -> Reporter:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        # The system drops this lock when the process ends, however it ends: so the container that hands the
+        # result over learns of it.
+        self._lock = (self._folder / protocol.RUNNING).open("w")
+        if fcntl is not None:
+            fcntl.flock(self._lock, fcntl.LOCK_EX)
+        return self
+
+    def __exit__(
+        self,
+        kind: Optional[Type[BaseException]],
+        error: Optional[BaseException],
+        trace: Optional[TracebackType],
+    ) -> None:
+        sys.stdout.flush()
+        self._lock.close()
+
+    def value(self, value: Any) -> None:
+        """Report a returned value.
+
+        Raises:
+            NoCodecError: the value, or a part of it, cannot travel.
+        """
+        started = time.perf_counter()
+        try:
+            parts = values.dump_parts(value)
+        except NoCodecError as error:
+            raise NoCodecError(f"result{error.path}", error.kind) from None
+        self.timings["encode"] = time.perf_counter() - started
+        self._leave(protocol.VALUE, parts)
+
+    def failure(self, error: BaseException) -> None:
+        """Report an exception."""
+        self._leave(failures.outcome(error), values.dump_parts(failures.describe(error)))
+
+    def _leave(self, outcome: str, parts: List[values.Buffer]) -> None:
+        digest, size = hashlib.sha256(), 0
+        for part in parts:
+            digest.update(part)
+            size += memoryview(part).nbytes
+        document = protocol.Document(outcome, size, digest.hexdigest(), platform.python_version(), self.timings)
+        if self._message is not None and size < 64 * protocol.MESSAGE_LIMIT:
+            packed = base64.b85encode(zlib.compress(b"".join(bytes(part) for part in parts), 9)).decode("ascii")
+            text = json.dumps(document._replace(inline=packed).to_json())
+            if len(text) <= protocol.MESSAGE_LIMIT:
+                self._message.write_text(text, "ascii")
+                return
+        with (self._folder / protocol.PAYLOAD).open("wb") as stream:
+            for part in parts:
+                stream.write(part)
+        text = json.dumps(document.to_json())
+        # The document comes last: where it stands, the payload is complete.
+        (self._folder / protocol.DOCUMENT).write_text(text, "ascii")
+        if self._message is not None:
+            self._message.write_text(text, "ascii")

@@ -1,0 +1,142 @@
+"""What a task may use inside its environment: connections, context, skip and fail.
+
+This module needs nothing but the standard library, on Python 3.8 or newer, and travels with every call, so
+``from k8s_venv import runtime`` works in an environment that has neither k8s-venv nor Airflow installed.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Dict, Mapping, NamedTuple, NoReturn, Optional
+from urllib.parse import quote, urlencode
+
+
+class SkipTask(Exception):  # noqa: N818 -- it signals an intention, not an error
+    """Marks the task as skipped, as Airflow's ``AirflowSkipException`` does."""
+
+
+class FailTask(Exception):  # noqa: N818
+    """Fails the task without further retries, as Airflow's ``AirflowFailException`` does."""
+
+
+class Connection(NamedTuple):
+    """A connection that the task named in ``connections=[…]``."""
+
+    conn_id: str
+    conn_type: str
+    host: Optional[str] = None
+    login: Optional[str] = None
+    password: Optional[str] = None
+    schema: Optional[str] = None
+    port: Optional[int] = None
+    extra: Optional[str] = None
+
+    @property
+    def extra_dejson(self) -> Dict[str, Any]:
+        """Return the extra field as a dictionary."""
+        return dict(json.loads(self.extra)) if self.extra else {}
+
+    def get_uri(self) -> str:
+        """Return the connection as a URI, in the form that Airflow uses."""
+
+        def escaped(text: Optional[str]) -> str:
+            return quote(text or "", safe="")
+
+        login = escaped(self.login) + (f":{escaped(self.password)}" if self.password else "")
+        port = f":{self.port}" if self.port else ""
+        address = (f"{login}@" if login else "") + escaped(self.host) + port
+        query = "?" + urlencode({"__extra__": self.extra}) if self.extra else ""
+        return f"{self.conn_type.replace('_', '-')}://{address}/{escaped(self.schema)}{query}"
+
+    def __repr__(self) -> str:
+        return f"<Connection {self.conn_id} ({self.conn_type})>"  # never the password
+
+
+class ContextObject:
+    """The plain facts about an object of Airflow's context, such as ``ti`` or ``dag_run``.
+
+    Args:
+        name: the object's key in the context.
+        facts: its attributes.
+    """
+
+    def __init__(self, name: str, facts: Mapping[str, Any]) -> None:
+        self._name = name
+        self.__dict__.update(facts)
+
+    def __getattr__(self, attribute: str) -> NoReturn:
+        if attribute.startswith("__"):
+            raise AttributeError(attribute)
+        known = ", ".join(sorted(key for key in self.__dict__ if not key.startswith("_")))
+        raise AttributeError(
+            f"{self._name}.{attribute} is not available inside an isolated environment, which has no access "
+            f"to Airflow. Pass what you need as an argument of the task. Available: {known}."
+        )
+
+    def __repr__(self) -> str:
+        facts = {key: value for key, value in self.__dict__.items() if not key.startswith("_")}
+        return f"<{self._name} {facts}>"
+
+
+_connections: Dict[str, Connection] = {}
+_context: Optional[Dict[str, Any]] = None
+
+
+def get_connection(conn_id: str) -> Connection:
+    """Return a connection that the task asked for.
+
+    Args:
+        conn_id: its id, one of those in the task's ``connections=[…]``.
+
+    Raises:
+        LookupError: the task did not ask for this connection.
+    """
+    if conn_id in _connections:
+        return _connections[conn_id]
+    granted = ", ".join(sorted(_connections)) or "none"
+    raise LookupError(
+        f"The connection {conn_id!r} was not delivered to this task. "
+        f"Add it to the task: connections=[{conn_id!r}]. Delivered: {granted}."
+    )
+
+
+def get_current_context() -> Dict[str, Any]:
+    """Return Airflow's context of this task, as far as it can travel.
+
+    Raises:
+        RuntimeError: the call was not made by an Airflow task.
+    """
+    if _context is None:
+        raise RuntimeError("There is no Airflow context: this call was not made by an Airflow task.")
+    return dict(_context)
+
+
+def skip(reason: str = "") -> NoReturn:
+    """Mark the task as skipped.
+
+    Args:
+        reason: is written to the task's log.
+    """
+    raise SkipTask(reason)
+
+
+def fail(reason: str = "") -> NoReturn:
+    """Fail the task without further retries.
+
+    Args:
+        reason: is written to the task's log.
+    """
+    raise FailTask(reason)
+
+
+def install(connections: Mapping[str, Mapping[str, Any]], context: Optional[Dict[str, Any]]) -> None:
+    """Make connections and context available; the runner calls this before the task's function.
+
+    Args:
+        connections: each connection's fields by its id.
+        context: the context's values by their names, or None outside Airflow.
+    """
+    global _context
+    _connections.clear()
+    _connections.update({key: Connection(conn_id=key, **fields) for key, fields in connections.items()})
+    _context = context
