@@ -9,7 +9,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from filelock import FileLock
@@ -38,6 +38,7 @@ class LocalBackend:
 
     def __init__(self, progress: Progress | None = None) -> None:
         self._progress = progress
+        self._process: subprocess.Popen[str] | None = None
 
     def run(self, call: PackedCall, log: Callable[[str], None]) -> Result:
         """Run a call as a subprocess; see ``Backend.run``."""
@@ -49,8 +50,36 @@ class LocalBackend:
             archive.write_bytes(call.archive)
             if call.connections:
                 (folder / protocol.CONNECTIONS).write_text(json.dumps(call.connections), "utf-8")
-            code = _run([str(python), str(archive), "--result", str(folder / "result")], log)
+            code = self._run([str(python), str(archive), "--result", str(folder / "result")], log)
             return _read(folder / "result", call, code)
+
+    def on_kill(self) -> None:
+        """End the running call and what it started."""
+        if self._process is not None:
+            _end(self._process)
+
+    def _run(self, command: list[str], log: Callable[[str], None]) -> int:
+        # A session of its own, so that what the task starts ends with it.
+        with subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=_environ(),
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+            start_new_session=True,
+        ) as process:
+            self._process = process
+            try:
+                assert process.stdout is not None  # noqa: S101 -- it is a pipe
+                for line in process.stdout:
+                    log(line.rstrip("\n"))
+            except BaseException:
+                _end(process)
+                raise
+        return process.returncode
 
 
 def make_environment(environment: Environment, progress: Progress | None = None) -> Path:
@@ -131,40 +160,14 @@ def _environ() -> dict[str, str]:
     return {**passed, "PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"}
 
 
-def _run(command: list[str], log: Callable[[str], None]) -> int:
-    # A session of its own, so that what the task starts ends with it.
-    with subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        env=_environ(),
-        text=True,
-        encoding="utf-8",
-        errors="replace",
-        start_new_session=True,
-    ) as process:
-        with _ended(process):
-            assert process.stdout is not None  # noqa: S101 -- it is a pipe
-            for line in process.stdout:
-                log(line.rstrip("\n"))
-    return process.returncode
-
-
-@contextlib.contextmanager
-def _ended(process: subprocess.Popen[str]) -> Iterator[None]:
-    """End a process and its children when we are told to stop before it is done."""
-    try:
-        yield
-    except BaseException:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGTERM)
+def _end(process: subprocess.Popen[str]) -> None:
+    """Ask a process and its children to end, and end them when they do not."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
         try:
             process.wait(_GRACE)
         except subprocess.TimeoutExpired:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-        raise
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def _read(folder: Path, call: PackedCall, code: int) -> Result:

@@ -60,7 +60,7 @@ def pack(
     *,
     environment: Environment,
     transport: Transport | None = None,
-    context: Mapping[str, Mapping[str, Any]] | None = None,
+    context: Mapping[str, Any] | None = None,
     connections: Mapping[str, Mapping[str, Any]] | None = None,
     discard_value: bool = False,
 ) -> PackedCall:
@@ -72,7 +72,7 @@ def pack(
         kwargs: its keyword arguments.
         environment: where it will run.
         transport: overrides the rule: cloudpickle between equal minor versions, else source.
-        context: Airflow's context, as ``values`` and ``objects``, or None outside Airflow.
+        context: Airflow's context, as ``values``, ``objects`` and ``parameters``, or None outside Airflow.
         connections: the connections to deliver, each one's fields by its id.
         discard_value: tells the runner to report success without the value.
 
@@ -96,7 +96,7 @@ def pack(
     entries.update({f"{protocol.BESIDE}/{path}": text.encode() for path, text in beside.items()})
     pickle = _pickle if _same_python(environment.python) else None
     entries[protocol.ARGUMENTS] = _encode_arguments(function, args, kwargs, environment, pickle)
-    entries[protocol.CONTEXT] = dumps(context)
+    entries[protocol.CONTEXT] = _encode_context(function, context)
     if pickle:
         entries.update(_cloudpickle_files())
     entries[protocol.HEADER] = json.dumps(_header(function, environment, chosen, discard_value)).encode()
@@ -244,6 +244,15 @@ def _encode_arguments(
             f"An argument of {_name(function)}() cannot travel to Python {environment.python}: {path} is {error.kind}. "
             "Pass plain data, numpy arrays or pandas frames.",
             *_place(function),
+        ) from None
+
+
+def _encode_context(function: Callable[..., Any], context: Mapping[str, Any] | None) -> bytes:
+    try:
+        return dumps(context)
+    except NoCodecError as error:
+        raise CallError(
+            f"Airflow's context for {_name(function)}() cannot travel: {error.path} is {error.kind}.", *_place(function)
         ) from None
 
 

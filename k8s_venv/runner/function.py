@@ -25,18 +25,14 @@ def load(archive: ZipFile, header: Dict[str, Any]) -> Function:
     """
     _remember_sources(json.loads(archive.read(protocol.SOURCES)))
     if header["transport"] == protocol.CLOUDPICKLE:
-        return _unpickle(archive.read(protocol.PICKLED_FUNCTION))  # type: ignore[no-any-return]
+        return unpickle(archive.read(protocol.PICKLED_FUNCTION))  # type: ignore[no-any-return]
     recipe = json.loads(archive.read(protocol.SOURCE_FUNCTION))
     sent = values.loads(archive.read(protocol.SOURCE_VALUES))
     return build(recipe, sent)
 
 
-def unpickler() -> Callable[[memoryview], Any]:
-    """Return the function that reads the pickled parts of the arguments: the environment trusts its sender."""
-    return _unpickle
-
-
-def _unpickle(data: Any) -> Any:
+def unpickle(data: Any) -> Any:
+    """Return what the sender pickled: an environment trusts its sender, never the other way round."""
     return importlib.import_module("cloudpickle").loads(bytes(data))
 
 

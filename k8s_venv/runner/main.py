@@ -90,10 +90,10 @@ def _open(path: Path, archive: ZipFile) -> Tuple[function.Function, List[Any], D
     _check_python(header)
     sys.path.insert(1, str(path / protocol.VENDOR))
     sys.path.append(str(path / protocol.BESIDE))  # last, as Airflow's own DAG folder
-    _install_runtime(path, archive)
+    from_context = _install_runtime(path, archive)
     call = function.load(archive, header)
-    packed = values.loads(archive.read(protocol.ARGUMENTS), function.unpickler())
-    return call, packed["args"], packed["kwargs"], header["discard_value"]
+    packed = values.loads(archive.read(protocol.ARGUMENTS), function.unpickle)
+    return call, packed["args"], {**from_context, **packed["kwargs"]}, header["discard_value"]
 
 
 def _check_python(header: Dict[str, Any]) -> None:
@@ -105,7 +105,8 @@ def _check_python(header: Dict[str, Any]) -> None:
         )
 
 
-def _install_runtime(path: Path, archive: ZipFile) -> None:
+def _install_runtime(path: Path, archive: ZipFile) -> Dict[str, Any]:
+    """Make connections and context available; return the arguments that the context gives."""
     delivered = path.parent / protocol.CONNECTIONS
     connections = json.loads(delivered.read_text("utf-8")) if delivered.exists() else {}
     for conn_id, fields in connections.items():
@@ -113,9 +114,11 @@ def _install_runtime(path: Path, archive: ZipFile) -> None:
     packed = values.loads(archive.read(protocol.CONTEXT))
     if packed is None:
         runtime.install(connections, None)
-        return
+        return {}
     objects = {name: runtime.ContextObject(name, facts) for name, facts in packed["objects"].items()}
-    runtime.install(connections, {**packed["values"], **objects})
+    context = {**packed["values"], **objects}
+    runtime.install(connections, context)
+    return {name: context[name] for name in packed["parameters"]}
 
 
 def _prepare_process() -> None:

@@ -153,6 +153,8 @@ def _encode_index(encoder: Encoder, index: Any, path: str, depth: int) -> Node:
 def _encode_column(encoder: Encoder, array: Any, path: str, depth: int) -> Node:
     pandas = library("pandas")
     dtype = array.dtype
+    if type(dtype).__name__ in ("NumpyEADtype", "PandasDtype"):  # pandas' thin wrapper around numpy arrays
+        array, dtype = array.to_numpy(), dtype.numpy_dtype
     if isinstance(dtype, pandas.CategoricalDtype):
         return {
             "kind": "category",
@@ -178,10 +180,10 @@ def _encode_column(encoder: Encoder, array: Any, path: str, depth: int) -> Node:
             "mask": _npy(encoder, absent, path),
             "dtype": str(dtype),
         }
-    if getattr(dtype, "kind", None) == "O" and type(dtype).__module__.startswith("numpy"):
-        return {"kind": "object", "v": _encode_objects(encoder, array, path, depth)}
-    if type(dtype).__module__.startswith("numpy"):
-        return {"kind": "plain", "b": _npy(encoder, array.to_numpy(), path)}
+    if isinstance(dtype, library("numpy").dtype):
+        if dtype.kind == "O":
+            return {"kind": "object", "v": _encode_objects(encoder, array, path, depth)}
+        return {"kind": "plain", "b": _npy(encoder, library("numpy").asarray(array), path)}
     raise NoCodecError(path, f"pandas dtype {dtype}")
 
 

@@ -263,14 +263,14 @@ def _zone(
     """Return a zone's IANA name, or its fixed offset in seconds."""
     if tzinfo is None:
         return None, None
-    if isinstance(tzinfo, datetime.timezone):
-        return None, tzinfo.utcoffset(None).total_seconds()
-    # zoneinfo and dateutil, pendulum, pytz: each has one of these.
-    name = getattr(tzinfo, "key", None) or getattr(tzinfo, "name", None) or getattr(tzinfo, "zone", None)
-    if isinstance(name, str) and "/" in name:
+    # zoneinfo and dateutil, pendulum, pytz: each names its zone in one of these.
+    names = (getattr(tzinfo, attribute, None) for attribute in ("key", "name", "zone"))
+    name = next((name for name in names if isinstance(name, str)), None)
+    if name is not None and name not in ("UTC", "Etc/UTC", "GMT"):
         return name, None
-    if name in ("UTC", "GMT", "Etc/UTC") and offset is not None:
-        return None, offset.total_seconds()
+    fixed = offset if name is not None else tzinfo.utcoffset(None)
+    if fixed is not None:
+        return None, fixed.total_seconds()
     raise NoCodecError(path, f"a time zone without a name ({type(tzinfo).__module__}.{type(tzinfo).__name__})")
 
 

@@ -1,0 +1,117 @@
+"""What of Airflow's context travels to an environment, as plain values."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any
+
+from k8s_venv.airflow.compat import KNOWN_CONTEXT_KEYS, Context
+from k8s_venv.errors import K8sVenvError
+
+# Sent with every call.
+_VALUES = (
+    "data_interval_end",
+    "data_interval_start",
+    "ds",
+    "ds_nodash",
+    "expanded_ti_count",
+    "logical_date",
+    "map_index_template",
+    "params",
+    "partition_key",
+    "run_id",
+    "task_instance_key_str",
+    "task_reschedule_count",
+    "test_mode",
+    "try_number",
+    "ts",
+    "ts_nodash",
+    "ts_nodash_with_tz",
+)
+# Each is a request to Airflow's API server, so it is sent only when the function names it.
+_ON_REQUEST = (
+    "prev_data_interval_end_success",
+    "prev_data_interval_start_success",
+    "prev_end_date_success",
+    "prev_start_date_success",
+)
+# Sent as an object with these plain attributes.
+_OBJECTS: Mapping[str, tuple[str, ...]] = {
+    "dag": ("dag_id", "description", "tags"),
+    "dag_run": (
+        *("dag_id", "run_id", "run_type", "conf", "logical_date", "run_after", "start_date"),
+        *("data_interval_start", "data_interval_end"),
+    ),
+    "task": ("task_id", "owner", "retries"),
+    "ti": ("dag_id", "task_id", "run_id", "try_number", "map_index", "max_tries"),
+}
+_ALIASES = {"task_instance": "ti"}
+
+AVAILABLE = frozenset((*_VALUES, *_ON_REQUEST, *_OBJECTS, *_ALIASES))
+
+
+def context_parameters(
+    function: Callable[..., Any], op_args: Collection[Any], op_kwargs: Mapping[str, Any]
+) -> tuple[str, ...]:
+    """Return the names of a function's parameters that Airflow's context fills.
+
+    Args:
+        function: the task's function.
+        op_args: its positional arguments.
+        op_kwargs: its keyword arguments, which win over the context.
+
+    Returns:
+        The names; for a function with ``**kwargs`` all that can travel.
+
+    Raises:
+        K8sVenvError: the function asks for a part of the context that cannot travel.
+    """
+    parameters = list(inspect.signature(function).parameters.values())
+    given = {parameter.name for parameter in parameters[: len(op_args)]} | set(op_kwargs)
+    asked = {p.name for p in parameters if p.name in KNOWN_CONTEXT_KEYS} - given
+    for name in sorted(asked - AVAILABLE):
+        code = function.__code__
+        raise K8sVenvError(
+            f"{code.co_filename}:{code.co_firstlineno}: {function.__name__}() asks for {name!r} of Airflow's context, "
+            "which needs Airflow itself and cannot travel. Pass what you need of it as an argument, or use "
+            f"connections=[…]. What can travel: {', '.join(sorted(AVAILABLE))}."
+        )
+    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters):
+        asked = AVAILABLE - set(_ON_REQUEST) - given
+    return tuple(sorted(asked))
+
+
+def travelling_context(context: Context, asked: Collection[str]) -> dict[str, Any]:
+    """Return the context as plain data.
+
+    Args:
+        context: Airflow's.
+        asked: the names that the function asks for.
+
+    Returns:
+        ``values`` and ``objects``, by their names, and ``parameters``, the names to pass to the function.
+    """
+    source: Mapping[str, Any] = dict(context.items()) if not isinstance(context, dict) else context
+    names = [*_VALUES, *(name for name in _ON_REQUEST if name in asked)]
+    values = {name: _plain(source[name]) for name in names if name in source}
+    objects = {name: dict(_facts(source[name], facts)) for name, facts in _OBJECTS.items() if name in source}
+    objects.update({alias: objects[name] for alias, name in _ALIASES.items() if name in objects})
+    present = [name for name in asked if name in values or name in objects]
+    return {"values": values, "objects": objects, "parameters": present}
+
+
+def _facts(thing: Any, names: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
+    for name in names:
+        if hasattr(thing, name):
+            yield name, _plain(getattr(thing, name))
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "dump") and hasattr(value, "validate"):  # ParamsDict
+        return value.dump()
+    if isinstance(value, str) and type(value) is not str:  # an enumeration, such as the type of a run
+        return str(getattr(value, "value", value))
+    if isinstance(value, set | frozenset):
+        return sorted(value)
+    return value

@@ -1,0 +1,70 @@
+"""``@task.isolated("environment")``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from k8s_venv.airflow.compat import DecoratedOperator, TaskDecorator, task_decorator_factory
+from k8s_venv.airflow.operators import IsolatedOperator
+from k8s_venv.calls.slicing import DECORATOR_MARK
+from k8s_venv.errors import K8sVenvError
+
+
+class _IsolatedDecoratedOperator(DecoratedOperator, IsolatedOperator):
+    """The operator behind ``@task.isolated``."""
+
+    custom_operator_name = "@task.isolated"
+    template_fields: Sequence[str] = IsolatedOperator.template_fields
+    template_fields_renderers = IsolatedOperator.template_fields_renderers
+
+    def __init__(
+        self,
+        *,
+        python_callable: Callable[..., Any],
+        op_args: Any = None,
+        op_kwargs: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        upstream = {"python_callable": python_callable, "op_args": op_args, "op_kwargs": op_kwargs}
+        super().__init__(
+            python_callable=python_callable,
+            op_args=op_args,
+            op_kwargs=op_kwargs,
+            kwargs_to_upstream=upstream,
+            **kwargs,
+        )
+
+
+def isolated_task(
+    environment: str | None = None, *, multiple_outputs: bool | None = None, **options: Any
+) -> TaskDecorator:
+    """Run the decorated function in one of the project's environments.
+
+    Args:
+        environment: the environment's name in ``k8s-venv.toml``.
+        multiple_outputs: unroll a returned dictionary into one XCom for each key.
+        options: as for ``IsolatedOperator``.
+
+    Raises:
+        K8sVenvError: no environment is named.
+    """
+    if "requirements" in options:
+        raise K8sVenvError(
+            "requirements=[…] belongs into k8s-venv.toml, so that it can be locked and built before the task runs:\n\n"
+            f"    [environments.NAME]\n    python = \"3.12\"\n    requirements = {list(options['requirements'])!r}\n\n"
+            'and the task is @task.isolated("NAME").'
+        )
+    if not isinstance(environment, str):
+        raise K8sVenvError('@task.isolated takes the environment\'s name: @task.isolated("NAME").')
+    decorator = task_decorator_factory(
+        multiple_outputs=multiple_outputs,
+        decorated_operator_class=_IsolatedDecoratedOperator,
+        environment=environment,
+        **options,
+    )
+    setattr(decorator, DECORATOR_MARK, True)
+    return decorator
+
+
+setattr(isolated_task, DECORATOR_MARK, True)

@@ -1,0 +1,172 @@
+"""``IsolatedOperator``: call a Python function in a named environment."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from k8s_venv.airflow.compat import (
+    AirflowFailException,
+    AirflowSkipException,
+    BaseOperator,
+    Context,
+    conf,
+)
+from k8s_venv.airflow.connections import resolve_connections
+from k8s_venv.airflow.context import context_parameters, travelling_context
+from k8s_venv.airflow.options import OPTIONS, PLAIN, TEMPLATED, UNSET, check_options, with_pod_options
+from k8s_venv.backends import choose_backend
+from k8s_venv.calls import PackedCall, Result, open_result, pack
+from k8s_venv.calls.packing import Transport
+from k8s_venv.errors import K8sVenvError
+from k8s_venv.project import Project, find_project, load_project
+from k8s_venv.runtime import FailTask, SkipTask
+
+if TYPE_CHECKING:
+    from k8s_venv.airflow.pod_operator import IsolatedPodOperator
+    from k8s_venv.backends.local import LocalBackend
+
+_BASE_OPTIONS = frozenset(inspect.signature(BaseOperator.__init__).parameters)
+
+
+class IsolatedOperator(BaseOperator):
+    """Call a Python function in one of the project's environments and return its value.
+
+    Every option of ``KubernetesPodOperator`` that describes the pod can be given as well and wins over what the
+    environment says.
+
+    Args:
+        environment: the environment's name in ``k8s-venv.toml``.
+        python_callable: the function.
+        op_args: its positional arguments (templated).
+        op_kwargs: its keyword arguments (templated). Parameters named like keys of Airflow's context get these.
+        backend: ``kubernetes`` or ``local``; by default what ``K8S_VENV_BACKEND``, airflow.cfg or the project
+            file say, else ``kubernetes``.
+        transport: ``cloudpickle`` or ``source``; by default cloudpickle between equal minor versions of Python.
+        connections: ids of the connections that the function may use.
+        optional_connections: ids of those that it may use where they are defined.
+
+    Raises:
+        K8sVenvError: the environment or an option is unknown, or the function asks for what cannot travel.
+    """
+
+    template_fields: Sequence[str] = ("op_args", "op_kwargs", *TEMPLATED)
+    template_fields_renderers = {"op_args": "py", "op_kwargs": "py", "env_vars": "py"}  # noqa: RUF012
+    shallow_copy_attrs: Sequence[str] = ("python_callable",)
+    ui_color = "#e8f1fb"
+
+    @with_pod_options
+    def __init__(
+        self,
+        *,
+        environment: str,
+        python_callable: Callable[..., Any],
+        op_args: Collection[Any] | None = None,
+        op_kwargs: Mapping[str, Any] | None = None,
+        backend: str | None = None,
+        transport: Transport | None = None,
+        connections: Sequence[str] = (),
+        optional_connections: Sequence[str] = (),
+        **kwargs: Any,
+    ) -> None:
+        given = {name: kwargs.pop(name) for name in OPTIONS & set(kwargs)}
+        unknown = {name for name in kwargs if name not in _BASE_OPTIONS and not name.startswith("_")}
+        task = f"Task {kwargs.get('task_id')!r}"
+        check_options(unknown - {"default_args", "multiple_outputs", "doc"}, task)
+        super().__init__(**kwargs)
+        if not callable(python_callable):
+            raise K8sVenvError(f"{task}: python_callable must be a function, not {python_callable!r}.")
+        self.environment = environment
+        self.python_callable = python_callable
+        self.op_args = op_args or ()
+        self.op_kwargs = op_kwargs or {}
+        self.backend = backend
+        self.transport = transport
+        self.connections = _names(connections, "connections", task)
+        self.optional_connections = _names(optional_connections, "optional_connections", task)
+        for name in (*TEMPLATED, *PLAIN):
+            setattr(self, name, given.get(name, UNSET if name in PLAIN else None))
+        self._running: LocalBackend | IsolatedPodOperator | None = None
+        project = self.project()
+        check_options(set(project.environment(environment).pod), f"{project.path}: environment {environment!r}")
+        choose_backend(backend, project)
+        context_parameters(python_callable, self.op_args, self.op_kwargs)
+
+    def execute(self, context: Context) -> Any:
+        """Run the call and return its value.
+
+        Raises:
+            AirflowSkipException: the function skipped its task.
+            AirflowFailException: the function failed its task for good.
+        """
+        project = self.project()
+        backend = choose_backend(self.backend, project, conf.get("k8s_venv", "backend", fallback=None))
+        call = self._pack(context, project)
+        self.log.info(
+            "Calling %s() in environment %r (Python %s) on the %s backend; it travels as %s, %s bytes.",
+            call.function,
+            self.environment,
+            call.environment.python,
+            backend,
+            call.transport,
+            f"{len(call.archive):,}",
+        )
+        result = self._run_locally(call) if backend == "local" else self._run_as_pod(call, project, context)
+        try:
+            return open_result(result, call)
+        except SkipTask as skipped:
+            raise AirflowSkipException(str(skipped)) from None
+        except FailTask as failed:
+            raise AirflowFailException(str(failed)) from failed.__cause__
+
+    def on_kill(self) -> None:
+        """End what is running."""
+        if self._running is not None:
+            self._running.on_kill()
+
+    def pod_options(self) -> dict[str, Any]:
+        """Return the pod options that were given for this task, by name."""
+        templated = {name: getattr(self, name) for name in TEMPLATED}
+        plain = {name: getattr(self, name) for name in PLAIN}
+        given = {name: value for name, value in templated.items() if value is not None}
+        return {**given, **{name: value for name, value in plain.items() if value is not UNSET}}
+
+    def project(self) -> Project:
+        """Return the project that declares this task's environment."""
+        configured = conf.get("k8s_venv", "project", fallback=None)
+        code = getattr(inspect.unwrap(self.python_callable), "__code__", None)
+        start = Path(code.co_filename).parent if code else Path.cwd()
+        return load_project(Path(configured) if configured else find_project(start))
+
+    def _pack(self, context: Context, project: Project) -> PackedCall:
+        asked = context_parameters(self.python_callable, self.op_args, self.op_kwargs)
+        return pack(
+            self.python_callable,
+            tuple(self.op_args),
+            dict(self.op_kwargs),
+            environment=project.environment(self.environment),
+            transport=self.transport,
+            context=travelling_context(context, asked),
+            connections=resolve_connections(self.connections, self.optional_connections, self.task_id),
+            discard_value=not self.do_xcom_push,
+        )
+
+    def _run_locally(self, call: PackedCall) -> Result:
+        from k8s_venv.backends.local import LocalBackend
+
+        self._running = LocalBackend(progress=self.log.info)
+        return self._running.run(call, self.log.info)
+
+    def _run_as_pod(self, call: PackedCall, project: Project, context: Context) -> Result:
+        from k8s_venv.airflow.pod_operator import IsolatedPodOperator
+
+        self._running = IsolatedPodOperator.for_call(call, project, self.pod_options(), self)
+        return self._running.execute_sync(context)
+
+
+def _names(value: Sequence[str], option: str, task: str) -> tuple[str, ...]:
+    if isinstance(value, str):
+        raise K8sVenvError(f"{task}: {option} is a list: {option}=[{value!r}].")
+    return tuple(value)

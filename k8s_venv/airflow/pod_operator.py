@@ -1,0 +1,148 @@
+"""The pod of a call as a ``KubernetesPodOperator``: the one module that imports the Kubernetes provider.
+
+The provider gives the pod's options, templates and mutation hook, the connection to the cluster and the clean-up
+of a killed task. Creating, watching and reading is the engine's: the provider polls, needs an image from a public
+hub for its sidecar, and knows only JSON results.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from airflow.providers.cncf.kubernetes.backcompat.backwards_compat_converters import convert_env_vars
+from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
+from kubernetes.client import models as k8s
+
+from k8s_venv.airflow.compat import BaseOperator, Context
+from k8s_venv.backends.kubernetes import render
+from k8s_venv.backends.kubernetes.engine import Keep, PodRun, Timeouts
+from k8s_venv.calls import PackedCall, Result
+from k8s_venv.locking import read_lock
+from k8s_venv.project import Project
+
+# A worker that dies between creating the pod and its Secret leaves a pod that waits: never longer than this.
+DEADLINE = 7 * 24 * 3600
+
+
+class IsolatedPodOperator(KubernetesPodOperator):
+    """Run one packed call in a pod.
+
+    Args:
+        call: the call.
+        options: the options of ``KubernetesPodOperator``.
+    """
+
+    def __init__(self, *, call: PackedCall, **options: Any) -> None:
+        super().__init__(
+            cmds=render.command(),
+            base_container_name=render.BASE,
+            random_name_suffix=False,
+            do_xcom_push=False,
+            deferrable=False,
+            log_pod_spec_on_failure=False,
+            **options,
+        )
+        self.call = call
+
+    @classmethod
+    def for_call(
+        cls, call: PackedCall, project: Project, options: dict[str, Any], outer: BaseOperator
+    ) -> IsolatedPodOperator:
+        """Make the operator for one execution of a task.
+
+        Args:
+            call: the call.
+            project: the project, for the image's reference.
+            options: the task's own pod options, rendered.
+            outer: the task's operator.
+
+        Raises:
+            LockError: the environment was never locked, or its lock is stale.
+            ProjectError: no registry is configured.
+        """
+        merged: dict[str, Any] = {**_defaults(outer), **call.environment.pod, **options}
+        if isinstance(merged.get("container_resources"), dict):
+            merged["container_resources"] = k8s.V1ResourceRequirements(**merged["container_resources"])
+        merged.setdefault("image", call.environment.image or _built_image(call, project))
+        return cls(
+            call=call, task_id=outer.task_id, dag=None, execution_timeout=outer.execution_timeout, **merged
+        )
+
+    def build_pod_request_obj(self, context: Context | None = None, **kwargs: Any) -> k8s.V1Pod:
+        """Return the whole pod; the cluster's mutation hook sees it as it will be created."""
+        name = self._pod_name(context)
+        render_only = copy.copy(self)
+        render_only.name = name
+        render_only.labels = {**render.LABELS, **self.labels}
+        render_only.volumes = [*self.volumes, *render.volumes(name)]
+        render_only.volume_mounts = [*self.volume_mounts, *render.mounts()]
+        render_only.env_vars = _environment_variables(self.env_vars)
+        render_only.full_pod_spec = self._with_sidecar(self.full_pod_spec)
+        return KubernetesPodOperator.build_pod_request_obj(render_only, context, **kwargs)
+
+    def execute_sync(self, context: Context) -> Result:
+        """Run the pod and return the call's result.
+
+        Raises:
+            BackendError: the pod could not be run, or ended without a result.
+        """
+        self.pod_request_obj = self.build_pod_request_obj(context)
+        run = PodRun(
+            self.client,
+            self.pod_request_obj,
+            self.call,
+            self.log.info,
+            Timeouts(schedule=self.schedule_timeout_seconds, startup=self.startup_timeout_seconds),
+            follow_logs=self.get_logs,
+        )
+        self.pod = run.create()  # `on_kill` deletes it
+        self.log.info("Running in pod %s/%s.", self.pod.metadata.namespace, self.pod.metadata.name)
+        try:
+            context["ti"].xcom_push(key="pod_name", value=self.pod.metadata.name)
+            context["ti"].xcom_push(key="pod_namespace", value=self.pod.metadata.namespace)
+            return run.wait()
+        finally:
+            if not self._killed:
+                action: Keep = self.on_finish_action.value
+                run.finish(action)
+
+    def _pod_name(self, context: Context | None) -> str:
+        if context is None:
+            return render.pod_name(self.name or self.task_id, self.task_id)
+        ti = context["ti"]
+        identity = (ti.dag_id, ti.task_id, ti.run_id, ti.map_index, ti.try_number)
+        return render.pod_name(self.name or f"{ti.dag_id}-{ti.task_id}", repr(identity))
+
+    def _with_sidecar(self, given: k8s.V1Pod | None) -> k8s.V1Pod:
+        """Return a pod specification with the sidecar, into which the provider merges everything else."""
+        pod = copy.deepcopy(given) or k8s.V1Pod(metadata=k8s.V1ObjectMeta(), spec=k8s.V1PodSpec(containers=[]))
+        if not pod.spec.containers:
+            pod.spec.containers = [k8s.V1Container(name=render.BASE)]
+        pod.spec.containers.append(
+            render.sidecar(self.image, self.image_pull_policy, self.container_security_context)
+        )
+        return pod
+
+
+def _defaults(outer: BaseOperator) -> dict[str, Any]:
+    deadline = DEADLINE
+    if outer.execution_timeout is not None:
+        deadline = int(outer.execution_timeout.total_seconds()) + 600
+    return {
+        "automount_service_account_token": False,
+        "security_context": render.pod_security(),
+        "container_security_context": render.container_security(),
+        "active_deadline_seconds": deadline,
+    }
+
+
+def _built_image(call: PackedCall, project: Project) -> str:
+    lock = read_lock(call.environment)
+    return call.environment.image_reference(project.require_registry(), lock.digest)
+
+
+def _environment_variables(given: Any) -> list[k8s.V1EnvVar]:
+    variables = {variable.name: variable for variable in render.environment_variables()}
+    variables.update({variable.name: variable for variable in convert_env_vars(given or [])})
+    return list(variables.values())

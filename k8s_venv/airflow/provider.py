@@ -1,0 +1,34 @@
+"""What Airflow asks a provider for; it imports nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def get_provider_info() -> dict[str, Any]:
+    """Return the provider's description, through the entry point ``apache_airflow_provider``."""
+    return {
+        "package-name": "k8s-venv",
+        "name": "k8s-venv",
+        "description": "Run tasks in their own Python environments, as pods on Kubernetes or locally.",
+        "task-decorators": [
+            {"name": "isolated", "class-name": "k8s_venv.airflow.decorator.isolated_task"},
+        ],
+        "config": {
+            "k8s_venv": {
+                "description": "Isolated tasks.",
+                "options": {
+                    "backend": _option(
+                        "Where isolated tasks run unless a task says otherwise: ``kubernetes`` or ``local``.", "local"
+                    ),
+                    "project": _option(
+                        "The project file, when it is not beside the DAG files or above them.", "/opt/k8s-venv.toml"
+                    ),
+                },
+            },
+        },
+    }
+
+
+def _option(description: str, example: str) -> dict[str, Any]:
+    return {"description": description, "version_added": None, "type": "string", "example": example, "default": ""}

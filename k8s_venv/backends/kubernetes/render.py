@@ -1,0 +1,161 @@
+"""What a call adds to a pod, as pure functions.
+
+The pod has two containers of the environment's own image: ``base`` runs the call; ``result`` ends at once
+when the result fits into the pod's status, else keeps it until the worker has read it. They share one scratch
+volume, mounted as ``/tmp``. The archive and the connections come from a Secret that the pod owns.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from kubernetes.client import models as k8s
+
+from k8s_venv.calls import PackedCall
+from k8s_venv.errors import CallError
+from k8s_venv.runner import protocol
+
+BASE = "base"
+SIDECAR = "result"
+CALL_FOLDER = "/k8s-venv/call"
+SCRATCH_FOLDER = "/tmp"  # noqa: S108 -- a volume of the pod's own
+RESULT_FOLDER = f"{SCRATCH_FOLDER}/.k8s-venv"
+MESSAGE_FILE = "/dev/termination-log"
+# What the API server takes in one Secret, in bytes.
+SECRET_LIMIT = 1024 * 1024
+NAME_LIMIT = 63
+LABELS = {"app.kubernetes.io/managed-by": "k8s-venv"}
+
+_ARCHIVE = f"{CALL_FOLDER}/{protocol.ARCHIVE}"
+
+
+def pod_name(label: str, identity: str) -> str:
+    """Return a pod's name that is the same for the same identity.
+
+    Args:
+        label: what a reader should recognize, such as the DAG's and the task's names.
+        identity: tells this run of the task from every other.
+    """
+    digest = hashlib.sha256(identity.encode()).hexdigest()[:10]
+    readable = re.sub(r"[^a-z0-9]+", "-", label.lower()).strip("-")[: NAME_LIMIT - len(digest) - 1]
+    return f"{readable.strip('-')}-{digest}" if readable else f"call-{digest}"
+
+
+def command() -> list[str]:
+    """Return the command that runs the call."""
+    return ["python", _ARCHIVE, "--result", RESULT_FOLDER, "--message", MESSAGE_FILE]
+
+
+def read_command() -> list[str]:
+    """Return the command that writes a large result to standard output, inside the sidecar."""
+    return ["python", _ARCHIVE, "--read", RESULT_FOLDER]
+
+
+def release_command() -> list[str]:
+    """Return the command that lets the sidecar end."""
+    return ["python", _ARCHIVE, "--release", RESULT_FOLDER]
+
+
+def volumes(secret: str) -> list[k8s.V1Volume]:
+    """Return the volumes of a call.
+
+    Args:
+        secret: the name of the Secret with the archive.
+    """
+    return [
+        k8s.V1Volume(name="k8s-venv-call", secret=k8s.V1SecretVolumeSource(secret_name=secret)),
+        k8s.V1Volume(name="k8s-venv-scratch", empty_dir=k8s.V1EmptyDirVolumeSource()),
+    ]
+
+
+def mounts() -> list[k8s.V1VolumeMount]:
+    """Return where both containers see the call's volumes."""
+    return [
+        k8s.V1VolumeMount(name="k8s-venv-call", mount_path=CALL_FOLDER, read_only=True),
+        k8s.V1VolumeMount(name="k8s-venv-scratch", mount_path=SCRATCH_FOLDER),
+    ]
+
+
+def environment_variables() -> list[k8s.V1EnvVar]:
+    """Return the variables of the container that runs the call."""
+    settings = {"HOME": SCRATCH_FOLDER, "PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"}
+    return [k8s.V1EnvVar(name=name, value=value) for name, value in settings.items()]
+
+
+def pod_security() -> k8s.V1PodSecurityContext:
+    """Return the pod's security context, which the ``restricted`` Pod Security Standard admits."""
+    return k8s.V1PodSecurityContext(
+        run_as_non_root=True, seccomp_profile=k8s.V1SeccompProfile(type="RuntimeDefault")
+    )
+
+
+def container_security() -> k8s.V1SecurityContext:
+    """Return each container's security context, which the ``restricted`` Pod Security Standard admits."""
+    return k8s.V1SecurityContext(
+        allow_privilege_escalation=False,
+        read_only_root_filesystem=True,
+        capabilities=k8s.V1Capabilities(drop=["ALL"]),
+    )
+
+
+def sidecar(image: str, pull_policy: str | None, security: Any) -> k8s.V1Container:
+    """Return the container that keeps a large result until it was read.
+
+    Args:
+        image: the environment's image, which is on the node already.
+        pull_policy: that of the base container.
+        security: the base container's security context.
+    """
+    return k8s.V1Container(
+        name=SIDECAR,
+        image=image,
+        image_pull_policy=pull_policy,
+        command=["python", _ARCHIVE, "--hand-over", RESULT_FOLDER],
+        volume_mounts=mounts(),
+        security_context=security,
+        resources=k8s.V1ResourceRequirements(
+            requests={"cpu": "1m", "memory": "16Mi"}, limits={"memory": "128Mi"}
+        ),
+    )
+
+
+def call_secret(pod: k8s.V1Pod, call: PackedCall) -> k8s.V1Secret:
+    """Return the Secret with a call's archive and connections.
+
+    The pod owns it, so the cluster removes it with the pod.
+
+    Args:
+        pod: the created pod.
+        call: the call.
+    """
+    owner = k8s.V1OwnerReference(api_version="v1", kind="Pod", name=pod.metadata.name, uid=pod.metadata.uid)
+    return k8s.V1Secret(
+        metadata=k8s.V1ObjectMeta(
+            name=pod.metadata.name, namespace=pod.metadata.namespace, owner_references=[owner], labels=LABELS
+        ),
+        immutable=True,
+        data={name: base64.b64encode(data).decode("ascii") for name, data in secret_files(call).items()},
+    )
+
+
+def secret_files(call: PackedCall) -> Mapping[str, bytes]:
+    """Return the files that a call needs in its folder.
+
+    Raises:
+        CallError: they are more than a Secret holds.
+    """
+    files = {protocol.ARCHIVE: call.archive}
+    if call.connections:
+        files[protocol.CONNECTIONS] = json.dumps(call.connections).encode()
+    size = sum(len(data) for data in files.values())
+    if size > SECRET_LIMIT:
+        raise CallError(
+            f"{call.function}() and its arguments take {size:,} bytes packed; a Secret holds {SECRET_LIMIT:,}. Pass a "
+            "reference to the data (a path, a table, a URL) instead of the data itself."
+        )
+    return files

@@ -1,0 +1,1 @@
+"""Turn an environment and its lock into an image."""

@@ -1,0 +1,58 @@
+"""The command line: thin commands over the rest of the package."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from k8s_venv import __version__
+from k8s_venv.cli.build import build_images
+from k8s_venv.cli.lock import lock
+from k8s_venv.cli.test import test
+from k8s_venv.errors import K8sVenvError
+
+
+class _Group(click.Group):
+    """A group that shows our errors as one message, without a traceback."""
+
+    def invoke(self, context: click.Context) -> object:
+        try:
+            return super().invoke(context)
+        except K8sVenvError as error:
+            raise click.ClickException(str(error)) from None
+
+
+@click.group(
+    cls=_Group,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Start with an environment in k8s-venv.toml, then: k8s-venv lock, k8s-venv test --backend local DAG_FILE.",
+)
+@click.version_option(__version__, prog_name="k8s-venv")
+@click.option(
+    "--project",
+    type=click.Path(exists=True, path_type=Path),
+    help="The project file or its folder. By default the nearest k8s-venv.toml here or above.",
+    envvar="K8S_VENV_PROJECT",
+    show_envvar=True,
+)
+@click.pass_context
+def main(context: click.Context, project: Path | None) -> None:
+    """Run Airflow tasks in their own Python environments.
+
+    Environments are declared in k8s-venv.toml:
+
+    \b
+        registry = "registry.example.com/airflow"
+        [environments.snowpark]
+        python = "3.8"
+        requirements = "snowpark-requirements.txt"
+
+    A task names one: @task.isolated("snowpark").
+    """
+    context.obj = project
+
+
+main.add_command(build_images)
+main.add_command(lock)
+main.add_command(test)
