@@ -2,7 +2,8 @@
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from k8s_venv._version import __version__
+
 __all__ = ["IsolatedOperator", "__version__"]
 
 if TYPE_CHECKING:

@@ -6,8 +6,11 @@ Every class keeps the facts it was made from, so that code can act on them witho
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
-from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
 
 
 class K8sVenvError(Exception):
@@ -21,6 +24,7 @@ class ProjectError(K8sVenvError):
         problem: what is wrong and what to do, as sentences.
         path: the file at fault.
         line: the line in it, counted from 1, where it is known.
+
     """
 
     def __init__(self, problem: str, path: Path | None = None, line: int | None = None) -> None:
@@ -38,6 +42,7 @@ class UnknownEnvironmentError(ProjectError):
         name: the unknown name.
         known: the declared names.
         path: the project file.
+
     """
 
     def __init__(self, name: str, known: Iterable[str], path: Path) -> None:
@@ -54,6 +59,7 @@ class LockError(K8sVenvError):
     Args:
         environment: the environment's name.
         problem: what is wrong and what to do, as sentences.
+
     """
 
     def __init__(self, environment: str, problem: str) -> None:
@@ -68,6 +74,7 @@ class BuildError(K8sVenvError):
         environment: the environment's name.
         problem: what is wrong and what to do, as sentences.
         log: the last lines of what the builder printed, if that helps.
+
     """
 
     def __init__(self, environment: str, problem: str, log: str = "") -> None:
@@ -83,6 +90,7 @@ class CallError(K8sVenvError):
         problem: what is wrong and what to do, as sentences.
         path: the file of the function.
         line: the line in it, where it is known.
+
     """
 
     def __init__(self, problem: str, path: str | None = None, line: int | None = None) -> None:
@@ -98,6 +106,7 @@ class BackendError(K8sVenvError):
     Args:
         environment: the environment's name.
         problem: what is wrong and what to do, as sentences.
+
     """
 
     def __init__(self, environment: str, problem: str) -> None:
@@ -111,6 +120,7 @@ class RemoteError(K8sVenvError):
     Args:
         kind: the exception type's full name.
         message: its text.
+
     """
 
     def __init__(self, kind: str, message: str) -> None:

@@ -12,13 +12,16 @@ import hashlib
 import json
 import re
 import tomllib
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from k8s_venv import uv
-from k8s_venv.environment import Environment
 from k8s_venv.errors import LockError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from k8s_venv.environment import Environment
 
 BUILDER = "buildkit"
 # Raised whenever the same lock would give another image, such as when the Dockerfile changes.
@@ -39,6 +42,7 @@ class Lock:
         packages: each package's name, version and hashes, sorted; without where they were found.
         builder: what makes the image.
         epoch: the generation of that builder.
+
     """
 
     path: Path
@@ -58,6 +62,7 @@ def read_lock(environment: Environment) -> Lock:
 
     Raises:
         LockError: there is none, it cannot be read, or the requirements have changed since.
+
     """
     path = environment.lock_path
     command = f"k8s-venv lock {environment.name}"
@@ -90,6 +95,7 @@ def write_lock(environment: Environment, progress: Callable[[str], None] | None 
 
     Raises:
         LockError: the requirements cannot be resolved; the older lock stays as it was.
+
     """
     path = environment.lock_path
     text = _resolve(environment, progress) if list(_requirement_lines(environment)) else _EMPTY

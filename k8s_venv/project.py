@@ -8,13 +8,15 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic_core import ErrorDetails
 
 from k8s_venv.environment import NAME, Environment
 from k8s_venv.errors import ProjectError, UnknownEnvironmentError, did_you_mean
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 FILE = "k8s-venv.toml"
 PROJECT_VARIABLE = "K8S_VENV_PROJECT"
@@ -31,6 +33,7 @@ class Project(BaseModel):
         registry: the registry and path prefix of the images.
         backend: where calls run unless the task, ``K8S_VENV_BACKEND`` or airflow.cfg say otherwise.
         environments: the environments by their names.
+
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -50,6 +53,7 @@ class Project(BaseModel):
 
         Raises:
             UnknownEnvironmentError: the project does not declare it.
+
         """
         if name not in self.environments:
             raise UnknownEnvironmentError(name, self.environments, self.path)
@@ -64,6 +68,7 @@ class Project(BaseModel):
 
         Raises:
             ProjectError: neither names one.
+
         """
         registry = os.environ.get(REGISTRY_VARIABLE) or self.registry
         if not registry:
@@ -82,6 +87,7 @@ def find_project(start: Path) -> Path:
 
     Raises:
         ProjectError: there is none.
+
     """
     configured = os.environ.get(PROJECT_VARIABLE)
     if configured:
@@ -107,6 +113,7 @@ def load_project(path: Path) -> Project:
 
     Raises:
         ProjectError: the file cannot be read, or something in it is wrong.
+
     """
     try:
         changed = path.stat().st_mtime_ns

@@ -58,6 +58,7 @@ class ContextObject:
     Args:
         name: the object's key in the context.
         facts: its attributes.
+
     """
 
     def __init__(self, name: str, facts: Mapping[str, Any]) -> None:
@@ -90,6 +91,7 @@ def get_connection(conn_id: str) -> Connection:
 
     Raises:
         LookupError: the task did not ask for this connection.
+
     """
     if conn_id in _connections:
         return _connections[conn_id]
@@ -105,6 +107,7 @@ def get_current_context() -> Dict[str, Any]:
 
     Raises:
         RuntimeError: the call was not made by an Airflow task.
+
     """
     if _context is None:
         raise RuntimeError("There is no Airflow context: this call was not made by an Airflow task.")
@@ -116,6 +119,7 @@ def skip(reason: str = "") -> NoReturn:
 
     Args:
         reason: is written to the task's log.
+
     """
     raise SkipTask(reason)
 
@@ -125,6 +129,7 @@ def fail(reason: str = "") -> NoReturn:
 
     Args:
         reason: is written to the task's log.
+
     """
     raise FailTask(reason)
 
@@ -135,6 +140,7 @@ def install(connections: Mapping[str, Mapping[str, Any]], context: Optional[Dict
     Args:
         connections: each connection's fields by its id.
         context: the context's values by their names, or None outside Airflow.
+
     """
     global _context
     _connections.clear()

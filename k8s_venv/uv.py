@@ -7,10 +7,13 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import platformdirs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
 
 CACHE_VARIABLE = "K8S_VENV_CACHE"
 
@@ -20,6 +23,7 @@ class UvError(Exception):
 
     Args:
         output: what it said, without its notes about interpreters that it passed over.
+
     """
 
     def __init__(self, output: str) -> None:
@@ -50,6 +54,7 @@ def run(
 
     Raises:
         UvError: uv failed.
+
     """
     from uv import find_uv_bin
 
@@ -72,9 +77,7 @@ def run(
     return output
 
 
-def _communicate(
-    process: subprocess.Popen[str], stdin: str, progress: Callable[[str], None] | None
-) -> tuple[str, str]:
+def _communicate(process: subprocess.Popen[str], stdin: str, progress: Callable[[str], None] | None) -> tuple[str, str]:
     try:
         if progress is None:
             return process.communicate(stdin)
@@ -114,6 +117,7 @@ def find_interpreter(version: str) -> str | None:
 
     Args:
         version: the minor version, such as ``3.8``.
+
     """
     if version == "{}.{}".format(*sys.version_info):
         return getattr(sys, "_base_executable", sys.executable)

@@ -37,7 +37,12 @@ def snowpark():
     def products():
         print(f"Snowpark runs on Python {sys.version.split()[0]}")
         session = open_session()
-        rows = [(1, 0, 5, "Product 1"), (2, 1, 5, "Product 1A"), (3, 1, 5, "Product 1B"), (4, 0, 10, "Product 2")]
+        rows = [
+            (1, 0, 5, "Product 1"),
+            (2, 1, 5, "Product 1A"),
+            (3, 1, 5, "Product 1B"),
+            (4, 0, 10, "Product 2"),
+        ]
         frame = session.create_dataframe(rows, schema=["id", "parent_id", "category_id", "name"])
         frame.write.save_as_table(TABLE, mode="overwrite")
         table = session.table(TABLE)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from k8s_venv.airflow.compat import AirflowNotFoundException, BaseHook
 from k8s_venv.errors import K8sVenvError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 _FIELDS = ("conn_type", "host", "login", "password", "schema", "port", "extra")
 
@@ -21,6 +23,7 @@ def resolve_connections(required: Collection[str], optional: Collection[str], ta
 
     Raises:
         K8sVenvError: a required one is not defined.
+
     """
     found = {}
     for conn_id in dict.fromkeys((*required, *optional)):
@@ -29,8 +32,8 @@ def resolve_connections(required: Collection[str], optional: Collection[str], ta
         except AirflowNotFoundException:
             if conn_id in required:
                 raise K8sVenvError(
-                    f"Task {task!r} asks for the connection {conn_id!r}, which is not defined in Airflow. Define it, or "
-                    f"name it in optional_connections=[…]."
+                    f"Task {task!r} asks for the connection {conn_id!r}, which is not defined in Airflow. Define it, "
+                    f"or name it in optional_connections=[…]."
                 ) from None
             continue
         fields = {field: getattr(connection, field, None) for field in _FIELDS}

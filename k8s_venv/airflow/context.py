@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from k8s_venv.airflow.compat import KNOWN_CONTEXT_KEYS, Context
 from k8s_venv.errors import K8sVenvError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterator, Mapping
 
 # Sent with every call.
 _VALUES = (
@@ -66,6 +68,7 @@ def context_parameters(
 
     Raises:
         K8sVenvError: the function asks for a part of the context that cannot travel.
+
     """
     parameters = list(inspect.signature(function).parameters.values())
     given = {parameter.name for parameter in parameters[: len(op_args)]} | set(op_kwargs)
@@ -78,7 +81,7 @@ def context_parameters(
             f"connections=[…]. What can travel: {', '.join(sorted(AVAILABLE))}."
         )
     if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters):
-        asked = AVAILABLE - set(_ON_REQUEST) - given
+        asked = set(AVAILABLE) - set(_ON_REQUEST) - given
     return tuple(sorted(asked))
 
 
@@ -91,6 +94,7 @@ def travelling_context(context: Context, asked: Collection[str]) -> dict[str, An
 
     Returns:
         ``values`` and ``objects``, by their names, and ``parameters``, the names to pass to the function.
+
     """
     source: Mapping[str, Any] = dict(context.items()) if not isinstance(context, dict) else context
     names = [*_VALUES, *(name for name in _ON_REQUEST if name in asked)]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from k8s_venv.airflow.compat import DecoratedOperator, TaskDecorator, task_decorator_factory
 from k8s_venv.airflow.operators import IsolatedOperator
 from k8s_venv.calls.slicing import DECORATOR_MARK
 from k8s_venv.errors import K8sVenvError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
 
 
 class _IsolatedDecoratedOperator(DecoratedOperator, IsolatedOperator):
@@ -48,11 +50,12 @@ def isolated_task(
 
     Raises:
         K8sVenvError: no environment is named.
+
     """
     if "requirements" in options:
         raise K8sVenvError(
             "requirements=[…] belongs into k8s-venv.toml, so that it can be locked and built before the task runs:\n\n"
-            f"    [environments.NAME]\n    python = \"3.12\"\n    requirements = {list(options['requirements'])!r}\n\n"
+            f'    [environments.NAME]\n    python = "3.12"\n    requirements = {list(options["requirements"])!r}\n\n'
             'and the task is @task.isolated("NAME").'
         )
     if not isinstance(environment, str):

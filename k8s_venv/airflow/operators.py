@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,14 +18,16 @@ from k8s_venv.airflow.context import context_parameters, travelling_context
 from k8s_venv.airflow.options import OPTIONS, PLAIN, TEMPLATED, UNSET, check_options, with_pod_options
 from k8s_venv.backends import choose_backend
 from k8s_venv.calls import PackedCall, Result, open_result, pack
-from k8s_venv.calls.packing import Transport
 from k8s_venv.errors import K8sVenvError
 from k8s_venv.project import Project, find_project, load_project
 from k8s_venv.runtime import FailTask, SkipTask
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Mapping, Sequence
+
     from k8s_venv.airflow.pod_operator import IsolatedPodOperator
     from k8s_venv.backends.local import LocalBackend
+    from k8s_venv.calls.packing import Transport
 
 _BASE_OPTIONS = frozenset(inspect.signature(BaseOperator.__init__).parameters)
 
@@ -50,6 +51,7 @@ class IsolatedOperator(BaseOperator):
 
     Raises:
         K8sVenvError: the environment or an option is unknown, or the function asks for what cannot travel.
+
     """
 
     template_fields: Sequence[str] = ("op_args", "op_kwargs", *TEMPLATED)
@@ -100,6 +102,7 @@ class IsolatedOperator(BaseOperator):
         Raises:
             AirflowSkipException: the function skipped its task.
             AirflowFailException: the function failed its task for good.
+
         """
         project = self.project()
         backend = choose_backend(self.backend, project, conf.get("k8s_venv", "backend", fallback=None))

@@ -7,10 +7,12 @@ test holds the list against the provider's signature.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from k8s_venv.errors import K8sVenvError, did_you_mean
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
 
 # Rendered with Jinja, as the provider does.
 TEMPLATED = (
@@ -107,6 +109,7 @@ def with_pod_options(init: Callable[..., None]) -> Callable[..., None]:
 
     Args:
         init: an operator's ``__init__`` that takes the options in ``**kwargs``.
+
     """
     signature = inspect.signature(init)
     parameters = list(signature.parameters.values())
@@ -126,10 +129,12 @@ def check_options(names: set[str], where: str) -> None:
 
     Raises:
         K8sVenvError: one of them is unknown, or not to be set.
+
     """
     for name in sorted(names - OPTIONS):
         if name in REFUSED:
             raise K8sVenvError(f"{where}: the pod option {name!r} cannot be set: {REFUSED[name]}.")
         raise K8sVenvError(
-            f"{where}: there is no option {name!r}.{did_you_mean(name, OPTIONS)} It takes what KubernetesPodOperator takes."
+            f"{where}: there is no option {name!r}.{did_you_mean(name, OPTIONS)} "
+            "It takes what KubernetesPodOperator takes."
         )

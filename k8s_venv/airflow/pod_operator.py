@@ -8,18 +8,20 @@ hub for its sidecar, and knows only JSON results.
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow.providers.cncf.kubernetes.backcompat.backwards_compat_converters import convert_env_vars
 from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
 from kubernetes.client import models as k8s
 
-from k8s_venv.airflow.compat import BaseOperator, Context
 from k8s_venv.backends.kubernetes import render
 from k8s_venv.backends.kubernetes.engine import Keep, PodRun, Timeouts
-from k8s_venv.calls import PackedCall, Result
 from k8s_venv.locking import read_lock
-from k8s_venv.project import Project
+
+if TYPE_CHECKING:
+    from k8s_venv.airflow.compat import BaseOperator, Context
+    from k8s_venv.calls import PackedCall, Result
+    from k8s_venv.project import Project
 
 # A worker that dies between creating the pod and its Secret leaves a pod that waits: never longer than this.
 DEADLINE = 7 * 24 * 3600
@@ -31,6 +33,7 @@ class IsolatedPodOperator(KubernetesPodOperator):
     Args:
         call: the call.
         options: the options of ``KubernetesPodOperator``.
+
     """
 
     def __init__(self, *, call: PackedCall, **options: Any) -> None:
@@ -60,14 +63,13 @@ class IsolatedPodOperator(KubernetesPodOperator):
         Raises:
             LockError: the environment was never locked, or its lock is stale.
             ProjectError: no registry is configured.
+
         """
         merged: dict[str, Any] = {**_defaults(outer), **call.environment.pod, **options}
         if isinstance(merged.get("container_resources"), dict):
             merged["container_resources"] = k8s.V1ResourceRequirements(**merged["container_resources"])
         merged.setdefault("image", call.environment.image or _built_image(call, project))
-        return cls(
-            call=call, task_id=outer.task_id, dag=None, execution_timeout=outer.execution_timeout, **merged
-        )
+        return cls(call=call, task_id=outer.task_id, dag=None, execution_timeout=outer.execution_timeout, **merged)
 
     def build_pod_request_obj(self, context: Context | None = None, **kwargs: Any) -> k8s.V1Pod:
         """Return the whole pod; the cluster's mutation hook sees it as it will be created."""
@@ -86,6 +88,7 @@ class IsolatedPodOperator(KubernetesPodOperator):
 
         Raises:
             BackendError: the pod could not be run, or ended without a result.
+
         """
         self.pod_request_obj = self.build_pod_request_obj(context)
         run = PodRun(
@@ -120,7 +123,7 @@ class IsolatedPodOperator(KubernetesPodOperator):
         if not pod.spec.containers:
             pod.spec.containers = [k8s.V1Container(name=render.BASE)]
         pod.spec.containers.append(
-            render.sidecar(self.image, self.image_pull_policy, self.container_security_context)
+            render.sidecar(self.image or "", self.image_pull_policy, self.container_security_context)
         )
         return pod
 

@@ -19,10 +19,12 @@ def get_provider_info() -> dict[str, Any]:
                 "description": "Isolated tasks.",
                 "options": {
                     "backend": _option(
-                        "Where isolated tasks run unless a task says otherwise: ``kubernetes`` or ``local``.", "local"
+                        "Where isolated tasks run unless a task says otherwise: ``kubernetes`` or ``local``.",
+                        "local",
                     ),
                     "project": _option(
-                        "The project file, when it is not beside the DAG files or above them.", "/opt/k8s-venv.toml"
+                        "The project file, when it is not beside the DAG files or above them.",
+                        "/opt/k8s-venv.toml",
                     ),
                 },
             },
@@ -31,4 +33,10 @@ def get_provider_info() -> dict[str, Any]:
 
 
 def _option(description: str, example: str) -> dict[str, Any]:
-    return {"description": description, "version_added": None, "type": "string", "example": example, "default": ""}
+    return {
+        "description": description,
+        "version_added": None,
+        "type": "string",
+        "example": example,
+        "default": "",
+    }

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow.dag_processing.dagbag import DagBag
 from airflow.models.xcom import XComModel
-from airflow.sdk import DAG
 from airflow.utils.session import create_session
 from sqlalchemy import select
 
 from k8s_venv.airflow.compat import conf
 from k8s_venv.airflow.operators import IsolatedOperator
 from k8s_venv.backends import choose_backend
-from k8s_venv.environment import Environment
 from k8s_venv.errors import K8sVenvError, did_you_mean
-from k8s_venv.project import BackendName, Project
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from airflow.sdk import DAG
+
+    from k8s_venv.environment import Environment
+    from k8s_venv.project import BackendName, Project
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +35,7 @@ class TaskOutcome:
         state: its state in Airflow's words.
         seconds: how long it ran.
         value: what it returned, None when it returned nothing.
+
     """
 
     task_id: str
@@ -49,6 +54,7 @@ def load_dag(path: Path, dag_id: str | None = None) -> DAG:
 
     Raises:
         K8sVenvError: the file cannot be loaded, or has no such DAG.
+
     """
     bag = DagBag(path)
     if bag.import_errors:
@@ -71,7 +77,11 @@ def isolated_tasks(dag: DAG) -> Iterator[tuple[Project, Environment, BackendName
         if not isinstance(operator, IsolatedOperator):
             continue
         project = operator.project()
-        yield project, project.environment(operator.environment), choose_backend(operator.backend, project, configured)
+        yield (
+            project,
+            project.environment(operator.environment),
+            choose_backend(operator.backend, project, configured),
+        )
 
 
 def run_dag(dag: DAG) -> tuple[str, list[TaskOutcome]]:
@@ -82,19 +92,26 @@ def run_dag(dag: DAG) -> tuple[str, list[TaskOutcome]]:
 
     Returns:
         The run's state, and how each task ended, in the order in which they started.
+
     """
     run = dag.test()
     with create_session() as session:
         rows = session.scalars(
             select(XComModel).where(
-                XComModel.dag_id == run.dag_id, XComModel.run_id == run.run_id, XComModel.key == "return_value"
+                XComModel.dag_id == run.dag_id,
+                XComModel.run_id == run.run_id,
+                XComModel.key == "return_value",
             )
         )
         values = {(row.task_id, row.map_index): _value(row) for row in rows}
         instances = sorted(run.get_task_instances(session=session), key=lambda ti: str(ti.start_date or "~"))
         outcomes = [
             TaskOutcome(
-                ti.task_id, ti.map_index, str(ti.state), ti.duration or 0.0, values.get((ti.task_id, ti.map_index))
+                ti.task_id,
+                ti.map_index,
+                str(ti.state),
+                ti.duration or 0.0,
+                values.get((ti.task_id, ti.map_index)),
             )
             for ti in instances
         ]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from typing import Protocol, cast, get_args
+from typing import TYPE_CHECKING, Protocol, cast, get_args
 
-from k8s_venv.calls import PackedCall, Result
 from k8s_venv.errors import K8sVenvError, did_you_mean
 from k8s_venv.project import BackendName, Project
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from k8s_venv.calls import PackedCall, Result
 
 BACKEND_VARIABLE = "K8S_VENV_BACKEND"
 DEFAULT: BackendName = "kubernetes"
@@ -26,6 +29,7 @@ class Backend(Protocol):
 
         Raises:
             BackendError: the call could not be run, or ended without a result.
+
         """
 
 
@@ -39,6 +43,7 @@ def choose_backend(asked: str | None, project: Project, configured: str | None =
 
     Raises:
         K8sVenvError: there is no such backend.
+
     """
     sources = (
         ("the task's option `backend`", asked),

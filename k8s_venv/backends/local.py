@@ -11,21 +11,33 @@ import subprocess
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
 from k8s_venv import uv
 from k8s_venv.calls import PackedCall, Result, parse_document
-from k8s_venv.environment import Environment
 from k8s_venv.errors import BackendError
 from k8s_venv.locking import Lock, read_lock
 from k8s_venv.runner import protocol
+
+if TYPE_CHECKING:
+    from k8s_venv.environment import Environment
 
 Progress = Callable[[str], None]
 
 # A pod would not see the worker's variables either, so that what works here works there.
 _PASSED = {"PATH", "HOME", "LANG", "LANGUAGE", "TZ", "TMPDIR", "USER", "LOGNAME", "NO_PROXY", "HTTP_PROXY"}
-_PASSED |= {"HTTPS_PROXY", "ALL_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"}
+_PASSED |= {
+    "HTTPS_PROXY",
+    "ALL_PROXY",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "REQUESTS_CA_BUNDLE",
+    "CURL_CA_BUNDLE",
+}
+# Of what uv says while it installs, this is for the user.
+_SHOWN = ("Downloading", "Prepared", "Installed", "Bytecode")
 _GRACE = 10.0  # seconds between asking a task to end and ending it
 
 
@@ -34,6 +46,7 @@ class LocalBackend:
 
     Args:
         progress: is called with what happens while an environment is made.
+
     """
 
     def __init__(self, progress: Progress | None = None) -> None:
@@ -94,6 +107,7 @@ def make_environment(environment: Environment, progress: Progress | None = None)
     Raises:
         LockError: the environment has no lock, or a stale one.
         BackendError: it cannot be made.
+
     """
     lock = read_lock(environment)
     folder = uv.cache_folder() / "environments" / f"{environment.name}-{environment.python}-{lock.digest[:20]}"
@@ -107,7 +121,8 @@ def make_environment(environment: Environment, progress: Progress | None = None)
                 _make(environment, lock, folder, progress or (lambda line: None))
     except OSError as error:
         raise BackendError(
-            environment.name, f"cannot be made in {folder.parent}: {error}. {uv.CACHE_VARIABLE} names another folder."
+            environment.name,
+            f"cannot be made in {folder.parent}: {error}. {uv.CACHE_VARIABLE} names another folder.",
         ) from None
     return python
 
@@ -119,7 +134,7 @@ def _make(environment: Environment, lock: Lock, folder: Path, progress: Progress
     interpreter = uv.find_interpreter(environment.python)
     progress(f"Python {environment.python}: {interpreter or 'to be downloaded by uv'}")
     try:
-        _make_venv(environment, interpreter, partial, progress)
+        _make_venv(environment, interpreter, partial)
         if lock.packages:
             _install(environment, lock, partial, progress)
         partial.rename(folder)
@@ -128,10 +143,10 @@ def _make(environment: Environment, lock: Lock, folder: Path, progress: Progress
         raise
 
 
-def _make_venv(environment: Environment, interpreter: str | None, folder: Path, progress: Progress) -> None:
+def _make_venv(environment: Environment, interpreter: str | None, folder: Path) -> None:
     python = interpreter or environment.python
     try:
-        uv.run(["venv", "--relocatable", "--no-project", "--python", python, str(folder)], progress=progress)
+        uv.run(["venv", "--relocatable", "--no-project", "--python", python, str(folder)])
     except uv.UvError as error:
         raise BackendError(
             environment.name,
@@ -145,18 +160,14 @@ def _install(environment: Environment, lock: Lock, folder: Path, progress: Progr
     try:
         uv.run(
             ["pip", "sync", "--python", python, "--require-hashes", "--compile-bytecode", str(lock.path)],
-            progress=progress,
+            progress=lambda line: progress(line) if line.startswith(_SHOWN) else None,
         )
     except uv.UvError as error:
         raise BackendError(environment.name, f"its packages cannot be installed.\n{error.output}") from None
 
 
 def _environ() -> dict[str, str]:
-    passed = {
-        name: value
-        for name, value in os.environ.items()
-        if name.upper() in _PASSED or name.startswith("LC_")
-    }
+    passed = {name: value for name, value in os.environ.items() if name.upper() in _PASSED or name.startswith("LC_")}
     return {**passed, "PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"}
 
 

@@ -10,15 +10,30 @@ import shutil
 import subprocess
 import tempfile
 from collections import deque
-from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from k8s_venv.environment import Environment
 from k8s_venv.errors import BuildError
-from k8s_venv.locking import Lock
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from k8s_venv.environment import Environment
+    from k8s_venv.locking import Lock
 
 BASE_REGISTRY_VARIABLE = "K8S_VENV_BASE_REGISTRY"
-_STEP = re.compile(r"^#\d+ \[(?:[\w-]+ +)?\d+/\d+\] (.*)")
+# What a line of BuildKit's progress means, by what stands in it.
+_STEPS = {
+    "] FROM ": "pulling the base image",
+    "sys.version_info": "checking the base image's Python",
+    "apt-get install": "installing Debian packages",
+    "compileall": "compiling the standard library",
+    "] RUN --mount=type=cache,target=/root/.cache/pip": "getting uv",
+    "uv pip sync": "installing the locked packages",
+    "] COPY --from=build": "assembling the image",
+    "exporting layers": "exporting layers",
+    " pushing ": "pushing",
+}
 _LOG_LINES = 25
 
 
@@ -35,6 +50,7 @@ def build_and_push(
 
     Raises:
         BuildError: BuildKit failed; its last lines are in the error.
+
     """
     with tempfile.TemporaryDirectory(prefix="k8s-venv-build-") as name:
         context = Path(name)
@@ -78,6 +94,7 @@ def _command(environment: Environment, lock: Lock, reference: str, context: Path
 def _run(command: list[str], progress: Callable[[str], None]) -> list[str] | None:
     """Run buildx; return its last lines when it failed, else None."""
     last: deque[str] = deque(maxlen=_LOG_LINES)
+    now = ""
     with subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
@@ -92,11 +109,10 @@ def _run(command: list[str], progress: Callable[[str], None]) -> list[str] | Non
             for line in process.stdout:
                 if line.strip():
                     last.append(line.rstrip())
-                step = _STEP.match(line)
-                if step:
-                    progress(step[1].strip())
-                elif "pushing" in line:
-                    progress("push")
+                step = next((text for mark, text in _STEPS.items() if mark in line), now)
+                if step != now:
+                    progress(step)
+                now = step
         except BaseException:
             process.terminate()
             raise

@@ -1,4 +1,4 @@
-"""The local Docker Engine: is it there, and does the registry have an image already?"""
+"""The local Docker Engine, and what the registry behind it has."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ def engine() -> docker.DockerClient:
 
     Raises:
         EngineError: the engine, its client library or buildx is missing.
+
     """
     try:
         import docker
@@ -49,6 +50,7 @@ def image_exists(reference: str) -> bool:
 
     Raises:
         EngineError: the registry cannot be asked.
+
     """
     import docker
 
@@ -60,7 +62,9 @@ def image_exists(reference: str) -> bool:
         reason = _reason(error)
         registry = reference.partition("/")[0]
         if "denied" in reason or "unauthorized" in reason.lower():
-            raise EngineError(f"The registry {registry} refused access: {reason}. Run `docker login {registry}`.") from None
+            raise EngineError(
+                f"The registry {registry} refused access: {reason}. Run `docker login {registry}`."
+            ) from None
         if any(word in reason for word in _UNREACHABLE):
             raise EngineError(f"The registry {registry} cannot be reached: {reason}.") from None
         if "manifest unknown" in reason or "not found" in reason:
@@ -75,7 +79,9 @@ def _require_buildx() -> None:
         raise EngineError("The `docker` command is not on PATH. Install Docker's command line and its buildx plugin.")
     found = subprocess.run([program, "buildx", "version"], capture_output=True, check=False)
     if found.returncode:
-        raise EngineError("Docker's buildx plugin is missing. Install the package docker-buildx-plugin (or docker-buildx).")
+        raise EngineError(
+            "Docker's buildx plugin is missing. Install the package docker-buildx-plugin (or docker-buildx)."
+        )
 
 
 def _reason(error: Exception) -> str:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 from k8s_venv.builders.buildkit import build_and_push
 from k8s_venv.builders.engine import image_exists
-from k8s_venv.environment import Environment
 from k8s_venv.errors import BuildError
 from k8s_venv.locking import Lock, read_lock
-from k8s_venv.project import Project
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from k8s_venv.environment import Environment
+    from k8s_venv.project import Project
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +27,7 @@ class Step:
         lock: its lock.
         reference: the image's full reference.
         exists: whether the registry has it.
+
     """
 
     environment: Environment
@@ -40,6 +45,7 @@ def make_plan(project: Project, environments: Iterable[Environment]) -> list[Ste
 
     Raises:
         K8sVenvError: there is no registry, or it cannot be asked, or a lock is missing or stale.
+
     """
     registry = project.require_registry()
     own = [environment for environment in environments if environment.image is None]
@@ -63,13 +69,12 @@ def run_plan(
 
     Returns:
         The errors of those that failed.
+
     """
 
     def build(step: Step) -> BuildError | None:
         try:
-            build_and_push(
-                step.environment, step.lock, step.reference, lambda text: progress(step, text)
-            )
+            build_and_push(step.environment, step.lock, step.reference, lambda text: progress(step, text))
         except BuildError as error:
             return error
         done(step)

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import ast
 import sys
-from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 def modules_beside(filename: str, package: str, root: Path) -> dict[str, str]:
@@ -21,6 +24,7 @@ def modules_beside(filename: str, package: str, root: Path) -> dict[str, str]:
 
     Returns:
         Each file's text by its path below the import root, such as ``helpers/clean.py``.
+
     """
     roots = _import_roots(Path(filename), root)
     found: dict[str, str] = {}

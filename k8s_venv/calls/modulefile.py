@@ -5,11 +5,13 @@ from __future__ import annotations
 import ast
 import dataclasses
 import linecache
-from collections.abc import Iterator
-from types import FunctionType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from k8s_venv.errors import CallError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import FunctionType
 
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
@@ -21,6 +23,7 @@ class Slice:
     Args:
         line: the line it starts on, counted from 1.
         text: the source as it stands there, indentation included.
+
     """
 
     line: int
@@ -35,6 +38,7 @@ class ModuleFile:
 
     Raises:
         CallError: the source cannot be had, or does not parse.
+
     """
 
     def __init__(self, filename: str) -> None:
@@ -62,6 +66,7 @@ class ModuleFile:
 
         Raises:
             CallError: there is no such definition.
+
         """
         code = function.__code__
         for node in ast.walk(self.tree):
@@ -88,6 +93,7 @@ class ModuleFile:
         Args:
             node: the statement.
             from_line: leaves out what stands before this line, such as decorators.
+
         """
         start = from_line or first_line(node)
         end = node.end_lineno or start
@@ -110,7 +116,7 @@ class ModuleFile:
 
 def first_line(node: ast.stmt) -> int:
     """Return the line on which a statement starts, decorators included."""
-    decorators = getattr(node, "decorator_list", [])
+    decorators: list[ast.expr] = getattr(node, "decorator_list", [])
     return min([node.lineno, *(decorator.lineno for decorator in decorators)])
 
 

@@ -12,19 +12,22 @@ import pickletools
 import platform
 import sys
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from k8s_venv import __version__
+from k8s_venv._version import __version__
 from k8s_venv.calls.beside import modules_beside
 from k8s_venv.calls.slicing import Slicer
-from k8s_venv.environment import Environment
 from k8s_venv.errors import CallError
 from k8s_venv.runner import protocol
 from k8s_venv.runner.errors import NoCodecError
 from k8s_venv.runner.values import dumps
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from types import ModuleType
+
+    from k8s_venv.environment import Environment
 
 Transport = Literal["cloudpickle", "source"]
 
@@ -43,6 +46,7 @@ class PackedCall:
         transport: how the function travels.
         archive: the zip archive, to be run as ``python call.pyz``.
         connections: the connections' fields by their ids; they are secret and never part of the archive.
+
     """
 
     environment: Environment
@@ -78,6 +82,7 @@ def pack(
 
     Raises:
         CallError: the function or an argument cannot travel.
+
     """
     chosen = transport or choose_transport(environment.python)
     if chosen == "cloudpickle" and not _same_python(environment.python):
@@ -101,9 +106,7 @@ def pack(
         entries.update(_cloudpickle_files())
     entries[protocol.HEADER] = json.dumps(_header(function, environment, chosen, discard_value)).encode()
     modules = {str(getattr(function, "__module__", "")), *(_dotted(path) for path in beside)}
-    return PackedCall(
-        environment, _name(function), frozenset(modules), chosen, _zip(entries), dict(connections or {})
-    )
+    return PackedCall(environment, _name(function), frozenset(modules), chosen, _zip(entries), dict(connections or {}))
 
 
 def choose_transport(python: str) -> Transport:
@@ -111,6 +114,7 @@ def choose_transport(python: str) -> Transport:
 
     Args:
         python: the environment's minor version.
+
     """
     return "cloudpickle" if _same_python(python) else "source"
 
@@ -252,7 +256,8 @@ def _encode_context(function: Callable[..., Any], context: Mapping[str, Any] | N
         return dumps(context)
     except NoCodecError as error:
         raise CallError(
-            f"Airflow's context for {_name(function)}() cannot travel: {error.path} is {error.kind}.", *_place(function)
+            f"Airflow's context for {_name(function)}() cannot travel: {error.path} is {error.kind}.",
+            *_place(function),
         ) from None
 
 

@@ -14,15 +14,18 @@ import hashlib
 import json
 import sys
 import zlib
-from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from k8s_venv.calls.packing import PackedCall
 from k8s_venv.errors import BackendError, CallError, RemoteError
 from k8s_venv.runner import protocol
 from k8s_venv.runner.errors import MalformedError, MissingLibraryError
 from k8s_venv.runner.values import loads
 from k8s_venv.runtime import FailTask, SkipTask
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from k8s_venv.calls.packing import PackedCall
 
 _RUNNER_ERRORS = "k8s_venv.runner.errors"
 
@@ -34,6 +37,7 @@ class Result:
     Args:
         document: the outcome, and what the payload must look like.
         payload: the encoded value or failure.
+
     """
 
     document: protocol.Document
@@ -45,6 +49,7 @@ class RemoteTraceback(Exception):  # noqa: N818 -- the cause of another exceptio
 
     Args:
         text: the traceback as the environment printed it.
+
     """
 
     def __init__(self, text: str) -> None:
@@ -64,6 +69,7 @@ def parse_document(text: str | bytes, environment: str) -> protocol.Document:
 
     Raises:
         BackendError: it is not a document that this version understands.
+
     """
     try:
         if len(text) > protocol.DOCUMENT_LIMIT:
@@ -91,6 +97,7 @@ def inline_result(document: protocol.Document, environment: str) -> Result:
 
     Raises:
         BackendError: the payload is damaged.
+
     """
     try:
         packed = base64.b85decode(document.inline or "")
@@ -114,6 +121,7 @@ def open_result(result: Result, call: PackedCall) -> Any:
         SkipTask: the task skipped itself.
         FailTask: the task failed itself for good.
         Exception: the task's own exception, or a ``RemoteError`` where its type is not known here.
+
     """
     environment, document = call.environment.name, result.document
     if len(result.payload) != document.size or hashlib.sha256(result.payload).hexdigest() != document.sha256:
@@ -162,8 +170,8 @@ def _our_error(name: str, args: tuple[Any, ...], message: str, call: PackedCall)
         )
     if name == "MissingLibraryError":
         return CallError(
-            f"An argument of {call.function}() cannot be read in environment {environment.name!r}: {message}. Add it to "
-            f"{environment.requirements_place} and run `k8s-venv lock {environment.name}`."
+            f"An argument of {call.function}() cannot be read in environment {environment.name!r}: {message}. Add it "
+            f"to {environment.requirements_place} and run `k8s-venv lock {environment.name}`."
         )
     return BackendError(environment.name, message)
 

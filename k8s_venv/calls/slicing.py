@@ -13,7 +13,6 @@ Annotations are never followed: the runner compiles with the ``annotations`` fut
 """
 
 from __future__ import annotations
-
 import __future__
 
 import ast
@@ -23,9 +22,8 @@ import inspect
 import io
 import socket
 import threading
-from collections.abc import Callable, Iterator, Mapping
 from types import CodeType, FunctionType, ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from k8s_venv.calls.modulefile import ModuleFile, Slice, first_line
 from k8s_venv.errors import CallError
@@ -33,12 +31,29 @@ from k8s_venv.runner.errors import NoCodecError
 from k8s_venv.runner.function import parse_slice
 from k8s_venv.runner.values import Encoder
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
 # Set on what ``@task.isolated(…)`` evaluates to, so that it is known by the object and not by its spelling.
 DECORATOR_MARK = "_k8s_venv_decorator"
 
 _USES = {"LOAD_GLOBAL", "LOAD_NAME", "STORE_GLOBAL", "DELETE_GLOBAL", "LOAD_FROM_DICT_OR_GLOBALS"}
-_TIED_TO_PROCESS = (io.IOBase, socket.socket, type(threading.Lock()), type(threading.RLock()), threading.Thread)
-_MODULE_NAMES = {"__name__", "__file__", "__package__", "__doc__", "__builtins__", "__annotations__", "__spec__"}
+_TIED_TO_PROCESS = (
+    io.IOBase,
+    socket.socket,
+    type(threading.Lock()),
+    type(threading.RLock()),
+    threading.Thread,
+)
+_MODULE_NAMES = {
+    "__name__",
+    "__file__",
+    "__package__",
+    "__doc__",
+    "__builtins__",
+    "__annotations__",
+    "__spec__",
+}
 
 
 class Slicer:
@@ -49,6 +64,7 @@ class Slicer:
 
     Raises:
         CallError: something that the function uses cannot travel.
+
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
@@ -110,9 +126,7 @@ class Slicer:
             self._seen.add(node.name)
         self._add(self._module.slice(node, start), _free_variables(function), nested=self._nested)
 
-    def _after_our_decorator(
-        self, node: ast.FunctionDef | ast.AsyncFunctionDef, free: Mapping[str, Any]
-    ) -> int:
+    def _after_our_decorator(self, node: ast.FunctionDef | ast.AsyncFunctionDef, free: Mapping[str, Any]) -> int:
         """Return the line on which the function starts below our own decorator and those above it."""
         kept = node.decorator_list
         for number, decorator in enumerate(node.decorator_list):
@@ -212,7 +226,9 @@ class Slicer:
     def _add_definition(self, name: str, value: Any, node: ast.stmt) -> None:
         if type(value).__module__.partition(".")[0] == "airflow":
             raise self._refusal(
-                name, "is an Airflow task or operator, which cannot be called inside an environment", node.lineno
+                name,
+                "is an Airflow task or operator, which cannot be called inside an environment",
+                node.lineno,
             )
         self._add(self._module.slice(node), {}, nested=False)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from rich.table import Table
@@ -11,6 +11,9 @@ from k8s_venv.builders.engine import engine
 from k8s_venv.builders.plan import Step, make_plan, run_plan
 from k8s_venv.cli.console import console, open_project, progress
 from k8s_venv.cli.lock import lock_missing
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @click.command("build-images")
@@ -27,7 +30,6 @@ def build_images(given: Path | None, environments: tuple[str, ...], jobs: int, d
 
     It needs a running Docker Engine with buildx, and a registry: `registry` in k8s-venv.toml, or K8S_VENV_REGISTRY.
     """
-
     project = open_project(given)
     chosen = project.select(environments)
     project.require_registry()

@@ -24,6 +24,7 @@ def open_project(given: Path | None, start: Path | None = None) -> Project:
     Args:
         given: what ``--project`` says: a file or a folder.
         start: where to look otherwise; by default here.
+
     """
     if given is not None and given.is_file():
         return load_project(given.resolve())
@@ -39,6 +40,7 @@ def progress(names: list[str]) -> Iterator[tuple[Report, Report]]:
 
     Yields:
         A function that says what happens to one now, and one that says how it ended.
+
     """
     started = time.monotonic()
     width = max((len(name) for name in names), default=0)

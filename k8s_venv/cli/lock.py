@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from k8s_venv.cli.console import console, open_project, progress
-from k8s_venv.environment import Environment
 from k8s_venv.errors import LockError
 from k8s_venv.locking import write_lock
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from k8s_venv.environment import Environment
 
 
 @click.command()
@@ -30,6 +34,7 @@ def lock_environments(environments: Iterable[Environment]) -> None:
 
     Raises:
         LockError: one of them could not be locked, the first if they are several.
+
     """
     chosen = list(environments)
     failures: list[LockError] = []

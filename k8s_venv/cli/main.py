@@ -38,7 +38,7 @@ class _Group(click.Group):
 )
 @click.pass_context
 def main(context: click.Context, project: Path | None) -> None:
-    """Run Airflow tasks in their own Python environments.
+    r"""Run Airflow tasks in their own Python environments.
 
     Environments are declared in k8s-venv.toml:
 

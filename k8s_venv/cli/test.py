@@ -10,7 +10,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +25,8 @@ from k8s_venv.cli.lock import lock_missing
 from k8s_venv.errors import K8sVenvError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from k8s_venv.airflow.testing import TaskOutcome
     from k8s_venv.environment import Environment
 

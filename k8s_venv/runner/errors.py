@@ -9,6 +9,7 @@ class NoCodecError(TypeError):
     Args:
         path: where the part stands inside the value, such as ``["model"][0]``.
         kind: the part's type, or what else is wrong with it.
+
     """
 
     def __init__(self, path: str, kind: str) -> None:
@@ -29,6 +30,7 @@ class MissingLibraryError(ImportError):
 
     Args:
         library: the library's import name.
+
     """
 
     def __init__(self, library: str) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import traceback
-from types import TracebackType
-from typing import Any, Dict, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Dict, Optional, Tuple
 
 from k8s_venv.runner import protocol
 from k8s_venv.runner.errors import MissingLibraryError, NoCodecError
 from k8s_venv.runner.values import dumps, loads
 from k8s_venv.runtime import FailTask, SkipTask
+
+if TYPE_CHECKING:
+    from types import TracebackType
 
 _AIRFLOW_OUTCOMES = {"AirflowSkipException": protocol.SKIP, "AirflowFailException": protocol.FAIL}
 
@@ -37,13 +39,17 @@ def describe(error: BaseException) -> Dict[str, Any]:
 
     Returns:
         The type's module and name, the message, the arguments where they can travel, and the traceback.
+
     """
     kind = type(error)
     error.__traceback__ = _without_runner(error.__traceback__)
     try:
         lines = traceback.format_exception(kind, error, error.__traceback__)
-    except Exception as broken:  # an exception whose own methods fail
-        lines = [*traceback.format_tb(error.__traceback__), f"{kind.__qualname__}: <{broken!r} while printing it>\n"]
+    except Exception as broken:  # noqa: BLE001 -- an exception whose own methods fail
+        lines = [
+            *traceback.format_tb(error.__traceback__),
+            f"{kind.__qualname__}: <{broken!r} while printing it>\n",
+        ]
     return {
         "module": kind.__module__,
         "name": kind.__qualname__,
@@ -59,7 +65,7 @@ def describe(error: BaseException) -> Dict[str, Any]:
 def _text(error: BaseException) -> str:
     try:
         return str(error)
-    except Exception as broken:
+    except Exception as broken:  # noqa: BLE001 -- an exception whose own methods fail
         return f"<{type(broken).__name__} while reading the message>"
 
 
@@ -84,4 +90,3 @@ def _is_runner(frame: TracebackType) -> bool:
     if str(names.get("__name__")).startswith("k8s_venv.runner"):
         return True
     return str(names.get("__file__")).endswith(f"{protocol.ARCHIVE}/__main__.py")
-

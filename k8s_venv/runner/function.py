@@ -8,10 +8,12 @@ import json
 import linecache
 import sys
 import types
-from typing import Any, Callable, Dict, List
-from zipfile import ZipFile
+from typing import TYPE_CHECKING, Any, Callable, Dict, List
 
 from k8s_venv.runner import protocol, values
+
+if TYPE_CHECKING:
+    from zipfile import ZipFile
 
 Function = Callable[..., Any]
 
@@ -22,6 +24,7 @@ def load(archive: ZipFile, header: Dict[str, Any]) -> Function:
     Args:
         archive: the call's archive.
         header: its header.
+
     """
     _remember_sources(json.loads(archive.read(protocol.SOURCES)))
     if header["transport"] == protocol.CLOUDPICKLE:
@@ -49,6 +52,7 @@ def build(recipe: Dict[str, Any], sent: Dict[str, Any]) -> Function:
         recipe: ``module`` and ``file`` name the DAG file; ``statements`` are its slices, in order; ``locals``
             are the slices of functions and classes that were nested in others; ``name`` is the function's.
         sent: ``globals`` and ``closure``, the values that travel as values, by their names.
+
     """
     module = types.ModuleType(recipe["module"])
     module.__file__ = recipe["file"]
@@ -86,10 +90,11 @@ def parse_slice(statement: Dict[str, Any], filename: str) -> List[ast.stmt]:
 
     Returns:
         The statements, on the lines they came from.
+
     """
     text, line = statement["text"], statement["line"]
     if text[:1] in (" ", "\t"):
-        body: List[ast.stmt] = ast.parse("if 1:\n" + text, filename).body[0].body  # type: ignore[attr-defined]
+        body: List[ast.stmt] = ast.parse("if 1:\n" + text, filename).body[0].body
         line -= 1
     else:
         body = ast.parse(text, filename).body
@@ -102,4 +107,3 @@ def _execute(body: List[ast.stmt], filename: str, namespace: Dict[str, Any]) -> 
     tree = ast.parse("from __future__ import annotations")
     tree.body.extend(body)
     exec(compile(tree, filename, "exec", dont_inherit=True), namespace)  # noqa: S102 -- the sender's own code
-

@@ -6,11 +6,13 @@ import shutil
 import signal
 import sys
 import time
-from pathlib import Path
-from types import FrameType
-from typing import Callable, Optional
+from typing import TYPE_CHECKING, Callable, Optional
 
 from k8s_venv.runner import protocol
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from types import FrameType
 
 # How long a result waits for its sender, in seconds: a worker that died is retried within this time.
 PATIENCE = 3600.0
@@ -26,6 +28,7 @@ def wait(folder: Path) -> int:
 
     Returns:
         0, always: how the call ended is the other container's to say.
+
     """
     signal.signal(signal.SIGTERM, _leave)  # process 1 has no default handler
     signal.signal(signal.SIGINT, _leave)
@@ -46,6 +49,7 @@ def send(folder: Path) -> int:
 
     Returns:
         0, or 1 when there is no result.
+
     """
     payload = folder / protocol.PAYLOAD
     if not payload.exists():
@@ -65,6 +69,7 @@ def release(folder: Path) -> int:
 
     Returns:
         0, always.
+
     """
     document = folder / protocol.DOCUMENT
     if document.exists():

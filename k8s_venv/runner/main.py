@@ -15,13 +15,15 @@ import signal
 import sys
 import time
 from pathlib import Path
-from types import FrameType
-from typing import Any, Dict, List, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple
 from zipfile import ZipFile
 
 from k8s_venv import runtime
 from k8s_venv.runner import failures, function, hand_over, protocol, report, values
 from k8s_venv.runner.errors import WrongPythonError
+
+if TYPE_CHECKING:
+    from types import FrameType
 
 
 def main(archive: str, arguments: Optional[List[str]] = None) -> int:
@@ -33,6 +35,7 @@ def main(archive: str, arguments: Optional[List[str]] = None) -> int:
 
     Returns:
         The process's exit code: 0 when the call returned a value or was skipped.
+
     """
     parser = argparse.ArgumentParser(prog="call.pyz")
     mode = parser.add_mutually_exclusive_group(required=True)
@@ -61,6 +64,7 @@ def run(path: Path, reporter: report.Reporter) -> int:
 
     Returns:
         0 when the call returned a value or was skipped, else 1.
+
     """
     _prepare_process()
     started = time.perf_counter()
@@ -77,7 +81,7 @@ def run(path: Path, reporter: report.Reporter) -> int:
             reporter.value(None)
             return 0
         reporter.failure(error)
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001 -- whatever it is, the sender must hear of it
         reporter.failure(error)
         return 0 if failures.outcome(error) == protocol.SKIP else 1
     else:

@@ -9,12 +9,14 @@ import platform
 import sys
 import time
 import zlib
-from pathlib import Path
-from types import TracebackType
-from typing import Any, Dict, List, Optional, Type
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Type
 
 from k8s_venv.runner import failures, protocol, values
 from k8s_venv.runner.errors import NoCodecError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from types import TracebackType
 
 try:
     import fcntl
@@ -28,6 +30,7 @@ class Reporter:
     Args:
         folder: receives the document and the payload.
         message: the file that Kubernetes shows in the pod's status, if any.
+
     """
 
     def __init__(self, folder: Path, message: Optional[Path] = None) -> None:
@@ -59,6 +62,7 @@ class Reporter:
 
         Raises:
             NoCodecError: the value, or a part of it, cannot travel.
+
         """
         started = time.perf_counter()
         try:

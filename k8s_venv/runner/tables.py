@@ -26,6 +26,7 @@ def library(name: str, *alternatives: str) -> Any:
 
     Raises:
         MissingLibraryError: none of them is installed.
+
     """
     for candidate in (name, *alternatives):
         try:
@@ -51,6 +52,7 @@ def decode(decoder: Decoder, node: Node) -> Any:
     Raises:
         MalformedError: the node's codec is unknown.
         MissingLibraryError: numpy or pandas is not installed.
+
     """
     if node["$"] not in _DECODERS:
         raise MalformedError(f"unknown codec {node['$']!r}")
@@ -169,7 +171,7 @@ def _encode_column(encoder: Encoder, array: Any, path: str, depth: int) -> Node:
         return {"kind": "zoned", "b": _npy(encoder, instants, path), "sample": sample}
     if isinstance(dtype, pandas.StringDtype):
         missing = "nan" if getattr(dtype, "na_value", pandas.NA) is not pandas.NA else "NA"
-        texts = [None if absent else text for text, absent in zip(array, array.isna())]
+        texts = [None if absent else text for text, absent in zip(array, array.isna(), strict=False)]
         return {"kind": "string", "v": texts, "missing": missing}
     if _is_masked(dtype):
         absent = array.isna()
@@ -189,8 +191,10 @@ def _encode_column(encoder: Encoder, array: Any, path: str, depth: int) -> Node:
 
 def _is_masked(dtype: Any) -> bool:
     """Tell whether a dtype is one of pandas' nullable numbers or booleans."""
-    return hasattr(dtype, "numpy_dtype") and type(dtype).__module__.startswith("pandas.core.arrays.") and (
-        str(dtype) in _MASKED
+    return (
+        hasattr(dtype, "numpy_dtype")
+        and type(dtype).__module__.startswith("pandas.core.arrays.")
+        and (str(dtype) in _MASKED)
     )
 
 

@@ -35,6 +35,7 @@ class Encoder:
 
     Args:
         pickle: pickles what has no codec; without it such a value is refused.
+
     """
 
     def __init__(self, pickle: Optional[Callable[[Any], bytes]] = None) -> None:
@@ -51,6 +52,7 @@ class Encoder:
 
         Raises:
             NoCodecError: a part of the value has no codec, or it is nested too deeply.
+
         """
         kind = type(value)
         if value is None or kind is bool or kind is str:
@@ -110,11 +112,10 @@ class Decoder:
     Args:
         buffers: the buffers that the nodes refer to.
         unpickle: loads pickled parts; without it they are refused.
+
     """
 
-    def __init__(
-        self, buffers: List[memoryview], unpickle: Optional[Callable[[memoryview], Any]] = None
-    ) -> None:
+    def __init__(self, buffers: List[memoryview], unpickle: Optional[Callable[[memoryview], Any]] = None) -> None:
         self.buffers = buffers
         self._unpickle = unpickle
 
@@ -123,6 +124,7 @@ class Decoder:
 
         Raises:
             MalformedError: there is no such buffer.
+
         """
         if type(number) is not int or not 0 <= number < len(self.buffers):
             raise MalformedError(f"no buffer {number!r}")
@@ -133,6 +135,7 @@ class Decoder:
 
         Raises:
             MalformedError: the node is not one that an encoder writes.
+
         """
         kind = type(node)
         if kind is list:
@@ -168,6 +171,7 @@ def dump_parts(value: Any, pickle: Optional[Callable[[Any], bytes]] = None) -> L
 
     Raises:
         NoCodecError: a part of the value has no codec.
+
     """
     encoder = Encoder(pickle)
     node = encoder.node(value)
@@ -192,6 +196,7 @@ def loads(data: Buffer, unpickle: Optional[Callable[[memoryview], Any]] = None) 
     Raises:
         MalformedError: ``data`` is not an encoded value.
         MissingLibraryError: a library that the value needs is not installed here.
+
     """
     view = memoryview(data).cast("B")
     try:
@@ -206,7 +211,15 @@ def loads(data: Buffer, unpickle: Optional[Callable[[memoryview], Any]] = None) 
         raise
     except RecursionError:
         raise MalformedError("nested too deeply") from None
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError, struct.error, ArithmeticError) as error:
+    except (
+        ValueError,
+        TypeError,
+        KeyError,
+        IndexError,
+        AttributeError,
+        struct.error,
+        ArithmeticError,
+    ) as error:
         raise MalformedError(f"{type(error).__name__}: {error}") from error
 
 
@@ -284,7 +297,7 @@ def _tzinfo(node: Dict[str, Any]) -> Optional[datetime.tzinfo]:
     if node["offset"] is None:
         return None
     if node["offset"] == 0:
-        return datetime.timezone.utc
+        return datetime.UTC
     return datetime.timezone(datetime.timedelta(seconds=node["offset"]))
 
 

@@ -3,15 +3,31 @@
 from __future__ import annotations
 
 import signal
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from k8s_venv.backends.kubernetes.render import BASE
-from k8s_venv.environment import Environment
 from k8s_venv.errors import BackendError
 
+if TYPE_CHECKING:
+    from k8s_venv.environment import Environment
+
 # The kubelet tries these again by itself: they may pass.
-_PASSING = ("qps exceeded", "too many requests", "rate limit", "timeout", "temporarily", "unavailable", "gateway")
-_IMAGE_REASONS = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError"}
+_PASSING = (
+    "qps exceeded",
+    "too many requests",
+    "rate limit",
+    "timeout",
+    "temporarily",
+    "unavailable",
+    "gateway",
+)
+_IMAGE_REASONS = {
+    "ErrImagePull",
+    "ImagePullBackOff",
+    "InvalidImageName",
+    "ErrImageNeverPull",
+    "ImageInspectError",
+}
 _CONTAINER_REASONS = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
 
 
@@ -33,7 +49,8 @@ def startup_failure(pod: Any, environment: Environment) -> BackendError | None:
             return _image_missing(environment, status.image, message)
         if waiting.reason in _CONTAINER_REASONS:
             return BackendError(
-                environment.name, f"the container {status.name!r} cannot be started ({waiting.reason}): {message}."
+                environment.name,
+                f"the container {status.name!r} cannot be started ({waiting.reason}): {message}.",
             )
     return None
 
@@ -45,7 +62,8 @@ def startup_timeout(pod: Any, environment: Environment, seconds: float) -> Backe
     if scheduled is not None and scheduled.status != "True":
         problem = f"no node could take its pod within {seconds:.0f} s: {scheduled.message or scheduled.reason}."
         return BackendError(
-            environment.name, f"{problem} Ask for less in `container_resources`, or raise `schedule_timeout_seconds`."
+            environment.name,
+            f"{problem} Ask for less in `container_resources`, or raise `schedule_timeout_seconds`.",
         )
     state = container_state(pod)
     waiting = state.waiting if state else None
@@ -67,7 +85,9 @@ def death(pod: Any, environment: Environment, function: str) -> BackendError:
     ended = state.terminated if state else None
     if ended is None:
         reason = pod.status.reason or pod.status.phase
-        return BackendError(name, f"{function}() ended without a result: its pod is {reason}. {pod.status.message or ''}")
+        return BackendError(
+            name, f"{function}() ended without a result: its pod is {reason}. {pod.status.message or ''}"
+        )
     if ended.reason == "OOMKilled":
         limit = _memory_limit(pod)
         return BackendError(
@@ -77,7 +97,8 @@ def death(pod: Any, environment: Environment, function: str) -> BackendError:
         )
     if ended.reason in ("StartError", "ContainerCannotRun"):
         return BackendError(
-            name, f"its image cannot run `python`: {ended.message or ended.reason}. An image needs `python` on its PATH."
+            name,
+            f"its image cannot run `python`: {ended.message or ended.reason}. An image needs `python` on its PATH.",
         )
     return BackendError(name, f"{function}() ended without a result: {_exit(ended.exit_code)}.")
 
@@ -90,6 +111,7 @@ def refused(error: Any, environment: Environment, what: str, namespace: str) -> 
         environment: whose call it was.
         what: the kind of object.
         namespace: where it was to be.
+
     """
     reason = _message(error)
     if error.status == 403 and "violates PodSecurity" in reason:
@@ -137,6 +159,9 @@ def _exit(code: int) -> str:
             name = signal.Signals(code - 128).name
         except ValueError:
             return f"its process left with exit code {code}"
-        hints = {"SIGSEGV": " (a crash in compiled code)", "SIGKILL": " (killed from outside, or out of memory)"}
+        hints = {
+            "SIGSEGV": " (a crash in compiled code)",
+            "SIGKILL": " (killed from outside, or out of memory)",
+        }
         return f"its process was ended by {name}{hints.get(name, '')}"
     return f"its process left with exit code {code} (os._exit?)"

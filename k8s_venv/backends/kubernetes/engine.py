@@ -5,10 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from kubernetes.client import models as k8s
 from kubernetes.client.exceptions import ApiException
 from kubernetes.stream import stream
 
@@ -17,6 +15,11 @@ from k8s_venv.calls import PackedCall, Result, parse_document
 from k8s_venv.calls.results import inline_result
 from k8s_venv.errors import BackendError
 from k8s_venv.runner import protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kubernetes.client import models as k8s
 
 Keep = Literal["delete_pod", "keep_pod", "delete_succeeded_pod", "delete_active_pod"]
 _LOG_PATIENCE = 5.0  # seconds between the end of a log and the state that should follow it
@@ -29,6 +32,7 @@ class Timeouts:
     Args:
         schedule: seconds until a node takes it.
         startup: seconds from then until it runs.
+
     """
 
     schedule: float = 120.0
@@ -45,6 +49,7 @@ class PodRun:
         log: is called with each line that the task prints.
         timeouts: how long it may take to start.
         follow_logs: whether the log is read at all.
+
     """
 
     def __init__(
@@ -79,6 +84,7 @@ class PodRun:
         Raises:
             BackendError: Kubernetes refused one of them; then neither is left.
             CallError: the call is larger than a Secret.
+
         """
         render.secret_files(self._call)
         try:
@@ -103,6 +109,7 @@ class PodRun:
 
         Raises:
             BackendError: it could not start, or ended without a result.
+
         """
         try:
             pod = self._await_end()
@@ -127,6 +134,7 @@ class PodRun:
 
         Args:
             action: ``KubernetesPodOperator``'s ``on_finish_action``.
+
         """
         if action == "delete_pod" or (action == "delete_succeeded_pod" and self._succeeded):
             self._delete()

@@ -11,14 +11,17 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kubernetes.client import models as k8s
 
-from k8s_venv.calls import PackedCall
 from k8s_venv.errors import CallError
 from k8s_venv.runner import protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from k8s_venv.calls import PackedCall
 
 BASE = "base"
 SIDECAR = "result"
@@ -40,6 +43,7 @@ def pod_name(label: str, identity: str) -> str:
     Args:
         label: what a reader should recognize, such as the DAG's and the task's names.
         identity: tells this run of the task from every other.
+
     """
     digest = hashlib.sha256(identity.encode()).hexdigest()[:10]
     readable = re.sub(r"[^a-z0-9]+", "-", label.lower()).strip("-")[: NAME_LIMIT - len(digest) - 1]
@@ -66,6 +70,7 @@ def volumes(secret: str) -> list[k8s.V1Volume]:
 
     Args:
         secret: the name of the Secret with the archive.
+
     """
     return [
         k8s.V1Volume(name="k8s-venv-call", secret=k8s.V1SecretVolumeSource(secret_name=secret)),
@@ -89,9 +94,7 @@ def environment_variables() -> list[k8s.V1EnvVar]:
 
 def pod_security() -> k8s.V1PodSecurityContext:
     """Return the pod's security context, which the ``restricted`` Pod Security Standard admits."""
-    return k8s.V1PodSecurityContext(
-        run_as_non_root=True, seccomp_profile=k8s.V1SeccompProfile(type="RuntimeDefault")
-    )
+    return k8s.V1PodSecurityContext(run_as_non_root=True, seccomp_profile=k8s.V1SeccompProfile(type="RuntimeDefault"))
 
 
 def container_security() -> k8s.V1SecurityContext:
@@ -110,6 +113,7 @@ def sidecar(image: str, pull_policy: str | None, security: Any) -> k8s.V1Contain
         image: the environment's image, which is on the node already.
         pull_policy: that of the base container.
         security: the base container's security context.
+
     """
     return k8s.V1Container(
         name=SIDECAR,
@@ -118,9 +122,7 @@ def sidecar(image: str, pull_policy: str | None, security: Any) -> k8s.V1Contain
         command=["python", _ARCHIVE, "--hand-over", RESULT_FOLDER],
         volume_mounts=mounts(),
         security_context=security,
-        resources=k8s.V1ResourceRequirements(
-            requests={"cpu": "1m", "memory": "16Mi"}, limits={"memory": "128Mi"}
-        ),
+        resources=k8s.V1ResourceRequirements(requests={"cpu": "1m", "memory": "16Mi"}, limits={"memory": "128Mi"}),
     )
 
 
@@ -132,6 +134,7 @@ def call_secret(pod: k8s.V1Pod, call: PackedCall) -> k8s.V1Secret:
     Args:
         pod: the created pod.
         call: the call.
+
     """
     owner = k8s.V1OwnerReference(api_version="v1", kind="Pod", name=pod.metadata.name, uid=pod.metadata.uid)
     return k8s.V1Secret(
@@ -148,6 +151,7 @@ def secret_files(call: PackedCall) -> Mapping[str, bytes]:
 
     Raises:
         CallError: they are more than a Secret holds.
+
     """
     files = {protocol.ARCHIVE: call.archive}
     if call.connections:

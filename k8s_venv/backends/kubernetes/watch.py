@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kubernetes.client.exceptions import ApiException
 from kubernetes.watch import Watch
 from urllib3.exceptions import HTTPError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 DELETED = "DELETED"
 _QUIET = 60.0  # seconds without an event after which the pod is asked for
@@ -31,6 +33,7 @@ def pod_events(client: Any, namespace: str, name: str, patience: Callable[[], fl
 
     Yields:
         ``ADDED``, ``MODIFIED`` or ``DELETED``, and the pod (None when it is not there any more).
+
     """
     while True:
         seconds = max(1, int(min(patience(), _QUIET)))
@@ -63,6 +66,7 @@ class LogFollower:
         namespace: the pod's namespace.
         name: its name.
         container: the container's name.
+
     """
 
     def __init__(self, client: Any, namespace: str, name: str, container: str) -> None:
@@ -79,6 +83,7 @@ class LogFollower:
 
         Returns:
             Whether the log came to its end.
+
         """
         try:
             response = self._client.read_namespaced_pod_log(
