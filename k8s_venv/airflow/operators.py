@@ -23,7 +23,7 @@ from k8s_venv.project import Project, find_project, load_project
 from k8s_venv.runtime import FailTask, SkipTask
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
     from k8s_venv.airflow.pod_operator import IsolatedPodOperator
     from k8s_venv.backends.local import LocalBackend
@@ -139,9 +139,15 @@ class IsolatedOperator(BaseOperator):
     def project(self) -> Project:
         """Return the project that declares this task's environment."""
         configured = conf.get("k8s_venv", "project", fallback=None)
+        return load_project(Path(configured) if configured else find_project(*self._files()))
+
+    def _files(self) -> Iterator[Path]:
+        """Yield the folders from which to look for the project: the DAG's, then the function's."""
+        if self.has_dag():
+            yield Path(self.dag.fileloc).parent
         code = getattr(inspect.unwrap(self.python_callable), "__code__", None)
-        start = Path(code.co_filename).parent if code else Path.cwd()
-        return load_project(Path(configured) if configured else find_project(start))
+        if code is not None:
+            yield Path(code.co_filename).parent
 
     def _pack(self, context: Context, project: Project) -> PackedCall:
         asked = context_parameters(self.python_callable, self.op_args, self.op_kwargs)

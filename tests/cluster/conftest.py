@@ -1,0 +1,99 @@
+"""A namespace on the cluster that KUBECONFIG names, and images in the registry that both sides reach."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.airflow_home import dags_folder
+
+if TYPE_CHECKING:
+    from k8s_venv.airflow.testing import TaskOutcome
+
+ROOT = Path(__file__).parents[2]
+RunFile = Callable[..., tuple[str, dict[str, "TaskOutcome"]]]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.cluster)
+
+
+@pytest.fixture(scope="session")
+def registry() -> str:
+    registry = os.environ.get("K8S_VENV_TEST_REGISTRY")
+    if not registry or not os.environ.get("KUBECONFIG"):
+        reason = "needs a cluster: set KUBECONFIG, and K8S_VENV_TEST_REGISTRY to a registry that both sides reach"
+        if os.environ.get("K8S_VENV_REQUIRE_CLUSTER"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return f"{registry}/test-{uuid.uuid4().hex[:8]}"
+
+
+@pytest.fixture(scope="session")
+def client(registry: str) -> Any:
+    import kubernetes
+
+    kubernetes.config.load_kube_config()
+    return kubernetes.client.CoreV1Api()
+
+
+@pytest.fixture(scope="session")
+def namespace(client: Any) -> Iterator[str]:
+    """A namespace that admits only what the `restricted` Pod Security Standard allows."""
+    name = f"k8s-venv-test-{uuid.uuid4().hex[:8]}"
+    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+    client.create_namespace({"metadata": {"name": name, "labels": labels}})
+    yield name
+    client.delete_namespace(name)
+
+
+def _build(folder: Path, registry: str) -> Path:
+    environ = {**os.environ, "K8S_VENV_REGISTRY": registry}
+    subprocess.run(["k8s-venv", "build-images"], cwd=folder, env=environ, check=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def examples(registry: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The examples, as a user has them, with their images built and pushed."""
+    folder = tmp_path_factory.mktemp("examples") / "examples"
+    shutil.copytree(ROOT / "examples", folder, ignore=shutil.ignore_patterns("pylock.*", "__pycache__"))
+    return _build(folder, registry)
+
+
+@pytest.fixture(scope="session")
+def project(registry: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project that somebody else wrote, with its images built and pushed."""
+    folder = tmp_path_factory.mktemp("project") / "project"
+    shutil.copytree(Path(__file__).parent / "dags", folder, ignore=shutil.ignore_patterns("__pycache__"))
+    return _build(folder, registry)
+
+
+@pytest.fixture
+def run_file(registry: str, namespace: str) -> RunFile:
+    """Run a DAG file's DAG on the cluster with `dag.test()`."""
+
+    def run(path: Path, dag_id: str | None = None, **variables: str) -> tuple[str, dict[str, TaskOutcome]]:
+        connection = json.dumps({"conn_type": "kubernetes", "extra": {"namespace": namespace}})
+        surroundings = {
+            "K8S_VENV_REGISTRY": registry,
+            "AIRFLOW_CONN_KUBERNETES_DEFAULT": connection,
+            **variables,
+        }
+        with dags_folder(path.parent, **surroundings):
+            from k8s_venv.airflow.testing import load_dag, run_dag
+
+            state, outcomes = run_dag(load_dag(path, dag_id))
+        return state, {outcome.task_id: outcome for outcome in outcomes}
+
+    return run

@@ -1,0 +1,81 @@
+"""One DAG for each thing that pods do."""
+
+import os
+from pathlib import Path
+
+from airflow.sdk import DAG, task
+
+from k8s_venv import IsolatedOperator, runtime
+
+with DAG("large", schedule=None):
+
+    @task.isolated("current")
+    def large() -> str:
+        return "0123456789" * 1_000_000
+
+    @task.isolated("legacy")
+    def incompressible() -> bytes:
+        return os.urandom(20_000)
+
+    @task
+    def sizes(text: str, noise: str) -> list[int]:
+        return [len(text), len(noise)]
+
+    @task.isolated("legacy")
+    def as_text(data: str) -> str:
+        return data
+
+    sizes(large(), as_text(large.override(task_id="again")()))
+
+
+def connect() -> dict[str, object]:
+    connection = runtime.get_connection("warehouse")
+    return {
+        "login": connection.login,
+        "length": len(connection.password or ""),
+        "variable": "AIRFLOW_CONN_WAREHOUSE" in os.environ,
+        "others": [name for name in os.environ if name.startswith("AIRFLOW_CONN_") and "WAREHOUSE" not in name],
+        "token": Path("/var/run/secrets/kubernetes.io/serviceaccount/token").exists(),
+        "user": os.getuid(),
+        "writable": [folder for folder in ("/", "/opt", "/tmp") if os.access(folder, os.W_OK)],
+    }
+
+
+with DAG("connections", schedule=None):
+    IsolatedOperator(task_id="connect", environment="legacy", python_callable=connect, connections=["warehouse"])
+
+with DAG("skipping", schedule=None):
+
+    @task.isolated("current")
+    def skipped() -> None:
+        runtime.skip("nothing to do")
+
+    @task
+    def after(value: object) -> str:
+        return "ran"
+
+    after(skipped())
+
+with DAG("dying", schedule=None):
+
+    @task.isolated("current")
+    def dies() -> None:
+        os._exit(7)
+
+    dies()
+
+with DAG("memory", schedule=None):
+
+    @task.isolated("current", container_resources={"limits": {"memory": "64Mi"}})
+    def hungry() -> int:
+        return len(bytearray(512 * 1024 * 1024))
+
+    hungry()
+
+with DAG("never_built", schedule=None):
+
+    @task.isolated("never-built")
+    def never() -> None:
+        return None
+
+    never()

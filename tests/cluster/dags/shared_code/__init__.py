@@ -1,0 +1,3 @@
+from .prices import discounted
+
+__all__ = ["discounted"]
