@@ -120,12 +120,13 @@ class RemoteError(K8sVenvError):
     Args:
         kind: the exception type's full name.
         message: its text.
-
+        arguments: what it was made from, or None where that could not travel.
     """
 
-    def __init__(self, kind: str, message: str) -> None:
+    def __init__(self, kind: str, message: str, arguments: tuple[object, ...] | None = None) -> None:
         self.kind = kind
         self.message = message
+        self.arguments = arguments
         super().__init__(f"{kind}: {message}" if message else kind)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from typing import TYPE_CHECKING, Any, Dict, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple
 
 from k8s_venv.runner import protocol
 from k8s_venv.runner.errors import MissingLibraryError, NoCodecError
@@ -12,6 +12,10 @@ from k8s_venv.runtime import FailTask, SkipTask
 
 if TYPE_CHECKING:
     from types import TracebackType
+
+# Bounds on what a failure may carry, so that it always arrives.
+TRACEBACK_LIMIT = 256 * 1024  # characters
+GROUP_LIMIT = 100  # exceptions of a group, and levels of groups in groups
 
 _AIRFLOW_OUTCOMES = {"AirflowSkipException": protocol.SKIP, "AirflowFailException": protocol.FAIL}
 
@@ -38,28 +42,46 @@ def describe(error: BaseException) -> Dict[str, Any]:
         error: the exception, with its traceback.
 
     Returns:
-        The type's module and name, the message, the arguments where they can travel, and the traceback.
-
+        What ``facts`` returns, and the traceback with all causes.
     """
-    kind = type(error)
     error.__traceback__ = _without_runner(error.__traceback__)
     try:
-        lines = traceback.format_exception(kind, error, error.__traceback__)
+        lines = traceback.format_exception(type(error), error, error.__traceback__)
     except Exception as broken:  # noqa: BLE001 -- an exception whose own methods fail
-        lines = [
-            *traceback.format_tb(error.__traceback__),
-            f"{kind.__qualname__}: <{broken!r} while printing it>\n",
-        ]
+        name = type(error).__qualname__
+        lines = [*traceback.format_tb(error.__traceback__), f"{name}: <{broken!r} while printing it>\n"]
+    return {**facts(error, 0), "traceback": _shortened("".join(lines))}
+
+
+def facts(error: BaseException, depth: int) -> Dict[str, Any]:
+    """Return what an exception is, without its traceback.
+
+    Args:
+        error: the exception.
+        depth: how many groups it is part of.
+
+    Returns:
+        The type's module and name, the message, the arguments where they can travel, the notes, the name that an
+        import missed, and the members of a group.
+    """
+    kind = type(error)
     return {
         "module": kind.__module__,
         "name": kind.__qualname__,
-        "bases": [f"{base.__module__}.{base.__qualname__}" for base in kind.__mro__[1:-1]],
         "message": _text(error),
         "args": _arguments(error),
         "missing": getattr(error, "name", None) if isinstance(error, ImportError) else None,
-        "traceback": "".join(lines),
         "notes": [str(note) for note in getattr(error, "__notes__", ())],
+        "group": _members(error, depth),
     }
+
+
+def _members(error: BaseException, depth: int) -> Optional[List[Dict[str, Any]]]:
+    """Return the members of an exception group (PEP 654)."""
+    members = getattr(error, "exceptions", None)
+    if not hasattr(error, "derive") or not isinstance(members, tuple) or depth >= GROUP_LIMIT:
+        return None
+    return [facts(member, depth + 1) for member in members[:GROUP_LIMIT]]
 
 
 def _text(error: BaseException) -> str:
@@ -70,12 +92,26 @@ def _text(error: BaseException) -> str:
 
 
 def _arguments(error: BaseException) -> Optional[Tuple[Any, ...]]:
+    """Return what an exception is made from, where it can travel."""
+    try:
+        made_by, arguments = error.__reduce__()[:2]  # type: ignore[misc]
+    except Exception:  # noqa: BLE001 -- an exception whose own methods fail
+        made_by, arguments = None, ()
+    if made_by is not type(error):
+        arguments = error.args
     try:
         # Only what the sender can read as well: a failure must never be lost to its own arguments.
-        arguments: Tuple[Any, ...] = loads(dumps(tuple(error.args)))
+        readable: Tuple[Any, ...] = loads(dumps(tuple(arguments)))
     except (NoCodecError, MissingLibraryError, ValueError):
         return None
-    return arguments
+    return readable
+
+
+def _shortened(text: str) -> str:
+    if len(text) <= TRACEBACK_LIMIT:
+        return text
+    half = TRACEBACK_LIMIT // 2
+    return f"{text[:half]}\n[… {len(text) - 2 * half} characters …]\n{text[-half:]}"
 
 
 def _without_runner(frames: Optional[TracebackType]) -> Optional[TracebackType]:
