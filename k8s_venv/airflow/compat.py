@@ -1,15 +1,41 @@
-"""Every difference between Airflow's versions that we support; today there is one line of them, 3.3."""
+"""Every difference between the lines of Airflow that we support: 2.11 and 3.3.
+
+Types are those of Airflow 3; the other branches stay unchecked.
+"""
 
 from __future__ import annotations
 
-from airflow.sdk import BaseHook, BaseOperator
-from airflow.sdk.bases.decorator import DecoratedOperator, TaskDecorator, task_decorator_factory
-from airflow.sdk.configuration import conf
-from airflow.sdk.definitions.context import KNOWN_CONTEXT_KEYS, Context
-from airflow.sdk.exceptions import AirflowFailException, AirflowNotFoundException, AirflowSkipException
+from typing import TYPE_CHECKING, Any
+
+import airflow
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from airflow.dag_processing.dagbag import DagBag
+    from airflow.models.dagrun import DagRun
+    from sqlalchemy.orm import Session
+
+AIRFLOW_3 = not airflow.__version__.startswith("2.")
+
+if TYPE_CHECKING or AIRFLOW_3:
+    from airflow.sdk import BaseHook, BaseOperator
+    from airflow.sdk.bases.decorator import DecoratedOperator, TaskDecorator, task_decorator_factory
+    from airflow.sdk.configuration import conf
+    from airflow.sdk.definitions.context import KNOWN_CONTEXT_KEYS, Context
+    from airflow.sdk.exceptions import AirflowFailException, AirflowNotFoundException, AirflowSkipException
+else:
+    from airflow.configuration import conf
+    from airflow.decorators.base import DecoratedOperator, TaskDecorator, task_decorator_factory
+    from airflow.exceptions import AirflowFailException, AirflowNotFoundException, AirflowSkipException
+    from airflow.hooks.base import BaseHook
+    from airflow.models.baseoperator import BaseOperator
+    from airflow.utils.context import KNOWN_CONTEXT_KEYS, Context
 
 __all__ = [
+    "AIRFLOW_3",
     "KNOWN_CONTEXT_KEYS",
+    "OLD_CONTEXT_KEYS",
     "AirflowFailException",
     "AirflowNotFoundException",
     "AirflowSkipException",
@@ -19,5 +45,78 @@ __all__ = [
     "DecoratedOperator",
     "TaskDecorator",
     "conf",
+    "read_dag_file",
+    "returned_values",
+    "serialize_xcom",
     "task_decorator_factory",
 ]
+
+# Plain values of the context that Airflow 3 has no more.
+OLD_CONTEXT_KEYS = (
+    ()
+    if AIRFLOW_3
+    else (
+        *("execution_date", "next_execution_date", "prev_execution_date", "prev_execution_date_success"),
+        *("next_ds", "next_ds_nodash", "prev_ds", "prev_ds_nodash"),
+        *("tomorrow_ds", "tomorrow_ds_nodash", "yesterday_ds", "yesterday_ds_nodash"),
+    )
+)
+
+
+def read_dag_file(path: Path) -> DagBag:
+    """Load a DAG file as Airflow does.
+
+    Args:
+        path: the file.
+
+    """
+    if TYPE_CHECKING or AIRFLOW_3:
+        from airflow.dag_processing.dagbag import DagBag
+    else:
+        from airflow.models.dagbag import DagBag
+
+    return DagBag(path)
+
+
+def returned_values(run: DagRun, session: Session) -> dict[tuple[str, int], Any]:
+    """Return what the tasks of a DAG run returned, by their ids and map indexes.
+
+    Args:
+        run: the DAG run.
+        session: a session on Airflow's database.
+
+    """
+    from sqlalchemy import select
+
+    if TYPE_CHECKING or AIRFLOW_3:
+        from airflow.models.xcom import XComModel as Model
+        from airflow.sdk.serde import deserialize
+    else:
+        from airflow.models.xcom import BaseXCom as Model
+
+        def deserialize(value: Any) -> Any:
+            return value  # `deserialize_value` has done it
+
+    rows = session.scalars(
+        select(Model).where(
+            Model.dag_id == run.dag_id,
+            Model.run_id == run.run_id,
+            Model.key == "return_value",
+        )
+    )
+    return {(row.task_id, row.map_index): deserialize(Model.deserialize_value(row)) for row in rows}
+
+
+def serialize_xcom(value: Any) -> Any:
+    """Return a value as Airflow stores it, or raise what Airflow raises when it cannot.
+
+    Args:
+        value: what a task returned.
+
+    """
+    if TYPE_CHECKING or AIRFLOW_3:
+        from airflow.sdk.serde import serialize
+    else:
+        from airflow.serialization.serde import serialize
+
+    return serialize(value)

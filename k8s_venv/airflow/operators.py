@@ -15,7 +15,9 @@ from k8s_venv.airflow.compat import (
 )
 from k8s_venv.airflow.connections import resolve_connections
 from k8s_venv.airflow.context import context_parameters, travelling_context
+from k8s_venv.airflow.lines import line_logger
 from k8s_venv.airflow.options import OPTIONS, PLAIN, TEMPLATED, UNSET, check_options, with_pod_options
+from k8s_venv.airflow.xcom import check_storable
 from k8s_venv.backends import choose_backend
 from k8s_venv.calls import PackedCall, Result, open_result, pack
 from k8s_venv.errors import K8sVenvError
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from k8s_venv.backends.local import LocalBackend
     from k8s_venv.calls.packing import Transport
 
+_XCOM_BACKEND = "airflow.sdk.execution_time.xcom.BaseXCom"  # another one may store anything
 _BASE_OPTIONS = frozenset(inspect.signature(BaseOperator.__init__).parameters)
 
 
@@ -118,11 +121,15 @@ class IsolatedOperator(BaseOperator):
         )
         result = self._run_locally(call) if backend == "local" else self._run_as_pod(call, project, context)
         try:
-            return open_result(result, call)
+            value = open_result(result, call)
         except SkipTask as skipped:
             raise AirflowSkipException(str(skipped)) from None
         except FailTask as failed:
             raise AirflowFailException(str(failed)) from failed.__cause__
+        if self.do_xcom_push and conf.get("core", "xcom_backend", fallback=_XCOM_BACKEND) == _XCOM_BACKEND:
+            for sentence in check_storable(value, self.task_id):
+                self.log.warning(sentence)
+        return value
 
     def on_kill(self) -> None:
         """End what is running."""
@@ -166,7 +173,7 @@ class IsolatedOperator(BaseOperator):
         from k8s_venv.backends.local import LocalBackend
 
         self._running = LocalBackend(progress=self.log.info)
-        return self._running.run(call, self.log.info)
+        return self._running.run(call, line_logger(self.log))
 
     def _run_as_pod(self, call: PackedCall, project: Project, context: Context) -> Result:
         from k8s_venv.airflow.pod_operator import IsolatedPodOperator

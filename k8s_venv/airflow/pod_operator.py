@@ -14,6 +14,7 @@ from airflow.providers.cncf.kubernetes.backcompat.backwards_compat_converters im
 from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
 from kubernetes.client import models as k8s
 
+from k8s_venv.airflow.lines import line_logger
 from k8s_venv.backends.kubernetes import render
 from k8s_venv.backends.kubernetes.engine import Keep, PodRun, Timeouts
 from k8s_venv.locking import read_lock
@@ -95,7 +96,7 @@ class IsolatedPodOperator(KubernetesPodOperator):
             self.client,
             self.pod_request_obj,
             self.call,
-            self.log.info,
+            line_logger(self.log),
             Timeouts(schedule=self.schedule_timeout_seconds, startup=self.startup_timeout_seconds),
             follow_logs=self.get_logs,
         )

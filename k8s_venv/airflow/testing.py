@@ -5,12 +5,9 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from airflow.dag_processing.dagbag import DagBag
-from airflow.models.xcom import XComModel
 from airflow.utils.session import create_session
-from sqlalchemy import select
 
-from k8s_venv.airflow.compat import conf
+from k8s_venv.airflow.compat import conf, read_dag_file, returned_values
 from k8s_venv.airflow.operators import IsolatedOperator
 from k8s_venv.backends import choose_backend
 from k8s_venv.errors import K8sVenvError, did_you_mean
@@ -56,7 +53,7 @@ def load_dag(path: Path, dag_id: str | None = None) -> DAG:
         K8sVenvError: the file cannot be loaded, or has no such DAG.
 
     """
-    bag = DagBag(path)
+    bag = read_dag_file(path)
     if bag.import_errors:
         raise K8sVenvError(f"{path} cannot be loaded.\n\n{next(iter(bag.import_errors.values())).strip()}")
     names = ", ".join(sorted(bag.dags)) or "none"
@@ -96,14 +93,7 @@ def run_dag(dag: DAG) -> tuple[str, list[TaskOutcome]]:
     """
     run = dag.test()
     with create_session() as session:
-        rows = session.scalars(
-            select(XComModel).where(
-                XComModel.dag_id == run.dag_id,
-                XComModel.run_id == run.run_id,
-                XComModel.key == "return_value",
-            )
-        )
-        values = {(row.task_id, row.map_index): _value(row) for row in rows}
+        values = returned_values(run, session)
         instances = sorted(run.get_task_instances(session=session), key=lambda ti: str(ti.start_date or "~"))
         outcomes = [
             TaskOutcome(
@@ -116,9 +106,3 @@ def run_dag(dag: DAG) -> tuple[str, list[TaskOutcome]]:
             for ti in instances
         ]
     return str(run.state), outcomes
-
-
-def _value(row: XComModel) -> Any:
-    from airflow.sdk.serde import deserialize
-
-    return deserialize(XComModel.deserialize_value(row))

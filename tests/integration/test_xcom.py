@@ -1,0 +1,70 @@
+"""The XCom contract: what Airflow alters is warned of, what it cannot store is refused, each with its path."""
+
+from __future__ import annotations
+
+import collections
+import datetime
+from typing import Any
+
+import pytest
+
+from k8s_venv.errors import CallError
+from tests.airflow_home import airflow_home
+
+Point = collections.namedtuple("Point", "x y")
+
+
+@pytest.fixture
+def check() -> Any:
+    airflow_home()
+    from k8s_venv.airflow.xcom import check_storable
+
+    return lambda value: check_storable(value, "work")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [None, 1, -(2**63), 1.5, "text", [1, [2]], {"a": {"b": (1, 2)}}, {1, 2}, datetime.datetime(2026, 1, 1)],
+)
+def test_what_airflow_keeps_passes(check: Any, value: object) -> None:
+    assert check(value) == []
+
+
+def test_frames_pass(check: Any) -> None:
+    pandas = pytest.importorskip("pandas")
+
+    assert check({"frame": pandas.DataFrame({"a": [1]})}) == []
+
+
+@pytest.mark.parametrize(
+    ("value", "sentence"),
+    [
+        ({"counts": {1: "one"}}, "result['counts'] has the key 1: Airflow stores dictionary keys as text, here '1'."),
+        ([Point(1, 2)], "result[0] is a Point: Airflow stores named tuples as plain ones."),
+    ],
+)
+def test_what_airflow_alters_is_told(check: Any, value: object, sentence: str) -> None:
+    assert check(value) == [sentence]
+
+
+@pytest.mark.parametrize(
+    ("value", "place"),
+    [
+        ({"data": b"bytes"}, "result['data'] is builtins.bytes"),
+        ([1, 2**70], "result[1] is an integer of more than 64 bits"),
+        ({"when": [1j]}, "result['when'][0] is builtins.complex"),
+    ],
+)
+def test_what_airflow_cannot_store_is_refused(check: Any, value: object, place: str) -> None:
+    with pytest.raises(CallError) as caught:
+        check(value)
+
+    assert place in str(caught.value)
+    assert 'result="reference"' in str(caught.value)
+
+
+def test_arrays_are_refused_with_the_way_out(check: Any) -> None:
+    numpy = pytest.importorskip("numpy")
+
+    with pytest.raises(CallError, match=r"result\['x'\] is numpy\.ndarray.*tolist"):
+        check({"x": numpy.arange(3)})
