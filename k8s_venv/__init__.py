@@ -4,10 +4,11 @@ from typing import TYPE_CHECKING, Any
 
 from k8s_venv._version import __version__
 
-__all__ = ["IsolatedOperator", "__version__"]
+__all__ = ["IsolatedOperator", "__version__", "run"]
 
 if TYPE_CHECKING:
     from k8s_venv.airflow.operators import IsolatedOperator
+    from k8s_venv.running import run
 
 
 def __getattr__(name: str) -> Any:
@@ -16,4 +17,8 @@ def __getattr__(name: str) -> Any:
         from k8s_venv.airflow.operators import IsolatedOperator
 
         return IsolatedOperator
+    if name == "run":
+        from k8s_venv.running import run
+
+        return run
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

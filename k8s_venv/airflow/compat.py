@@ -1,6 +1,6 @@
 """Every difference between the lines of Airflow that we support: 2.11 and 3.3.
 
-Types are those of Airflow 3; the other branches stay unchecked.
+Types are those of Airflow 3; the branches for Airflow 2 stay unchecked.
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ if TYPE_CHECKING or AIRFLOW_3:
     from airflow.sdk.configuration import conf
     from airflow.sdk.definitions.context import KNOWN_CONTEXT_KEYS, Context
     from airflow.sdk.exceptions import AirflowFailException, AirflowNotFoundException, AirflowSkipException
+
+    OLD_CONTEXT_KEYS: tuple[str, ...] = ()
+    XCOM_BACKEND = "airflow.sdk.execution_time.xcom.BaseXCom"
 else:
     from airflow.configuration import conf
     from airflow.decorators.base import DecoratedOperator, TaskDecorator, task_decorator_factory
@@ -32,10 +35,19 @@ else:
     from airflow.models.baseoperator import BaseOperator
     from airflow.utils.context import KNOWN_CONTEXT_KEYS, Context
 
+    # Plain values of the context that Airflow 3 has no more.
+    OLD_CONTEXT_KEYS = (
+        *("execution_date", "next_execution_date", "prev_execution_date", "prev_execution_date_success"),
+        *("next_ds", "next_ds_nodash", "prev_ds", "prev_ds_nodash"),
+        *("tomorrow_ds", "tomorrow_ds_nodash", "yesterday_ds", "yesterday_ds_nodash"),
+    )
+    XCOM_BACKEND = "airflow.models.xcom.BaseXCom"
+
 __all__ = [
     "AIRFLOW_3",
     "KNOWN_CONTEXT_KEYS",
     "OLD_CONTEXT_KEYS",
+    "XCOM_BACKEND",
     "AirflowFailException",
     "AirflowNotFoundException",
     "AirflowSkipException",
@@ -51,31 +63,15 @@ __all__ = [
     "task_decorator_factory",
 ]
 
-# Plain values of the context that Airflow 3 has no more.
-OLD_CONTEXT_KEYS = (
-    ()
-    if AIRFLOW_3
-    else (
-        *("execution_date", "next_execution_date", "prev_execution_date", "prev_execution_date_success"),
-        *("next_ds", "next_ds_nodash", "prev_ds", "prev_ds_nodash"),
-        *("tomorrow_ds", "tomorrow_ds_nodash", "yesterday_ds", "yesterday_ds_nodash"),
-    )
-)
 
-
-def read_dag_file(path: Path) -> DagBag:
-    """Load a DAG file as Airflow does.
-
-    Args:
-        path: the file.
-
-    """
+def serialize_xcom(value: Any) -> Any:
+    """Return a value as Airflow stores it, or raise what Airflow raises when it cannot."""
     if TYPE_CHECKING or AIRFLOW_3:
-        from airflow.dag_processing.dagbag import DagBag
+        from airflow.sdk.serde import serialize
     else:
-        from airflow.models.dagbag import DagBag
+        from airflow.serialization.serde import serialize
 
-    return DagBag(path)
+    return serialize(value)
 
 
 def returned_values(run: DagRun, session: Session) -> dict[tuple[str, int], Any]:
@@ -84,7 +80,6 @@ def returned_values(run: DagRun, session: Session) -> dict[tuple[str, int], Any]
     Args:
         run: the DAG run.
         session: a session on Airflow's database.
-
     """
     from sqlalchemy import select
 
@@ -95,28 +90,25 @@ def returned_values(run: DagRun, session: Session) -> dict[tuple[str, int], Any]
         from airflow.models.xcom import BaseXCom as Model
 
         def deserialize(value: Any) -> Any:
-            return value  # `deserialize_value` has done it
+            return value  # which `deserialize_value` has done
 
-    rows = session.scalars(
-        select(Model).where(
-            Model.dag_id == run.dag_id,
-            Model.run_id == run.run_id,
-            Model.key == "return_value",
-        )
+    # Columns, since Airflow 2 decodes whole rows as it loads them, and not their tables.
+    columns = select(Model.task_id, Model.map_index, Model.value)
+    rows = session.execute(
+        columns.where(Model.dag_id == run.dag_id, Model.run_id == run.run_id, Model.key == "return_value")
     )
     return {(row.task_id, row.map_index): deserialize(Model.deserialize_value(row)) for row in rows}
 
 
-def serialize_xcom(value: Any) -> Any:
-    """Return a value as Airflow stores it, or raise what Airflow raises when it cannot.
+def read_dag_file(path: Path) -> DagBag:
+    """Load a DAG file as Airflow does.
 
     Args:
-        value: what a task returned.
-
+        path: the file.
     """
     if TYPE_CHECKING or AIRFLOW_3:
-        from airflow.sdk.serde import serialize
+        from airflow.dag_processing.dagbag import DagBag
     else:
-        from airflow.serialization.serde import serialize
+        from airflow.models.dagbag import DagBag
 
-    return serialize(value)
+    return DagBag(path)

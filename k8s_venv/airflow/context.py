@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import TYPE_CHECKING, Any
 
-from k8s_venv.airflow.compat import KNOWN_CONTEXT_KEYS, Context
+from k8s_venv.airflow.compat import KNOWN_CONTEXT_KEYS, OLD_CONTEXT_KEYS, Context
 from k8s_venv.errors import K8sVenvError
 
 if TYPE_CHECKING:
@@ -31,8 +31,9 @@ _VALUES = (
     "ts_nodash",
     "ts_nodash_with_tz",
 )
-# Each is a request to Airflow's API server, so it is sent only when the function names it.
+# Each is a request to Airflow's API server, or out of use, so it is sent only when the function names it.
 _ON_REQUEST = (
+    *OLD_CONTEXT_KEYS,
     "prev_data_interval_end_success",
     "prev_data_interval_start_success",
     "prev_end_date_success",

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from k8s_venv.airflow.compat import (
+    XCOM_BACKEND,
     AirflowFailException,
     AirflowSkipException,
     BaseOperator,
@@ -16,7 +17,15 @@ from k8s_venv.airflow.compat import (
 from k8s_venv.airflow.connections import resolve_connections
 from k8s_venv.airflow.context import context_parameters, travelling_context
 from k8s_venv.airflow.lines import line_logger
-from k8s_venv.airflow.options import OPTIONS, PLAIN, TEMPLATED, UNSET, check_options, with_pod_options
+from k8s_venv.airflow.options import (
+    OPTIONS,
+    PLAIN,
+    RENDERED_FIELDS,
+    TEMPLATED,
+    UNSET,
+    check_options,
+    with_pod_options,
+)
 from k8s_venv.airflow.xcom import check_storable
 from k8s_venv.backends import choose_backend
 from k8s_venv.calls import PackedCall, Result, open_result, pack
@@ -31,7 +40,6 @@ if TYPE_CHECKING:
     from k8s_venv.backends.local import LocalBackend
     from k8s_venv.calls.packing import Transport
 
-_XCOM_BACKEND = "airflow.sdk.execution_time.xcom.BaseXCom"  # another one may store anything
 _BASE_OPTIONS = frozenset(inspect.signature(BaseOperator.__init__).parameters)
 
 
@@ -126,7 +134,8 @@ class IsolatedOperator(BaseOperator):
             raise AirflowSkipException(str(skipped)) from None
         except FailTask as failed:
             raise AirflowFailException(str(failed)) from failed.__cause__
-        if self.do_xcom_push and conf.get("core", "xcom_backend", fallback=_XCOM_BACKEND) == _XCOM_BACKEND:
+        # Another backend of XComs may store anything.
+        if self.do_xcom_push and conf.get("core", "xcom_backend", fallback=XCOM_BACKEND) == XCOM_BACKEND:
             for sentence in check_storable(value, self.task_id):
                 self.log.warning(sentence)
         return value
@@ -142,6 +151,17 @@ class IsolatedOperator(BaseOperator):
         plain = {name: getattr(self, name) for name in PLAIN}
         given = {name: value for name, value in templated.items() if value is not None}
         return {**given, **{name: value for name, value in plain.items() if value is not UNSET}}
+
+    def _render_nested_template_fields(self, content: Any, *args: Any, **kwargs: Any) -> None:
+        # Kubernetes' own types have no `template_fields`; which of theirs are rendered is the provider's choice.
+        fields = RENDERED_FIELDS.get(type(content).__name__)
+        if fields and type(content).__module__.startswith("kubernetes.client."):
+            context, jinja_env, seen = (*args, *kwargs.values())
+            if id(content) not in seen:
+                seen.add(id(content))
+                self._do_render_template_fields(content, fields, context, jinja_env, seen)
+            return
+        super()._render_nested_template_fields(content, *args, **kwargs)
 
     def project(self) -> Project:
         """Return the project that declares this task's environment."""
@@ -178,7 +198,7 @@ class IsolatedOperator(BaseOperator):
     def _run_as_pod(self, call: PackedCall, project: Project, context: Context) -> Result:
         from k8s_venv.airflow.pod_operator import IsolatedPodOperator
 
-        self._running = IsolatedPodOperator.for_call(call, project, self.pod_options(), self)
+        self._running = IsolatedPodOperator.for_call(call, project, self.pod_options(), self, context)
         return self._running.execute_sync(context)
 
 

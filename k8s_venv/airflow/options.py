@@ -66,6 +66,17 @@ PLAIN = (
     "termination_grace_period",
     "tolerations",
 )
+# What is rendered inside the Kubernetes client's own types, by their names.
+RENDERED_FIELDS: Mapping[str, tuple[str, ...]] = {
+    "V1ConfigMapEnvSource": ("name",),
+    "V1ConfigMapVolumeSource": ("name",),
+    "V1EnvFromSource": ("config_map_ref",),
+    "V1EnvVar": ("value", "name"),
+    "V1PersistentVolumeClaimVolumeSource": ("claim_name",),
+    "V1ResourceRequirements": ("limits", "requests"),
+    "V1Volume": ("name", "persistent_volume_claim", "config_map"),
+    "V1VolumeMount": ("name", "sub_path"),
+}
 OPTIONS = frozenset((*TEMPLATED, *PLAIN))
 
 # What the provider has and an isolated task does not take, with the reason.

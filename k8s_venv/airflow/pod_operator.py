@@ -33,25 +33,32 @@ class IsolatedPodOperator(KubernetesPodOperator):
 
     Args:
         call: the call.
+        name: the pod's name, and its Secret's; the same call always has the same.
         options: the options of ``KubernetesPodOperator``.
-
     """
 
-    def __init__(self, *, call: PackedCall, **options: Any) -> None:
+    def __init__(self, *, call: PackedCall, name: str, **options: Any) -> None:
         super().__init__(
+            name=name,
             cmds=render.command(),
             base_container_name=render.BASE,
             random_name_suffix=False,
             do_xcom_push=False,
             deferrable=False,
             log_pod_spec_on_failure=False,
+            labels={**render.LABELS, **options.pop("labels", {})},
+            volumes=[*options.pop("volumes", ()), *render.volumes(name)],
+            volume_mounts=[*options.pop("volume_mounts", ()), *render.mounts()],
+            env_vars=_environment_variables(options.pop("env_vars", ())),
+            # The provider merges everything else into this, and the cluster's mutation hook sees the whole.
+            full_pod_spec=_with_sidecar(options.pop("full_pod_spec", None), options),
             **options,
         )
         self.call = call
 
     @classmethod
     def for_call(
-        cls, call: PackedCall, project: Project, options: dict[str, Any], outer: BaseOperator
+        cls, call: PackedCall, project: Project, options: dict[str, Any], outer: BaseOperator, context: Context
     ) -> IsolatedPodOperator:
         """Make the operator for one execution of a task.
 
@@ -60,29 +67,27 @@ class IsolatedPodOperator(KubernetesPodOperator):
             project: the project, for the image's reference.
             options: the task's own pod options, rendered.
             outer: the task's operator.
+            context: Airflow's context.
 
         Raises:
             LockError: the environment was never locked, or its lock is stale.
             ProjectError: no registry is configured.
-
         """
         merged: dict[str, Any] = {**_defaults(outer), **call.environment.pod, **options}
         if isinstance(merged.get("container_resources"), dict):
             merged["container_resources"] = k8s.V1ResourceRequirements(**merged["container_resources"])
         merged.setdefault("image", call.environment.image or _built_image(call, project))
-        return cls(call=call, task_id=outer.task_id, dag=None, execution_timeout=outer.execution_timeout, **merged)
-
-    def build_pod_request_obj(self, context: Context | None = None, **kwargs: Any) -> k8s.V1Pod:
-        """Return the whole pod; the cluster's mutation hook sees it as it will be created."""
-        name = self._pod_name(context)
-        render_only = copy.copy(self)
-        render_only.name = name
-        render_only.labels = {**render.LABELS, **self.labels}
-        render_only.volumes = [*self.volumes, *render.volumes(name)]
-        render_only.volume_mounts = [*self.volume_mounts, *render.mounts()]
-        render_only.env_vars = _environment_variables(self.env_vars)
-        render_only.full_pod_spec = self._with_sidecar(self.full_pod_spec)
-        return KubernetesPodOperator.build_pod_request_obj(render_only, context, **kwargs)
+        ti = context["ti"]
+        identity = (ti.dag_id, ti.task_id, ti.run_id, ti.map_index, ti.try_number)
+        name = render.pod_name(merged.pop("name", f"{ti.dag_id}-{ti.task_id}"), repr(identity))
+        return cls(
+            call=call,
+            name=name,
+            task_id=outer.task_id,
+            dag=None,
+            execution_timeout=outer.execution_timeout,
+            **merged,
+        )
 
     def execute_sync(self, context: Context) -> Result:
         """Run the pod and return the call's result.
@@ -111,22 +116,15 @@ class IsolatedPodOperator(KubernetesPodOperator):
                 action: Keep = self.on_finish_action.value
                 run.finish(action)
 
-    def _pod_name(self, context: Context | None) -> str:
-        if context is None:
-            return render.pod_name(self.name or self.task_id, self.task_id)
-        ti = context["ti"]
-        identity = (ti.dag_id, ti.task_id, ti.run_id, ti.map_index, ti.try_number)
-        return render.pod_name(self.name or f"{ti.dag_id}-{ti.task_id}", repr(identity))
 
-    def _with_sidecar(self, given: k8s.V1Pod | None) -> k8s.V1Pod:
-        """Return a pod specification with the sidecar, into which the provider merges everything else."""
-        pod = copy.deepcopy(given) or k8s.V1Pod(metadata=k8s.V1ObjectMeta(), spec=k8s.V1PodSpec(containers=[]))
-        if not pod.spec.containers:
-            pod.spec.containers = [k8s.V1Container(name=render.BASE)]
-        pod.spec.containers.append(
-            render.sidecar(self.image or "", self.image_pull_policy, self.container_security_context)
-        )
-        return pod
+def _with_sidecar(given: k8s.V1Pod | None, options: dict[str, Any]) -> k8s.V1Pod:
+    """Return a pod specification with the container that hands large results over."""
+    pod = copy.deepcopy(given) or k8s.V1Pod(metadata=k8s.V1ObjectMeta(), spec=k8s.V1PodSpec(containers=[]))
+    if not pod.spec.containers:
+        pod.spec.containers = [k8s.V1Container(name=render.BASE)]
+    security = options.get("container_security_context")
+    pod.spec.containers.append(render.sidecar(options["image"], options.get("image_pull_policy"), security))
+    return pod
 
 
 def _defaults(outer: BaseOperator) -> dict[str, Any]:

@@ -84,6 +84,13 @@ def test_a_task_can_skip_itself(project: Path, run_file: RunFile) -> None:
     assert tasks["after"].state == "skipped"
 
 
+def test_pod_options_are_templated(project: Path, run_file: RunFile) -> None:
+    state, tasks = run_file(project / "details.py", "templated")
+
+    assert state == "success"
+    assert tasks["templated"].value is True
+
+
 @pytest.mark.parametrize(
     ("dag", "sentence"),
     [

@@ -106,6 +106,50 @@ def container_security() -> k8s.V1SecurityContext:
     )
 
 
+def pod(name: str, namespace: str, deadline: int, options: Mapping[str, Any]) -> k8s.V1Pod:
+    """Return a whole pod for a call, as it is made outside Airflow.
+
+    Args:
+        name: the pod's name, which is its Secret's as well.
+        namespace: where it runs.
+        deadline: the seconds after which the cluster ends it.
+        options: the image, and those of ``KubernetesPodOperator``'s options that ``KubernetesBackend`` takes.
+    """
+    variables = {variable.name: variable for variable in environment_variables()}
+    given = options.get("env_vars", {})
+    variables.update({key: k8s.V1EnvVar(name=key, value=value) for key, value in given.items()})
+    base = k8s.V1Container(
+        name=BASE,
+        image=options["image"],
+        image_pull_policy=options.get("image_pull_policy"),
+        command=command(),
+        env=list(variables.values()),
+        volume_mounts=mounts(),
+        resources=options.get("container_resources"),
+        security_context=container_security(),
+    )
+    return k8s.V1Pod(
+        metadata=k8s.V1ObjectMeta(
+            name=name,
+            namespace=namespace,
+            labels={**LABELS, **options.get("labels", {})},
+            annotations=options.get("annotations"),
+        ),
+        spec=k8s.V1PodSpec(
+            containers=[base, sidecar(options["image"], options.get("image_pull_policy"), container_security())],
+            volumes=volumes(name),
+            restart_policy="Never",
+            active_deadline_seconds=deadline,
+            automount_service_account_token=False,
+            security_context=pod_security(),
+            service_account_name=options.get("service_account_name"),
+            image_pull_secrets=[k8s.V1LocalObjectReference(name=n) for n in options.get("image_pull_secrets", ())],
+            node_selector=options.get("node_selector"),
+            tolerations=options.get("tolerations"),
+        ),
+    )
+
+
 def sidecar(image: str, pull_policy: str | None, security: Any) -> k8s.V1Container:
     """Return the container that keeps a large result until it was read.
 

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from airflow.sdk import DAG, task
+from kubernetes.client import models as k8s
 
 from k8s_venv import IsolatedOperator, runtime
 
@@ -71,6 +72,16 @@ with DAG("memory", schedule=None):
         return len(bytearray(512 * 1024 * 1024))
 
     hungry()
+
+with DAG("templated", schedule=None):
+
+    @task.isolated(
+        "current", env_vars=[k8s.V1EnvVar(name="RUN", value="{{ run_id }}")], labels={"task": "{{ task.task_id }}"}
+    )
+    def templated(run_id: str) -> bool:
+        return os.environ["RUN"] == run_id and os.environ["HOME"] == "/tmp"
+
+    templated()
 
 with DAG("never_built", schedule=None):
 

@@ -1,0 +1,70 @@
+"""Run one call outside Airflow: from a script, a notebook or a test."""
+
+from __future__ import annotations
+
+import getpass
+import inspect
+import sys
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from k8s_venv.backends import choose_backend
+from k8s_venv.calls import open_result, pack
+from k8s_venv.project import find_project, load_project
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from k8s_venv.backends import Backend
+    from k8s_venv.project import Project
+
+T = TypeVar("T")
+
+
+def run(environment: str, function: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
+    """Call a function in one of the project's environments and return its value.
+
+    It travels, runs and fails as a task's function does; what it prints is printed here. The project is the one
+    above the function's file, or above the working folder; ``K8S_VENV_BACKEND`` or the project choose where the call
+    runs, by default on Kubernetes.
+
+    Args:
+        environment: the environment's name in ``k8s-venv.toml``.
+        function: what to call.
+        args: its positional arguments.
+        kwargs: its keyword arguments.
+
+    Returns:
+        What the function returned.
+
+    Raises:
+        K8sVenvError: the call cannot travel or run, or ended without a result.
+        Exception: the function's own exception.
+    """
+    project = load_project(find_project(*_places(function)))
+    call = pack(function, args, kwargs, environment=project.environment(environment))
+    result = _backend(project).run(call, _show)
+    value: T = open_result(result, call)
+    return value
+
+
+def _backend(project: Project) -> Backend:
+    if choose_backend(None, project) == "local":
+        from k8s_venv.backends.local import LocalBackend
+
+        return LocalBackend(_show)
+    from k8s_venv.backends.kubernetes.backend import KubernetesBackend
+
+    return KubernetesBackend(project, f"{getpass.getuser()}-{uuid.uuid4().hex}")
+
+
+def _places(function: Callable[..., Any]) -> list[Path]:
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    file = Path(code.co_filename) if code else None
+    return [*([file.parent] if file and file.is_file() else []), Path.cwd()]
+
+
+def _show(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
