@@ -1,24 +1,26 @@
 """Run Airflow tasks in their own Python environments: as pods on Kubernetes, or locally."""
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from k8s_venv._version import __version__
 
-__all__ = ["IsolatedOperator", "__version__", "run"]
+__all__ = ["IsolatedOperator", "__version__", "load", "run"]
+
+# Lazy (PEP 562): importing this package imports neither Airflow nor anything else.
+_MODULES = {
+    "IsolatedOperator": "k8s_venv.airflow.operators",
+    "load": "k8s_venv.calls.references",
+    "run": "k8s_venv.running",
+}
 
 if TYPE_CHECKING:
     from k8s_venv.airflow.operators import IsolatedOperator
+    from k8s_venv.calls.references import load
     from k8s_venv.running import run
 
 
 def __getattr__(name: str) -> Any:
-    # Lazy (PEP 562): importing this package imports neither Airflow nor anything else.
-    if name == "IsolatedOperator":
-        from k8s_venv.airflow.operators import IsolatedOperator
-
-        return IsolatedOperator
-    if name == "run":
-        from k8s_venv.running import run
-
-        return run
+    if name in _MODULES:
+        return getattr(importlib.import_module(_MODULES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

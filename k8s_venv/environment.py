@@ -12,18 +12,20 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 OLDEST_PYTHON = (3, 8)
-NAME = re.compile(r"[a-z0-9](?:[a-z0-9_-]*[a-z0-9])?")
+# What PEP 751 allows in a lock's file name, an image's repository and a label of Kubernetes alike.
+NAME = re.compile(r"(?!.{64})[a-z0-9]+(?:(?:_{1,2}|-+)[a-z0-9]+)*")
 _DEBIAN_PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]*(?:=[\w.+:~-]+)?")
 
 
 def _python_version(value: object) -> str:
     if isinstance(value, float | int):
-        raise ValueError(f'must be text in quotes: python = "{value}" (without them, 3.10 would read as 3.1)')
+        raise ValueError('must be text in quotes, such as python = "3.12" (without them, 3.10 would read as 3.1)')
     if not isinstance(value, str) or not re.fullmatch(r"\d+\.\d+", value):
         raise ValueError(f'must be a minor version such as "3.12", not {value!r}')
     major, minor = (int(part) for part in value.split("."))
     if (major, minor) < OLDEST_PYTHON or major != 3:
-        raise ValueError(f"must be 3.8 or newer, the oldest that calls can run on, not {value}")
+        oldest = ".".join(map(str, OLDEST_PYTHON))
+        raise ValueError(f"must be {oldest} or a newer Python 3, since calls cannot run on {value}")
     return value
 
 
@@ -58,7 +60,7 @@ class Environment(BaseModel):
     def _debian_packages(cls, packages: tuple[str, ...]) -> tuple[str, ...]:
         for package in packages:
             if not _DEBIAN_PACKAGE.fullmatch(package):
-                raise ValueError(f"{package!r} is not a Debian package's name")
+                raise ValueError(f"{package!r} is not a Debian package's name, such as libpq5 or libpq5=15.8-0+deb12u1")
         return packages
 
     @property

@@ -94,6 +94,7 @@ class CallError(K8sVenvError):
     """
 
     def __init__(self, problem: str, path: str | None = None, line: int | None = None) -> None:
+        self.problem = problem
         self.path = path
         self.line = line
         place = "" if path is None else f"{path}:{line}: " if line else f"{path}: "

@@ -7,15 +7,18 @@ k8s-venv changes no tag before the next ``k8s-venv lock``.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
+import os
 import re
 import tomllib
 from typing import TYPE_CHECKING, Any
 
 from k8s_venv import uv
 from k8s_venv.errors import LockError
+from k8s_venv.resolving import resolve
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -26,11 +29,9 @@ if TYPE_CHECKING:
 BUILDER = "buildkit"
 # Raised whenever the same lock would give another image, such as when the Dockerfile changes.
 EPOCH = 1
-# Images are Linux; the wheels' tags are those of Debian bookworm's glibc.
-PLATFORM = "x86_64-manylinux_2_36"
 _HEADER = "# Written by `k8s-venv lock {name}`. Commit this file; change the requirements, not the lock.\n"
 _EMPTY = 'lock-version = "1.0"\ncreated-by = "k8s-venv"\npackages = []\n'
-_INCLUDE = re.compile(r"(?:-r|-c|--requirement|--constraint)[\s=]+(\S+)")
+_INCLUDE = re.compile(r"(?:-r|-c|--requirement\b|--constraint\b)[\s=]*(\S+)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,12 +70,9 @@ def read_lock(environment: Environment) -> Lock:
     if not path.is_file():
         raise LockError(environment.name, f"it was never locked: {path} does not exist. Run `{command}`.")
     try:
-        content = tomllib.loads(path.read_text("utf-8"))
-        table = content["tool"]["k8s-venv"]
-        lock = Lock(path, _packages(content), table["builder"], table["epoch"])
-        inputs = table["inputs"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise LockError(environment.name, f"{path} is not a lock of ours ({error}). Run `{command}`.") from None
+        lock, inputs = _parse(path)
+    except (OSError, ValueError) as error:
+        raise LockError(environment.name, f"its lock {path} cannot be read: {error}. Run `{command}`.") from None
     if inputs != _inputs_digest(environment):
         raise LockError(
             environment.name,
@@ -98,44 +96,69 @@ def write_lock(environment: Environment, progress: Callable[[str], None] | None 
 
     """
     path = environment.lock_path
-    text = _resolve(environment, progress) if list(_requirement_lines(environment)) else _EMPTY
+    lines = list(_requirement_lines(environment))
+    if not uv.is_known(environment.python):
+        raise LockError(environment.name, f"there is no Python {environment.python} that uv could find or download.")
+    text = resolve(environment, _usable(path), progress) if lines else _EMPTY
+    _refuse_paths(environment, tomllib.loads(text))
     table = {"inputs": _inputs_digest(environment), "builder": BUILDER, "epoch": EPOCH}
     tool = "".join(f"{key} = {json.dumps(value)}\n" for key, value in table.items())
-    written = _HEADER.format(name=environment.name) + text.rstrip() + f"\n\n[tool.k8s-venv]\n{tool}"
-    partial = path.with_name(f".{path.name}.part")
-    try:
-        partial.write_text(written, "utf-8")
-        partial.replace(path)
-    except OSError as error:
-        raise LockError(environment.name, f"cannot write {path}: {error.strerror}.") from None
+    _replace(environment, _HEADER.format(name=environment.name) + text.rstrip() + f"\n\n[tool.k8s-venv]\n{tool}")
     return read_lock(environment)
 
 
-def _resolve(environment: Environment, progress: Callable[[str], None] | None) -> str:
-    source, stdin = "-", ""
-    if environment.requirements_file is not None:
-        source = str(environment.requirements_file)
-    elif environment.requirements is not None:
-        stdin = "\n".join(environment.requirements)
+def _replace(environment: Environment, text: str) -> None:
+    path = environment.lock_path
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        return uv.run(
-            [
-                *("pip", "compile", source, "--format", "pylock.toml", "--no-header"),
-                *("--python-version", environment.python, "--python-platform", PLATFORM),
-                "--no-python-downloads",
-                # A source distribution would be built here, on another Python and platform than the target's.
-                *("--only-binary", ":all:"),
-            ],
-            stdin=stdin,
-            cwd=environment.root,
-            progress=progress,
-        )
-    except uv.UvError as error:
-        raise LockError(
-            environment.name,
-            f"the requirements in {environment.requirements_place} cannot be locked for Python "
-            f"{environment.python}.\n{error.output}",
-        ) from None
+        partial.write_text(text, "utf-8")
+        partial.replace(path)
+    except OSError as error:
+        raise LockError(environment.name, f"its lock {path} cannot be written: {error.strerror}.") from None
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+def _parse(path: Path) -> tuple[Lock, str]:
+    """Read a lock and the digest of what was locked.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is no lock, or none of ours.
+
+    """
+    content = tomllib.loads(path.read_text("utf-8"))
+    try:
+        table = content["tool"]["k8s-venv"]
+        lock = Lock(path, _packages(content), str(table["builder"]), int(table["epoch"]))
+        return lock, str(table["inputs"])
+    except KeyError as error:
+        raise ValueError(f"it lacks {error}, so k8s-venv did not write it") from None
+    except (TypeError, AttributeError):
+        raise ValueError("it is not laid out as k8s-venv writes it") from None
+
+
+def _usable(path: Path) -> Path | None:
+    """Return the path of a lock when its versions can be kept; a garbled one is only good for replacing."""
+    try:
+        _parse(path)
+    except (OSError, ValueError):
+        return None
+    return path
+
+
+def _refuse_paths(environment: Environment, content: dict[str, Any]) -> None:
+    """Refuse what only this machine has, or what would be built from source: no image could install it."""
+    for package in content["packages"]:
+        files = [*package.get("wheels", ()), *([package["archive"]] if "archive" in package else ())]
+        if not files or not all("url" in file for file in files):
+            raise LockError(
+                environment.name,
+                f"{package['name']!r} in {environment.requirements_place} comes from a folder, a file or a repository, "
+                "which an image's build cannot install. Publish a wheel of it, and require that; modules beside the "
+                "DAG travel by themselves.",
+            )
 
 
 def _packages(content: dict[str, Any]) -> tuple[tuple[str, str, tuple[str, ...]], ...]:
@@ -168,7 +191,15 @@ def _requirement_lines(environment: Environment) -> Iterator[str]:
     if environment.requirements_file is not None:
         yield from _file_lines(environment, environment.requirements_file, ())
     else:
-        yield from environment.requirements or ()
+        for line in environment.requirements or ():
+            yield line
+            yield from _included_lines(environment, line, environment.root, ())
+
+
+def _included_lines(environment: Environment, line: str, folder: Path, including: tuple[Path, ...]) -> Iterator[str]:
+    included = _INCLUDE.match(line)
+    if included and "://" not in included[1]:
+        yield from _file_lines(environment, folder / included[1], including)
 
 
 def _file_lines(environment: Environment, path: Path, including: tuple[Path, ...]) -> Iterator[str]:
@@ -176,13 +207,13 @@ def _file_lines(environment: Environment, path: Path, including: tuple[Path, ...
         raise LockError(environment.name, f"{path} includes itself.")
     try:
         text = path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise LockError(environment.name, f"cannot read {path}: {error}.") from None
+    except UnicodeDecodeError as error:
+        raise LockError(environment.name, f"{path} is not UTF-8 text: {error}.") from None
+    except OSError as error:
+        by = f", which {including[-1]} includes," if including else ""
+        raise LockError(environment.name, f"{path}{by} cannot be read: {error.strerror}.") from None
     for raw in text.splitlines():
         line = re.sub(r"(^|\s)#.*", "", raw).strip()
-        if not line:
-            continue
-        yield line
-        included = _INCLUDE.match(line)
-        if included and "://" not in included[1]:
-            yield from _file_lines(environment, path.parent / included[1], (*including, path))
+        if line:
+            yield line
+            yield from _included_lines(environment, line, path.parent, (*including, path))

@@ -8,21 +8,30 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from k8s_venv.environment import NAME, Environment
-from k8s_venv.errors import ProjectError, UnknownEnvironmentError, did_you_mean
-
-if TYPE_CHECKING:
-    from pydantic_core import ErrorDetails
+from k8s_venv.environment import Environment
+from k8s_venv.errors import ProjectError, UnknownEnvironmentError
+from k8s_venv.projectfile import environment_tables, explain, missing_requirements, unknown_key
 
 FILE = "k8s-venv.toml"
 PROJECT_VARIABLE = "K8S_VENV_PROJECT"
 REGISTRY_VARIABLE = "K8S_VENV_REGISTRY"
 
 BackendName = Literal["kubernetes", "local"]
+
+_REGISTRY = re.compile(r"[A-Za-z0-9.-]+(?::\d+)?(?:/[a-z0-9._/-]+)?/?")
+
+
+def _registry(value: str) -> str:
+    if not _REGISTRY.fullmatch(value):
+        raise ValueError(
+            f"{value!r} is not a registry: write its host and path, such as registry.example.com/airflow, "
+            "without https:// and without a tag"
+        )
+    return value
 
 
 class Project(BaseModel):
@@ -39,7 +48,7 @@ class Project(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     path: Path = Field(exclude=True)
-    registry: str | None = None
+    registry: Annotated[str, AfterValidator(_registry)] | None = None
     backend: BackendName | None = None
     environments: Mapping[str, Environment] = Field(default_factory=dict)
 
@@ -60,8 +69,16 @@ class Project(BaseModel):
         return self.environments[name]
 
     def select(self, names: tuple[str, ...]) -> list[Environment]:
-        """Return the named environments, or all of them when no name is given."""
-        return [self.environment(name) for name in names or self.environments]
+        """Return the named environments, or all of them when no name is given.
+
+        Raises:
+            UnknownEnvironmentError: the project does not declare one of them.
+            ProjectError: it declares none at all.
+
+        """
+        if not self.environments and not names:
+            raise ProjectError('No environment is declared. Add [environments.NAME] and python = "3.12".', self.path)
+        return [self.environment(name) for name in dict.fromkeys(names or self.environments)]
 
     def require_registry(self) -> str:
         """Return the registry, where ``K8S_VENV_REGISTRY`` wins over the file.
@@ -70,20 +87,26 @@ class Project(BaseModel):
             ProjectError: neither names one.
 
         """
-        registry = os.environ.get(REGISTRY_VARIABLE) or self.registry
-        if not registry:
+        configured = os.environ.get(REGISTRY_VARIABLE)
+        if configured:
+            try:
+                return _registry(configured)
+            except ValueError as error:
+                raise ProjectError(f"{REGISTRY_VARIABLE}: {error}.") from None
+        if not self.registry:
             raise ProjectError(
                 'No registry is configured. Add registry = "registry.example.com/airflow" at the top of the '
                 f"file, or set {REGISTRY_VARIABLE}.",
                 self.path,
             )
-        return registry
+        return self.registry
 
 
-def find_project(start: Path) -> Path:
+def find_project(*starts: Path) -> Path:
     """Return the project file for a DAG file or folder.
 
-    ``K8S_VENV_PROJECT`` (a file or its folder) wins; else the nearest one upwards from ``start``.
+    ``K8S_VENV_PROJECT`` (a file or its folder) wins; else the nearest one upwards from the first of ``starts``
+    that has one; by default, from the working folder.
 
     Raises:
         ProjectError: there is none.
@@ -91,21 +114,35 @@ def find_project(start: Path) -> Path:
     """
     configured = os.environ.get(PROJECT_VARIABLE)
     if configured:
-        path = Path(configured)
-        found = _project_in(path) if path.is_dir() else path if path.is_file() else None
-        if found is None:
-            raise ProjectError(f"{PROJECT_VARIABLE} names no project file: there is no {FILE} here.", path)
-        return found.resolve()
-    start = start.resolve()
-    for folder in (start, *start.parents):
-        found = _project_in(folder)
-        if found is not None:
-            return found
+        return project_at(Path(configured), PROJECT_VARIABLE)
+    places = [start.resolve() for start in starts or (Path.cwd(),)]
+    for place in places:
+        for folder in (place, *place.parents):
+            found = _project_in(folder)
+            if found is not None:
+                return found
     raise ProjectError(
         f"No {FILE} (or [tool.k8s-venv] in pyproject.toml) here or in any folder above. Write one beside "
         f'your DAGs, with [environments.NAME] and python = "3.12" in it, or set {PROJECT_VARIABLE}.',
-        start,
+        places[0],
     )
+
+
+def project_at(path: Path, setting: str) -> Path:
+    """Return the project file that a setting names.
+
+    Args:
+        path: the file or its folder.
+        setting: what named it, for messages.
+
+    Raises:
+        ProjectError: there is none.
+
+    """
+    found = _project_in(path) if path.is_dir() else path if path.is_file() else None
+    if found is None:
+        raise ProjectError(f"{setting} names no project file: there is no {FILE} here.", path)
+    return found.resolve()
 
 
 def load_project(path: Path) -> Project:
@@ -117,98 +154,45 @@ def load_project(path: Path) -> Project:
     """
     try:
         changed = path.stat().st_mtime_ns
+        return _load(path, changed)
     except OSError as error:
-        raise ProjectError(f"cannot be read: {error.strerror}.", path) from None
-    return _load(path, changed)
+        raise ProjectError(f"This file cannot be read: {error.strerror}.", path) from None
 
 
 def _project_in(folder: Path) -> Path | None:
     if (folder / FILE).is_file():
         return folder / FILE
     shared = folder / "pyproject.toml"
-    if shared.is_file() and re.search(r"^\[tool\.k8s-venv\b", shared.read_text("utf-8"), re.MULTILINE):
-        return shared
-    return None
+    try:
+        # Bytes, since a file of somebody else's need not even be text.
+        found = re.search(rb"^\s*\[\s*tool\.[\"']?k8s-venv\b", shared.read_bytes(), re.MULTILINE)
+    except OSError:
+        return None
+    return shared if found else None
 
 
 @functools.lru_cache(maxsize=64)
 def _load(path: Path, changed: int) -> Project:
-    text = path.read_text("utf-8")
     try:
-        content = tomllib.loads(text)
+        text = path.read_text("utf-8")
+        content: Any = tomllib.loads(text)
+    except UnicodeDecodeError as error:
+        raise ProjectError(f"This file is not UTF-8 text ({error}).", path) from None
     except tomllib.TOMLDecodeError as error:
-        raise ProjectError(f"is not valid TOML: {error}.", path) from None
+        raise ProjectError(f"This file is not valid TOML: {error}.", path) from None
     if path.name == "pyproject.toml":
-        content = content["tool"]["k8s-venv"]
-    content = {**content, "path": path, "environments": _environments(content, path, text)}
+        tool = content.get("tool")
+        content = tool.get("k8s-venv") if isinstance(tool, dict) else None
+        if not isinstance(content, dict):
+            raise ProjectError("This file has no table [tool.k8s-venv].", path)
+    if "path" in content:
+        raise unknown_key("path", Project, "the project", path, None)
+    content = {**content, "path": path, "environments": environment_tables(content, path, text)}
     try:
         project = Project.model_validate(content)
     except ValidationError as error:
-        raise _problem(error.errors()[0], path, text) from None
+        raise explain(error, Project, path, text) from None
     for environment in project.environments.values():
-        _check_files(environment, path, text)
+        if environment.requirements_file is not None and not environment.requirements_file.is_file():
+            raise missing_requirements(environment, environment.requirements_file, path, text)
     return project
-
-
-def _environments(content: Mapping[str, Any], path: Path, text: str) -> dict[str, Any]:
-    declared = content.get("environments", {})
-    if not isinstance(declared, dict):
-        raise ProjectError("`environments` must be tables: [environments.NAME].", path)
-    for name, table in declared.items():
-        line = _line_of(text, ("environments", name))
-        if not NAME.fullmatch(name):
-            raise ProjectError(
-                f"{name!r} is not an environment's name: use small letters, digits, - and _, without dots.",
-                path,
-                line,
-            )
-        if not isinstance(table, dict):
-            raise ProjectError(f"`{name}` must be a table: [environments.{name}].", path, line)
-    return {name: {**table, "name": name, "root": path.parent} for name, table in declared.items()}
-
-
-def _problem(error: ErrorDetails, path: Path, text: str) -> ProjectError:
-    """Say what pydantic found wrong in the words of the file's author."""
-    place = tuple(str(part) for part in error["loc"])
-    table = f"[{'.'.join(place[:2])}]" if place[0] == "environments" else "the file"
-    key = place[2] if place[0] == "environments" and len(place) > 2 else place[0]
-    line = _line_of(text, place)
-    if error["type"] == "extra_forbidden":
-        model = Environment if place[0] == "environments" else Project
-        known = sorted(set(model.model_fields) - {"name", "root", "path"})
-        hint = did_you_mean(key, known)
-        return ProjectError(f"Unknown key {key!r} in {table}.{hint} Known: {', '.join(known)}.", path, line)
-    if error["type"] == "missing":
-        return ProjectError(f'{table} lacks `{key}`, such as {key} = "3.12".', path, line)
-    reason = error["msg"].removeprefix("Value error, ")
-    return ProjectError(f"`{key}` in {table}: {reason[0].lower()}{reason[1:]}.", path, line)
-
-
-def _check_files(environment: Environment, path: Path, text: str) -> None:
-    requirements = environment.requirements_file
-    if requirements is None or requirements.is_file():
-        return
-    near = did_you_mean(requirements.name, [file.name for file in requirements.parent.glob("*.txt")])
-    line = _line_of(text, ("environments", environment.name, "requirements"))
-    raise ProjectError(
-        f"The requirements file {environment.requirements!r} of environment {environment.name!r} does not exist "
-        f"in {requirements.parent}.{near}",
-        path,
-        line,
-    )
-
-
-def _line_of(text: str, place: tuple[str, ...]) -> int | None:
-    """Return the line on which a key, or at least its table, stands."""
-    lines = text.splitlines()
-    header = 0
-    if place[0] == "environments":
-        pattern = re.compile(rf"\s*\[(?:tool\.k8s-venv\.)?environments\.[\"']?{re.escape(place[1])}[\"']?\]")
-        header = next((number for number, line in enumerate(lines, 1) if pattern.match(line)), 0)
-        place = place[2:]
-    for number, line in enumerate(lines[header:], header + 1):
-        if place and re.match(rf"\s*[\"']?{re.escape(place[0])}[\"']?\s*=", line):
-            return number
-        if line.lstrip().startswith("["):
-            break
-    return header or None

@@ -7,15 +7,24 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import platformdirs
 
+from k8s_venv.errors import K8sVenvError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
 CACHE_VARIABLE = "K8S_VENV_CACHE"
+# Of uv's variables, those about where packages and Pythons come from are the user's to set. The rest would change what
+# is resolved, and for which Python, which must follow from committed files alone.
+_PASSED = re.compile(
+    r"UV_(CACHE_DIR|(DEFAULT_|EXTRA_)?INDEX\w*|FIND_LINKS|INSECURE_HOST|KEYRING_PROVIDER|NATIVE_TLS|SYSTEM_CERTS|OFFLINE"
+    r"|HTTP_\w+|REQUEST_TIMEOUT|CONCURRENT_\w+|LINK_MODE|PYTHON_(DOWNLOADS|INSTALL_\w+))"
+)
 
 
 class UvError(Exception):
@@ -34,7 +43,26 @@ class UvError(Exception):
 def cache_folder() -> Path:
     """Return the folder of everything that k8s-venv keeps outside a project: ``K8S_VENV_CACHE`` or the user's."""
     configured = os.environ.get(CACHE_VARIABLE)
-    return Path(configured).expanduser() if configured else Path(platformdirs.user_cache_dir("k8s-venv"))
+    # Absolute, since uv runs in other folders.
+    return Path(configured or platformdirs.user_cache_dir("k8s-venv")).expanduser().absolute()
+
+
+def require_cache() -> Path:
+    """Return the cache folder, which exists then and can be written to.
+
+    Raises:
+        K8sVenvError: it cannot be.
+
+    """
+    folder = cache_folder()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError as error:
+        raise K8sVenvError(
+            f"The cache folder {folder} cannot be written to ({error.strerror}). Set {CACHE_VARIABLE} to another."
+        ) from None
 
 
 def run(
@@ -54,51 +82,60 @@ def run(
 
     Raises:
         UvError: uv failed.
+        K8sVenvError: uv is not installed, or its cache cannot be used.
 
     """
+    lines = []
+    # Files, not pipes, on both sides of the one pipe that is read: so neither side can wait for the other.
+    with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as output:
+        given.write(stdin.encode())
+        given.seek(0)
+        with subprocess.Popen(
+            [_program(), "--no-config", "--color", "never", *arguments],
+            stdin=given,
+            stdout=output,
+            stderr=subprocess.PIPE,
+            encoding="utf-8",
+            errors="replace",
+            env=_environ(),
+            cwd=cwd,
+        ) as process:
+            try:
+                assert process.stderr is not None  # noqa: S101 -- it is a pipe
+                for line in process.stderr:
+                    lines.append(line)
+                    if progress is not None:
+                        progress(line.strip())
+            except BaseException:
+                process.kill()
+                raise
+        output.seek(0)
+        text = output.read().decode("utf-8", "replace")
+    if process.returncode:
+        raise UvError(readable("".join(lines) or text))
+    return text
+
+
+def _program() -> str:
     from uv import find_uv_bin
 
-    settings = {"UV_CACHE_DIR": str(cache_folder() / "uv"), "UV_NO_PROGRESS": "1"}
-    environ = {**settings, **os.environ}
-    # An active virtual environment of the caller's must not be taken for the target.
-    environ.pop("VIRTUAL_ENV", None)
-    with subprocess.Popen(
-        [find_uv_bin(), "--no-config", "--color", "never", *arguments],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environ,
-        cwd=cwd,
-    ) as process:
-        output, errors = _communicate(process, stdin, progress)
-    if process.returncode:
-        raise UvError(readable(errors or output))
-    return output
-
-
-def _communicate(process: subprocess.Popen[str], stdin: str, progress: Callable[[str], None] | None) -> tuple[str, str]:
     try:
-        if progress is None:
-            return process.communicate(stdin)
-        assert process.stdin is not None  # noqa: S101 -- all three are pipes
-        assert process.stdout is not None  # noqa: S101
-        assert process.stderr is not None  # noqa: S101
-        process.stdin.write(stdin)
-        process.stdin.close()
-        lines = []
-        for line in process.stderr:
-            lines.append(line)
-            progress(line.strip())
-        return process.stdout.read(), "".join(lines)
-    except BaseException:
-        process.kill()
-        raise
+        return find_uv_bin()
+    except FileNotFoundError:
+        raise K8sVenvError("The program `uv` is not installed here. Run: pip install --force-reinstall uv.") from None
+
+
+def _environ() -> dict[str, str]:
+    cache = str(require_cache() / "uv")
+    given = {name: value for name, value in os.environ.items() if not name.startswith("UV_") or _PASSED.fullmatch(name)}
+    given.pop("VIRTUAL_ENV", None)  # the caller's is never the target
+    return {"UV_CACHE_DIR": cache, "UV_NO_PROGRESS": "1", **given}
 
 
 def readable(errors: str) -> str:
-    """Drop uv's warnings from what it says, and the labels before each reason."""
-    kept, skipping = [], False
+    """Drop uv's warnings and progress from what it says, and the labels before each reason."""
+    kept: list[str] = []
+    skipping, label = False, ""
     for line in errors.splitlines():
         if line.startswith("warning:"):
             skipping = True
@@ -106,14 +143,21 @@ def readable(errors: str) -> str:
             continue
         else:
             skipping = False
-            kept.append(re.sub(r"^(\s*)(?:error|cause): ", r"\1", line))
+            found = re.match(r"\s*((?:error|cause): )", line)
+            if found:
+                label = " " * len(found[1])
+                line = line.replace(found[1], "", 1)
+            elif label and line.startswith(label):
+                line = line[len(label) :]
+            kept.append(line)
     return "\n".join(kept).strip()
 
 
 def find_interpreter(version: str) -> str | None:
-    """Return the path of an installed Python of a minor version, or None.
+    """Return the path of an installed CPython of a minor version, or None.
 
-    Beyond what uv looks at (its own, and PATH) this knows the versions that pyenv keeps off PATH.
+    Beyond what uv looks at (its own, and PATH) this knows the versions that pyenv keeps off PATH, and those that
+    ``install_python`` downloaded.
 
     Args:
         version: the minor version, such as ``3.8``.
@@ -122,14 +166,47 @@ def find_interpreter(version: str) -> str | None:
     if version == "{}.{}".format(*sys.version_info):
         return getattr(sys, "_base_executable", sys.executable)
     try:
-        return run(["python", "find", "--no-project", "--no-python-downloads", version]).strip()
+        return run(
+            ["python", "find", "--system", "--no-project", "--no-python-downloads", f"cpython@{version}"]
+        ).strip()
     except UvError:
-        return next(_pyenv_interpreters(version), None)
+        return next(_interpreters_off_path(version), None)
 
 
-def _pyenv_interpreters(version: str) -> Iterator[str]:
-    root = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
-    for folder in sorted(root.glob(f"versions/{version}.*"), reverse=True):
-        found = shutil.which("python", path=str(folder / "bin"))
-        if found:
-            yield found
+def install_python(version: str, progress: Callable[[str], None] | None = None) -> str:
+    """Download a CPython into the cache folder and return its interpreter's path.
+
+    Args:
+        version: the minor version, such as ``3.8``.
+        progress: is called with each line of uv's progress.
+
+    Raises:
+        UvError: there is none for this machine, or it cannot be downloaded.
+
+    """
+    run(["python", "install", "--no-bin", "--install-dir", str(_downloaded()), f"cpython@{version}"], progress=progress)
+    return next(_interpreters_off_path(version))
+
+
+def is_known(version: str) -> bool:
+    """Tell whether there is such a Python: installed here, or among those that uv could download.
+
+    Args:
+        version: the minor version, such as ``3.8``.
+
+    """
+    listed = run(["python", "list", "--offline", "--only-downloads", version])
+    return bool(listed.strip()) or find_interpreter(version) is not None
+
+
+def _downloaded() -> Path:
+    return cache_folder() / "python"
+
+
+def _interpreters_off_path(version: str) -> Iterator[str]:
+    pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
+    for pattern in (pyenv / f"versions/{version}.*", _downloaded() / f"cpython-{version}.*"):
+        for folder in sorted(pattern.parent.glob(pattern.name), reverse=True):
+            found = shutil.which("python", path=str(folder / "bin"))
+            if found:
+                yield found

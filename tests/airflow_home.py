@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib.metadata
 import importlib.util
 import os
 import subprocess
@@ -14,6 +15,10 @@ from pathlib import Path
 from unittest.mock import patch
 
 import pytest
+
+AIRFLOW_3 = importlib.util.find_spec("airflow") is None or importlib.metadata.version("apache-airflow") >= "3"
+# What the DAG files of tests import from.
+AIRFLOW = "airflow.sdk" if AIRFLOW_3 else "airflow.decorators"
 
 
 def require_airflow() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from k8s_venv.airflow.compat import (
     XCOM_BACKEND,
@@ -28,16 +28,17 @@ from k8s_venv.airflow.options import (
 )
 from k8s_venv.airflow.xcom import check_storable
 from k8s_venv.backends import choose_backend
-from k8s_venv.calls import PackedCall, Result, open_result, pack
+from k8s_venv.calls import open_result, pack, sealed_value, to_document
 from k8s_venv.errors import K8sVenvError
-from k8s_venv.project import Project, find_project, load_project
+from k8s_venv.project import Project, find_project, load_project, project_at
 from k8s_venv.runtime import FailTask, SkipTask
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from k8s_venv.airflow.pod_operator import IsolatedPodOperator
     from k8s_venv.backends.local import LocalBackend
+    from k8s_venv.calls import PackedCall, Result
     from k8s_venv.calls.packing import Transport
 
 _BASE_OPTIONS = frozenset(inspect.signature(BaseOperator.__init__).parameters)
@@ -59,6 +60,8 @@ class IsolatedOperator(BaseOperator):
         transport: ``cloudpickle`` or ``source``; by default cloudpickle between equal minor versions of Python.
         connections: ids of the connections that the function may use.
         optional_connections: ids of those that it may use where they are defined.
+        result: ``reference`` stores the value still encoded; the next isolated task takes it as the value itself,
+            and ``k8s_venv.load`` opens it elsewhere, so nothing beside Airflow needs the value's libraries.
 
     Raises:
         K8sVenvError: the environment or an option is unknown, or the function asks for what cannot travel.
@@ -82,6 +85,7 @@ class IsolatedOperator(BaseOperator):
         transport: Transport | None = None,
         connections: Sequence[str] = (),
         optional_connections: Sequence[str] = (),
+        result: Literal["value", "reference"] = "value",
         **kwargs: Any,
     ) -> None:
         given = {name: kwargs.pop(name) for name in OPTIONS & set(kwargs)}
@@ -101,6 +105,9 @@ class IsolatedOperator(BaseOperator):
         self.optional_connections = _names(optional_connections, "optional_connections", task)
         for name in (*TEMPLATED, *PLAIN):
             setattr(self, name, given.get(name, UNSET if name in PLAIN else None))
+        if result not in ("value", "reference"):
+            raise K8sVenvError(f'{task}: result is "value" or "reference", not {result!r}.')
+        self.result = result
         self._running: LocalBackend | IsolatedPodOperator | None = None
         project = self.project()
         check_options(set(project.environment(environment).pod), f"{project.path}: environment {environment!r}")
@@ -129,6 +136,8 @@ class IsolatedOperator(BaseOperator):
         )
         result = self._run_locally(call) if backend == "local" else self._run_as_pod(call, project, context)
         try:
+            if self.result == "reference":
+                return to_document(sealed_value(result, call))
             value = open_result(result, call)
         except SkipTask as skipped:
             raise AirflowSkipException(str(skipped)) from None
@@ -165,16 +174,7 @@ class IsolatedOperator(BaseOperator):
 
     def project(self) -> Project:
         """Return the project that declares this task's environment."""
-        configured = conf.get("k8s_venv", "project", fallback=None)
-        return load_project(Path(configured) if configured else find_project(*self._files()))
-
-    def _files(self) -> Iterator[Path]:
-        """Yield the folders from which to look for the project: the DAG's, then the function's."""
-        if self.has_dag():
-            yield Path(self.dag.fileloc).parent
-        code = getattr(inspect.unwrap(self.python_callable), "__code__", None)
-        if code is not None:
-            yield Path(code.co_filename).parent
+        return project_of(self.python_callable, self.dag.fileloc if self.has_dag() else None)
 
     def _pack(self, context: Context, project: Project) -> PackedCall:
         asked = context_parameters(self.python_callable, self.op_args, self.op_kwargs)
@@ -200,6 +200,24 @@ class IsolatedOperator(BaseOperator):
 
         self._running = IsolatedPodOperator.for_call(call, project, self.pod_options(), self, context)
         return self._running.execute_sync(context)
+
+
+def project_of(function: Callable[..., Any], dag_file: str | None) -> Project:
+    """Return the project of a task: the configured one, else that of the DAG's file, else that of the function's.
+
+    Args:
+        function: the task's function.
+        dag_file: the DAG's file, where it is known.
+
+    Raises:
+        ProjectError: there is none.
+    """
+    configured = conf.get("k8s_venv", "project", fallback=None)
+    if configured:
+        return load_project(project_at(Path(configured), "[k8s_venv] project in airflow.cfg"))
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    files = [file for file in (dag_file, code.co_filename if code else None) if file]
+    return load_project(find_project(*(Path(file).parent for file in files)))
 
 
 def _names(value: Sequence[str], option: str, task: str) -> tuple[str, ...]:

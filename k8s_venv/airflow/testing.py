@@ -7,19 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.utils.session import create_session
 
-from k8s_venv.airflow.compat import conf, read_dag_file, returned_values
-from k8s_venv.airflow.operators import IsolatedOperator
-from k8s_venv.backends import choose_backend
+from k8s_venv.airflow.compat import read_dag_file, returned_values, run_in_process, task_times
 from k8s_venv.errors import K8sVenvError, did_you_mean
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from airflow.sdk import DAG
-
-    from k8s_venv.environment import Environment
-    from k8s_venv.project import BackendName, Project
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,21 +60,6 @@ def load_dag(path: Path, dag_id: str | None = None) -> DAG:
     return bag.dags[dag_id]
 
 
-def isolated_tasks(dag: DAG) -> Iterator[tuple[Project, Environment, BackendName]]:
-    """Yield where each isolated task of a DAG will run."""
-    configured = conf.get("k8s_venv", "backend", fallback=None)
-    for task in dag.tasks:
-        operator: Any = task
-        if not isinstance(operator, IsolatedOperator):
-            continue
-        project = operator.project()
-        yield (
-            project,
-            project.environment(operator.environment),
-            choose_backend(operator.backend, project, configured),
-        )
-
-
 def run_dag(dag: DAG) -> tuple[str, list[TaskOutcome]]:
     """Run a DAG once in this process.
 
@@ -91,18 +70,17 @@ def run_dag(dag: DAG) -> tuple[str, list[TaskOutcome]]:
         The run's state, and how each task ended, in the order in which they started.
 
     """
-    run = dag.test()
+    run = run_in_process(dag)
     with create_session() as session:
         values = returned_values(run, session)
-        instances = sorted(run.get_task_instances(session=session), key=lambda ti: str(ti.start_date or "~"))
         outcomes = [
             TaskOutcome(
                 ti.task_id,
                 ti.map_index,
                 str(ti.state),
-                ti.duration or 0.0,
+                seconds,
                 values.get((ti.task_id, ti.map_index)),
             )
-            for ti in instances
+            for ti, seconds in task_times(run, session)
         ]
     return str(run.state), outcomes

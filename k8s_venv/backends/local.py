@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
+import io
 import json
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -22,6 +25,8 @@ from k8s_venv.locking import Lock, read_lock
 from k8s_venv.runner import protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from k8s_venv.environment import Environment
 
 Progress = Callable[[str], None]
@@ -39,6 +44,8 @@ _PASSED |= {
 # Of what uv says while it installs, this is for the user.
 _SHOWN = ("Downloading", "Prepared", "Installed", "Bytecode")
 _GRACE = 10.0  # seconds between asking a task to end and ending it
+_LOOK = 0.2  # seconds between looks at whether a silent task has ended
+_PIPE = 1 << 20  # bytes; the most that a pipe holds
 
 
 class LocalBackend:
@@ -51,19 +58,21 @@ class LocalBackend:
 
     def __init__(self, progress: Progress | None = None) -> None:
         self._progress = progress
-        self._process: subprocess.Popen[str] | None = None
+        self._process: subprocess.Popen[bytes] | None = None
 
     def run(self, call: PackedCall, log: Callable[[str], None]) -> Result:
         """Run a call as a subprocess; see ``Backend.run``."""
         python = make_environment(call.environment, self._progress)
         # The folder is ours alone (mode 0700): it holds the connections.
-        with tempfile.TemporaryDirectory(prefix="k8s-venv-") as name:
+        with tempfile.TemporaryDirectory(prefix="k8s-venv-call-") as name:
             folder = Path(name)
             archive = folder / protocol.ARCHIVE
             archive.write_bytes(call.archive)
             if call.connections:
-                (folder / protocol.CONNECTIONS).write_text(json.dumps(call.connections), "utf-8")
-            code = self._run([str(python), str(archive), "--result", str(folder / "result")], log)
+                connections = folder / protocol.CONNECTIONS
+                connections.touch(mode=0o600)
+                connections.write_text(json.dumps(call.connections), "utf-8")
+            code = self._run(python, [str(archive), "--result", str(folder / "result")], log)
             return _read(folder / "result", call, code)
 
     def on_kill(self) -> None:
@@ -71,28 +80,46 @@ class LocalBackend:
         if self._process is not None:
             _end(self._process)
 
-    def _run(self, command: list[str], log: Callable[[str], None]) -> int:
+    def _run(self, python: Path, arguments: list[str], log: Callable[[str], None]) -> int:
         # A session of its own, so that what the task starts ends with it.
         with subprocess.Popen(
-            command,
+            [str(python), *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            env=_environ(),
-            text=True,
-            encoding="utf-8",
-            errors="replace",
+            env=_environ(python),
+            bufsize=0,
             start_new_session=True,
         ) as process:
             self._process = process
             try:
-                assert process.stdout is not None  # noqa: S101 -- it is a pipe
-                for line in process.stdout:
-                    log(line.rstrip("\n"))
+                for line in _lines(process):
+                    log(line)
+                return process.wait()
             except BaseException:
                 _end(process)
                 raise
-        return process.returncode
+            finally:
+                _kill(process)  # what it left behind, as a pod's end would
+
+
+def _lines(process: subprocess.Popen[bytes]) -> Iterator[str]:
+    """Yield what a process prints until it has ended, even where a child of its keeps the output open."""
+    assert process.stdout is not None  # noqa: S101 -- it is a pipe
+    decode = io.IncrementalNewlineDecoder(codecs.getincrementaldecoder("utf-8")("replace"), translate=True).decode
+    rest, ended, data = "", False, b"-"
+    while data and not ended:
+        ended = process.poll() is not None  # asked first: all that it printed is in the pipe then
+        if select.select([process.stdout], [], [], 0 if ended else _LOOK)[0]:
+            data = process.stdout.read(_PIPE) or b""
+            *lines, rest = (rest + decode(data)).split("\n")
+            yield from lines
+        if len(rest) > _PIPE:  # a line without an end
+            yield rest
+            rest = ""
+    rest += decode(b"", final=True)
+    if rest:
+        yield rest
 
 
 def make_environment(environment: Environment, progress: Progress | None = None) -> Path:
@@ -114,6 +141,7 @@ def make_environment(environment: Environment, progress: Progress | None = None)
     python = folder / "bin" / "python"
     if python.exists():
         return python
+    uv.require_cache()
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{folder}.lock"):
@@ -131,10 +159,8 @@ def _make(environment: Environment, lock: Lock, folder: Path, progress: Progress
     partial = folder.with_name(f"{folder.name}.part")
     shutil.rmtree(partial, ignore_errors=True)
     shutil.rmtree(folder, ignore_errors=True)  # one whose interpreter is gone
-    interpreter = uv.find_interpreter(environment.python)
-    progress(f"Python {environment.python}: {interpreter or 'to be downloaded by uv'}")
     try:
-        _make_venv(environment, interpreter, partial)
+        _make_venv(environment, partial, progress)
         if lock.packages:
             _install(environment, lock, partial, progress)
         partial.rename(folder)
@@ -143,15 +169,24 @@ def _make(environment: Environment, lock: Lock, folder: Path, progress: Progress
         raise
 
 
-def _make_venv(environment: Environment, interpreter: str | None, folder: Path) -> None:
-    python = interpreter or environment.python
+def _make_venv(environment: Environment, folder: Path, progress: Progress) -> None:
+    interpreter = uv.find_interpreter(environment.python)
     try:
-        uv.run(["venv", "--relocatable", "--no-project", "--python", python, str(folder)])
+        if interpreter is None:
+            progress(f"Python {environment.python} is not installed here; downloading it")
+            interpreter = uv.install_python(environment.python, progress)
     except uv.UvError as error:
         raise BackendError(
             environment.name,
             f"Python {environment.python} is not installed here and cannot be downloaded. Install it (for example "
             f"`uv python install {environment.python}` or `pyenv install {environment.python}`).\n{error.output}",
+        ) from None
+    progress(f"Python {environment.python}: {interpreter}")
+    try:
+        uv.run(["venv", "--relocatable", "--no-project", "--python", interpreter, str(folder)])
+    except uv.UvError as error:
+        raise BackendError(
+            environment.name, f"its virtual environment cannot be made with {interpreter}.\n{error.output}"
         ) from None
 
 
@@ -166,27 +201,34 @@ def _install(environment: Environment, lock: Lock, folder: Path, progress: Progr
         raise BackendError(environment.name, f"its packages cannot be installed.\n{error.output}") from None
 
 
-def _environ() -> dict[str, str]:
+def _environ(python: Path) -> dict[str, str]:
     passed = {name: value for name, value in os.environ.items() if name.upper() in _PASSED or name.startswith("LC_")}
-    return {**passed, "PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"}
+    # As in an image: `python` and the scripts of packages are the environment's.
+    path = os.pathsep.join([str(python.parent), os.environ.get("PATH", os.defpath)])
+    return {**passed, "PATH": path, "PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"}
 
 
-def _end(process: subprocess.Popen[str]) -> None:
+def _end(process: subprocess.Popen[bytes]) -> None:
     """Ask a process and its children to end, and end them when they do not."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGTERM)
-        try:
-            process.wait(_GRACE)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(_GRACE)
+    _kill(process)
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    # PermissionError is what macOS says of a group in which only zombies are left.
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def _read(folder: Path, call: PackedCall, code: int) -> Result:
     environment = call.environment.name
-    document = folder / protocol.DOCUMENT
-    if not document.is_file():
+    document, payload = folder / protocol.DOCUMENT, folder / protocol.PAYLOAD
+    if not (document.is_file() and payload.is_file()):
         raise BackendError(environment, f"{call.function}() ended without a result: {_death(code)}.")
-    return Result(parse_document(document.read_text("utf-8"), environment), (folder / protocol.PAYLOAD).read_bytes())
+    return Result(parse_document(document.read_bytes(), environment), payload.read_bytes())
 
 
 def _death(code: int) -> str:

@@ -26,7 +26,7 @@ BASE_REGISTRY_VARIABLE = "K8S_VENV_BASE_REGISTRY"
 _STEPS = {
     "] FROM ": "pulling the base image",
     "sys.version_info": "checking the base image's Python",
-    "apt-get install": "installing Debian packages",
+    "apt-get install": "Debian packages",
     "compileall": "compiling the standard library",
     "] RUN --mount=type=cache,target=/root/.cache/pip": "getting uv",
     "uv pip sync": "installing the locked packages",
@@ -37,29 +37,73 @@ _STEPS = {
 _LOG_LINES = 25
 
 
-def build_and_push(
-    environment: Environment, lock: Lock, reference: str, progress: Callable[[str], None] | None = None
-) -> None:
-    """Build an image and push it under its reference, or leave the registry as it was.
+class BuildKit:
+    """Builds images, several at once from several threads, until it is told to stop."""
 
-    Args:
-        environment: what to build.
-        lock: its lock.
-        reference: the image's full reference.
-        progress: is called with each step's name.
+    def __init__(self) -> None:
+        self._stopped = False
+        self._running: set[subprocess.Popen[str]] = set()
 
-    Raises:
-        BuildError: BuildKit failed; its last lines are in the error.
+    def build_and_push(
+        self, environment: Environment, lock: Lock, reference: str, progress: Callable[[str], None]
+    ) -> None:
+        """Build an image and push it under its reference, or leave the registry as it was.
 
-    """
-    with tempfile.TemporaryDirectory(prefix="k8s-venv-build-") as name:
-        context = Path(name)
-        shutil.copy(lock.path, context / "pylock.toml")
-        dockerfile = context / "Dockerfile"
-        dockerfile.write_text(importlib.resources.files("k8s_venv.builders").joinpath("Dockerfile").read_text("utf-8"))
-        lines = _run(_command(environment, lock, reference, context), progress or (lambda step: None))
-    if lines is not None:
-        raise BuildError(environment.name, _explanation(environment, lines), "\n".join(lines))
+        Args:
+            environment: what to build.
+            lock: its lock.
+            reference: the image's full reference.
+            progress: is called with each step's name.
+
+        Raises:
+            BuildError: BuildKit failed; its last lines are in the error.
+
+        """
+        with tempfile.TemporaryDirectory(prefix="k8s-venv-build-") as name:
+            context = Path(name)
+            shutil.copy(lock.path, context / "pylock.toml")
+            template = importlib.resources.files("k8s_venv.builders").joinpath("Dockerfile")
+            (context / "Dockerfile").write_text(template.read_text("utf-8"), "utf-8")
+            lines = self._run(_command(environment, lock, reference, context), progress)
+        if lines is not None:
+            raise BuildError(environment.name, *_explain(environment, reference, lines))
+
+    def stop(self) -> None:
+        """End the builds that run and begin no other."""
+        self._stopped = True
+        for process in tuple(self._running):
+            process.terminate()
+
+    def _run(self, command: list[str], progress: Callable[[str], None]) -> list[str] | None:
+        """Run buildx; return its last lines when it failed, else None."""
+        if self._stopped:
+            return []
+        last: deque[str] = deque(maxlen=_LOG_LINES)
+        now = ""
+        # A session of its own, so that Ctrl-C reaches it through `stop` alone.
+        with subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+            start_new_session=True,
+        ) as process:
+            self._running.add(process)
+            if self._stopped:  # meanwhile
+                process.terminate()
+            assert process.stdout is not None  # noqa: S101 -- it is a pipe
+            for line in process.stdout:
+                if line.strip():
+                    last.append(line.rstrip())
+                step = next((text for mark, text in _STEPS.items() if mark in line), now)
+                if step != now:
+                    progress(step)
+                now = step
+        self._running.discard(process)
+        return list(last) if process.returncode else None
 
 
 def base_reference(environment: Environment) -> str:
@@ -91,46 +135,22 @@ def _command(environment: Environment, lock: Lock, reference: str, context: Path
     ]
 
 
-def _run(command: list[str], progress: Callable[[str], None]) -> list[str] | None:
-    """Run buildx; return its last lines when it failed, else None."""
-    last: deque[str] = deque(maxlen=_LOG_LINES)
-    now = ""
-    with subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        encoding="utf-8",
-        errors="replace",
-    ) as process:
-        try:
-            assert process.stdout is not None  # noqa: S101 -- it is a pipe
-            for line in process.stdout:
-                if line.strip():
-                    last.append(line.rstrip())
-                step = next((text for mark, text in _STEPS.items() if mark in line), now)
-                if step != now:
-                    progress(step)
-                now = step
-        except BaseException:
-            process.terminate()
-            raise
-    return list(last) if process.returncode else None
-
-
-def _explanation(environment: Environment, lines: list[str]) -> str:
+def _explain(environment: Environment, reference: str, lines: list[str]) -> tuple[str, str]:
+    """Return what went wrong in a build, and the lines to show for it."""
     text = "\n".join(lines)
     base = base_reference(environment)
-    if re.search(rf"{re.escape(base)}\S*: (?:not found|failed to resolve)|{re.escape(base)}: .*not found", text):
+    if wrong := re.search(r"The base image has Python [\d.]+ instead of [\d.]+\.", text):
+        return f"its base image {base} does not fit. {wrong[0]}", ""
+    if unread := re.search(r"^#(\d+) \[internal\] load metadata for (?:.*\n)*?#\1 ERROR: (.+)", text, re.MULTILINE):
         return (
-            f"its base image {base} does not exist or cannot be reached. Is there a Python {environment.python}? "
-            f"`base` in k8s-venv.toml, or {BASE_REGISTRY_VARIABLE}, names another."
-        )
-    wrong = re.search(r"The base image has Python [\d.]+ instead of [\d.]+\.", text)
-    if wrong:
-        return f"its base image {base} does not fit: {wrong[0]}"
-    missing = re.search(r"E: Unable to locate package (\S+)", text)
-    if missing:
-        return f"there is no Debian package {missing[1]!r}. Check `packages` of [environments.{environment.name}]."
-    return "its image could not be built. The last lines of the build:"
+            f"its base image {base} does not exist or cannot be reached ({unread[2]}). Is there a Python "
+            f"{environment.python}? `base` of [environments.{environment.name}], or {BASE_REGISTRY_VARIABLE} for a "
+            "mirror of the official images, names another."
+        ), ""
+    if missing := re.search(r"E: Unable to locate package (\S+)", text):
+        return f"there is no Debian package {missing[1]!r}. Check `packages` of [environments.{environment.name}].", ""
+    if missing := re.search(r"E: Version '(\S+)' for '(\S+)' was not found", text):
+        return f"there is no version {missing[1]!r} of the Debian package {missing[2]!r} any more.", ""
+    if re.search(r"^ > pushing |failed to push", text, re.MULTILINE):
+        return f"its image could not be pushed as {reference}. The last lines of the build:", text
+    return "its image could not be built. The last lines of the build:", text

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+import os
 import shutil
 import subprocess
 from typing import TYPE_CHECKING
@@ -19,9 +19,8 @@ class EngineError(K8sVenvError):
     """Docker Engine, buildx or the registry cannot be used."""
 
 
-@functools.cache
-def engine() -> docker.DockerClient:
-    """Return a client of the running Docker Engine.
+def connect() -> docker.DockerClient:
+    """Return a client of the running Docker Engine, after making sure that it can build.
 
     Raises:
         EngineError: the engine, its client library or buildx is missing.
@@ -34,18 +33,20 @@ def engine() -> docker.DockerClient:
     try:
         client = docker.from_env()
         client.ping()
-    except docker.errors.DockerException as error:
+    except docker.errors.DockerException:
+        address = os.environ.get("DOCKER_HOST") or "its usual socket"
         raise EngineError(
-            f"No Docker Engine answers ({_reason(error)}). Start it, or set DOCKER_HOST to one that runs."
+            f"No Docker Engine answers at {address}. Start it, or set DOCKER_HOST to one that runs."
         ) from None
     _require_buildx()
     return client
 
 
-def image_exists(reference: str) -> bool:
+def image_exists(client: docker.DockerClient, reference: str) -> bool:
     """Tell whether the registry has an image.
 
     Args:
+        client: asks the registry, with the credentials of `docker login`.
         reference: the image's full reference.
 
     Raises:
@@ -55,11 +56,11 @@ def image_exists(reference: str) -> bool:
     import docker
 
     try:
-        engine().images.get_registry_data(reference)
+        client.images.get_registry_data(reference)
     except docker.errors.NotFound:
         return False
     except docker.errors.APIError as error:
-        reason = _reason(error)
+        reason = str(error.explanation or error).strip().rstrip(".")
         registry = reference.partition("/")[0]
         if "denied" in reason or "unauthorized" in reason.lower():
             raise EngineError(
@@ -82,8 +83,3 @@ def _require_buildx() -> None:
         raise EngineError(
             "Docker's buildx plugin is missing. Install the package docker-buildx-plugin (or docker-buildx)."
         )
-
-
-def _reason(error: Exception) -> str:
-    text = str(getattr(error, "explanation", None) or error).strip()
-    return text.rstrip(".")

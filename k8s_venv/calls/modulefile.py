@@ -1,37 +1,189 @@
-"""A Python file read as text and syntax tree: where its functions stand, and what binds its names."""
+"""A Python file read as text and syntax tree: where its functions stand, and which statements bind its names."""
 
 from __future__ import annotations
 
 import ast
 import dataclasses
+import functools
 import linecache
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from pathlib import Path
+from types import CodeType
+from typing import Any
 
 from k8s_venv.errors import CallError
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from types import FunctionType
-
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+_MAIN_TESTS = ("__name__ == '__main__'", "'__main__' == __name__")
+_BLOCKS = ("body", "orelse", "finalbody", "handlers", "cases")
+_COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, order=True)
 class Slice:
     """A piece of a file's source.
 
     Args:
         line: the line it starts on, counted from 1.
+        column: where it stood on that line, in bytes of UTF-8; it orders the statements of one line.
         text: the source as it stands there, indentation included.
 
     """
 
     line: int
+    column: int
     text: str
 
 
+@dataclasses.dataclass(frozen=True)
+class Binding:
+    """A statement that binds a name of the module.
+
+    Args:
+        statement: the innermost statement that does it.
+        unit: the outermost compound statement around it (``if``, ``try``, ``for``, …), or the statement itself.
+
+    """
+
+    statement: ast.stmt
+    unit: ast.stmt
+
+
 class ModuleFile:
-    """A module's source.
+    """A module's source; ``module_file`` keeps one for each file.
+
+    Args:
+        filename: its path, or the name under which ``linecache`` knows it.
+        lines: its text.
+
+    Raises:
+        CallError: the source does not parse.
+
+    """
+
+    def __init__(self, filename: str, lines: list[str]) -> None:
+        self.filename = filename
+        self.text = "".join(lines)
+        self._lines = lines
+        try:
+            self.tree = ast.parse(self.text, filename)
+        except SyntaxError as error:
+            raise CallError(
+                f"The file has changed and no longer parses: {error.msg}.", filename, error.lineno
+            ) from None
+
+    @functools.cache  # noqa: B019 -- a module's file lives as long as its cache
+    def own_statements(self, name: str | None) -> list[ast.stmt]:
+        """Return the module's own statements, in order.
+
+        What ``with DAG(…):`` holds counts as the module's own, and what ``if __name__ == "__main__":`` does where
+        it ran.
+
+        Args:
+            name: the module's name.
+
+        """
+        return list(_top_level(self.tree.body, as_main=name == "__main__"))
+
+    @functools.cache  # noqa: B019
+    def bindings(self, module: str | None) -> dict[str, list[Binding]]:
+        """Return what binds each name of the module, in order.
+
+        Args:
+            module: the module's name.
+
+        """
+        found: dict[str, list[Binding]] = {}
+        for unit in self.own_statements(module):
+            for statement in [unit] if isinstance(unit, ast.With | ast.AsyncWith) else _innermost(unit):
+                for name in _bound_names(statement):
+                    found.setdefault(name, []).append(Binding(statement, unit))
+        return found
+
+    @functools.cached_property
+    def _definitions(self) -> dict[tuple[int, str], Function]:
+        return {(first_line(node), node.name): node for _, node in self._all if isinstance(node, Function)}
+
+    @functools.cached_property
+    def _lambdas(self) -> list[ast.Lambda]:
+        return [node for node in ast.walk(self.tree) if isinstance(node, ast.Lambda)]
+
+    @functools.cached_property
+    def _classes(self) -> dict[str, list[ast.ClassDef]]:
+        found: dict[str, list[ast.ClassDef]] = {}
+        for qualname, node in self._all:
+            if isinstance(node, ast.ClassDef):
+                found.setdefault(qualname, []).append(node)
+        return found
+
+    @functools.cached_property
+    def _all(self) -> list[tuple[str, Definition]]:
+        return list(_definitions(self.tree, ""))
+
+    def definition_of(self, code: CodeType) -> Function | ast.Lambda:
+        """Return where a function is defined, by its line and name.
+
+        Raises:
+            CallError: there is no such definition.
+
+        """
+        line = code.co_firstlineno
+        if code.co_name == "<lambda>":
+            node = self._lambda(code)
+            if node is not None:
+                return node
+        elif (line, code.co_name) in self._definitions:
+            return self._definitions[line, code.co_name]
+        raise CallError(
+            f"The file has changed: the function {code.co_name!r} no longer starts here. Load the DAG again.",
+            self.filename,
+            line,
+        )
+
+    def _lambda(self, code: CodeType) -> ast.Lambda | None:
+        """Return the lambda whose body holds all of a code object's positions (PEP 657)."""
+        places = [(p[0], p[2]) for p in code.co_positions() if p[0] and p[2] is not None and p[1] and p[3]]
+        places = [place for place in places if place != (code.co_firstlineno, 0)]
+        found = [node for node in self._lambdas if places and _holds(node.body, min(places), max(places))]
+        # Of nested ones the innermost is meant; of several on one line, the one that starts there.
+        return max(found, key=lambda node: (node.lineno, node.col_offset), default=None)
+
+    def class_definition(self, kind: type) -> ast.ClassDef | None:
+        """Return where a class is defined, or None when that is not in this file."""
+        candidates = self._classes.get(kind.__qualname__, [])
+        line = vars(kind).get("__firstlineno__")  # Python 3.13 has it
+        exact = [node for node in candidates if first_line(node) == line]
+        return next(reversed(exact or candidates), None)
+
+    def slice(self, node: ast.stmt | ast.expr, from_line: int | None = None) -> Slice:
+        """Return a statement's or expression's source.
+
+        Args:
+            node: the statement.
+            from_line: leaves out what stands before this line, such as decorators.
+
+        """
+        start = from_line or self._at_sign(first_line(node), node)
+        end = node.end_lineno or start
+        # Columns count bytes of UTF-8.
+        pieces = [line.encode() for line in self._lines[start - 1 : end]]
+        # What follows on the last line is another statement, or a comment.
+        pieces[-1] = pieces[-1][: node.end_col_offset]
+        if start == node.lineno and pieces[0][: node.col_offset].strip():
+            pieces[0] = pieces[0][node.col_offset :]
+        return Slice(start, node.col_offset, b"".join(pieces).decode() + "\n")
+
+    def _at_sign(self, line: int, node: ast.AST) -> int:
+        """Return the line of a decorator's ``@``, which can stand before its expression's."""
+        if getattr(node, "decorator_list", None):
+            while line > 1 and not self._lines[line - 1].lstrip().startswith("@"):
+                line -= 1
+        return line
+
+
+def module_file(filename: str) -> ModuleFile:
+    """Return a file's source, read and parsed once for as long as the file does not change.
 
     Args:
         filename: its path, or the name under which ``linecache`` knows it.
@@ -40,126 +192,96 @@ class ModuleFile:
         CallError: the source cannot be had, or does not parse.
 
     """
-
-    def __init__(self, filename: str) -> None:
-        self.filename = filename
-        linecache.checkcache(filename)
-        self.lines = linecache.getlines(filename)
-        if not self.lines:
-            raise CallError(
-                "The source of the function cannot be read, and only source can travel to another Python "
-                "version. Define the function in a file.",
-                filename,
-            )
-        self.text = "".join(self.lines)
-        try:
-            self.tree = ast.parse(self.text, filename)
-        except SyntaxError as error:
-            raise CallError(
-                f"The file has changed and no longer parses: {error.msg}.", filename, error.lineno
-            ) from None
-        self._encoded = [line.encode() for line in self.lines]
-        self._definitions = dict(_definitions(self.tree, ""))
-
-    def definition_of(self, function: FunctionType) -> ast.FunctionDef | ast.AsyncFunctionDef:
-        """Return where a function is defined, by its line and name.
-
-        Raises:
-            CallError: there is no such definition.
-
-        """
-        code = function.__code__
-        for node in ast.walk(self.tree):
-            if (
-                isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-                and node.name == code.co_name
-                and first_line(node) == code.co_firstlineno
-            ):
-                return node
-        if code.co_name == "<lambda>":
-            problem = "A lambda cannot travel to another Python version. Define a function with `def`."
-        else:
-            problem = f"The file has changed: the function {code.co_name!r} no longer starts here. Load the DAG again."
-        raise CallError(problem, self.filename, code.co_firstlineno)
-
-    def class_definition(self, kind: type) -> ast.ClassDef | None:
-        """Return where a class is defined, or None when that is not in this file."""
-        node = self._definitions.get(kind.__qualname__)
-        return node if isinstance(node, ast.ClassDef) else None
-
-    def slice(self, node: ast.stmt, from_line: int | None = None) -> Slice:
-        """Return a statement's source.
-
-        Args:
-            node: the statement.
-            from_line: leaves out what stands before this line, such as decorators.
-
-        """
-        start = from_line or first_line(node)
-        end = node.end_lineno or start
-        pieces = self._encoded[start - 1 : end]
-        # Columns count bytes of UTF-8. What follows on the last line is another statement, or a comment.
-        pieces[-1] = pieces[-1][: node.end_col_offset]
-        before = pieces[0][: node.col_offset]
-        if before.strip() and start == node.lineno:
-            pieces[0] = pieces[0][node.col_offset :]
-        return Slice(start, b"".join(pieces).decode() + "\n")
-
-    def bindings(self) -> dict[str, list[ast.stmt]]:
-        """Return the statements that bind each name of the module, in order."""
-        found: dict[str, list[ast.stmt]] = {}
-        for statement in _top_level(self.tree.body):
-            for name in _bound_names(statement):
-                found.setdefault(name, []).append(statement)
-        return found
+    try:
+        status = Path(filename).stat()
+        version: Any = (status.st_mtime_ns, status.st_size)
+    except OSError:
+        entry = linecache.cache.get(filename)
+        version = "".join(entry[2]) if entry is not None and len(entry) == 4 else None
+    return _parsed(filename, version)
 
 
-def first_line(node: ast.stmt) -> int:
+@functools.lru_cache(maxsize=64)
+def _parsed(filename: str, version: Any) -> ModuleFile:
+    linecache.checkcache(filename)
+    lines = linecache.getlines(filename)
+    if not lines:
+        raise CallError(
+            "The source of the function cannot be read, and only source can travel to another Python version. Define "
+            "the function in a file or a notebook.",
+            filename,
+        )
+    return ModuleFile(filename, lines)
+
+
+def first_line(node: ast.stmt | ast.expr) -> int:
     """Return the line on which a statement starts, decorators included."""
     decorators: list[ast.expr] = getattr(node, "decorator_list", [])
     return min([node.lineno, *(decorator.lineno for decorator in decorators)])
 
 
+def _holds(body: ast.expr, first: tuple[int, int], last: tuple[int, int]) -> bool:
+    start, end = (body.lineno, body.col_offset), (body.end_lineno or 0, body.end_col_offset or 0)
+    # Parentheses around the body belong to no node.
+    return start <= first and last <= end
+
+
 def _definitions(node: ast.AST, prefix: str) -> Iterator[tuple[str, Definition]]:
-    for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
-            yield prefix + child.name, child
-            yield from _definitions(child, f"{prefix}{child.name}.<locals>.")
-        elif isinstance(child, ast.ClassDef):
-            yield prefix + child.name, child
-            yield from _definitions(child, f"{prefix}{child.name}.")
-        else:
-            yield from _definitions(child, prefix)
+    """Yield each function and class with its qualified name (PEP 3155)."""
+    for block in _BLOCKS:
+        for child in getattr(node, block, ()):
+            if isinstance(child, ast.ClassDef):
+                yield prefix + child.name, child
+                yield from _definitions(child, f"{prefix}{child.name}.")
+            elif isinstance(child, Function):
+                yield prefix + child.name, child
+                yield from _definitions(child, f"{prefix}{child.name}.<locals>.")
+            else:
+                yield from _definitions(child, prefix)
 
 
-def _top_level(body: list[ast.stmt]) -> Iterator[ast.stmt]:
-    """Yield a module's statements; those inside ``with DAG(…):`` count as the module's own."""
+def _is_main_block(statement: ast.stmt) -> bool:
+    return isinstance(statement, ast.If) and ast.unparse(statement.test) in _MAIN_TESTS
+
+
+def _top_level(body: list[ast.stmt], *, as_main: bool) -> Iterator[ast.stmt]:
     for statement in body:
+        if _is_main_block(statement):
+            if as_main:
+                yield from _top_level(statement.body, as_main=True)  # type: ignore[attr-defined]
+            continue
         yield statement
         if isinstance(statement, ast.With | ast.AsyncWith):
-            yield from _top_level(statement.body)
+            yield from _top_level(statement.body, as_main=as_main)
+
+
+def _innermost(statement: ast.AST) -> Iterator[ast.stmt]:
+    """Yield a statement and, where it is a compound one of the module's own scope, those inside it."""
+    if isinstance(statement, ast.stmt):
+        yield statement
+    if not isinstance(statement, Definition):
+        for block in _BLOCKS:
+            for inner in getattr(statement, block, ()):
+                yield from _innermost(inner)
 
 
 def _bound_names(statement: ast.stmt) -> set[str]:
-    if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+    """Return the names that a statement binds itself, apart from the statements inside it."""
+    if isinstance(statement, Definition):
         return {statement.name}
-    if isinstance(statement, ast.With | ast.AsyncWith):
-        targets = [item.optional_vars for item in statement.items if item.optional_vars]
-        return {node.id for target in targets for node in ast.walk(target) if isinstance(node, ast.Name)}
     names: set[str] = set()
-    pending: list[Any] = [statement]
+    inside = {id(item) for block in _BLOCKS for item in getattr(statement, block, ())}
+    pending: list[tuple[ast.AST, bool]] = [(statement, False)]
     while pending:
-        node = pending.pop()
+        node, in_comprehension = pending.pop()
         if isinstance(node, ast.Import | ast.ImportFrom):
             names |= {alias.asname or alias.name.partition(".")[0] for alias in node.names}
-        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store | ast.Del):
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store | ast.Del) and not in_comprehension:
             names.add(node.id)
-        elif isinstance(node, ast.ExceptHandler) and node.name:
-            names.add(node.name)
-        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            names.add(node.name)
+        elif isinstance(node, ast.NamedExpr) and in_comprehension:
+            names.add(node.target.id)
+        elif isinstance(node, ast.Lambda):
             continue
-        elif isinstance(node, ast.Lambda | ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp):
-            continue
-        pending.extend(ast.iter_child_nodes(node))
+        within = in_comprehension or isinstance(node, _COMPREHENSIONS)
+        pending += [(child, within) for child in ast.iter_child_nodes(node) if id(child) not in inside]
     return names

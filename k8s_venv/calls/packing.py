@@ -8,7 +8,6 @@ import importlib.resources
 import inspect
 import io
 import json
-import pickletools
 import platform
 import sys
 import zipfile
@@ -16,8 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from k8s_venv._version import __version__
-from k8s_venv.calls.beside import modules_beside
-from k8s_venv.calls.slicing import Slicer
+from k8s_venv.calls.beside import dotted_name, imported_names, modules_beside
+from k8s_venv.calls.modulefile import module_file
+from k8s_venv.calls.references import with_references
+from k8s_venv.calls.slicing import Slicer, function_name, refuse_nonlocal, written_function
+from k8s_venv.calls.syntax import check_syntax
 from k8s_venv.errors import CallError
 from k8s_venv.runner import protocol
 from k8s_venv.runner.errors import NoCodecError
@@ -25,7 +27,6 @@ from k8s_venv.runner.values import dumps
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
-    from types import ModuleType
 
     from k8s_venv.environment import Environment
 
@@ -57,6 +58,45 @@ class PackedCall:
     connections: Mapping[str, Mapping[str, Any]] = dataclasses.field(repr=False)
 
 
+@dataclasses.dataclass(frozen=True)
+class Captured:
+    """What of a function travels.
+
+    Args:
+        callable: the function.
+        function: its name.
+        environment: where it will run.
+        transport: how it travels.
+        why: why in this way.
+        entries: what it adds to the archive, by its path there.
+        beside: the files of the project that travel whole, by their paths below the import root.
+    """
+
+    callable: Callable[..., Any]
+    function: str
+    environment: Environment
+    transport: Transport
+    why: str
+    entries: Mapping[str, bytes] = dataclasses.field(repr=False)
+    beside: Mapping[str, Path]
+
+    @property
+    def beside_modules(self) -> list[str]:
+        """Return the names of the modules that travel as whole files."""
+        return [dotted_name(path) for path in self.beside]
+
+    @functools.cached_property
+    def source(self) -> list[tuple[str, int, str]]:
+        """Return each piece of source that runs in the environment, as file, first line and text."""
+        try:
+            slices = Slicer(self.callable, self.environment.root).slices()
+        except CallError:
+            if self.transport == "source":
+                raise
+            slices = []  # what travels as bytecode may have no source that can be sliced
+        return [*slices, *((str(file), 1, file.read_text("utf-8")) for file in self.beside.values())]
+
+
 def pack(
     function: Callable[..., Any],
     args: Sequence[Any],
@@ -84,39 +124,59 @@ def pack(
         CallError: the function or an argument cannot travel.
 
     """
-    chosen = transport or choose_transport(environment.python)
-    if chosen == "cloudpickle" and not _same_python(environment.python):
-        here = platform.python_version()
-        raise CallError(
-            f"{_name(function)}() asks for transport='cloudpickle', but environment {environment.name!r} runs Python "
-            f"{environment.python} and this is {here}: pickled functions only travel between equal minor versions. "
-            "Leave `transport` out."
-        )
-    entries = dict(_runner_files())
-    if chosen == "source":
-        file, package = _add_source(entries, function)
-    else:
-        file, package = _add_pickle(entries, function)
-    beside = modules_beside(file, package, environment.root) if file else {}
-    entries.update({f"{protocol.BESIDE}/{path}": text.encode() for path, text in beside.items()})
+    captured = capture(function, environment, transport)
+    if captured.transport == "source" and not _same_python(environment.python):
+        check_syntax(captured.source, environment.python)
+    entries = dict(captured.entries)
     pickle = _pickle if _same_python(environment.python) else None
     entries[protocol.ARGUMENTS] = _encode_arguments(function, args, kwargs, environment, pickle)
     entries[protocol.CONTEXT] = _encode_context(function, context)
-    if pickle:
-        entries.update(_cloudpickle_files())
-    entries[protocol.HEADER] = json.dumps(_header(function, environment, chosen, discard_value)).encode()
-    modules = {str(getattr(function, "__module__", "")), *(_dotted(path) for path in beside)}
-    return PackedCall(environment, _name(function), frozenset(modules), chosen, _zip(entries), dict(connections or {}))
+    entries[protocol.HEADER] = json.dumps(_header(captured, environment, discard_value)).encode()
+    modules = {str(getattr(function, "__module__", "")), *captured.beside_modules}
+    archive = _zip(entries, _runner_archive(with_cloudpickle=pickle is not None))
+    return PackedCall(
+        environment, captured.function, frozenset(modules), captured.transport, archive, dict(connections or {})
+    )
 
 
-def choose_transport(python: str) -> Transport:
-    """Return how a function travels to a Python version: never by bytecode of another one.
+def capture(function: Callable[..., Any], environment: Environment, transport: Transport | None = None) -> Captured:
+    """Return what of a function travels, before there are arguments: for a call, and for looking at it.
+
+    Args:
+        function: the function.
+        environment: where it will run.
+        transport: overrides the rule.
+
+    Raises:
+        CallError: the function cannot travel.
+    """
+    chosen, why = choose_transport(environment.python)
+    name = function_name(function)
+    if transport == "cloudpickle" != chosen:
+        raise CallError(
+            f"{name}() asks for transport='cloudpickle', but environment {environment.name!r} runs Python "
+            f"{environment.python} and this is {platform.python_version()}: pickled functions only travel between equal "
+            "minor versions. Leave `transport` out.",
+            *_place(function),
+        )
+    if transport is not None:
+        chosen, why = transport, "the task asks for it"
+    entries: dict[str, bytes] = {}
+    beside = (_add_source if chosen == "source" else _add_pickle)(entries, function, environment)
+    entries.update({f"{protocol.BESIDE}/{path}": file.read_bytes() for path, file in beside.items()})
+    return Captured(function, name, environment, chosen, why, entries, beside)
+
+
+def choose_transport(python: str) -> tuple[Transport, str]:
+    """Return how a function travels to a Python version, and why: never by bytecode of another one.
 
     Args:
         python: the environment's minor version.
-
     """
-    return "cloudpickle" if _same_python(python) else "source"
+    here = platform.python_version()
+    if _same_python(python):
+        return "cloudpickle", f"both sides run Python {python}"
+    return "source", f"the environment runs Python {python}, this is {here}"
 
 
 def _same_python(python: str) -> bool:
@@ -124,97 +184,43 @@ def _same_python(python: str) -> bool:
     return python == here and platform.python_implementation() == "CPython"
 
 
-def _name(function: Callable[..., Any]) -> str:
-    return str(getattr(function, "__name__", repr(function)))
-
-
-def _dotted(path: str) -> str:
-    return path.removesuffix("/__init__.py").removesuffix(".py").replace("/", ".")
-
-
-def _header(
-    function: Callable[..., Any], environment: Environment, transport: Transport, discard_value: bool
-) -> dict[str, Any]:
+def _header(captured: Captured, environment: Environment, discard_value: bool) -> dict[str, Any]:
     return {
         "protocol": protocol.PROTOCOL,
         "sender": {"python": platform.python_version(), "k8s-venv": __version__},
         "environment": environment.name,
         "python": environment.python,
-        "transport": transport,
-        "function": _name(function),
+        "transport": captured.transport,
+        "function": captured.function,
         "discard_value": discard_value,
     }
 
 
-def _add_source(entries: dict[str, bytes], function: Callable[..., Any]) -> tuple[str, str]:
-    slicer = Slicer(function)
-    recipe = slicer.recipe()
-    entries[protocol.SOURCE_FUNCTION] = json.dumps(recipe).encode()
+def _add_source(entries: dict[str, bytes], function: Callable[..., Any], environment: Environment) -> dict[str, Path]:
+    slicer = Slicer(function, environment.root)
+    entries[protocol.SOURCE_FUNCTION] = json.dumps(slicer.recipe()).encode()
     entries[protocol.SOURCE_VALUES] = dumps(slicer.values())
-    entries[protocol.SOURCES] = json.dumps({slicer.filename: slicer.source}).encode()
-    return slicer.filename, recipe["package"]
+    entries[protocol.SOURCES] = json.dumps(slicer.sources).encode()
+    return slicer.beside
 
 
-def _add_pickle(entries: dict[str, bytes], function: Callable[..., Any]) -> tuple[str, str]:
-    import cloudpickle
+def _add_pickle(entries: dict[str, bytes], function: Callable[..., Any], environment: Environment) -> dict[str, Path]:
+    from k8s_venv.calls.pickling import pickle_function  # cloudpickle is not for the parsing of DAG files
 
-    module = _own_module(function)
-    try:
-        if module is not None:
-            cloudpickle.register_pickle_by_value(module)
-        data: bytes = cloudpickle.dumps(function)
-    except Exception as error:
-        raise CallError(
-            f"{_name(function)}() cannot be pickled: {error}. A global or a default value that it uses cannot travel; "
-            "make it inside the function, or pass plain data as an argument.",
-            *_place(function),
-        ) from error
-    finally:
-        if module is not None:
-            cloudpickle.unregister_pickle_by_value(module)
-    if module is not None and module.__name__ in _strings_in(data):
-        _refuse_references(function, module, data)
-    entries[protocol.PICKLED_FUNCTION] = data
+    refuse_nonlocal(function)
+    entries[protocol.PICKLED_FUNCTION] = pickle_function(function, environment.root)
     file, _ = _place(function)
-    sources = {file: Path(file).read_text("utf-8")} if file and Path(file).is_file() else {}
-    entries[protocol.SOURCES] = json.dumps(sources).encode()
-    package = getattr(inspect.unwrap(function), "__globals__", {}).get("__package__") or ""
-    return file or "", package
-
-
-def _refuse_references(function: Callable[..., Any], module: ModuleType, data: bytes) -> None:
-    """Refuse a pickle that would import the DAG file by a name that exists only here."""
-    previous: list[str] = []
-    for opcode, argument, _ in pickletools.genops(data):
-        if isinstance(argument, str):
-            previous.append(argument)
-        elif opcode.name == "STACK_GLOBAL" and previous[-2:-1] == [module.__name__]:
-            raise CallError(
-                f"{_name(function)}() uses {previous[-1]!r}, which is pickled by reference to the DAG file "
-                "(functools.lru_cache does that). Use transport='source' for this task.",
-                *_place(function),
-            )
-
-
-def _strings_in(data: bytes) -> set[str]:
-    return {argument for _, argument, _ in pickletools.genops(data) if isinstance(argument, str)}
-
-
-def _own_module(function: Callable[..., Any]) -> ModuleType | None:
-    """Return the module of a function when the environment cannot import it: the DAG file itself."""
-    module = sys.modules.get(getattr(function, "__module__", "") or "")
-    if module is None or module.__name__ == "__main__":
-        return None  # cloudpickle takes these by value on its own
-    return module if not _is_installed(module) else None
-
-
-def _is_installed(module: ModuleType) -> bool:
-    file = getattr(module, "__file__", None)
-    return file is None or "site-packages" in Path(file).parts or "dist-packages" in Path(file).parts
+    path = Path(file) if file else None
+    if path is None or not path.is_file():
+        entries[protocol.SOURCES] = b"{}"
+        return {}
+    entries[protocol.SOURCES] = json.dumps({file: module_file(str(path)).text}).encode()
+    package = getattr(written_function(function), "__globals__", {}).get("__package__") or ""
+    return modules_beside(imported_names(path, package), path, environment.root)
 
 
 def _place(function: Callable[..., Any]) -> tuple[str | None, int | None]:
-    code = getattr(inspect.unwrap(function), "__code__", None)
+    code = getattr(written_function(function), "__code__", None)
     return (code.co_filename, code.co_firstlineno) if code else (None, None)
 
 
@@ -234,7 +240,7 @@ def _encode_arguments(
 ) -> bytes:
     names = list(_parameter_names(function))
     try:
-        return dumps({"args": list(args), "kwargs": dict(kwargs)}, pickle)
+        return dumps(with_references({"args": list(args), "kwargs": dict(kwargs)}), pickle)
     except NoCodecError as error:
         path = error.path
         for number in range(len(args)):
@@ -245,7 +251,7 @@ def _encode_arguments(
             if path.startswith(f"['kwargs'][{name!r}]"):
                 path = name + path.removeprefix(f"['kwargs'][{name!r}]")
         raise CallError(
-            f"An argument of {_name(function)}() cannot travel to Python {environment.python}: {path} is {error.kind}. "
+            f"An argument of {function_name(function)}() cannot travel to Python {environment.python}: {path} is {error.kind}. "
             "Pass plain data, numpy arrays or pandas frames.",
             *_place(function),
         ) from None
@@ -256,7 +262,7 @@ def _encode_context(function: Callable[..., Any], context: Mapping[str, Any] | N
         return dumps(context)
     except NoCodecError as error:
         raise CallError(
-            f"Airflow's context for {_name(function)}() cannot travel: {error.path} is {error.kind}.",
+            f"Airflow's context for {function_name(function)}() cannot travel: {error.path} is {error.kind}.",
             *_place(function),
         ) from None
 
@@ -269,30 +275,29 @@ def _parameter_names(function: Callable[..., Any]) -> Iterator[str]:
 
 
 @functools.cache
-def _runner_files() -> tuple[tuple[str, bytes], ...]:
+def _runner_archive(*, with_cloudpickle: bool) -> bytes:
+    """Return an archive with what every call carries, made once."""
     package = importlib.resources.files("k8s_venv")
     runner = [(f"runner/{file.name}", file) for file in package.joinpath("runner").iterdir()]
     sources = [("runtime.py", package.joinpath("runtime.py")), *runner]
-    files = [(f"k8s_venv/{name}", file.read_bytes()) for name, file in sources if name.endswith(".py")]
-    return ("__main__.py", _MAIN.encode()), ("k8s_venv/__init__.py", b""), *sorted(files)
+    entries = {f"k8s_venv/{name}": file.read_bytes() for name, file in sources if name.endswith(".py")}
+    entries.update({"__main__.py": _MAIN.encode(), "k8s_venv/__init__.py": b""})
+    if with_cloudpickle:
+        files = [file for file in importlib.resources.files("cloudpickle").iterdir() if file.name.endswith(".py")]
+        entries.update({f"{protocol.VENDOR}/cloudpickle/{file.name}": file.read_bytes() for file in files})
+    return _zip(entries, b"")
 
 
-@functools.cache
-def _cloudpickle_files() -> tuple[tuple[str, bytes], ...]:
-    package = importlib.resources.files("cloudpickle")
-    files = [file for file in package.iterdir() if file.name.endswith(".py")]
-    return tuple(sorted((f"{protocol.VENDOR}/cloudpickle/{file.name}", file.read_bytes()) for file in files))
-
-
-def _zip(entries: Mapping[str, bytes]) -> bytes:
-    stream = io.BytesIO()
+def _zip(entries: Mapping[str, bytes], archive: bytes) -> bytes:
+    """Return an archive with further entries."""
+    stream = io.BytesIO(archive)
     folders = {str(parent) for name in entries for parent in Path(name).parents if str(parent) != "."}
-    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(stream, "a", zipfile.ZIP_DEFLATED) as target:
         # Importing a package without __init__.py from an archive needs its folder's own entry.
         for folder in sorted(folders):
-            archive.writestr(zipfile.ZipInfo(f"{folder}/", _EPOCH), b"")
+            target.writestr(zipfile.ZipInfo(f"{folder}/", _EPOCH), b"")
         for name, data in sorted(entries.items()):
             info = zipfile.ZipInfo(name, _EPOCH)
             info.compress_type = zipfile.ZIP_DEFLATED
-            archive.writestr(info, data)
+            target.writestr(info, data)
     return stream.getvalue()

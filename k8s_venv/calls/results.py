@@ -97,20 +97,32 @@ def open_result(result: Result, call: PackedCall) -> Any:
         SkipTask: the task skipped itself.
         FailTask: the task failed itself for good.
         Exception: the task's own exception, or a ``RemoteError`` where its type is not known here.
-
     """
-    environment, document = call.environment.name, result.document
-    if len(result.payload) != document.size or hashlib.sha256(result.payload).hexdigest() != document.sha256:
-        raise BackendError(environment, "the call's result is damaged: its checksum does not match.")
+    payload = sealed_value(result, call)
     try:
-        content = loads(result.payload)
+        return loads(payload)
     except MissingLibraryError as error:
         raise CallError(
             f"The result of {call.function}() needs {error.library}, which is not installed beside Airflow. Install it "
-            "there, or return plain data."
+            "there, return plain data, or hand the value on as it is with result=\"reference\"."
         ) from None
     except MalformedError as error:
-        raise BackendError(environment, f"the call's result cannot be read: {error}.") from None
+        raise _unreadable(call, error) from None
+
+
+def sealed_value(result: Result, call: PackedCall) -> bytes:
+    """Return the value of a result still encoded, or raise its failure; see ``open_result``."""
+    environment, document = call.environment.name, result.document
+    if len(result.payload) != document.size or hashlib.sha256(result.payload).hexdigest() != document.sha256:
+        raise BackendError(environment, "the call's result is damaged: its checksum does not match.")
     if document.outcome == protocol.VALUE:
-        return content
-    raise rebuild(document.outcome, content, call)
+        return result.payload
+    try:
+        failure = loads(result.payload)
+    except (MalformedError, MissingLibraryError) as error:
+        raise _unreadable(call, error) from None
+    raise rebuild(document.outcome, failure, call)
+
+
+def _unreadable(call: PackedCall, error: Exception) -> BackendError:
+    return BackendError(call.environment.name, f"the result of {call.function}() cannot be read: {error}.")

@@ -1,301 +1,322 @@
-"""Source transport: the slice of a module that one function needs.
+"""Source transport: the slices of a module that one function needs, and the state that goes with them.
 
-The rules, for each name that the function uses:
+The rules, for each name that the function uses, directly or through what it uses:
 
-* an import is repeated;
-* a function or class of the module is sent as its source, and what it uses is followed in turn;
-* anything else is sent as its value at the time of the call, when a codec can carry it: so state that several
-  statements build arrives as it is, and no statement of the module runs again without need;
-* else the one statement that binds it runs again in the environment (a logger, a compiled pattern, …);
-* else the call is refused, with the name and its line.
+1. An **import** is repeated, one name at a time.
+2. A **function or class** is sent as its source, decorators included, and what it uses is followed in turn. Of
+   several definitions of one name the one that is in force is sent. A class that keeps account of its subclasses
+   brings them along.
+3. A **choice by Python** (``try``/``except ImportError`` and the like, ``if sys.version_info …``, a value made from
+   ``sys.version_info``) is repeated whole, so that the environment chooses for itself.
+4. Everything else is **state**. It is sent as its value at the time of the call: so what several statements built
+   arrives as it is, and no statement of the module runs again without need.
+5. Statements **run again** only for state without a portable value (a compiled model, a logger, an instance of an
+   installed package's class), and for what is needed *while* definitions run (decorators, defaults, class bodies)
+   and can change. Then all statements run, in order, that bind the name or change what it holds. What is needed
+   then but was read from outside (files, variables, clocks, chance) is sent as its value all the same.
+6. **Settings**: a statement of the module that configures Python or an installed package which the slice imports
+   (``random.seed(1)``, ``decimal.getcontext().prec = 50``, ``pd.set_option(…)``) runs again. It is one whose root is
+   an imported module and which calls something named ``set…``, ``seed``, ``use…``, ``enable…`` (see ``repeating``)
+   or assigns to an attribute or an item; ``sys.path`` and the like stay behind. Other statements never run again.
+7. What belongs to this process (open files, locks, sockets, threads, generators) is **refused**, with its name.
 
-Annotations are never followed: the runner compiles with the ``annotations`` future.
+Annotations are never followed: the runner compiles with the ``annotations`` future (PEP 563). Only what making a
+class looks at counts (``ClassVar``, ``InitVar``, pydantic's fields). Functions without a name in their module
+(closures, lambdas, what a decorator made) are sent as their source with the values of their variables.
 """
 
 from __future__ import annotations
-import __future__
 
 import ast
-import builtins
 import dis
+import functools
 import inspect
-import io
-import socket
-import threading
-from types import CodeType, FunctionType, ModuleType
+from pathlib import Path
+from types import CodeType, FunctionType, MethodType
 from typing import TYPE_CHECKING, Any
 
-from k8s_venv.calls.modulefile import ModuleFile, Slice, first_line
+from k8s_venv.calls.beside import dotted_name, modules_beside, names_of
+from k8s_venv.calls.follow import ModuleSlice, files_of
+from k8s_venv.calls.modulefile import module_file
+from k8s_venv.calls.origins import Origins
+from k8s_venv.calls.state import StateError, is_empty, portable, sent_name, type_name
 from k8s_venv.errors import CallError
-from k8s_venv.runner.errors import NoCodecError
-from k8s_venv.runner.function import parse_slice
-from k8s_venv.runner.values import Encoder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
 
 # Set on what ``@task.isolated(…)`` evaluates to, so that it is known by the object and not by its spelling.
 DECORATOR_MARK = "_k8s_venv_decorator"
 
-_USES = {"LOAD_GLOBAL", "LOAD_NAME", "STORE_GLOBAL", "DELETE_GLOBAL", "LOAD_FROM_DICT_OR_GLOBALS"}
-_TIED_TO_PROCESS = (
-    io.IOBase,
-    socket.socket,
-    type(threading.Lock()),
-    type(threading.RLock()),
-    threading.Thread,
-)
-_MODULE_NAMES = {
-    "__name__",
-    "__file__",
-    "__package__",
-    "__doc__",
-    "__builtins__",
-    "__annotations__",
-    "__spec__",
-}
-
 
 class Slicer:
-    """Collect what one function needs of its module.
+    """Collect what one function needs.
 
     Args:
         function: the function, as the decorator received it.
+        root: the project's folder; code below it travels.
 
     Raises:
         CallError: something that the function uses cannot travel.
 
     """
 
-    def __init__(self, function: Callable[..., Any]) -> None:
-        inner = inspect.unwrap(function)
-        if not isinstance(inner, FunctionType):
-            raise CallError(
-                f"{function!r} is not a function written with `def`, which is all that can travel to another "
-                "Python version so far. Wrap it in one."
-            )
-        self._module = ModuleFile(inner.__code__.co_filename)
-        self._globals = inner.__globals__
-        self._bindings = self._module.bindings()
-        self._seen: set[str] = set()
-        self._statements: dict[tuple[int, str], Slice] = {}
-        self._locals: dict[tuple[int, str], Slice] = {}
-        self._sent_globals: dict[str, Any] = {}
-        self._closure: dict[str, Any] = {}
-        self._nested = "<locals>" in inner.__qualname__
-        self._name = inner.__code__.co_name
-        self._module_name = inner.__module__
-        self._follow_target(inner)
-
-    @property
-    def source(self) -> str:
-        """Return the whole text of the module, for tracebacks."""
-        return self._module.text
+    def __init__(self, function: Callable[..., Any], root: Path) -> None:
+        self._function = function
+        self._origins = Origins(root)
+        self._root = root
+        self._modules: dict[str, ModuleSlice] = {}
+        self._unnamed: set[int] = set()
+        self._own_name: str | None = None
+        self.inner = written_function(function)
+        refuse_nonlocal(function)
+        if self.inner is not None:
+            self._home = self._origins.slice(self.inner)
+            self._collect()
+            if self._is_circular():
+                self._origins.keep_whole(self._home)
+                self._modules.clear()
+                self._unnamed.clear()
+                self._own_name = None
+                self._collect()
+        else:
+            self._collect()
 
     @property
     def filename(self) -> str:
-        """Return the module's file name."""
-        return self._module.filename
+        """Return the file of the function, or nothing where it is a package's."""
+        return self.inner.__code__.co_filename if self.inner is not None else ""
+
+    @functools.cached_property
+    def sources(self) -> dict[str, str]:
+        """Return the whole text of each sliced file, for tracebacks."""
+        return {file.filename: file.text for module in self._modules.values() for file in module.files}
+
+    @functools.cached_property
+    def beside(self) -> dict[str, Path]:
+        """Return the files of the project that the slices import, by their paths below the import root."""
+        return modules_beside(self._imports(), Path(self.filename), self._root) if self.filename else {}
 
     def recipe(self) -> dict[str, Any]:
         """Return what the runner needs to build the function, as JSON."""
-        package = self._globals.get("__package__") or ""
         return {
-            # The runner is its process's `__main__`.
-            "module": "__k8s_venv_main__" if self._module_name == "__main__" else self._module_name,
-            "package": package,
-            "file": self._module.filename,
-            "name": self._name,
-            "statements": [{"line": s.line, "text": s.text} for _, s in sorted(self._statements.items())],
-            "locals": [{"line": s.line, "text": s.text} for _, s in sorted(self._locals.items())],
+            "modules": [self._module_recipe(module) for module in self._modules.values()],
+            "early": self._early.sources,
+            "late": self._late.sources,
         }
 
-    def values(self) -> dict[str, dict[str, Any]]:
-        """Return the globals and closure variables that travel as values, by their names."""
-        return {"globals": self._sent_globals, "closure": self._closure}
+    def values(self) -> dict[str, Any]:
+        """Return the state that travels with the slices."""
+        return {
+            "early": self._early.data,
+            "early_coded": self._early.coded,
+            "late": self._late.data,
+            "late_coded": self._late.coded,
+        }
 
-    # --- following names ----------------------------------------------------------------------------------
+    def slices(self) -> list[tuple[str, int, str]]:
+        """Return each piece of source that travels, as file, line and text."""
+        found = [
+            (module.files[number].filename, piece.line, piece.text)
+            for module in self._modules.values()
+            for number, piece in sorted(module.statements, key=lambda key: (key[0], key[1]))
+        ]
+        for source in self._late.sources:
+            is_lambda = source["name"] == "<lambda>"
+            text = f"({source['text'].rstrip()})\n" if is_lambda else source["text"]
+            found.append((source["file"], source["line"], text))
+        return found
 
-    def _follow_target(self, function: FunctionType) -> None:
-        node = self._module.definition_of(function)
-        shared = _assigned_free_variables(function.__code__)
-        if shared:
-            raise self._refusal(shared[0], "is assigned as `nonlocal`, and the DAG file cannot see that", node.lineno)
-        start = self._after_our_decorator(node, _free_variables(function))
-        if not self._nested:
-            self._seen.add(node.name)
-        self._add(self._module.slice(node, start), _free_variables(function), nested=self._nested)
+    def _module_recipe(self, module: ModuleSlice) -> dict[str, Any]:
+        statements = sorted(module.statements, key=lambda key: (key[0], key[1]))
+        return {
+            "name": sent_name(module.name),
+            "package": module.names.get("__package__") or "",
+            "file": module.names.get("__file__") or module.files[0].filename,
+            "statements": [
+                {"file": module.files[number].filename, "line": piece.line, "text": piece.text}
+                for number, piece in statements
+            ],
+        }
 
-    def _after_our_decorator(self, node: ast.FunctionDef | ast.AsyncFunctionDef, free: Mapping[str, Any]) -> int:
-        """Return the line on which the function starts below our own decorator and those above it."""
-        kept = node.decorator_list
-        for number, decorator in enumerate(node.decorator_list):
-            if self._is_ours(decorator, free):
-                kept = node.decorator_list[number + 1 :]
-        return min([node.lineno, *(decorator.lineno for decorator in kept)])
+    # --- collecting ----------------------------------------------------------------------------------------
 
-    def _is_ours(self, decorator: ast.expr, free: Mapping[str, Any]) -> bool:
+    def _collect(self) -> None:
+        self._target: Any = self._function
+        if self.inner is not None and self._origins.is_sliced(self._home):
+            self._module(self._home, self.inner.__code__.co_filename)
+            self._find_target(self.inner)
+        try:
+            self._follow(portable(self._target, self._origins, self._unnamed).globals)
+        except StateError as error:
+            raise self._blame(error) from None
+        for module in self._modules.values():
+            module.add_settings()
+        self._follow(set())
+        early = {m.name: m.early for m in self._modules.values()}
+        late = {m.name: m.late for m in self._modules.values()}
+        for values in late.values():
+            self._unnamed |= {id(value) for value in values.values() if isinstance(value, FunctionType)}
+        home = sent_name(self._home) if self._own_name else None
+        state = {"globals": _renamed(late), "function": self._target, "home": home, "name": self._own_name}
+        try:
+            self._early = portable(_renamed(early), self._origins)
+            self._late = portable(state, self._origins, self._unnamed)
+        except StateError as error:
+            raise self._blame(error) from None
+
+    def _module(self, name: str, filename: str | None = None) -> ModuleSlice:
+        if name not in self._modules:
+            names = self._origins.namespace(name)
+            files = files_of(names, filename or names.get("__file__") or "")
+            self._modules[name] = ModuleSlice(name, names, self._origins, self._refusal, files)
+        return self._modules[name]
+
+    def _follow(self, names: set[tuple[str, str]]) -> None:
+        pending, seen = set(names), set()
+        while pending:
+            seen |= pending
+            for module, name in sorted(pending):
+                self._module(module).reach([name])
+            found = set().union(*(module.elsewhere for module in self._modules.values()))
+            pending = found - seen
+
+    def _find_target(self, inner: FunctionType) -> None:
+        """Decide which object is called, and how it is named where it runs."""
+        names, qualname = self._origins.namespace(self._home), inner.__qualname__
+        if "." in qualname or inner.__name__ == "<lambda>" or names.get(inner.__name__) is self._function:
+            return
+        if self._function is inner:
+            self._unnamed.add(id(inner))
+            if type(names.get(inner.__name__)).__module__.partition(".")[0] == "airflow":
+                self._claim(inner.__name__)  # the name stands for the task; its function may call itself
+            return
+        node = module_file(inner.__code__.co_filename).definition_of(inner.__code__)
+        ours = [number for number, item in enumerate(getattr(node, "decorator_list", ())) if self._is_ours(item)]
+        if not ours or isinstance(node, ast.Lambda):
+            return
+        # What stands below our decorator decorates the function there as well.
+        start = min([node.lineno, *(item.lineno for item in node.decorator_list[ours[-1] + 1 :])])
+        module = self._modules[self._home]
+        module.claim(inner.__name__)
+        number = next(n for n, file in enumerate(module.files) if file.filename == inner.__code__.co_filename)
+        module.add(number, node, early=False, from_line=start)
+        module.reach(())
+        self._target, self._own_name = None, inner.__name__
+
+    def _claim(self, name: str) -> None:
+        self._modules[self._home].claim(name)
+        self._own_name = name
+
+    def _is_ours(self, decorator: ast.expr) -> bool:
         expression = decorator.func if isinstance(decorator, ast.Call) else decorator
-        names: list[str] = []
+        path: list[str] = []
         while isinstance(expression, ast.Attribute):
-            names.insert(0, expression.attr)
+            path.insert(0, expression.attr)
             expression = expression.value
-        if not isinstance(expression, ast.Name):
-            return False
-        scope = {**self._globals, **free}
-        if expression.id not in scope:
-            # A local of the enclosing function that the task itself does not use: only its spelling is left.
-            return names[-1:] == ["isolated"]
-        found = scope[expression.id]
-        for name in names:
+        found = self._origins.namespace(self._home).get(getattr(expression, "id", ""))
+        for name in path:
             found = getattr(found, name, None)
         return bool(getattr(found, DECORATOR_MARK, False))
 
-    def _add(self, piece: Slice, free: Mapping[str, Any], *, nested: bool) -> None:
-        (self._locals if nested else self._statements)[(piece.line, piece.text)] = piece
-        for name in _names_used(piece, self._module.filename):
-            if name in free:
-                self._follow_free(name, free[name], piece.line)
-            else:
-                self._follow_global(name)
+    def _imports(self) -> list[str]:
+        found: list[str] = []
+        for module in self._modules.values():
+            package = module.names.get("__package__") or ""
+            for statement in module.imports:
+                found += names_of(statement, package)
+        for parts in (self._early, self._late):
+            found += [*(source["module"] for source in parts.sources), *parts.modules]
+        return found
 
-    def _follow_free(self, name: str, value: Any, line: int) -> None:
-        """Follow a variable of an enclosing function."""
-        if name in self._closure:
-            if self._closure[name] is not value:
-                raise self._refusal(name, "has different values in nested functions", line)
-            return
-        if isinstance(value, ModuleType):
-            self._locals[(0, name)] = Slice(line, f"import {value.__name__} as {name}\n")
-        elif isinstance(value, FunctionType) and self._is_local(value, name):
-            node = self._module.definition_of(value)
-            self._add_once(self._module.slice(node), _free_variables(value))
-        elif isinstance(value, type) and self._module.class_definition(value) and value.__name__ == name:
-            definition = self._module.class_definition(value)
-            assert definition is not None  # noqa: S101 -- checked on the line above
-            self._add_once(self._module.slice(definition), _class_free_variables(value))
-        elif _has_codec(value):
-            self._closure[name] = value
-        else:
-            raise self._refusal(name, f"holds {_type_name(value)}, which cannot travel", line)
+    def _is_circular(self) -> bool:
+        """Tell whether other code of the project imports the function's own module."""
+        dotted = {dotted_name(entry) for entry in self.beside}
+        del self.__dict__["beside"]
+        return self._home in dotted
 
-    def _is_local(self, function: FunctionType, name: str) -> bool:
-        same_file = function.__code__.co_filename == self._module.filename
-        return same_file and function.__code__.co_name == name and "<locals>" in function.__qualname__
+    # --- refusing ------------------------------------------------------------------------------------------
 
-    def _add_once(self, piece: Slice, free: Mapping[str, Any]) -> None:
-        if (piece.line, piece.text) not in self._locals:
-            self._add(piece, free, nested=True)
-
-    def _follow_global(self, name: str) -> None:
-        """Follow a name of the module."""
-        if name in self._seen or name in _MODULE_NAMES:
-            return
-        self._seen.add(name)
-        if name not in self._globals:
-            return  # a builtin, or a NameError that is the function's own
-        value, bindings = self._globals[name], self._bindings.get(name, [])
-        imports = [node for node in bindings if isinstance(node, ast.Import | ast.ImportFrom)]
-        definitions = [
-            node for node in bindings if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
-        ]
-        if imports:
-            for node in imports:
-                self._add_import(node, name)
-        elif definitions:
-            self._add_definition(name, value, definitions[-1])
-        elif isinstance(value, _TIED_TO_PROCESS):
-            line = bindings[-1].lineno if bindings else None
-            raise self._refusal(name, f"holds {_type_name(value)}, which belongs to this process", line)
-        elif not isinstance(value, ModuleType | type | FunctionType) and _has_codec(value):
-            self._sent_globals[name] = value
-        else:
-            self._add_binding(name, value, bindings)
-
-    def _add_import(self, node: ast.Import | ast.ImportFrom, name: str) -> None:
-        """Repeat an import of one name; the other names of its line may not exist in the environment."""
-        for alias in node.names:
-            if (alias.asname or alias.name.partition(".")[0]) != name:
-                continue
-            what = f"{alias.name} as {alias.asname}" if alias.asname else alias.name
-            text = f"import {what}\n"
-            if isinstance(node, ast.ImportFrom):
-                text = f"from {'.' * node.level}{node.module or ''} {text}"
-            self._statements[(node.lineno, text)] = Slice(node.lineno, text)
-
-    def _add_definition(self, name: str, value: Any, node: ast.stmt) -> None:
-        if type(value).__module__.partition(".")[0] == "airflow":
-            raise self._refusal(
-                name,
-                "is an Airflow task or operator, which cannot be called inside an environment",
-                node.lineno,
-            )
-        self._add(self._module.slice(node), {}, nested=False)
-
-    def _add_binding(self, name: str, value: Any, bindings: list[ast.stmt]) -> None:
-        """Run the statement again that makes a value without a codec."""
-        if not bindings:
-            stars = [node for node in self._module.tree.body if _is_star_import(node)]
-            if not stars:
-                raise self._refusal(name, f"holds {_type_name(value)}, which cannot travel", None)
-            for node in stars:
-                self._add(self._module.slice(node), {}, nested=False)
-        elif len(bindings) > 1:
-            lines = ", ".join(str(node.lineno) for node in bindings)
-            problem = f"holds {_type_name(value)}, which cannot travel, and several statements build it ({lines})"
-            raise self._refusal(name, problem, bindings[-1].lineno)
-        elif isinstance(bindings[0], ast.With | ast.AsyncWith | ast.For | ast.While):
-            problem = f"holds {_type_name(value)}, which cannot travel"
-            raise self._refusal(name, problem, bindings[0].lineno)
-        else:
-            self._add(self._module.slice(bindings[0], first_line(bindings[0])), {}, nested=False)
-
-    def _refusal(self, name: str, problem: str, line: int | None) -> CallError:
+    def _refusal(self, name: str, problem: str, file: str | None, line: int | None) -> CallError:
         return CallError(
-            f"{self._name}() uses {name!r}, which cannot be sent to another Python version: it {problem}. Make it "
-            "inside the function, or pass plain data as an argument.",
-            self._module.filename,
+            f"{function_name(self._function)}() uses {name!r}, which cannot be sent to another Python version: it "
+            f"{problem}. Make it inside the function, or pass plain data as an argument.",
+            file or self.filename or None,
+            line,
+        )
+
+    def _blame(self, error: StateError) -> CallError:
+        """Return the error that names the variable of the function which cannot travel."""
+        line = None
+        if self.inner is not None:
+            line = self.inner.__code__.co_firstlineno
+            for name, value in outer_values(self.inner).items():
+                try:
+                    portable(value, self._origins, self._unnamed)
+                except StateError as own:
+                    problem = own.problem if str(own).startswith("holds") else f"holds {type_name(value)}, which {own}"
+                    return self._refusal(name, problem, None, line)
+        return CallError(
+            f"{function_name(self._function)}() cannot be sent to another Python version: it {error.problem}. Define a "
+            "function with `def` that makes what it needs itself.",
+            self.filename or None,
             line,
         )
 
 
-def _is_star_import(node: ast.stmt) -> bool:
-    return isinstance(node, ast.ImportFrom) and node.names[0].name == "*"
+def written_function(function: Any) -> FunctionType | None:
+    """Return the function that someone wrote with ``def`` or ``lambda`` inside a callable, or None."""
+    while not isinstance(function, FunctionType) or hasattr(function, "__wrapped__"):
+        if isinstance(function, functools.partial):
+            function = function.func
+        elif isinstance(function, MethodType):
+            function = function.__func__
+        elif hasattr(function, "__wrapped__"):
+            function = function.__wrapped__
+        elif not isinstance(function, type) and isinstance(getattr(type(function), "__call__", None), FunctionType):
+            function = type(function).__call__
+        else:
+            return None
+    return function
 
 
-def _names_used(piece: Slice, filename: str) -> list[str]:
-    """Return the names that a piece of source looks up outside itself, as Python's own compiler sees them."""
-    body = parse_slice({"line": piece.line, "text": piece.text}, filename)
-    tree = ast.Module(body=body, type_ignores=[])
-    flags = __future__.annotations.compiler_flag
-    code = compile(tree, filename, "exec", flags=flags, dont_inherit=True)
-    return list(dict.fromkeys(_names_in(code)))
+def function_name(function: Any) -> str:
+    """Return a callable's name for messages."""
+    inner = written_function(function)
+    return str(getattr(function, "__name__", None) or getattr(inner, "__name__", None) or repr(function))
 
 
-def _names_in(code: CodeType) -> Iterator[str]:
-    for instruction in dis.get_instructions(code):
-        if instruction.opname in _USES and isinstance(instruction.argval, str):
-            yield instruction.argval
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            yield from _names_in(constant)
+def refuse_nonlocal(function: Any) -> None:
+    """Refuse a function that assigns variables of the call that made it: nobody would see that.
+
+    Raises:
+        CallError: it does.
+
+    """
+    inner = written_function(function)
+    shared = _assigned_free_variables(inner.__code__) if inner is not None else []
+    if inner is not None and shared:
+        raise CallError(
+            f"{inner.__name__}() assigns {shared[0]!r}, which is `nonlocal`: the DAG file would not see it. Return the "
+            "value instead.",
+            inner.__code__.co_filename,
+            inner.__code__.co_firstlineno,
+        )
 
 
-def _free_variables(function: FunctionType) -> dict[str, Any]:
-    """Return a function's variables of enclosing functions that have a value, other than itself."""
-    found = {}
+def outer_values(function: FunctionType) -> dict[str, Any]:
+    """Return what a function takes from outside by name: defaults and variables of enclosing functions."""
+    found: dict[str, Any] = {}
+    for name, parameter in inspect.signature(function, follow_wrapped=False).parameters.items():
+        if parameter.default is not parameter.empty:
+            found[name] = parameter.default
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
-        try:
-            value = cell.cell_contents
-        except ValueError:  # not assigned yet
-            continue
-        if not (callable(value) and inspect.unwrap(value) is function):
-            found[name] = value
+        if not is_empty(cell):
+            found[name] = cell.cell_contents
     return found
 
 
 def _assigned_free_variables(code: CodeType) -> list[str]:
-    """Return the variables of enclosing functions that a function, or one nested in it, assigns."""
     assigned = [
         instruction.argval
         for instruction in dis.get_instructions(code)
@@ -307,24 +328,5 @@ def _assigned_free_variables(code: CodeType) -> list[str]:
     return assigned
 
 
-def _class_free_variables(kind: type) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for member in vars(kind).values():
-        if isinstance(member, FunctionType):
-            found.update(_free_variables(member))
-    found.pop("__class__", None)
-    found.pop(kind.__name__, None)
-    return found
-
-
-def _has_codec(value: Any) -> bool:
-    try:
-        Encoder().node(value)
-    except NoCodecError:
-        return False
-    return True
-
-
-def _type_name(value: Any) -> str:
-    kind = type(value)
-    return kind.__name__ if kind.__module__ == builtins.__name__ else f"{kind.__module__}.{kind.__qualname__}"
+def _renamed(values: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {sent_name(module): names for module, names in values.items() if names}

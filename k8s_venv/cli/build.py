@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import click
-from rich.table import Table
 
-from k8s_venv.builders.engine import engine
+from k8s_venv.builders.engine import connect
 from k8s_venv.builders.plan import Step, make_plan, run_plan
-from k8s_venv.cli.console import console, open_project, progress
+from k8s_venv.cli.console import aligned, console, open_project, progress, show_error
 from k8s_venv.cli.lock import lock_missing
 
 if TYPE_CHECKING:
@@ -31,35 +30,49 @@ def build_images(given: Path | None, environments: tuple[str, ...], jobs: int, d
     It needs a running Docker Engine with buildx, and a registry: `registry` in k8s-venv.toml, or K8S_VENV_REGISTRY.
     """
     project = open_project(given)
-    chosen = project.select(environments)
+    selected = project.select(environments)
+    chosen = [environment for environment in selected if environment.image is None]
     project.require_registry()
-    engine()
-    lock_missing([environment for environment in chosen if environment.image is None])
-    steps = make_plan(project, chosen)
+    client = connect()
+    lock_missing(chosen)
+    steps = make_plan(project, chosen, client)
+    for environment in selected:
+        if environment.image is not None:
+            console.print(
+                f"{environment.name} is not built: it has an image of its own, {environment.image}", markup=False
+            )
     _show(steps)
-    if dry_run:
-        return
+    failed = set() if dry_run else _build(steps, jobs)
+    for step in steps:
+        if step.environment.name not in failed:
+            click.echo(f"{step.environment.name} {step.reference}")
+    if failed:
+        raise click.exceptions.Exit(1)
+
+
+def _show(steps: list[Step]) -> None:
+    rows = [
+        (
+            step.environment.name,
+            step.environment.python,
+            str(len(step.lock.packages)),
+            "exists" if step.exists else "to build",
+        )
+        for step in steps
+    ]
+    console.print(aligned(("environment", "Python", "packages", "image"), rows), markup=False)
+
+
+def _build(steps: list[Step], jobs: int) -> set[str]:
+    """Build what is missing; return the names of the environments that could not be built."""
     missing = [step.environment.name for step in steps if not step.exists]
     with progress(missing) as (report, finished):
         failures = run_plan(
             steps,
             jobs,
             lambda step, text: report(step.environment.name, text),
-            lambda step: finished(step.environment.name, "pushed"),
+            lambda step, error: finished(step.environment.name, "failed" if error else "pushed"),
         )
     for failure in failures:
-        console.print(f"Error: {failure}", markup=False, style="red")
-    failed = {failure.environment for failure in failures}
-    for step in steps:
-        if step.environment.name not in failed:
-            click.echo(f"{step.environment.name} {step.reference}")
-    if failures:
-        raise click.exceptions.Exit(1)
-
-
-def _show(steps: list[Step]) -> None:
-    table = Table("environment", "Python", "packages", "image", box=None, pad_edge=False)
-    for step in steps:
-        state = "exists" if step.exists else "to build"
-        table.add_row(step.environment.name, step.environment.python, str(len(step.lock.packages)), state)
-    console.print(table)
+        show_error(failure)
+    return {failure.environment for failure in failures}

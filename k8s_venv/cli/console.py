@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from k8s_venv.project import Project, find_project, load_project
+from k8s_venv.project import PROJECT_VARIABLE, Project, find_project, load_project, project_at
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from k8s_venv.errors import K8sVenvError
 
 # Progress goes to standard error, results to standard output.
 console = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -18,17 +23,37 @@ console = Console(stderr=True, highlight=False, soft_wrap=True)
 Report = Callable[[str, str], None]
 
 
-def open_project(given: Path | None, start: Path | None = None) -> Project:
+def open_project(given: Path | None) -> Project:
     """Load the project that a command works on.
 
     Args:
-        given: what ``--project`` says: a file or a folder.
-        start: where to look otherwise; by default here.
+        given: what ``--project`` says, a file or a folder; by default the project is looked for from here upwards.
 
     """
-    if given is not None and given.is_file():
-        return load_project(given.resolve())
-    return load_project(find_project(given or start or Path.cwd()))
+    return load_project(project_at(given, f"--project (or {PROJECT_VARIABLE})") if given else find_project())
+
+
+def show_error(error: K8sVenvError) -> None:
+    """Print an error beside others, where a command goes on after it."""
+    console.print(f"Error: {error}", markup=False, style="red")
+
+
+def aligned(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table as text; unlike rich's it is never cut to a width, since names are there to be copied.
+
+    Args:
+        header: the columns' names.
+        rows: the cells; those of the last column may have several lines.
+
+    """
+    table = [header, *rows]
+    widths = [max(len(row[column]) for row in table) for column in range(len(header) - 1)]
+    margin = "\n" + " " * (sum(widths) + 2 * len(widths))
+    lines = []
+    for *cells, last in table:
+        padded = [cell.ljust(width) for cell, width in zip(cells, widths, strict=True)]
+        lines.append("  ".join([*padded, last.replace("\n", margin)]))
+    return "\n".join(lines)
 
 
 @contextlib.contextmanager

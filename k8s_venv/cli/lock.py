@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from k8s_venv.cli.console import console, open_project, progress
+from k8s_venv.cli.console import open_project, progress, show_error
 from k8s_venv.errors import LockError
 from k8s_venv.locking import write_lock
 
@@ -21,10 +21,11 @@ if TYPE_CHECKING:
 @click.argument("environments", nargs=-1, metavar="[ENVIRONMENT]...")
 @click.pass_obj
 def lock(given: Path | None, environments: tuple[str, ...]) -> None:
-    """Lock environments: write pylock.ENVIRONMENT.toml with exact versions and hashes.
+    """Lock environments to exact versions with hashes.
 
-    All of the project's environments, or the named ones. Versions of an older lock are kept where they still fit.
-    Commit the locks: images and tags are made from them.
+    All of the project's environments, or the named ones; each gets a file pylock.ENVIRONMENT.toml beside
+    k8s-venv.toml. Versions of an older lock are kept where they still fit: delete the file to renew them all. Commit
+    the locks: images and their tags are made from them.
     """
     lock_environments(open_project(given).select(environments))
 
@@ -33,7 +34,7 @@ def lock_environments(environments: Iterable[Environment]) -> None:
     """Lock environments one after the other, with progress; one failure does not stop the others.
 
     Raises:
-        LockError: one of them could not be locked, the first if they are several.
+        LockError: one of them could not be locked; of several, the last, after the others were shown.
 
     """
     chosen = list(environments)
@@ -48,10 +49,10 @@ def lock_environments(environments: Iterable[Environment]) -> None:
                 finished(environment.name, "failed")
             else:
                 finished(environment.name, f"locked {len(written.packages)} packages in {written.path.name}")
-    for failure in failures[1:]:
-        console.print(f"Error: {failure}", markup=False)
+    for failure in failures[:-1]:
+        show_error(failure)
     if failures:
-        raise failures[0]
+        raise failures[-1]
 
 
 def lock_missing(environments: Iterable[Environment]) -> None:

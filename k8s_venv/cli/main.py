@@ -8,9 +8,32 @@ import click
 
 from k8s_venv import __version__
 from k8s_venv.cli.build import build_images
+from k8s_venv.cli.check import check, explain
 from k8s_venv.cli.lock import lock
 from k8s_venv.cli.test import test
 from k8s_venv.errors import K8sVenvError
+
+# click leaves the lines after a \b as they are.
+_HELP = """Run Airflow tasks in their own Python environments.
+
+Environments are declared in k8s-venv.toml, beside the DAGs:
+
+\b
+    registry = "registry.example.com/airflow"
+    [environments.snowpark]
+    python = "3.8"
+    requirements = "snowpark-requirements.txt"
+
+A task names one: @task.isolated("snowpark").
+"""
+_FIRST_STEPS = """First steps, once k8s-venv.toml is written:
+
+\b
+    k8s-venv lock                              fix exact versions
+    k8s-venv test --backend local DAG_FILE     run a DAG here
+    k8s-venv build-images                      build and push its images
+    k8s-venv test DAG_FILE                     run it on Kubernetes
+"""
 
 
 class _Group(click.Group):
@@ -26,7 +49,8 @@ class _Group(click.Group):
 @click.group(
     cls=_Group,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Start with an environment in k8s-venv.toml, then: k8s-venv lock, k8s-venv test --backend local DAG_FILE.",
+    epilog=_FIRST_STEPS,
+    help=_HELP,
 )
 @click.version_option(__version__, prog_name="k8s-venv")
 @click.option(
@@ -38,21 +62,12 @@ class _Group(click.Group):
 )
 @click.pass_context
 def main(context: click.Context, project: Path | None) -> None:
-    r"""Run Airflow tasks in their own Python environments.
-
-    Environments are declared in k8s-venv.toml:
-
-    \b
-        registry = "registry.example.com/airflow"
-        [environments.snowpark]
-        python = "3.8"
-        requirements = "snowpark-requirements.txt"
-
-    A task names one: @task.isolated("snowpark").
-    """
+    """Run the command line."""
     context.obj = project
 
 
 main.add_command(build_images)
+main.add_command(check)
+main.add_command(explain)
 main.add_command(lock)
 main.add_command(test)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+_LONGEST_PATH = 200
+
 
 class NoCodecError(TypeError):
     """A value, or a part of it, that no codec can carry.
@@ -20,9 +22,80 @@ class NoCodecError(TypeError):
     def __str__(self) -> str:
         return f"{self.path or 'the value itself'}: {self.kind}"
 
+    def within(self, step: str) -> NoCodecError:
+        """Return the same error as seen from the container around the part.
+
+        Args:
+            step: how the container reaches the part, such as ``[0]``.
+
+        """
+        return NoCodecError((step + self.path)[:_LONGEST_PATH], self.kind)
+
 
 class MalformedError(ValueError):
-    """Bytes that are not a value of our format."""
+    """Bytes that are not a value of our format, or that this side refuses."""
+
+
+class UnknownTypeError(MalformedError):
+    """A value of a type that the call did not ship, or that is another one on the side that reads it.
+
+    Args:
+        name: the type's module and qualified name.
+        problem: what is wrong with it.
+
+    """
+
+    def __init__(self, name: str, problem: str = "did not travel with the call") -> None:
+        super().__init__(name, problem)
+        self.name = name
+        self.problem = problem
+
+    def __str__(self) -> str:
+        return f"the value needs the type {self.name}, which {self.problem}"
+
+
+class UnknownCodecError(MalformedError):
+    """A value of a user's own codec that is not registered on the side that reads it.
+
+    Args:
+        name: the codec's wire name.
+
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+    def __str__(self) -> str:
+        return (
+            f"the value was written by the codec {self.name!r}, which is not registered here: call "
+            "k8s_venv.runtime.register_codec() in a module that both sides import"
+        )
+
+
+class UnreadableVersionError(MalformedError):
+    """A value that another version of a library wrote and that this side's version cannot hold.
+
+    Args:
+        library: the library's import name.
+        theirs: its version where the value was written.
+        ours: its version on this side.
+        problem: what this side's version said.
+
+    """
+
+    def __init__(self, library: str, theirs: str, ours: str, problem: str) -> None:
+        super().__init__(library, theirs, ours, problem)
+        self.library = library
+        self.theirs = theirs
+        self.ours = ours
+        self.problem = problem
+
+    def __str__(self) -> str:
+        return (
+            f"the value was written with {self.library} {self.theirs} and cannot be read with {self.library} "
+            f"{self.ours}: {self.problem}"
+        )
 
 
 class MissingLibraryError(ImportError):

@@ -1,14 +1,20 @@
-"""The function of a call: unpickled, or built from slices of the DAG file's source."""
+"""The function of a call: unpickled, or built from slices of the DAG file's source.
+
+What the sender's ``calls.state`` writes, ``Builder`` reads; the statements run between the two pickles.
+"""
 
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
+import io
 import json
 import linecache
+import pickle
 import sys
 import types
-from typing import TYPE_CHECKING, Any, Callable, Dict, List
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Tuple
 
 from k8s_venv.runner import protocol, values
 
@@ -30,8 +36,7 @@ def load(archive: ZipFile, header: Dict[str, Any]) -> Function:
     if header["transport"] == protocol.CLOUDPICKLE:
         return unpickle(archive.read(protocol.PICKLED_FUNCTION))  # type: ignore[no-any-return]
     recipe = json.loads(archive.read(protocol.SOURCE_FUNCTION))
-    sent = values.loads(archive.read(protocol.SOURCE_VALUES))
-    return build(recipe, sent)
+    return build(recipe, values.loads(archive.read(protocol.SOURCE_VALUES)))
 
 
 def unpickle(data: Any) -> Any:
@@ -42,59 +47,172 @@ def unpickle(data: Any) -> Any:
 def _remember_sources(sources: Dict[str, str]) -> None:
     """Let tracebacks show the lines of files that exist only where the call came from."""
     for filename, text in sources.items():
-        linecache.cache[filename] = (len(text), None, text.splitlines(keepends=True), filename)
+        # Only these are Python's line ends; str.splitlines knows more, such as form feeds.
+        linecache.cache[filename] = (len(text), None, io.StringIO(text).readlines(), filename)
 
 
 def build(recipe: Dict[str, Any], sent: Dict[str, Any]) -> Function:
     """Build a function from source.
 
     Args:
-        recipe: ``module`` and ``file`` name the DAG file; ``statements`` are its slices, in order; ``locals``
-            are the slices of functions and classes that were nested in others; ``name`` is the function's.
-        sent: ``globals`` and ``closure``, the values that travel as values, by their names.
+        recipe: ``modules`` are the sliced modules, each with its statements in order; ``early`` and ``late`` are
+            the sources that the pickles of the same name refer to.
+        sent: the pickled values that stand before the statements run (``early``) and those set afterwards with the
+            function itself (``late``), each with the values that codecs carried (``early_coded``, ``late_coded``).
 
     """
-    module = types.ModuleType(recipe["module"])
+    namespaces = {module["name"]: _make_module(module) for module in recipe["modules"]}
+    early = Builder(sent["early"], sent["early_coded"], recipe["early"], namespaces).load()
+    for name, found in early.items():
+        namespaces[name].update(found)
+    for module in recipe["modules"]:
+        for statement in module["statements"]:
+            _execute(parse_slice(statement), statement["file"], namespaces[module["name"]])
+    late = Builder(sent["late"], sent["late_coded"], recipe["late"], namespaces).load()
+    for name, found in late["globals"].items():
+        namespaces[name].update(found)
+    home, name, function = late["home"], late["name"], late["function"]
+    if function is None:
+        return namespaces[home][name]  # type: ignore[no-any-return]
+    if name:
+        namespaces[home][name] = function
+    return function  # type: ignore[no-any-return]
+
+
+def _make_module(recipe: Dict[str, Any]) -> Dict[str, Any]:
+    module = types.ModuleType(recipe["name"])
     module.__file__ = recipe["file"]
     module.__package__ = recipe["package"]
-    sys.modules.setdefault(recipe["module"], module)
-    namespace = module.__dict__
-    namespace.update(sent["globals"])
-    for statement in recipe["statements"]:
-        _execute(parse_slice(statement, recipe["file"]), recipe["file"], namespace)
-    if not recipe["locals"]:
-        return namespace[recipe["name"]]  # type: ignore[no-any-return]
-    return _build_nested(recipe, sent["closure"], namespace)
+    sys.modules.setdefault(recipe["name"], module)
+    return module.__dict__
 
 
-def _build_nested(recipe: Dict[str, Any], closure: Dict[str, Any], namespace: Dict[str, Any]) -> Function:
-    """Define nested functions inside a function again, so that their free variables stay theirs."""
-    maker = "_k8s_venv_enclosing_scope"
-    shell = ast.parse(f"def {maker}({', '.join(sorted(closure))}):\n    return {recipe['name']}")
-    definition: Any = shell.body[0]
-    nested: List[ast.stmt] = []
-    for statement in recipe["locals"]:
-        nested.extend(parse_slice(statement, recipe["file"]))
-    definition.body[:0] = nested
-    _execute(shell.body, recipe["file"], namespace)
-    make = namespace.pop(maker)
-    return make(**closure)  # type: ignore[no-any-return]
+class Builder(pickle.Unpickler):
+    """Read state that a sender pickled.
+
+    Args:
+        data: the pickle.
+        coded: the values that codecs carried.
+        sources: the functions and classes that have no name in their module.
+        namespaces: the names of each sliced module.
+
+    """
+
+    def __init__(
+        self, data: Any, coded: List[Any], sources: List[Dict[str, Any]], namespaces: Dict[str, Dict[str, Any]]
+    ) -> None:
+        super().__init__(io.BytesIO(bytes(data)))
+        self._coded = coded
+        self._sources = sources
+        self._namespaces = namespaces
+        self._cells: Dict[int, types.CellType] = {}
+        self._codes: Dict[int, types.CodeType] = {}
+        self._setters: Dict[int, Callable[..., None]] = {}
+
+    def persistent_load(self, pid: Tuple[Any, ...]) -> Any:
+        """Return what the sender referred to."""
+        kind, name = pid[0], pid[1]
+        if kind == "builder":
+            return getattr(self, name)
+        if kind == "coded":
+            return self._coded[name]
+        if kind == "module":
+            return importlib.import_module(name)
+        return functools.reduce(getattr, pid[2].split(".")[1:], self._namespaces[name][pid[2].split(".")[0]])
+
+    def function(self, key: int, cells: Dict[str, int]) -> types.FunctionType:
+        """Make a function from its source; its variables are set later, since they can refer to it."""
+        source = self._sources[key]
+        if key not in self._codes:
+            self._codes[key] = _code_of(source)
+        code = self._codes[key]
+        found = tuple(self._cell(cells[name]) for name in code.co_freevars)
+        return types.FunctionType(code, self._names(source["module"]), source["name"], None, found)
+
+    def set_function(self, function: types.FunctionType, state: Dict[str, Any]) -> None:
+        """Give a function its variables and attributes."""
+        for number, value in state["contents"].items():
+            self._cell(number).cell_contents = value
+        for name, value in state["attributes"].items():
+            setattr(function, name, value)
+        function.__dict__.update(state["dict"])
+        function.__module__ = self._names(function.__globals__["__name__"])["__name__"]
+
+    def class_(self, key: int, known: Dict[str, Any]) -> Any:
+        """Define a class again that was defined inside a function."""
+        source = self._sources[key]
+        shell = ast.parse(_CLASS_SHELL.format(free="".join(f"{name}=None, " for name in source["free"])))
+        maker: Any = shell.body[0]
+        setter = maker.body[0]
+        setter.body = ast.parse("".join(f"{n} = values.get({n!r}, {n})\n" for n in source["free"]) or "pass").body
+        if source["free"]:
+            setter.body.insert(0, ast.Nonlocal(names=list(source["free"])))
+        maker.body[1:1] = parse_slice(source)
+        maker.body[-1] = ast.parse(f"def _():\n return {source['name']}, _set").body[0].body[0]  # type: ignore[attr-defined]
+        namespace = self._names(source["module"])
+        _execute([ast.fix_missing_locations(maker)], source["file"], namespace)
+        made, setter = namespace.pop(maker.name)(**known)
+        self._setters[id(made)] = setter
+        return made
+
+    def set_class(self, made: type, state: Dict[str, Any]) -> None:
+        """Give the methods of a class their variables."""
+        self._setters[id(made)](state)
+
+    @staticmethod
+    def cached(function: Function, maxsize: Any, typed: bool) -> Function:
+        """Give a function a cache of its own again."""
+        return functools.lru_cache(maxsize, typed)(function)
+
+    def _cell(self, number: int) -> types.CellType:
+        if number not in self._cells:
+            self._cells[number] = types.CellType()
+        return self._cells[number]
+
+    def _names(self, module: str) -> Dict[str, Any]:
+        if module in self._namespaces:
+            return self._namespaces[module]
+        return importlib.import_module(module).__dict__
 
 
-def parse_slice(statement: Dict[str, Any], filename: str) -> List[ast.stmt]:
+_CLASS_SHELL = "def _k8s_venv_scope({free}):\n def _set(values): pass\n return None"
+
+
+def _code_of(source: Dict[str, Any]) -> types.CodeType:
+    """Compile a function by itself, inside a scope that has the variables it takes from outside."""
+    arguments = ", ".join(source["free"])
+    if source["name"] == "<lambda>":
+        shell = ast.parse(f"def scope({arguments}):\n return (\n{source['text']})", source["file"])
+        ast.increment_lineno(shell, source["line"] - 3)
+    else:
+        shell = ast.parse(f"def scope({arguments}): pass")
+        scope: Any = shell.body[0]
+        scope.body = parse_slice(source)
+    future = ast.parse("from __future__ import annotations")
+    future.body.extend(shell.body)
+    pending = [compile(future, source["file"], "exec", dont_inherit=True)]
+    for code in pending:  # it grows
+        inner = [item for item in code.co_consts if isinstance(item, types.CodeType)]
+        found = [item for item in inner if item.co_name == source["name"]]
+        if found and code.co_name == "scope":
+            return found[0]
+        pending.extend(inner)
+    raise LookupError(source["name"])
+
+
+def parse_slice(statement: Dict[str, Any]) -> List[ast.stmt]:
     """Parse one slice of a file.
 
     Args:
-        statement: its ``text``, which keeps its indentation, and the ``line`` it came from.
-        filename: the file it came from.
+        statement: its ``text``, which keeps its indentation, its ``file`` and the ``line`` it came from.
 
     Returns:
         The statements, on the lines they came from.
 
     """
-    text, line = statement["text"], statement["line"]
+    text, line, filename = statement["text"], statement["line"], statement["file"]
     if text[:1] in (" ", "\t"):
-        body: List[ast.stmt] = ast.parse("if 1:\n" + text, filename).body[0].body
+        body: List[ast.stmt] = ast.parse("if 1:\n" + text, filename).body[0].body  # type: ignore[attr-defined]
         line -= 1
     else:
         body = ast.parse(text, filename).body

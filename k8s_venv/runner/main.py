@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple
 from zipfile import ZipFile
 
 from k8s_venv import runtime
-from k8s_venv.runner import failures, function, hand_over, protocol, report, values
+from k8s_venv.runner import failures, function, hand_over, protocol, references, report
 from k8s_venv.runner.errors import WrongPythonError
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def _open(path: Path, archive: ZipFile) -> Tuple[function.Function, List[Any], D
     sys.path.append(str(path / protocol.BESIDE))  # last, as Airflow's own DAG folder
     from_context = _install_runtime(path, archive)
     call = function.load(archive, header)
-    packed = values.loads(archive.read(protocol.ARGUMENTS), function.unpickle)
+    packed = references.loads(archive.read(protocol.ARGUMENTS), function.unpickle)
     return call, packed["args"], {**from_context, **packed["kwargs"]}, header["discard_value"]
 
 
@@ -115,7 +115,7 @@ def _install_runtime(path: Path, archive: ZipFile) -> Dict[str, Any]:
     connections = json.loads(delivered.read_text("utf-8")) if delivered.exists() else {}
     for conn_id, fields in connections.items():
         os.environ["AIRFLOW_CONN_" + conn_id.upper()] = json.dumps(fields)
-    packed = values.loads(archive.read(protocol.CONTEXT))
+    packed = references.loads(archive.read(protocol.CONTEXT))
     if packed is None:
         runtime.install(connections, None)
         return {}

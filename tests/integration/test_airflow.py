@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from k8s_venv.errors import K8sVenvError
-from tests.airflow_home import airflow_home, dags_folder
+from tests.airflow_home import AIRFLOW, airflow_home, dags_folder
 
 PROJECT = """
 [environments.same]
@@ -51,7 +51,7 @@ def load(project: Path) -> Load:
 
 def dag_file(task: str, call: str = "work()") -> str:
     return f"""
-from airflow.sdk import dag, task
+from {AIRFLOW} import dag, task
 
 @dag(schedule=None)
 def pipeline():
@@ -117,7 +117,7 @@ def test_parsing_a_dag_imports_nothing_of_kubernetes(project: Path) -> None:
         "print([m for m in ('kubernetes', 'docker', 'cloudpickle', 'rich.console') if m in sys.modules"
         " and m not in BEFORE])"
     )
-    before = "import sys, airflow.sdk; from airflow.sdk import dag, task; task.python; BEFORE = set(sys.modules);"
+    before = f"import sys; from {AIRFLOW} import dag, task; task.python; BEFORE = set(sys.modules);"
 
     run = subprocess.run([sys.executable, "-c", before + script, str(path)], capture_output=True, text=True, check=True)
 
@@ -127,7 +127,7 @@ def test_parsing_a_dag_imports_nothing_of_kubernetes(project: Path) -> None:
 RUN = """
 import logging
 from functools import wraps
-from airflow.sdk import dag, task, get_current_context
+from {airflow} import dag, task
 from k8s_venv import runtime, IsolatedOperator
 
 LIMIT = 3
@@ -213,7 +213,7 @@ def test_tasks_end_as_plain_ones_would(
 
     for each in load_project(project / "k8s-venv.toml").environments.values():
         write_lock(each)
-    dag = load(RUN.format(environment=environment))
+    dag = load(RUN.format(airflow=AIRFLOW, environment=environment))
     with dags_folder(project, K8S_VENV_BACKEND="local"):
         from k8s_venv.airflow.testing import run_dag
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import kubernetes
-from kubernetes.client import models as k8s
 
 from k8s_venv.backends.kubernetes import render
 from k8s_venv.backends.kubernetes.engine import PodRun
@@ -14,6 +13,8 @@ from k8s_venv.locking import read_lock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    from kubernetes.client import models as k8s
 
     from k8s_venv.calls import PackedCall, Result
     from k8s_venv.environment import Environment

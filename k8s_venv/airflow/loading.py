@@ -1,0 +1,83 @@
+"""The isolated tasks of a DAG file, loaded as Airflow loads it."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from typing import TYPE_CHECKING, Any
+
+from k8s_venv.airflow.compat import conf, read_dag_file
+from k8s_venv.airflow.operators import IsolatedOperator, project_of
+from k8s_venv.backends import choose_backend
+from k8s_venv.checking import Finding, Task
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from k8s_venv.project import BackendName
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadedTask(Task):
+    """An isolated task as Airflow knows it.
+
+    Args:
+        backend: where it will run.
+    """
+
+    backend: BackendName
+
+
+def isolated_tasks(dag: Any) -> Iterator[LoadedTask]:
+    """Yield the isolated tasks of a DAG, mapped ones once.
+
+    Args:
+        dag: the DAG.
+    """
+    configured = conf.get("k8s_venv", "backend", fallback=None)
+    for task in dag.tasks:
+        facts = _facts(task)
+        if facts is None:
+            continue
+        project = project_of(facts["python_callable"], dag.fileloc)
+        yield LoadedTask(
+            f"{dag.dag_id}.{task.task_id}",
+            facts["python_callable"],
+            project,
+            project.environment(facts["environment"]),
+            facts.get("transport"),
+            choose_backend(facts.get("backend"), project, configured),
+        )
+
+
+def load_tasks(path: Path) -> tuple[list[Task], list[Finding]]:
+    """Load a DAG file.
+
+    Args:
+        path: the file.
+
+    Returns:
+        Its isolated tasks, and a finding where it cannot be loaded.
+    """
+    bag = read_dag_file(path)
+    tasks: list[Task] = [task for dag in bag.dags.values() for task in isolated_tasks(dag)]
+    return tasks, [_broken(str(path), text) for text in bag.import_errors.values()]
+
+
+def _facts(task: Any) -> dict[str, Any] | None:
+    """Return what an isolated task was made from, or None for any other task."""
+    if isinstance(task, IsolatedOperator):
+        return vars(task)
+    if issubclass(getattr(task, "operator_class", object), IsolatedOperator):
+        function = getattr(task, "python_callable", None) or task.partial_kwargs["python_callable"]
+        return {**task.partial_kwargs, "python_callable": function}
+    return None
+
+
+def _broken(path: str, text: str) -> Finding:
+    """Return the finding for what a file raised when it was loaded, at the file's own last line in it."""
+    lines = [int(line) for file, line in re.findall(r'File "([^"]+)", line (\d+)', text) if file == path]
+    message = text.strip().splitlines()[-1]
+    kind, _, rest = message.partition(": ")
+    return Finding(path, lines[-1] if lines else 1, "", rest if kind.startswith("k8s_venv.") else message)

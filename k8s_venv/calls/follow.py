@@ -1,0 +1,381 @@
+"""What one sliced module contributes to a call; the rules stand in ``slicing``."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import dataclasses
+import importlib.util
+import inspect
+import io
+import linecache
+import socket
+import subprocess
+import sys
+import threading
+from types import AsyncGeneratorType, CoroutineType, FunctionType, GeneratorType, ModuleType
+from typing import TYPE_CHECKING, Any
+
+from k8s_venv.calls import repeating
+from k8s_venv.calls.modulefile import Binding, Definition, ModuleFile, Slice, first_line, module_file
+from k8s_venv.calls.names import uses
+from k8s_venv.calls.state import StateError, is_builtin, is_plain, portable, type_name
+from k8s_venv.errors import CallError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from k8s_venv.calls.origins import Origins
+
+_IN_MEMORY = (io.StringIO, io.BytesIO)
+_TIED_TO_PROCESS = (
+    io.IOBase, socket.socket, subprocess.Popen, type(threading.Lock()), type(threading.RLock()), threading.Thread,
+    threading.Condition, threading.Event, threading.Semaphore, asyncio.AbstractEventLoop, GeneratorType, CoroutineType,
+    AsyncGeneratorType,
+)  # fmt: skip
+_FIELD_MODULES = {"typing", "dataclasses", "typing_extensions"}
+_PLAIN_METACLASSES = {"builtins", "abc", "enum", "typing"}
+_CELLS = ("<ipython-input-", "<python-input-")
+
+
+@dataclasses.dataclass
+class ModuleSlice:
+    """What a call needs of one module.
+
+    Args:
+        name: the module's name.
+        names: what its names stand for.
+        origins: tells how other modules travel.
+        refuse: makes the error for a name that cannot travel, from name, problem, file and line.
+
+    """
+
+    name: str
+    names: dict[str, Any]
+    origins: Origins
+    refuse: Callable[[str, str, str | None, int | None], CallError]
+    files: list[ModuleFile]
+
+    def __post_init__(self) -> None:
+        self.statements: dict[tuple[int, Slice], ast.stmt | None] = {}
+        self.early: dict[str, Any] = {}  # values that stand before the statements run
+        self.late: dict[str, Any] = {}  # values that are set after them
+        self.elsewhere: set[tuple[str, str]] = set()  # names of other sliced modules
+        self.imports: list[ast.Import | ast.ImportFrom] = []
+        self._reached: dict[str, bool] = {}
+        self._added: set[int] = set()
+        self._touching: dict[str, list[tuple[int, ast.stmt]]] | None = None
+        self._pending: list[tuple[str, bool]] = []
+
+    # --- names ---------------------------------------------------------------------------------------------
+
+    def reach(self, names: Iterable[str], *, early: bool = False) -> None:
+        """Collect what names need, and what that needs in turn.
+
+        Args:
+            names: the names.
+            early: they are needed while the module's statements run, not only when functions are called.
+
+        """
+        self._pending += [(name, early) for name in sorted(names)]
+        while self._pending:
+            name, needed_early = self._pending.pop()
+            before = self._reached.get(name)
+            if before is None or (needed_early and not before):
+                self._reached[name] = needed_early
+                self._decide(name, early=needed_early)
+
+    def claim(self, name: str) -> None:
+        """Keep a name from being followed: it is the call's own function."""
+        self._reached[name] = True
+
+    def _decide(self, name: str, *, early: bool) -> None:
+        if name not in self.names or name in ("__name__", "__file__", "__package__", "__doc__", "__builtins__"):
+            return  # a builtin, what every module has, or a NameError that is the function's own
+        value, bindings = self.names[name], self._bindings(name)
+        if not bindings:
+            self._unbound(name, value, early=early)
+        elif any(repeating.chooses_by_python(b.unit, self.names) for _, b in bindings):
+            self._repeat(name, bindings, whole=True)
+        elif all(isinstance(b.statement, ast.Import | ast.ImportFrom) for _, b in bindings):
+            self._import(name, value, bindings)
+        elif isinstance(value, type) or any(isinstance(b.statement, Definition) for _, b in bindings):
+            self._definition(name, value, bindings, early=early)
+        else:
+            self._state(name, value, bindings, early=early)
+
+    def _bindings(self, name: str) -> list[tuple[int, Binding]]:
+        return [(number, b) for number, file in enumerate(self.files) for b in file.bindings(self.name).get(name, [])]
+
+    def _unbound(self, name: str, value: Any, *, early: bool) -> None:
+        """Follow a name that no statement binds: one of a star import, or set from outside."""
+        if is_builtin(name) and not isinstance(value, ModuleType | FunctionType | type):
+            return
+        for number, file in enumerate(self.files):
+            for node in file.own_statements(self.name):
+                if isinstance(node, ast.ImportFrom) and node.names[0].name == "*":
+                    module = "." * node.level + (node.module or "")
+                    full = importlib.util.resolve_name(module, self.names.get("__package__") or "")
+                    if getattr(sys.modules.get(full), name, self) is value:
+                        self._add_text(number, node, f"from {module} import {name}\n")
+                        return
+        self._state(name, value, [], early=early)
+
+    def _import(self, name: str, value: Any, bindings: list[tuple[int, Binding]]) -> None:
+        """Repeat the imports of one name; other names of these lines may not exist in the environment."""
+        for number, binding in bindings:
+            node = binding.statement
+            assert isinstance(node, ast.Import | ast.ImportFrom)  # noqa: S101 -- the caller looked
+            for alias in node.names:
+                if (alias.asname or alias.name.partition(".")[0]) != name or not _is_import_of(alias, node, value):
+                    continue
+                what = f"{alias.name} as {alias.asname}" if alias.asname else alias.name
+                text = f"import {what}\n"
+                if isinstance(node, ast.ImportFrom):
+                    if node.module == "__future__":
+                        continue
+                    text = f"from {'.' * node.level}{node.module or ''} {text}"
+                self._add_text(number, node, text)
+
+    # --- functions and classes -----------------------------------------------------------------------------
+
+    def _definition(self, name: str, value: Any, bindings: list[tuple[int, Binding]], *, early: bool) -> None:
+        number, last = bindings[-1]
+        if type(value).__module__.partition(".")[0] == "airflow":
+            problem = "is an Airflow task or operator, which cannot be called inside an environment"
+            raise self.refuse(name, problem, self.files[number].filename, last.statement.lineno)
+        chosen = [pair for pair in bindings if self._defines(pair, value)]
+        if len(chosen) == 1 and all(isinstance(b.statement, Definition) for _, b in bindings):
+            bindings = chosen
+        if not early and isinstance(value, FunctionType) and not self._is_as_defined(value, bindings):
+            try:
+                self._add_value(name, value)
+            except StateError:
+                pass
+            else:
+                return
+        self._repeat(name, bindings, whole=False)
+        if isinstance(value, type):
+            self._reach_subclasses(value)
+
+    def _defines(self, pair: tuple[int, Binding], value: Any) -> bool:
+        number, binding = pair
+        node = binding.statement
+        if isinstance(node, ast.ClassDef):
+            return isinstance(value, type) and self.files[number].class_definition(value) is node
+        code = getattr(inspect.unwrap(value) if callable(value) else value, "__code__", None)
+        return code is not None and (code.co_filename, code.co_firstlineno, code.co_name) == (
+            self.files[number].filename,
+            first_line(node),
+            getattr(node, "name", None),
+        )
+
+    def _is_as_defined(self, function: FunctionType, bindings: list[tuple[int, Binding]]) -> bool:
+        """Tell whether running its definition gives a function the defaults that it has."""
+        node = bindings[-1][1].statement
+        if len(bindings) > 1 or not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            return False
+        if node.decorator_list:
+            return True
+        positional = [*node.args.posonlyargs, *node.args.args][-len(node.args.defaults) or None :]
+        pairs = list(zip(node.args.defaults, function.__defaults__ or (), strict=False)) if positional else []
+        keyword = function.__kwdefaults__ or {}
+        for arg, default in zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True):
+            if default is not None:
+                pairs.append((default, keyword.get(arg.arg)))
+        return all(self._gives(default, value) for default, value in pairs)
+
+    def _gives(self, expression: ast.expr, value: Any) -> bool:
+        if isinstance(expression, ast.Name) and expression.id in self.names:
+            return self.names[expression.id] is value
+        used = [node.id for node in ast.walk(expression) if isinstance(node, ast.Name)]
+        return all(len(self._bindings(name)) < 2 for name in used)
+
+    def _reach_subclasses(self, kind: type) -> None:
+        """Bring the subclasses that a class knows of: they register themselves with it."""
+        hook = any("__init_subclass__" in vars(base) for base in kind.__mro__ if self._is_own(base))
+        if not hook and not self._is_own(type(kind)):
+            return
+        for other in kind.__subclasses__():
+            if self._is_own(other) and self.names.get(other.__name__) is other:
+                self._pending.append((other.__name__, True))
+
+    def _is_own(self, kind: type) -> bool:
+        return kind.__module__ == self.name
+
+    # --- state ---------------------------------------------------------------------------------------------
+
+    def _state(self, name: str, value: Any, bindings: list[tuple[int, Binding]], *, early: bool) -> None:
+        if any(repeating.asks_python(b.statement, self.names) for _, b in bindings):
+            self._repeat(name, bindings, whole=True)
+            return
+        self._refuse_tied(name, value, bindings)
+        if early and not self._fits_early(name, value, bindings):
+            self._repeat(name, bindings, whole=True)
+            return
+        try:
+            if early and bindings:
+                self._add_early(name, value)
+            else:
+                self._add_value(name, value)
+        except StateError as error:
+            if not bindings or any(isinstance(b.statement, ast.With | ast.AsyncWith) for _, b in bindings):
+                raise self._refusal(name, f"{error.problem}", bindings) from None
+            self._repeat(name, bindings, whole=True)
+
+    def _refuse_tied(self, name: str, value: Any, bindings: list[tuple[int, Binding]]) -> None:
+        if isinstance(value, _TIED_TO_PROCESS) and not isinstance(value, _IN_MEMORY):
+            raise self._refusal(name, f"holds {type_name(value)}, which belongs to this process", bindings)
+
+    def _refusal(self, name: str, problem: str, bindings: list[tuple[int, Binding]]) -> CallError:
+        number, line = (bindings[-1][0], bindings[-1][1].statement.lineno) if bindings else (0, None)
+        return self.refuse(name, problem, self.files[number].filename if self.files else None, line)
+
+    def _fits_early(self, name: str, value: Any, bindings: list[tuple[int, Binding]]) -> bool:
+        """Tell whether the value of now may stand where the module's statements run."""
+        if not bindings:
+            return True
+        if is_plain(value) and len(bindings) == 1:
+            return True
+        return any(repeating.reads_outside(b.unit, self.names) for _, b in bindings)
+
+    def _add_early(self, name: str, value: Any) -> None:
+        if portable(value, self.origins).globals:
+            raise StateError("refers to functions or classes of its own module")
+        self.late.pop(name, None)
+        self.early[name] = value
+
+    def _add_value(self, name: str, value: Any) -> None:
+        unnamed = {id(value)} if isinstance(value, FunctionType) else set()
+        parts = portable(value, self.origins, unnamed)
+        self.late[name] = value
+        for module, used in parts.globals:
+            if module == self.name:
+                self._pending.append((used, False))
+            else:
+                self.elsewhere.add((module, used))
+
+    # --- statements ----------------------------------------------------------------------------------------
+
+    def _repeat(self, name: str, bindings: list[tuple[int, Binding]], *, whole: bool) -> None:
+        """Run the statements again that bind a name and those that change what it holds."""
+        self.late.pop(name, None)
+        early = self._reached.get(name, True)
+        for number, binding in bindings:
+            by_python = repeating.chooses_by_python(binding.unit, self.names)
+            self.add(number, binding.unit if whole or by_python else binding.statement, early=early)
+        for number, statement in self._changes(name):
+            if id(statement) not in self._added:
+                self.add(number, statement, early=True)
+
+    def _changes(self, name: str) -> list[tuple[int, ast.stmt]]:
+        if self._touching is None:
+            self._touching = {}
+            for number, file in enumerate(self.files):
+                for changed, statements in repeating.touching(file, self.names).items():
+                    self._touching.setdefault(changed, []).extend((number, node) for node in statements)
+        return self._touching.get(name, [])
+
+    def add(self, number: int, node: ast.stmt, *, early: bool, from_line: int | None = None) -> None:
+        """Add a statement and follow the names it uses.
+
+        Args:
+            number: its file's.
+            node: the statement.
+            early: what it defines is called while the module's statements run.
+            from_line: leaves out what stands before this line, such as decorators.
+
+        """
+        file = self.files[number]
+        if type(self.names.get(getattr(node, "name", ""))).__module__.partition(".")[0] == "airflow" and not from_line:
+            return  # a task; it only seems to change what its decorator stands on
+        self._added.add(id(node))
+        self.statements[number, file.slice(node, from_line)] = node
+        if from_line:
+            kept = [item for item in node.decorator_list if item.lineno >= from_line]  # type: ignore[attr-defined]
+            node = _without_decorators(node, kept)
+        used = uses(node, file.filename)
+        self._pending += [(name, True) for name in sorted(used.now)]
+        self._pending += [(name, early) for name in sorted(used.later)]
+        self._pending += [(name, True) for name in sorted(self._field_types(node))]
+        self.imports += [part for part in ast.walk(node) if isinstance(part, ast.Import | ast.ImportFrom)]
+
+    def _add_text(self, number: int, node: ast.Import | ast.ImportFrom, text: str) -> None:
+        piece = Slice(node.lineno, node.col_offset, text)
+        self.statements[number, piece] = None
+        statement = ast.parse(text).body[0]
+        assert isinstance(statement, ast.Import | ast.ImportFrom)  # noqa: S101 -- it is written so above
+        self.imports.append(statement)
+
+    def _field_types(self, node: ast.stmt) -> set[str]:
+        """Return the names in annotations that making a class looks at: dataclasses', pydantic's."""
+        found: set[str] = set()
+        for kind in (part for part in ast.walk(node) if isinstance(part, ast.ClassDef)):
+            value = self.names.get(kind.name)
+            reads_all = _reads_annotations(value)
+            for field in (part for part in kind.body if isinstance(part, ast.AnnAssign)):
+                used = {part.id for part in ast.walk(field.annotation) if isinstance(part, ast.Name)}
+                found |= {name for name in used if reads_all or self._is_field_mark(name)}
+        return found & self.names.keys()
+
+    def _is_field_mark(self, name: str) -> bool:
+        value = self.names.get(name)
+        module = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", "")
+        marks = isinstance(value, ModuleType) or name in ("ClassVar", "InitVar", "KW_ONLY", "Final")
+        return module in _FIELD_MODULES and marks
+
+    def add_settings(self) -> None:
+        """Repeat the statements that configure Python, or the packages that the slice imports."""
+        packages = frozenset(
+            (item.module or "" if isinstance(item, ast.ImportFrom) else item.names[0].name).partition(".")[0]
+            for item in self.imports
+        )
+        for number, file in enumerate(self.files):
+            for node in file.own_statements(self.name):
+                if id(node) not in self._added and repeating.is_setting(node, self.names, packages):
+                    self.add(number, node, early=True)
+        self.reach(())
+
+
+def files_of(names: dict[str, Any], filename: str) -> list[ModuleFile]:
+    """Return a module's files: one, or in a notebook or at the prompt one for each cell, in order.
+
+    Args:
+        names: what the module's names stand for.
+        filename: the file of the function.
+
+    """
+    if names.get("__file__") or not (filename.startswith(_CELLS) or "ipykernel_" in filename):
+        return [module_file(filename)]
+    cells = [name for name in linecache.cache if name.startswith(_CELLS) or "ipykernel_" in name]
+    found = []
+    for name in cells:
+        try:
+            found.append(module_file(name))
+        except CallError:  # a cell that never ran
+            continue
+    return found or [module_file(filename)]
+
+
+def _without_decorators(node: Any, kept: list[ast.expr]) -> ast.stmt:
+    fields = {name: getattr(node, name) for name in node._fields if hasattr(node, name)}
+    copy = type(node)(**{**fields, "decorator_list": kept})
+    return ast.copy_location(copy, node)
+
+
+def _is_import_of(alias: ast.alias, node: ast.stmt, value: Any) -> bool:
+    """Tell whether an import can have given a name its value, when several compete."""
+    if isinstance(node, ast.Import) and alias.asname and isinstance(value, ModuleType):
+        loaded = sys.modules.get(alias.name)
+        return loaded is None or loaded is value or value.__name__ == alias.name
+    return True
+
+
+def _reads_annotations(kind: Any) -> bool:
+    """Tell whether making a class evaluates its annotations, as pydantic's do."""
+    if not isinstance(kind, type):
+        return False
+    made_by = {type(base).__module__.partition(".")[0] for base in kind.__mro__}
+    return (
+        bool(made_by - _PLAIN_METACLASSES) or hasattr(kind, "__pydantic_fields__") or hasattr(kind, "__attrs_attrs__")
+    )

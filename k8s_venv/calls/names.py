@@ -1,0 +1,82 @@
+"""The names of its module that a piece of code looks up, as Python's own compiler sees them."""
+
+from __future__ import annotations
+import __future__
+
+import ast
+import dataclasses
+import dis
+import inspect
+from types import CodeType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_LOADS = {"LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS", "STORE_GLOBAL", "DELETE_GLOBAL"}
+_AT_ONCE = {"<listcomp>", "<setcomp>", "<dictcomp>", "<genexpr>"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Uses:
+    """What a statement looks up.
+
+    Args:
+        now: names looked up when the statement runs: decorators, defaults, bases, class bodies.
+        later: names looked up when a function that it defines is called.
+
+    """
+
+    now: frozenset[str]
+    later: frozenset[str]
+
+
+def uses(statement: ast.stmt | ast.expr, filename: str) -> Uses:
+    """Return the names that a statement looks up outside itself; annotations never count.
+
+    Args:
+        statement: the statement, or an expression.
+        filename: its file.
+
+    """
+    body = statement if isinstance(statement, ast.stmt) else ast.copy_location(ast.Expr(statement), statement)
+    tree = ast.Module(body=[body], type_ignores=[])
+    # A nested function's `nonlocal` or a method's `await` compiles by itself as well.
+    flags = __future__.annotations.compiler_flag | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+    code = compile(tree, filename, "exec", flags=flags, dont_inherit=True)
+    now: set[str] = set()
+    later: set[str] = set()
+    _collect(code, now, later)
+    if not isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        now |= later  # `x = (lambda: y)()` may call what it defines
+    return Uses(frozenset(now), frozenset(later))
+
+
+def names_in(code: CodeType) -> frozenset[str]:
+    """Return the global names that a function looks up when it, or one nested in it, is called."""
+    found: set[str] = set()
+    _collect(code, found, found)
+    return frozenset(found)
+
+
+def _collect(code: CodeType, now: set[str], later: set[str]) -> None:
+    now.update(_looked_up(code))
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            _collect(constant, now if _runs_at_once(constant) else later, later)
+
+
+def _runs_at_once(code: CodeType) -> bool:
+    is_function = bool(code.co_flags & inspect.CO_OPTIMIZED)
+    return not is_function or code.co_name in _AT_ONCE or code.co_name.startswith("<generic parameters")
+
+
+def _looked_up(code: CodeType) -> Iterator[str]:
+    if not code.co_names:
+        return
+    stored = set()
+    for instruction in dis.get_instructions(code):
+        if instruction.opname == "STORE_NAME":
+            stored.add(instruction.argval)
+        elif instruction.opname in _LOADS and instruction.argval not in stored:
+            yield instruction.argval

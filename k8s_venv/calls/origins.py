@@ -1,0 +1,93 @@
+"""Where a module comes from decides how it travels.
+
+* *installed*: the standard library and packages of the environment; imported there by name;
+* *beside*: a file of the project that can be imported by its own name; it travels whole;
+* *sliced*: the file of the function itself, and what no name imports: DAG files, scripts, notebooks.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+import sysconfig
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from k8s_venv.calls.beside import file_of, import_roots
+
+if TYPE_CHECKING:
+    from types import FunctionType
+
+
+class Origins:
+    """Tell the origin of modules, as one function sees them.
+
+    Args:
+        root: the project's folder.
+
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._sliced: dict[str, dict[str, Any]] = {}
+        self._whole: set[str] = set()
+
+    def slice(self, function: FunctionType) -> str:
+        """Let the module of a function travel as slices and return its name."""
+        name = str(function.__globals__.get("__name__") or "__main__")
+        self._sliced.setdefault(name, function.__globals__)
+        return name
+
+    def keep_whole(self, module: str) -> None:
+        """Let a module travel as a whole file, because others of the project import it."""
+        self._sliced.pop(module, None)
+        self._whole.add(module)
+
+    def is_sliced(self, module: str) -> bool:
+        """Tell whether a module travels as slices."""
+        if module in self._sliced:
+            return True
+        if module not in sys.modules or module in self._whole or is_installed(module) or self.is_beside(module):
+            return False
+        self._sliced[module] = sys.modules[module].__dict__
+        return True
+
+    def is_beside(self, module: str) -> bool:
+        """Tell whether a module travels as a whole file."""
+        if module in self._sliced:
+            return False
+        path = getattr(sys.modules.get(module), "__file__", None)
+        if not path or is_installed(module):
+            return False
+        return file_of(module, import_roots(Path(path), self._root)) == Path(path)
+
+    def namespace(self, module: str) -> dict[str, Any]:
+        """Return the names of a module."""
+        if module in self._sliced:
+            return self._sliced[module]
+        return getattr(sys.modules.get(module), "__dict__", {})
+
+
+def is_installed(module: str) -> bool:
+    """Tell whether a loaded module is part of Python or of an installed package."""
+    if module == "__main__":
+        return False
+    found = sys.modules.get(module)
+    path = getattr(found, "__file__", None)
+    if path is None:
+        # Built into the interpreter; or made at run time, and then by nothing that an import would find.
+        return getattr(found, "__spec__", None) is not None or module.partition(".")[0] in sys.stdlib_module_names
+    return is_installed_file(path)
+
+
+def is_installed_file(path: str) -> bool:
+    """Tell whether a file belongs to Python or to an installed package."""
+    parts = Path(path).parts
+    if "site-packages" in parts or "dist-packages" in parts:
+        return True
+    return path.startswith(_library_folders())
+
+
+@functools.cache
+def _library_folders() -> tuple[str, ...]:
+    return tuple(f"{sysconfig.get_path(name)}/" for name in ("stdlib", "platstdlib"))

@@ -1,0 +1,184 @@
+"""Check isolated tasks without running them, by the same capture that a call uses."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+from typing import TYPE_CHECKING, Any
+
+from k8s_venv.calls.imports import imports_of
+from k8s_venv.calls.packing import capture
+from k8s_venv.calls.syntax import newer_syntax
+from k8s_venv.errors import CallError, K8sVenvError
+from k8s_venv.locking import read_lock
+from k8s_venv.provides import Provided, provided_by, providers
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
+
+    from k8s_venv.calls.packing import Captured, Transport
+    from k8s_venv.environment import Environment
+    from k8s_venv.locking import Lock
+    from k8s_venv.project import Project
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """An isolated task of a DAG.
+
+    Args:
+        name: the DAG's and the task's ids, such as ``sales.clean``.
+        function: the function.
+        project: its project.
+        environment: its environment.
+        transport: what the task says of it.
+    """
+
+    name: str
+    function: Callable[..., Any]
+    project: Project
+    environment: Environment
+    transport: Transport | None
+
+    @property
+    def place(self) -> tuple[str, int]:
+        """Return the function's file and line."""
+        code = getattr(inspect.unwrap(self.function), "__code__", None)
+        return (code.co_filename, code.co_firstlineno) if code else (str(self.project.path), 1)
+
+
+@dataclasses.dataclass(frozen=True, order=True)
+class Finding:
+    """Something that would fail.
+
+    Args:
+        path: the file it stands in.
+        line: its line, counted from 1.
+        task: the task's name, or nothing where a whole file cannot be loaded.
+        message: what is wrong and what to do.
+    """
+
+    path: str
+    line: int
+    task: str
+    message: str
+
+
+def check_tasks(tasks: Iterable[Task], image_exists: Callable[[str], bool] | None = None) -> list[Finding]:
+    """Return what would fail when tasks run.
+
+    Args:
+        tasks: the tasks.
+        image_exists: tells whether a registry has an image, by its reference; without it nobody is asked.
+    """
+    checker = _Checker(image_exists)
+    captured = [(task, checker.capture(task)) for task in tasks]
+    checker.check_syntax(captured)
+    for task, each in captured:
+        checker.check_environment(task)
+        if each is not None:
+            checker.check_imports(task, each)
+    return sorted(set(checker.findings))
+
+
+class _Checker:
+    def __init__(self, image_exists: Callable[[str], bool] | None) -> None:
+        self.findings: list[Finding] = []
+        self._exists = functools.cache(image_exists) if image_exists else None
+        self._locks: dict[Path, Lock | str] = {}
+        self._provisions: dict[Path, Provided] = {}
+
+    def capture(self, task: Task) -> Captured | None:
+        try:
+            return capture(task.function, task.environment, task.transport)
+        except CallError as error:
+            file, line = task.place
+            self.findings.append(Finding(error.path or file, error.line or line, task.name, error.problem))
+            return None
+
+    def check_syntax(self, captured: list[tuple[Task, Captured | None]]) -> None:
+        """Look at the source of all tasks at once for each version, since asking takes a process."""
+        by_version: dict[str, dict[tuple[str, int, str], Task]] = {}
+        for task, each in captured:
+            if each is not None and each.transport == "source":
+                pieces = by_version.setdefault(task.environment.python, {})
+                for piece in each.source:
+                    pieces.setdefault(piece, task)
+        for python, pieces in by_version.items():
+            places = {
+                (file, line + number): task
+                for (file, line, text), task in pieces.items()
+                for number in range(text.count("\n") + 1)
+            }
+            for found in newer_syntax(list(pieces), python):
+                task = places[found.file, found.line]
+                message = f"{found.problem}; environment {task.environment.name!r} runs Python {python}."
+                self.findings.append(Finding(found.file, found.line, task.name, message))
+
+    def check_environment(self, task: Task) -> None:
+        if task.environment.image is not None:
+            return
+        lock = self._lock(task.environment)
+        if isinstance(lock, str):
+            self._add(task, lock)
+        elif self._exists is not None:
+            reference = task.environment.image_reference(task.project.require_registry(), lock.digest)
+            if not self._exists(reference):
+                name = task.environment.name
+                self._add(task, f"The image {reference} was never built. Run `k8s-venv build-images {name}`.")
+
+    def check_imports(self, task: Task, captured: Captured) -> None:
+        environment = task.environment
+        provided = self._provided(environment)
+        if provided is None:
+            return
+        beside = {name.partition(".")[0] for name in captured.beside_modules}
+        for each in imports_of(captured.source):
+            top = each.module.partition(".")[0]
+            if each.optional or top in beside or top == "k8s_venv" or provided.has(each.module):
+                continue
+            known = providers(each.module)
+            package = " or ".join(known) if known else "the package that provides it"
+            message = (
+                f"imports {each.module}, which nothing in environment {environment.name!r} provides. Add {package} to "
+                f"{environment.requirements_place} and run `k8s-venv lock {environment.name}`."
+            )
+            self.findings.append(Finding(each.file, each.line, task.name, message))
+
+    def _add(self, task: Task, message: str) -> None:
+        file, line = task.place
+        self.findings.append(Finding(file, line, task.name, message))
+
+    def _lock(self, environment: Environment) -> Lock | str:
+        """Return an environment's lock, or what is wrong with it."""
+        path = environment.lock_path
+        if path not in self._locks:
+            try:
+                self._locks[path] = read_lock(environment)
+            except K8sVenvError as error:
+                self._locks[path] = str(error)
+        return self._locks[path]
+
+    def _provided(self, environment: Environment) -> Provided | None:
+        """Return what an environment provides, where that can be known."""
+        lock = "somebody else's image" if environment.image is not None else self._lock(environment)
+        if isinstance(lock, str):
+            return None
+        if lock.path not in self._provisions:
+            self._provisions[lock.path] = provided_by(environment, lock)
+        return self._provisions[lock.path]
+
+
+def files_to_load(paths: Iterable[Path]) -> Iterator[Path]:
+    """Yield the Python files that paths name, those of folders included.
+
+    Args:
+        paths: files and folders.
+    """
+    for path in paths:
+        if path.is_dir():
+            yield from sorted(file for file in path.rglob("*.py") if "__pycache__" not in file.parts)
+        else:
+            yield path

@@ -1,0 +1,92 @@
+"""An Airflow for one command: its home and database, made before Airflow is imported."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from filelock import FileLock
+
+from k8s_venv import uv
+from k8s_venv.cli.console import console
+from k8s_venv.errors import K8sVenvError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+def require_airflow() -> None:
+    """Refuse to go on without Airflow.
+
+    Raises:
+        K8sVenvError: it is not installed.
+    """
+    if importlib.util.find_spec("airflow") is None:
+        raise K8sVenvError("DAG files need Airflow: pip install 'k8s-venv[airflow]'.")
+
+
+@contextlib.contextmanager
+def airflow_home(dags: Path, *, log_level: str = "WARNING") -> Iterator[None]:
+    """Give Airflow a home for one command, unless the user has one; this must come before Airflow's import.
+
+    Args:
+        dags: the folder of the DAG files.
+        log_level: from which level Airflow's own parts speak.
+    """
+    os.environ.setdefault("AIRFLOW__CORE__DAGS_FOLDER", str(dags))
+    os.environ.setdefault("AIRFLOW__CORE__LOAD_EXAMPLES", "False")
+    os.environ.setdefault("AIRFLOW__CORE__DAGBAG_IMPORT_ERROR_TRACEBACK_DEPTH", "100")
+    # What tasks print, and what goes wrong; not what Airflow's parts tell one another.
+    os.environ.setdefault("AIRFLOW__LOGGING__LOGGING_LEVEL", log_level)
+    os.environ.setdefault("AIRFLOW__LOGGING__NAMESPACE_LEVELS", "airflow.task.operators=INFO,py.warnings=ERROR")
+    os.environ.setdefault("AIRFLOW__LOGGING__LOG_FORMAT", "%(message)s")
+    os.environ.setdefault("AIRFLOW__METRICS__TIMER_UNIT_CONSISTENCY", "True")  # Airflow 2 warns without it
+    if "AIRFLOW_HOME" in os.environ:
+        yield
+        return
+    with tempfile.TemporaryDirectory(prefix="k8s-venv-airflow-") as home:
+        os.environ["AIRFLOW_HOME"] = home
+        os.environ["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] = f"sqlite:///{home}/airflow.db"
+        shutil.copy(_empty_database(), Path(home) / "airflow.db")
+        yield
+
+
+def _empty_database() -> Path:
+    """Return an empty Airflow database, made once for each version of Airflow."""
+    version = _airflow_version()
+    path = uv.require_cache() / f"airflow-{version}.db"
+    with FileLock(f"{path}.lock"), tempfile.TemporaryDirectory() as home:
+        if not path.exists():
+            console.print(f"Preparing a database for Airflow {version} (once)")
+            partial = Path(home) / "airflow.db"
+            environ = {
+                **os.environ,
+                "AIRFLOW_HOME": home,
+                "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{partial}",
+            }
+            made = subprocess.run(
+                [sys.executable, "-m", "airflow", "db", "migrate"],
+                env=environ,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            if made.returncode:
+                raise K8sVenvError(f"Airflow's database could not be prepared:\n{made.stderr or made.stdout}")
+            shutil.move(partial, path)
+    return path
+
+
+def _airflow_version() -> str:
+    try:
+        return importlib.metadata.version("apache-airflow-core")
+    except importlib.metadata.PackageNotFoundError:
+        return importlib.metadata.version("apache-airflow")  # one package before Airflow 3

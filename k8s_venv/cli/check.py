@@ -1,0 +1,135 @@
+"""``k8s-venv check`` and ``k8s-venv explain``."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from k8s_venv.checking import Finding, check_tasks, files_to_load
+from k8s_venv.cli.airflow_home import airflow_home, require_airflow
+from k8s_venv.cli.console import console
+from k8s_venv.errors import K8sVenvError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from k8s_venv.calls.packing import Captured
+    from k8s_venv.checking import Task
+
+
+@click.command()
+@click.argument("paths", nargs=-1, type=click.Path(exists=True, path_type=Path), metavar="[PATH]...")
+@click.option("--registry", is_flag=True, help="Ask the registry whether each image was built.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["text", "json", "github"]),
+    default="text",
+    show_default=True,
+    help="How findings are printed: a line each, one JSON list, or annotations for GitHub's checks.",
+)
+@click.pass_obj
+def check(given: Path | None, paths: tuple[Path, ...], registry: bool, form: str) -> None:
+    """Check the isolated tasks of DAG files without running them.
+
+    Files and folders; by default the working folder. Each file is loaded as Airflow loads it. For each isolated task:
+    is its environment declared and its lock fresh, can the target's Python parse what travels, can everything that it
+    uses travel, and does the lock, or the folder of the DAG, provide every import?
+
+    One finding a line, as path:line: task: message. The exit code is 1 when there are findings.
+    """
+    require_airflow()
+    _use_project(given)
+    exists: Callable[[str], bool] | None = None
+    if registry:
+        from k8s_venv.builders.engine import engine, image_exists
+
+        client = engine()
+        exists = lambda reference: image_exists(client, reference)  # noqa: E731
+    files = list(files_to_load(paths or (Path.cwd(),)))
+    start = (paths[0] if paths else Path.cwd()).resolve()
+    with airflow_home(start if start.is_dir() else start.parent, log_level="CRITICAL"):
+        from k8s_venv.airflow.loading import load_tasks
+
+        tasks: list[Task] = []
+        findings: list[Finding] = []
+        for file in files:
+            found, broken = load_tasks(file.resolve())
+            tasks += found
+            findings += broken
+        findings = sorted({*findings, *check_tasks(tasks, exists)})
+    _print(findings, form)
+    console.print(f"{len(tasks)} isolated tasks in {len(files)} files, {len(findings)} findings")
+    if findings:
+        raise click.exceptions.Exit(1)
+
+
+@click.command()
+@click.argument("dag_file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("task")
+@click.pass_obj
+def explain(given: Path | None, dag_file: Path, task: str) -> None:
+    """Show what would travel for one task of a DAG file, without running it.
+
+    TASK is the task's id, or DAG.TASK where several DAGs have it.
+    """
+    require_airflow()
+    _use_project(given)
+    with airflow_home(dag_file.resolve().parent, log_level="CRITICAL"):
+        from k8s_venv.airflow.loading import load_tasks
+        from k8s_venv.calls.packing import capture
+
+        tasks, broken = load_tasks(dag_file.resolve())
+        if broken:
+            raise K8sVenvError(f"{broken[0].path}:{broken[0].line}: {broken[0].message}")
+        chosen = [each for each in tasks if task in (each.name, each.name.partition(".")[2])]
+        if len(chosen) != 1:
+            names = ", ".join(each.name for each in tasks) or "none"
+            raise K8sVenvError(f"{dag_file} has {len(chosen) or 'no'} isolated tasks {task!r}. It has: {names}.")
+        _explain(chosen[0], capture(chosen[0].function, chosen[0].environment, chosen[0].transport))
+
+
+def _explain(task: Task, captured: Captured) -> None:
+    from k8s_venv.locking import read_lock
+
+    environment = task.environment
+    click.echo(f"task         {task.name}")
+    click.echo(f"environment  {environment.name}, Python {environment.python}")
+    try:
+        lock = read_lock(environment)
+        image = environment.image or environment.image_reference(task.project.require_registry(), lock.digest)
+        click.echo(f"lock         {lock.path.name}, {len(lock.packages)} packages")
+        click.echo(f"image        {image}")
+    except K8sVenvError as error:
+        click.echo(f"image        not known: {error}")
+    click.echo(f"transport    {captured.transport}, because {captured.why}")
+    click.echo("archive      the runner, the arguments, and:")
+    for name, data in sorted(captured.entries.items()):
+        click.echo(f"             {name}, {len(data):,} bytes")
+    for file, line, text in captured.source:
+        click.echo(f"\n--- {file}:{line}")
+        click.echo(text.rstrip())
+
+
+def _use_project(given: Path | None) -> None:
+    if given:
+        os.environ["K8S_VENV_PROJECT"] = str(given.resolve())
+
+
+def _print(findings: list[Finding], form: str) -> None:
+    if form == "json":
+        fields = ("path", "line", "task", "message")
+        click.echo(json.dumps([{field: getattr(each, field) for field in fields} for each in findings], indent=2))
+        return
+    for each in findings:
+        message = " ".join(each.message.split())
+        subject = f"{each.task}: " if each.task else ""
+        if form == "github":
+            escaped = (subject + message).replace("%", "%25")
+            click.echo(f"::error file={each.path},line={each.line}::{escaped}")
+        else:
+            click.echo(f"{each.path}:{each.line}: {subject}{message}")

@@ -1,0 +1,146 @@
+"""Say what is wrong in a project file in the words of its author, with the line."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from k8s_venv.environment import NAME, Environment
+from k8s_venv.errors import ProjectError, did_you_mean
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from pydantic import BaseModel, ValidationError
+
+# Fields of the models that come from where the file is, not from what stands in it.
+_OWN = {"name", "root", "path"}
+# What each key takes, for values of another type.
+_TAKES = {
+    "registry": 'must be text, such as registry = "registry.example.com/airflow"',
+    "requirements": 'must be the name of a file ("requirements.txt") or a list of requirements (["pandas>=2"])',
+    "packages": 'must be a list of Debian packages, such as packages = ["libgomp1"]',
+    "base": 'must be the name of an image, such as base = "python:3.12-slim"',
+    "image": 'must be the name of an image, such as image = "registry.example.com/ours:1"',
+    "pod": "must be a table of options of KubernetesPodOperator",
+}
+
+
+def environment_tables(content: Mapping[str, Any], path: Path, text: str) -> dict[str, Any]:
+    """Return the tables under ``environments`` with each one's name and folder in them.
+
+    Args:
+        content: the project file's content.
+        path: the file.
+        text: its text.
+
+    Raises:
+        ProjectError: they are no tables, or have names that cannot be used.
+
+    """
+    declared = content.get("environments", {})
+    if not isinstance(declared, dict):
+        raise ProjectError(
+            "`environments` must be tables: [environments.NAME].", path, _line_of(text, ("environments",))
+        )
+    for name, table in declared.items():
+        line = _line_of(text, ("environments", name))
+        if not NAME.fullmatch(name):
+            better = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:63].rstrip("-")
+            hint = f" How about {better!r}?" if better else ""
+            raise ProjectError(
+                f"{name!r} cannot be an environment's name: use up to 63 small letters and digits, with single "
+                f"- or _ between them, without dots.{hint}",
+                path,
+                line,
+            )
+        if not isinstance(table, dict):
+            raise ProjectError(f"`{name}` must be a table: [environments.{name}].", path, line)
+        for key in _OWN & table.keys():
+            raise unknown_key(key, Environment, f"[environments.{name}]", path, line)
+    return {name: {**table, "name": name, "root": path.parent} for name, table in declared.items()}
+
+
+def explain(error: ValidationError, project: type[BaseModel], path: Path, text: str) -> ProjectError:
+    """Return the error for what pydantic found wrong: the first misspelt key, else the first of all.
+
+    Args:
+        error: pydantic's.
+        project: the model of the whole file.
+        path: the file.
+        text: its text.
+
+    """
+    problem = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
+    place = tuple(str(part) for part in problem["loc"])
+    in_environment = place[0] == "environments"
+    table = f"[environments.{place[1]}]" if in_environment else "the project"
+    key = place[2] if in_environment else place[0]
+    line = _line_of(text, place)
+    if problem["type"] == "extra_forbidden":
+        model: type[BaseModel] = Environment if in_environment else project
+        return unknown_key(key, model, table, path, line)
+    if problem["type"] == "missing":
+        return ProjectError(f'{table} lacks `{key}`, such as {key} = "3.12".', path, line)
+    if problem["type"] == "literal_error":
+        known = re.findall(r"'([^']+)'", problem["msg"])
+        hint = did_you_mean(str(problem["input"]), known)
+        return ProjectError(f"Unknown {key} {problem['input']!r}.{hint} Known: {', '.join(known)}.", path, line)
+    ours = problem["type"] == "value_error" or key not in _TAKES
+    reason = problem["msg"].removeprefix("Value error, ") if ours else f"{_TAKES[key]}, not {problem['input']!r}"
+    return ProjectError(f"`{key}` of {table}: {reason}.", path, line)
+
+
+def unknown_key(key: str, model: type[BaseModel], table: str, path: Path, line: int | None) -> ProjectError:
+    """Return the error for a key that a table does not have.
+
+    Args:
+        key: the unknown key.
+        model: the model of the table.
+        table: what to call it.
+        path: the project file.
+        line: the key's line.
+
+    """
+    known = sorted(set(model.model_fields) - _OWN)
+    hint = did_you_mean(key, known)
+    return ProjectError(f"Unknown key {key!r} in {table}.{hint} Known: {', '.join(known)}.", path, line)
+
+
+def missing_requirements(environment: Environment, file: Path, path: Path, text: str) -> ProjectError:
+    """Return the error for a requirements file that does not exist.
+
+    Args:
+        environment: the environment that names it.
+        file: where it should be.
+        path: the project file.
+        text: its text.
+
+    """
+    near = did_you_mean(file.name, [found.name for found in file.parent.glob("*") if found.is_file()])
+    hint = near or f' A requirement itself goes into a list: requirements = ["{environment.requirements}"].'
+    return ProjectError(
+        f"The requirements file {environment.requirements!r} of environment {environment.name!r} does not exist "
+        f"in {file.parent}.{hint}",
+        path,
+        _line_of(text, ("environments", environment.name, "requirements")),
+    )
+
+
+def _line_of(text: str, place: tuple[str, ...]) -> int | None:
+    """Return the line on which a key, or at least its table, stands."""
+    lines = text.splitlines()
+    own = r"\s*\[\s*(?:tool\.[\"']?k8s-venv[\"']?{separator})?{rest}\s*\]"
+    if place[0] == "environments" and len(place) > 1:
+        pattern = own.format(separator=r"\.", rest=rf"environments\.[\"']?{re.escape(place[1])}[\"']?")
+        place = place[2:]
+    else:
+        pattern = own.format(separator="", rest="")
+    header = next((number for number, line in enumerate(lines, 1) if re.match(pattern, line)), 0)
+    for number, line in enumerate(lines[header:], header + 1):
+        if place and re.match(rf"\s*[\"']?{re.escape(place[0])}[\"']?\s*=", line):
+            return number
+        if line.lstrip().startswith("["):
+            break
+    return header or None

@@ -1,0 +1,122 @@
+"""Which modules an environment can import: by the files of its locked packages, never by a guess from names."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import json
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from filelock import FileLock
+from stdlib_list import in_stdlib
+
+from k8s_venv import uv
+from k8s_venv.errors import LockError
+from k8s_venv.resolving import PLATFORM
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from k8s_venv.environment import Environment
+    from k8s_venv.locking import Lock
+
+_NAMESPACE_DEPTH = 3
+
+
+class Provided:
+    """What one environment provides.
+
+    Args:
+        python: its minor version.
+        modules: the packages and modules in its locked packages; of namespace packages (PEP 420) their parts.
+    """
+
+    def __init__(self, python: str, modules: frozenset[str]) -> None:
+        self._python = python
+        self._modules = modules
+
+    def has(self, module: str) -> bool:
+        """Tell whether a module can be imported.
+
+        Args:
+            module: its full name.
+        """
+        parts = module.split(".")
+        if _is_standard(parts[0], self._python):
+            return True
+        prefixes = {".".join(parts[:length]) for length in range(1, len(parts) + 1)}
+        return bool(prefixes & self._modules) or any(name.startswith(f"{module}.") for name in self._modules)
+
+
+def provided_by(environment: Environment, lock: Lock) -> Provided:
+    """Return what an environment provides.
+
+    The locked packages' files are listed once for each lock; uv keeps the packages for later.
+
+    Args:
+        environment: which one.
+        lock: its lock.
+
+    Raises:
+        LockError: the locked packages cannot be had.
+    """
+    path = uv.require_cache() / "modules" / f"{lock.digest}.json"
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{path}.lock"), tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            if not path.is_file():
+                listed = Path(folder) / "listed.json"
+                listed.write_text(json.dumps(sorted(_list(environment, lock, Path(folder) / "packages"))))
+                shutil.move(listed, path)
+    return Provided(environment.python, frozenset(json.loads(path.read_text("utf-8"))))
+
+
+@functools.cache
+def providers(module: str) -> list[str]:
+    """Return the packages that provide a module among those installed here, as a hint.
+
+    Args:
+        module: its full name.
+    """
+    return sorted(set(importlib.metadata.packages_distributions().get(module.partition(".")[0], ())))
+
+
+def _list(environment: Environment, lock: Lock, folder: Path) -> set[str]:
+    if not lock.packages:
+        return set()
+    try:
+        uv.run(
+            [
+                *("pip", "install", "--target", str(folder), "--no-deps", "--require-hashes"),
+                *("--python", sys.executable, "--python-version", environment.python),
+                *("--python-platform", PLATFORM, "--requirements", str(lock.path)),
+            ]
+        )
+    except uv.UvError as error:
+        raise LockError(environment.name, f"its locked packages cannot be had.\n{error.output}") from None
+    return set(_modules_in(folder, ""))
+
+
+def _modules_in(folder: Path, prefix: str) -> Iterator[str]:
+    for entry in folder.iterdir():
+        name = prefix + entry.name.partition(".")[0]
+        if entry.is_dir() and entry.name.isidentifier():
+            if (entry / "__init__.py").is_file() or name.count(".") >= _NAMESPACE_DEPTH:
+                yield name
+            else:
+                yield from _modules_in(entry, f"{name}.")
+        elif entry.suffix in (".py", ".so") and entry.name.partition(".")[0].isidentifier():
+            yield name
+
+
+def _is_standard(top: str, python: str) -> bool:
+    if python == "{}.{}".format(*sys.version_info):
+        return top in sys.stdlib_module_names
+    try:
+        return bool(in_stdlib(top, python))
+    except ValueError:  # a version that the list does not have yet
+        return top in sys.stdlib_module_names

@@ -1,0 +1,68 @@
+"""Which codec carries what: the modules of the built-in ones, and those that users register.
+
+The codecs of types beyond Python's literals stand in modules of their own, imported when a value needs them,
+because every import costs each pod its start.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any, Callable, Dict, Optional, Tuple, Union
+
+Buffer = Union[bytes, bytearray, memoryview]
+Node = Dict[str, Any]
+# Returns the type of a module's name and a qualified name, or None when the call did not ship it.
+Types = Callable[[str, str], Optional[type]]
+
+MAX_DEPTH = 100
+LIBRARIES = frozenset(["numpy", "pandas", "polars", "pyarrow"])
+
+# By the package that defines a value's type, and by the first part of a wire name.
+MODULE_OF_PACKAGE = {
+    "builtins": "scalars",
+    "collections": "containers",
+    "datetime": "scalars",
+    "decimal": "scalars",
+    "numpy": "tables_numpy",
+    "pandas": "tables_pandas",
+    "pathlib": "scalars",
+    "pendulum": "scalars",
+    "polars": "tables_arrow",
+    "pyarrow": "tables_arrow",
+    "uuid": "scalars",
+}
+MODULE_OF_NAME = {
+    **dict.fromkeys(["complex", "date", "datetime", "decimal", "path", "time", "timedelta", "uuid"], "scalars"),
+    **dict.fromkeys(["counter", "defaultdict", "deque", "ordereddict"], "containers"),
+    **dict.fromkeys(["dataclass", "enum", "flag", "namedtuple"], "shipped_types"),
+    "numpy": "tables_numpy",
+    "pandas": "tables_pandas",
+    "polars": "tables_arrow",
+    "pyarrow": "tables_arrow",
+}
+
+
+def codec_module(name: str) -> Any:
+    """Import a module of codecs; it has ``encode(encoder, value, depth)`` and ``DECODERS``."""
+    return importlib.import_module(f"k8s_venv.runner.{name}")
+
+
+registered_types: Dict[type, Tuple[str, Callable[[Any], Any]]] = {}
+registered_names: Dict[str, Callable[[Any], Any]] = {}
+
+
+def register(kind: type, name: str, encode: Callable[[Any], Any], decode: Callable[[Any], Any]) -> None:
+    """Register a codec for a type of one's own, in a module that both sides import.
+
+    Args:
+        kind: the type; its subclasses need codecs of their own.
+        name: the codec's name on the wire, the same on both sides. A later registration replaces an earlier one.
+        encode: returns plain data, or anything else that has a codec, for an instance.
+        decode: returns the instance for what ``encode`` returned.
+
+    """
+    for other, (used, _) in list(registered_types.items()):
+        if used == name:
+            del registered_types[other]
+    registered_types[kind] = name, encode
+    registered_names[name] = decode

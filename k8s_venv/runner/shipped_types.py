@@ -1,0 +1,174 @@
+"""Codecs for instances of the types that travel with a call: enumerations, dataclasses, named tuples.
+
+Both sides hold the same source, so that a document needs to say no more than the type's name and the fields. A type
+is found by a resolver, which the caller gives; none is imported, and no method of it runs.
+"""
+
+from __future__ import annotations
+
+import enum
+import functools
+import sys
+from typing import TYPE_CHECKING, Any, Callable, Container, Dict, List, Mapping, Optional
+
+from k8s_venv.runner.decoder import field
+from k8s_venv.runner.errors import NoCodecError, UnknownTypeError
+
+if TYPE_CHECKING:
+    from k8s_venv.runner.decoder import Decoder
+    from k8s_venv.runner.encoder import Encoder
+    from k8s_venv.runner.registry import Node, Types
+
+_HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: a class made by a `class` statement
+
+
+def resolver(modules: Container[str], namespaces: Optional[Mapping[str, Mapping[str, Any]]] = None) -> Types:
+    """Return what finds the types of the modules that a call ships, without importing anything.
+
+    Args:
+        modules: the names of the shipped modules; those that are loaded are looked at.
+        namespaces: the globals of modules that are not in ``sys.modules``, by the name that the types carry.
+
+    """
+
+    def find(module: str, name: str) -> Optional[type]:
+        if namespaces and module in namespaces:
+            scope: Optional[Mapping[str, Any]] = namespaces[module]
+        else:
+            scope = vars(sys.modules[module]) if module in modules and module in sys.modules else None
+        found: Any = None
+        for part in name.split("."):
+            found = scope.get(part) if scope is not None else None
+            scope = vars(found) if isinstance(found, type) else None
+        # What the module itself only imported is not its own.
+        return found if isinstance(found, type) and found.__module__ == module else None
+
+    return find
+
+
+def encode(encoder: Encoder, value: Any, depth: int) -> Optional[Node]:
+    """Return the node for an instance of a shipped type, or None when it is none."""
+    kind = type(value)
+    if encoder.types is None or encoder.types(kind.__module__, kind.__qualname__) is not kind:
+        return None
+    names = {"module": kind.__module__, "name": kind.__qualname__}
+    if issubclass(kind, enum.Flag):
+        return {"$": "flag", **names, "v": _flag_members(kind, value)}
+    if issubclass(kind, enum.Enum):
+        return {"$": "enum", **names, "v": value.name}
+    if _is_named_tuple(kind):
+        if getattr(value, "__dict__", None):
+            raise NoCodecError("", f"{kind.__qualname__} with attributes beyond its fields")
+        return {"$": "namedtuple", **names, "fields": _encode_fields(encoder, kind, value, kind._fields, depth)}
+    if hasattr(kind, "__dataclass_fields__"):
+        fields = _field_names(kind)
+        _refuse_what_fields_omit(kind, value, fields)
+        return {"$": "dataclass", **names, "fields": _encode_fields(encoder, kind, value, fields, depth)}
+    return None
+
+
+def _encode_fields(encoder: Encoder, kind: type, value: Any, names: Any, depth: int) -> List[Any]:
+    fields = []
+    for name in names:
+        try:
+            entry = object.__getattribute__(value, name)
+        except AttributeError:
+            raise NoCodecError(f".{name}", f"a field of {kind.__qualname__} that is not set") from None
+        try:
+            fields.append([name, encoder.node(entry, depth + 1)])
+        except NoCodecError as error:
+            raise error.within(f".{name}") from None
+    return fields
+
+
+def _flag_members(kind: Any, value: Any) -> List[str]:
+    """Return the names of the members that make up a flag."""
+    bits = value.value
+    names = [name for name, member in kind.__members__.items() if member.value and member.value & bits == member.value]
+    covered = functools.reduce(lambda known, name: known | kind.__members__[name].value, names, 0)
+    if covered != bits:
+        raise NoCodecError("", f"{kind.__qualname__} with bits that have no name ({bits})")
+    return names
+
+
+def _is_named_tuple(kind: Any) -> bool:
+    fields = getattr(kind, "_fields", None)
+    return issubclass(kind, tuple) and type(fields) is tuple and all(type(name) is str for name in fields)
+
+
+def _field_names(kind: Any) -> List[str]:
+    import dataclasses  # loaded already by whoever made the type
+
+    return [entry.name for entry in dataclasses.fields(kind)]
+
+
+def _refuse_what_fields_omit(kind: type, value: Any, fields: List[str]) -> None:
+    """Refuse an instance that would lose something; what a cached property keeps is made again."""
+    if not all(base.__flags__ & _HEAP_TYPE for base in kind.__mro__[:-1]):
+        raise NoCodecError("", f"{kind.__qualname__}, a dataclass that is also of a built-in type")
+    for name in getattr(value, "__dict__", {}):
+        cached = any(isinstance(vars(base).get(name), functools.cached_property) for base in kind.__mro__)
+        if name not in fields and not cached:
+            raise NoCodecError(f".{name}", f"an attribute of {kind.__qualname__} that is not a field")
+
+
+def _find(decoder: Decoder, node: Node) -> Any:
+    module, name = field(node, "module", str), field(node, "name", str)
+    kind = decoder.types(module, name) if decoder.types is not None else None
+    if kind is None:
+        raise UnknownTypeError(f"{module}.{name}"[:200])
+    return kind
+
+
+def _member(node: Node, kind: Any, name: Any) -> Any:
+    if not issubclass(kind, enum.Enum) or type(name) is not str or name not in kind.__members__:
+        raise UnknownTypeError(f"{node['module']}.{node['name']}", f"has no member {str(name)[:80]!r} on this side")
+    return kind.__members__[name]
+
+
+def _decode_enum(decoder: Decoder, node: Node) -> Any:
+    return _member(node, _find(decoder, node), node["v"])
+
+
+def _decode_flag(decoder: Decoder, node: Node) -> Any:
+    kind = _find(decoder, node)
+    members = [_member(node, kind, name) for name in field(node, "v", list)]
+    if not issubclass(kind, enum.Flag):
+        raise UnknownTypeError(f"{node['module']}.{node['name']}", "is no flag on this side")
+    return functools.reduce(lambda known, member: known | member, members, kind(0))
+
+
+def _decode_fields(decoder: Decoder, node: Node, expected: List[str]) -> Dict[str, Any]:
+    entries = field(node, "fields", list)
+    names = [name for name, _ in entries]
+    if names != expected:
+        raise UnknownTypeError(
+            f"{node['module']}.{node['name']}", f"has the fields {expected} on this side, not {str(names)[:200]}"
+        )
+    return {name: decoder.value(entry) for name, entry in entries}
+
+
+def _decode_dataclass(decoder: Decoder, node: Node) -> Any:
+    kind = _find(decoder, node)
+    if not hasattr(kind, "__dataclass_fields__"):
+        raise UnknownTypeError(f"{node['module']}.{node['name']}", "is no dataclass on this side")
+    fields = _decode_fields(decoder, node, _field_names(kind))
+    value = object.__new__(kind)
+    for name, entry in fields.items():
+        object.__setattr__(value, name, entry)
+    return value
+
+
+def _decode_namedtuple(decoder: Decoder, node: Node) -> Any:
+    kind = _find(decoder, node)
+    if not _is_named_tuple(kind):
+        raise UnknownTypeError(f"{node['module']}.{node['name']}", "is no named tuple on this side")
+    return tuple.__new__(kind, _decode_fields(decoder, node, list(kind._fields)).values())
+
+
+DECODERS: Dict[str, Callable[[Decoder, Node], Any]] = {
+    "enum": _decode_enum,
+    "flag": _decode_flag,
+    "dataclass": _decode_dataclass,
+    "namedtuple": _decode_namedtuple,
+}

@@ -1,0 +1,117 @@
+"""Codecs for pyarrow and polars, through the Arrow IPC streaming format (https://arrow.apache.org/docs/format)."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING, Any, Callable, Dict, Optional
+
+from k8s_venv.runner.errors import MalformedError, MissingLibraryError, NoCodecError
+from k8s_venv.runner.libraries import library, version
+
+if TYPE_CHECKING:
+    from k8s_venv.runner.decoder import Decoder
+    from k8s_venv.runner.encoder import Encoder
+    from k8s_venv.runner.registry import Node
+
+# Older pyarrow unpickles what such a column says (CVE-2023-47248).
+_UNPICKLED = b"arrow.py_extension_type"
+
+
+def encode(encoder: Encoder, value: Any, depth: int) -> Optional[Node]:
+    """Return the node for a table, batch, frame or series, or None when it is of another type."""
+    kind = type(value)
+    name = f"{kind.__module__.partition('.')[0]}.{kind.__name__}"
+    if name == "pyarrow.Table":
+        return {"$": "pyarrow.table", "b": write_ipc(encoder, value)}
+    if name == "pyarrow.RecordBatch":
+        table = library("pyarrow").Table.from_batches([value])
+        return {"$": "pyarrow.batch", "b": write_ipc(encoder, table)}
+    if name == "polars.DataFrame":
+        return {"$": "polars.frame", "b": _write_polars(encoder, value)}
+    if name == "polars.Series":
+        frame = library("polars").DataFrame([value.rename("")])
+        return {"$": "polars.series", "name": encoder.node(value.name), "b": _write_polars(encoder, frame)}
+    return None
+
+
+def write_ipc(encoder: Encoder, table: Any) -> int:
+    """Add a pyarrow table as a buffer and return the buffer's number.
+
+    Raises:
+        NoCodecError: a column cannot be written.
+
+    """
+    pyarrow, ipc = library("pyarrow"), library("pyarrow.ipc")
+    sink = pyarrow.BufferOutputStream()
+    try:
+        with ipc.new_stream(sink, table.schema) as writer:
+            writer.write_table(table)
+    except (pyarrow.ArrowException, NotImplementedError) as error:
+        raise NoCodecError("", f"a pyarrow table that Arrow IPC cannot write ({error})") from error
+    encoder.uses("pyarrow")
+    return encoder.buffer(memoryview(sink.getvalue()))
+
+
+def read_ipc(decoder: Decoder, number: Any) -> Any:
+    """Return the pyarrow table in a buffer; it shares the buffer's memory.
+
+    Raises:
+        MalformedError: it is no table, or one that this pyarrow cannot hold.
+
+    """
+    pyarrow, ipc, view = library("pyarrow"), library("pyarrow.ipc"), decoder.buffer(number)
+    if version(pyarrow) < (14, 1) and _UNPICKLED in bytes(view):
+        raise MalformedError("a table with a pickled extension type, which this reader does not accept")
+    try:
+        with ipc.open_stream(pyarrow.py_buffer(view)) as reader:
+            table = reader.read_all()
+        table.validate(full=True)
+    except Exception as error:
+        raise decoder.unreadable("pyarrow", error) from error
+    return table
+
+
+def _read_batch(decoder: Decoder, node: Node) -> Any:
+    pyarrow, table = library("pyarrow"), read_ipc(decoder, node["b"])
+    batches = table.to_batches()
+    if len(batches) == 1:
+        return batches[0]
+    if batches:
+        raise MalformedError("more than one record batch")
+    return pyarrow.RecordBatch.from_arrays(
+        [pyarrow.array([], entry.type) for entry in table.schema], schema=table.schema
+    )
+
+
+def _write_polars(encoder: Encoder, frame: Any) -> int:
+    polars, stream = library("polars"), io.BytesIO()
+    # The oldest layout: an older polars reads it as well.
+    oldest = {"compat_level": polars.CompatLevel.oldest()} if hasattr(polars, "CompatLevel") else {}
+    try:
+        frame.write_ipc_stream(stream, **oldest)
+    except Exception as error:
+        raise NoCodecError("", f"a polars frame that Arrow IPC cannot write ({error})") from error
+    return encoder.buffer(stream.getbuffer())
+
+
+def _read_polars(decoder: Decoder, number: Any) -> Any:
+    polars = library("polars")
+    try:
+        return polars.read_ipc_stream(io.BytesIO(decoder.buffer(number)))
+    except (KeyboardInterrupt, SystemExit, MalformedError, MissingLibraryError):
+        raise
+    except BaseException as error:  # noqa: BLE001 -- a panic of polars is no Exception
+        raise decoder.unreadable("polars", error) from None
+
+
+def _read_series(decoder: Decoder, node: Node) -> Any:
+    frame = _read_polars(decoder, node["b"])
+    return frame.to_series(0).rename(decoder.value(node["name"]))
+
+
+DECODERS: Dict[str, Callable[[Decoder, Node], Any]] = {
+    "pyarrow.table": lambda decoder, node: read_ipc(decoder, node["b"]),
+    "pyarrow.batch": _read_batch,
+    "polars.frame": lambda decoder, node: _read_polars(decoder, node["b"]),
+    "polars.series": _read_series,
+}

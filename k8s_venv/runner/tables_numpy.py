@@ -1,0 +1,125 @@
+"""Codecs for numpy: arrays in its own ``npy`` format 1.0 (NEP 1) and never with pickles, scalars as their bytes."""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from typing import TYPE_CHECKING, Any, Callable, Dict, Optional
+
+from k8s_venv.runner.decoder import field
+from k8s_venv.runner.errors import MalformedError, NoCodecError
+from k8s_venv.runner.libraries import library
+
+if TYPE_CHECKING:
+    from k8s_venv.runner.decoder import Decoder
+    from k8s_venv.runner.encoder import Encoder
+    from k8s_venv.runner.registry import Node
+
+_PREFIX = 10  # bytes before the header: magic, version 1.0, the header's length
+_HEADER_LIMIT = 10_000  # what numpy's own reader accepts, in bytes
+_SCALAR = re.compile(r"[<>|=][biufcmMSUV]\d{1,9}(\[\d*[A-Za-z]{1,2}\])?")
+
+
+def encode(encoder: Encoder, value: Any, depth: int) -> Optional[Node]:
+    """Return the node for an array or a scalar, or None when it is neither."""
+    numpy = library("numpy")
+    if type(value) is numpy.ndarray:
+        if value.dtype.kind == "O":
+            items = encoder.items(list(value.flat), depth)
+            return {"$": "numpy.object", "shape": list(value.shape), "v": items}
+        return {"$": "numpy.array", "b": write_npy(encoder, value)}
+    if isinstance(value, numpy.generic):
+        if _SCALAR.fullmatch(value.dtype.str) and value.dtype == numpy.dtype(value.dtype.str):
+            data = value.tobytes() if value.dtype.itemsize else b""  # numpy gives an empty string a character
+            return {"$": "numpy.scalar", "dtype": value.dtype.str, "v": data.hex()}
+        return {"$": "numpy.record", "b": write_npy(encoder, numpy.asarray(value))}
+    return None
+
+
+def write_npy(encoder: Encoder, array: Any) -> int:
+    """Add an array as a buffer, whose data is not copied when it is contiguous; return the buffer's number.
+
+    Raises:
+        NoCodecError: its dtype cannot be written.
+
+    """
+    npy = library("numpy.lib.format")
+    if array.dtype.hasobject:
+        raise NoCodecError("", f"numpy dtype {array.dtype}, which contains Python objects")
+    if array.dtype.itemsize == 0 and array.size:
+        raise NoCodecError("", f"numpy dtype {array.dtype}, whose items are empty")
+    if not (array.flags.c_contiguous or array.flags.f_contiguous):
+        array = array.copy(order="C")
+    head = io.BytesIO()
+    entries = npy.header_data_from_array_1_0(array)
+    try:
+        npy.write_array_header_1_0(head, entries)
+    except ValueError:  # names of fields beyond Latin-1, or too many of them
+        raise NoCodecError("", f"numpy dtype {str(array.dtype)[:80]}, which npy 1.0 cannot name") from None
+    if npy.descr_to_dtype(entries["descr"]) != array.dtype or head.tell() > _HEADER_LIMIT:
+        raise NoCodecError("", f"numpy dtype {str(array.dtype)[:80]}, which npy 1.0 cannot name")
+    data = array.T if entries["fortran_order"] else array
+    body = data.reshape(-1).view("u1").data if array.size else b""
+    return encoder.long_buffer([head.getvalue(), body])
+
+
+def read_npy(decoder: Decoder, number: Any) -> Any:
+    """Return the array in a buffer, as writable memory of its own.
+
+    Raises:
+        MalformedError: it is not an npy file as ``write_npy`` makes them. Nothing is allocated on its word.
+
+    """
+    numpy, npy, view = library("numpy"), library("numpy.lib.format"), decoder.buffer(number)
+    length = int.from_bytes(view[_PREFIX - 2 : _PREFIX], "little")
+    start = _PREFIX + length
+    if bytes(view[: _PREFIX - 2]) != npy.magic(1, 0) or start > min(len(view), _HEADER_LIMIT):
+        raise MalformedError("not an array in npy format 1.0")
+    stream = io.BytesIO(view[_PREFIX - 2 : start])
+    shape, fortran, dtype = npy.read_array_header_1_0(stream)
+    if dtype.hasobject or min(shape, default=0) < 0:
+        raise MalformedError(f"an array of dtype {str(dtype)[:80]} and shape {str(shape)[:80]}")
+    size, order = math.prod(shape), "F" if fortran else "C"
+    if size * dtype.itemsize != len(view) - start or (size and not dtype.itemsize):
+        raise MalformedError("an array that is not as long as announced")
+    if not size:
+        return numpy.empty(shape, dtype, order)
+    return numpy.frombuffer(view[start:], dtype).reshape(shape, order=order).copy(order="K")
+
+
+def _decode_object(decoder: Decoder, node: Node) -> Any:
+    array = object_array(decoder, node["v"])
+    shape = field(node, "shape", list)
+    if any(type(length) is not int or length < 0 for length in shape):
+        raise MalformedError("an array without a shape")
+    return array.reshape(shape)
+
+
+def object_array(decoder: Decoder, node: Any) -> Any:
+    """Return an array of objects from a node for a list."""
+    items = decoder.value(node)
+    if type(items) is not list:
+        raise MalformedError("an array of objects without a list of them")
+    array = library("numpy").empty(len(items), dtype=object)
+    for number, item in enumerate(items):  # assigned whole, lists among them would become dimensions
+        array[number] = item
+    return array
+
+
+def _decode_scalar(decoder: Decoder, node: Node) -> Any:
+    numpy, name, data = library("numpy"), field(node, "dtype", str), bytes.fromhex(field(node, "v", str))
+    if not _SCALAR.fullmatch(name):
+        raise MalformedError(f"no numpy scalar has the dtype {name[:80]!r}")
+    dtype = numpy.dtype(name)
+    if len(data) != dtype.itemsize:
+        raise MalformedError("a numpy scalar that is not as long as its dtype")
+    return numpy.frombuffer(data, dtype)[0] if data else numpy.zeros((), dtype)[()]
+
+
+DECODERS: Dict[str, Callable[[Decoder, Node], Any]] = {
+    "numpy.array": lambda decoder, node: read_npy(decoder, node["b"]),
+    "numpy.object": _decode_object,
+    "numpy.record": lambda decoder, node: read_npy(decoder, node["b"])[()],
+    "numpy.scalar": _decode_scalar,
+}

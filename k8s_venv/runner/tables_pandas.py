@@ -1,0 +1,197 @@
+"""Codecs for pandas frames, series, indexes and scalars: one column after the other, each with the dtype it has.
+
+They need no pyarrow, and no version of pandas on both sides. What a column may be stands in ``pandas_columns``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional
+
+from k8s_venv.runner.decoder import field
+from k8s_venv.runner.errors import MalformedError, NoCodecError
+from k8s_venv.runner.libraries import library, version
+from k8s_venv.runner.pandas_columns import decode_column, encode_column, encode_pandas_zone, pandas_zone
+from k8s_venv.runner.pandas_frequencies import decode_frequency, decode_period_name, encode_frequency
+from k8s_venv.runner.tables_numpy import read_npy, write_npy
+
+if TYPE_CHECKING:
+    from k8s_venv.runner.decoder import Decoder
+    from k8s_venv.runner.encoder import Encoder
+    from k8s_venv.runner.registry import Node
+
+
+def encode(encoder: Encoder, value: Any, depth: int) -> Optional[Node]:
+    """Return the node for a pandas object, or None when there is no codec for it."""
+    pandas, kind = library("pandas"), type(value)
+    if kind is pandas.DataFrame:
+        return _encode_frame(encoder, value, depth)
+    if kind is pandas.Series:
+        return {
+            "$": "pandas.series",
+            "index": _at(".index", encode_index, encoder, value.index, depth),
+            "data": encode_column(encoder, value.array, depth),
+            "name": encoder.node(value.name, depth + 1),
+            "attrs": encoder.node(dict(value.attrs), depth + 1),
+        }
+    if isinstance(value, pandas.Index):
+        return {"$": "pandas.index", "index": encode_index(encoder, value, depth)}
+    return _encode_scalar(encoder, value, depth)
+
+
+def _encode_scalar(encoder: Encoder, value: Any, depth: int) -> Optional[Node]:
+    pandas, kind = library("pandas"), type(value)
+    if value is pandas.NaT:
+        return {"$": "pandas.NaT"}
+    if value is pandas.NA:
+        return {"$": "pandas.NA"}
+    if kind is pandas.Timestamp:
+        # `asm8` is the instant in UTC, in the unit that the timestamp has.
+        zone = encode_pandas_zone(value.tz)
+        return {"$": "pandas.timestamp", **_ticks(value.asm8), **zone}
+    if kind is pandas.Timedelta:
+        return {"$": "pandas.timedelta", **_ticks(value.asm8)}
+    if kind is pandas.Period:
+        return {"$": "pandas.period", "v": value.ordinal, "freq": value.freqstr}
+    if kind is pandas.Interval:
+        ends = {"left": encoder.node(value.left, depth + 1), "right": encoder.node(value.right, depth + 1)}
+        return {"$": "pandas.interval", "closed": value.closed, **ends}
+    return None
+
+
+def _ticks(scalar: Any) -> Node:
+    numpy = library("numpy")
+    return {"v": int(scalar.view("i8")), "unit": numpy.datetime_data(scalar.dtype)[0]}
+
+
+def _encode_frame(encoder: Encoder, frame: Any, depth: int) -> Node:
+    return {
+        "$": "pandas.frame",
+        "index": _at(".index", encode_index, encoder, frame.index, depth),
+        "columns": _at(".columns", encode_index, encoder, frame.columns, depth),
+        "data": [
+            _at(f"[{label!r}]", encode_column, encoder, frame.iloc[:, position].array, depth)
+            for position, label in enumerate(frame.columns)
+        ],
+        "attrs": _at(".attrs", encoder.node, dict(frame.attrs), depth + 1),
+    }
+
+
+def _at(step: str, encode_part: Callable[..., Any], *args: Any) -> Any:
+    """Encode a part, and let an error say where it stands."""
+    try:
+        return encode_part(*args)
+    except NoCodecError as error:
+        raise error.within(step) from None
+
+
+def encode_index(encoder: Encoder, index: Any, depth: int) -> Node:
+    """Return the entry for an index of any kind."""
+    pandas = library("pandas")
+    names = [encoder.node(name, depth + 1) for name in index.names]
+    if isinstance(index, pandas.RangeIndex):
+        return {"kind": "range", "v": [index.start, index.stop, index.step], "names": names}
+    if isinstance(index, pandas.MultiIndex):
+        return {
+            "kind": "multi",
+            "levels": [encode_index(encoder, level, depth) for level in index.levels],
+            "codes": [write_npy(encoder, library("numpy").asarray(codes)) for codes in index.codes],
+            "names": names,
+        }
+    node: Node = {"kind": "flat", "data": encode_column(encoder, index.array, depth), "names": names}
+    frequency = encode_frequency(index)
+    if frequency is not None:
+        node["freq"] = frequency
+    return node
+
+
+def _decode_frame(decoder: Decoder, node: Node) -> Any:
+    pandas = library("pandas")
+    index, columns = decode_index(decoder, node["index"]), decode_index(decoder, node["columns"])
+    arrays = [decode_column(decoder, column) for column in field(node, "data", list)]
+    if len(arrays) != len(columns) or any(len(array) != len(index) for array in arrays):
+        raise MalformedError("a frame whose columns and indexes do not fit")
+    # A column of objects keeps its dtype only as a series that has it: pandas 3 looks for text in all others.
+    data = {
+        number: pandas.Series(array, index=index, dtype=object, copy=False) if array.dtype == object else array
+        for number, array in enumerate(arrays)
+    }
+    frame = pandas.DataFrame(data, index=index, copy=False) if data else pandas.DataFrame(index=index)
+    frame.columns = columns
+    frame.attrs.update(field({"attrs": decoder.value(node["attrs"])}, "attrs", dict))
+    return frame
+
+
+def _decode_series(decoder: Decoder, node: Node) -> Any:
+    data, index = decode_column(decoder, node["data"]), decode_index(decoder, node["index"])
+    dtype = object if data.dtype == object else None
+    series = library("pandas").Series(data, index=index, dtype=dtype, name=decoder.value(node["name"]), copy=False)
+    series.attrs.update(field({"attrs": decoder.value(node["attrs"])}, "attrs", dict))
+    return series
+
+
+def decode_index(decoder: Decoder, node: Node) -> Any:
+    """Return the index in an entry."""
+    pandas, kind = library("pandas"), field(node, "kind", str)
+    names: List[Any] = [decoder.value(name) for name in field(node, "names", list)]
+    if kind == "range":
+        start, stop, step = (field({"v": bound}, "v", int) for bound in field(node, "v", list))
+        return pandas.RangeIndex(start, stop, step, name=names[0])
+    if kind == "multi":
+        levels = [decode_index(decoder, level) for level in field(node, "levels", list)]
+        codes = [read_npy(decoder, number) for number in field(node, "codes", list)]
+        return pandas.MultiIndex(levels=levels, codes=codes, names=names)
+    data = decode_column(decoder, field(node, "data", dict))
+    # An older pandas' labels of text take the type that pandas 3 gives to text.
+    old_text = (
+        data.dtype == object
+        and version(pandas) >= (3, 0) > _version_of(decoder)
+        and len(data) > 0
+        and all(type(item) is str for item in data)
+    )
+    if old_text:
+        index = pandas.Index(list(data), name=names[0])
+    else:
+        index = pandas.Index(data, name=names[0], dtype=object if data.dtype == object else None)
+    if "freq" in node:
+        index.freq = decode_frequency(node["freq"])
+    return index
+
+
+def _version_of(decoder: Decoder) -> Any:
+    major, _, rest = decoder.libraries.get("pandas", "3.0").partition(".")
+    return int(major), int(rest.partition(".")[0])
+
+
+def _timestamp(decoder: Decoder, node: Node) -> Any:
+    instant = library("pandas").Timestamp(_datetime64("datetime64", node))
+    zone = pandas_zone(node)
+    return instant if zone is None else instant.tz_localize("UTC").tz_convert(zone)
+
+
+def _datetime64(kind: str, node: Node) -> Any:
+    ticks, unit = field(node, "v", int), field(node, "unit", str)
+    if unit not in ("s", "ms", "us", "ns"):
+        raise MalformedError(f"no pandas scalar counts in {unit[:80]!r}")
+    return getattr(library("numpy"), kind)(ticks, unit)
+
+
+def _period(decoder: Decoder, node: Node) -> Any:
+    return library("pandas").Period(ordinal=field(node, "v", int), freq=decode_period_name(node["freq"]))
+
+
+def _interval(decoder: Decoder, node: Node) -> Any:
+    left, right = decoder.value(node["left"]), decoder.value(node["right"])
+    return library("pandas").Interval(left, right, field(node, "closed", str))
+
+
+DECODERS: Dict[str, Callable[[Decoder, Node], Any]] = {
+    "pandas.frame": _decode_frame,
+    "pandas.series": _decode_series,
+    "pandas.index": lambda decoder, node: decode_index(decoder, node["index"]),
+    "pandas.timestamp": _timestamp,
+    "pandas.timedelta": lambda decoder, node: library("pandas").Timedelta(_datetime64("timedelta64", node)),
+    "pandas.period": _period,
+    "pandas.interval": _interval,
+    "pandas.NaT": lambda decoder, node: library("pandas").NaT,
+    "pandas.NA": lambda decoder, node: library("pandas").NA,
+}

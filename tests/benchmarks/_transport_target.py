@@ -1,0 +1,126 @@
+"""Runs in the target interpreter: build each function in a forked child and run its doctest there.
+
+``python _transport_target.py JOBS RESULTS``: both are files of JSON lines.
+"""
+
+import __future__
+
+import contextlib
+import doctest
+import io
+import json
+import os
+import signal
+import sys
+import traceback
+import types
+from zipfile import ZipFile
+
+SECONDS = 20
+
+
+def ours(job):
+    sys.path.append(job["archive"] + "/beside")
+    from k8s_venv.runner import function
+
+    with ZipFile(job["archive"]) as archive:
+        return function.load(archive, json.loads(archive.read("call.json")))
+
+
+def text(job):
+    namespace = {"__name__": "task"}
+    exec(compile(job["text"], "<task>", "exec"), namespace)
+    return namespace[job["name"]]
+
+
+def pickled(job):
+    import cloudpickle
+
+    return cloudpickle.loads(bytes.fromhex(job["pickle"]))
+
+
+def module(job):
+    made = types.ModuleType(job["module"])
+    made.__file__ = job["file"]
+    sys.modules[job["module"]] = made
+    exec(compile(open(job["file"], "rb").read(), job["file"], "exec"), made.__dict__)
+    return made.__dict__[job["name"]]
+
+
+def possible(job):
+    """Whatever of the module can run here: each statement by itself, annotations as text."""
+    made = types.ModuleType(job["module"])
+    made.__file__ = job["file"]
+    sys.modules[job["module"]] = made
+    flags = __future__.annotations.compiler_flag
+    for line, piece in job["pieces"]:
+        with contextlib.suppress(Exception):
+            exec(compile("\n" * (line - 1) + piece, job["file"], "exec", flags, True), made.__dict__)
+    return made.__dict__[job["name"]]
+
+
+WAYS = {"ours": ours, "source": ours, "text": text, "cloudpickle": pickled, "module": module, "possible": possible}
+
+
+def examples_fail(function, job):
+    parser = doctest.DocTestParser()
+    test = parser.get_doctest(job["doctest"], {job["name"]: function}, job["name"], job["file"], 0)
+    output = io.StringIO()
+    runner = doctest.DocTestRunner(verbose=False, optionflags=job["flags"])
+    runner.run(test, out=output.write)
+    return output.getvalue() if runner.failures else ""
+
+
+def run(job, stream):
+    signal.alarm(SECONDS)
+    outcome, detail = "right", ""
+    out, err = sys.stdout, sys.stderr
+    sys.stdout = sys.stderr = io.StringIO()
+    try:
+        try:
+            function = WAYS[job["way"]](job)
+        except BaseException:
+            outcome, detail = "crash", traceback.format_exc(limit=-4)
+        else:
+            detail = examples_fail(function, job)
+            if detail:
+                # An exception that nobody expected is no wrong answer: it is seen.
+                outcome = "crash" if "Exception raised:" in detail else "wrong"
+    except BaseException:
+        outcome, detail = "crash", traceback.format_exc(limit=-4)
+    sys.stdout, sys.stderr = out, err
+    stream.write(json.dumps({"id": job["id"], "outcome": outcome, "detail": detail[-2500:]}) + "\n")
+    stream.flush()
+
+
+def import_once(archive):
+    """Import here what each archive has the same, instead of in each child."""
+    sys.path[:0] = [archive, archive + "/vendor"]
+    from k8s_venv.runner import function
+
+    assert function
+    with contextlib.suppress(ImportError):  # it travels between equal versions only
+        import cloudpickle
+
+        assert cloudpickle
+
+
+def main(jobs, results, archive, cloudpickle):
+    sys.path.append(cloudpickle)
+    import_once(archive)
+    with open(jobs) as lines, open(results, "a") as stream:
+        for line in lines:
+            job = json.loads(line)
+            child = os.fork()
+            if not child:
+                run(job, stream)
+                os._exit(0)
+            _, status = os.waitpid(child, 0)
+            if status:
+                died = {"id": job["id"], "outcome": "crash", "detail": "died: status %d" % status}
+                stream.write(json.dumps(died) + "\n")
+                stream.flush()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

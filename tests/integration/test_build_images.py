@@ -1,0 +1,302 @@
+"""``k8s-venv build-images`` against a real Docker Engine and a real registry."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from k8s_venv.locking import read_lock
+from k8s_venv.project import load_project
+from tests.conftest import Command
+
+if TYPE_CHECKING:
+    import docker
+else:
+    docker = pytest.importorskip("docker", reason="needs the docker extra")
+
+pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("no_settings")]
+
+# Runs in each image: what a task would find there.
+PROBE = """
+import importlib.util, json, os, pathlib, shutil, subprocess, sys, sysconfig
+stdlib = pathlib.Path(sysconfig.get_path("stdlib"))
+def kind(source):
+    cached = pathlib.Path(importlib.util.cache_from_source(str(source)))
+    return int.from_bytes(cached.read_bytes()[4:8], "little") if cached.exists() else None
+import idna
+print(json.dumps({
+    "user": os.getuid(),
+    "prefix": sys.prefix,
+    "python": shutil.which("python"),
+    "bytecode": [kind(stdlib / "json/decoder.py"), kind(pathlib.Path(idna.__file__))],
+    "tools": [name for name in os.listdir("/opt/venv/bin") if name.startswith(("uv", "pip"))],
+    "modules": [name for name in ("pip", "uv", "setuptools") if importlib.util.find_spec(name)],
+    "jq": subprocess.check_output(["jq", "-n", "1+1"], text=True).strip(),
+    "writable": [place for place in ("/opt/venv", "/usr", "/home") if os.access(place, os.W_OK)],
+}))
+"""
+UNCHECKED_HASH = 0b01  # PEP 552
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[docker.DockerClient]:
+    try:
+        client = docker.from_env()
+        client.ping()
+    except docker.errors.DockerException as error:
+        pytest.skip(f"needs a Docker Engine: {error}")
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def build(cli: Command, client: docker.DockerClient, test_registry: str, tmp_path: Path) -> Iterator[Command]:
+    """Return a function that builds a project's images; the engine's copies are removed afterwards."""
+
+    def run(*arguments: str, project: str = "", **environ: str) -> subprocess.CompletedProcess[str]:
+        if project:
+            (tmp_path / "k8s-venv.toml").write_text(textwrap.dedent(project))
+        # Whatever the tests' own folders are, only ours can be left behind in this one.
+        environ = {"TMPDIR": str(temporary(tmp_path)), "K8S_VENV_REGISTRY": test_registry, **environ}
+        return cli("build-images", *arguments, **environ)
+
+    yield run
+    for image in client.images.list():
+        for tag in image.tags:
+            if tag.startswith(test_registry):
+                client.images.remove(tag)
+
+
+def temporary(folder: Path) -> Path:
+    (folder / "tmp").mkdir(exist_ok=True)
+    return folder / "tmp"
+
+
+def tags(reference: str) -> list[str]:
+    """Return the tags of a repository: what was pushed there."""
+    host, _, name = reference.partition("/")
+    try:
+        with urllib.request.urlopen(f"http://{host}/v2/{name}/tags/list") as answer:
+            return [str(tag) for tag in json.load(answer)["tags"] or ()]
+    except urllib.error.HTTPError as error:
+        if error.code != 404:
+            raise
+        return []
+
+
+FULL = """
+    [environments.etl]
+    python = "3.11"
+    requirements = ["idna==3.6"]
+    packages = ["jq"]
+"""
+
+
+@pytest.mark.usefixtures("package_index")
+def test_an_image_is_built_pushed_and_fit_for_tasks(
+    build: Command, client: docker.DockerClient, test_registry: str, tmp_path: Path
+) -> None:
+    ran = build(project=FULL)
+
+    environment = load_project(tmp_path / "k8s-venv.toml").environment("etl")
+    lock = read_lock(environment)
+    reference = environment.image_reference(test_registry, lock.digest)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout == f"etl {reference}\n"
+    assert tags(reference.rpartition(":")[0]) == [reference.rpartition(":")[2]]
+    found = _probe(client, reference)
+    assert found["user"] == 12345
+    assert found["prefix"] == "/opt/venv"
+    assert found["python"] == "/opt/venv/bin/python"
+    assert found["bytecode"] == [UNCHECKED_HASH, UNCHECKED_HASH]
+    assert found["tools"] == []
+    assert found["modules"] == []
+    assert found["jq"] == "2"
+    assert found["writable"] == []
+    image = client.images.get(reference)
+    assert image.labels["io.k8s-venv.environment"] == "etl"
+    assert image.labels["io.k8s-venv.lock"] == lock.digest
+    assert image.labels["org.opencontainers.image.title"] == "etl"
+    assert image.attrs["Config"]["User"] == "50000:0"
+
+
+def _probe(client: docker.DockerClient, reference: str) -> dict[str, object]:
+    output = client.containers.run(
+        reference,
+        ["python", "-c", PROBE],
+        read_only=True,
+        tmpfs={"/tmp": ""},
+        user="12345:12345",
+        network_mode="none",
+        remove=True,
+    )
+    found: dict[str, object] = json.loads(output)
+    return found
+
+
+def test_an_image_that_exists_is_not_built_again(build: Command, client: docker.DockerClient) -> None:
+    first = build(project='[environments.bare]\npython = "3.12"\n')
+
+    second = build()
+
+    assert first.returncode == second.returncode == 0
+    assert first.stdout == second.stdout
+    assert "pushed" in first.stderr
+    assert "exists" in second.stderr
+    assert "pushed" not in second.stderr
+    name, reference = second.stdout.split()
+    assert name == "bare"
+    output = client.containers.run(reference, ["python", "-c", "import sys; print(sys.prefix)"], remove=True)
+    assert output.decode().strip() == "/opt/venv"
+
+
+def test_a_dry_run_says_what_would_be_built_and_pushes_nothing(build: Command) -> None:
+    ran = build("--dry-run", project='[environments.bare]\npython = "3.12"\n')
+
+    assert ran.returncode == 0
+    assert "to build" in ran.stderr
+    assert tags(ran.stdout.split()[1].rpartition(":")[0]) == []
+
+
+def test_one_failure_does_not_keep_other_images_from_being_built(
+    build: Command, test_registry: str, tmp_path: Path
+) -> None:
+    mirror = os.environ.get("K8S_VENV_BASE_REGISTRY")
+    base = f"{mirror}/python:3.11-slim-bookworm" if mirror else "python:3.11-slim-bookworm"
+
+    ran = build(
+        project=f"""
+        [environments.wrong-python]
+        python = "3.12"
+        base = "{base}"
+
+        [environments.no-such-package]
+        python = "3.12"
+        packages = ["libpq-nonsense"]
+
+        [environments.no-such-base]
+        python = "3.12"
+        base = "{test_registry}/nothing:here"
+
+        [environments.bare]
+        python = "3.12"
+        """
+    )
+
+    assert ran.returncode == 1
+    assert [line.split()[0] for line in ran.stdout.splitlines()] == ["bare"]
+    assert f"its base image {base} does not fit. The base image has Python 3.11 instead of 3.12." in ran.stderr
+    assert (
+        "there is no Debian package 'libpq-nonsense'. Check `packages` of [environments.no-such-package]" in ran.stderr
+    )
+    assert f"its base image {test_registry}/nothing:here does not exist or cannot be reached (" in ran.stderr
+    assert "Traceback" not in ran.stderr
+    for name in ("wrong-python", "no-such-package", "no-such-base"):
+        assert tags(f"{test_registry}/{name}") == []
+    assert list(temporary(tmp_path).glob("k8s-venv-*")) == []
+
+
+@pytest.mark.usefixtures("package_index")
+def test_a_wheel_whose_hash_is_another_is_not_installed(build: Command, test_registry: str, tmp_path: Path) -> None:
+    project = '[environments.etl]\npython = "3.12"\nrequirements = ["idna==3.6"]\n'
+    assert build("--dry-run", project=project).returncode == 0
+    lock = tmp_path / "pylock.etl.toml"
+    lock.write_text(lock.read_text("utf-8").replace('sha256 = "c0', 'sha256 = "00'), "utf-8")
+
+    ran = build()
+
+    assert ran.returncode == 1
+    assert "Environment 'etl': its image could not be built. The last lines of the build:" in ran.stderr
+    assert "Hash mismatch for `idna" in ran.stderr
+    assert tags(f"{test_registry}/etl") == []
+
+
+def test_a_registry_that_cannot_be_reached_is_named_before_anything_is_built(build: Command) -> None:
+    ran = build(project='[environments.bare]\npython = "3.12"\n', K8S_VENV_REGISTRY="localhost:1/x")
+
+    assert ran.returncode == 1
+    assert ran.stderr.splitlines()[-1].startswith("Error: The registry localhost:1 cannot be reached: ")
+    assert "pulling" not in ran.stderr
+
+
+def test_a_stale_lock_is_for_its_owner_to_renew(build: Command, tmp_path: Path) -> None:
+    build("--dry-run", project='[environments.bare]\npython = "3.12"\n')
+
+    ran = build(project='[environments.bare]\npython = "3.11"\n')
+
+    assert ran.returncode == 1
+    assert "Environment 'bare': its lock is stale: " in ran.stderr
+    assert ran.stderr.splitlines()[-1].endswith("Run `k8s-venv lock bare`.")
+
+
+def test_a_lock_of_another_generation_of_images_is_refused(build: Command, tmp_path: Path) -> None:
+    build("--dry-run", project='[environments.bare]\npython = "3.12"\n')
+    lock = tmp_path / "pylock.bare.toml"
+    lock.write_text(lock.read_text("utf-8").replace("epoch = ", "epoch = 1000"), "utf-8")
+
+    ran = build()
+
+    assert ran.returncode == 1
+    assert "its lock asks for an image that only another version of k8s-venv makes. Run `k8s-venv lock" in ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("buildx", "sentence"), [(False, "The `docker` command is not"), (True, "buildx plugin is mis")]
+)
+def test_what_building_needs_and_is_missing_is_named(
+    build: Command, tmp_path: Path, buildx: bool, sentence: str
+) -> None:
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    if buildx:
+        (programs / "docker").write_text("#!/bin/sh\nexit 1\n")
+        (programs / "docker").chmod(0o755)
+
+    ran = build(project='[environments.bare]\npython = "3.12"\n', PATH=str(programs))
+
+    assert ran.returncode == 1
+    assert sentence in ran.stderr
+    assert not list(tmp_path.glob("pylock.*"))
+
+
+def test_an_interrupt_ends_the_build_and_leaves_nothing(
+    client: docker.DockerClient, test_registry: str, tmp_path: Path
+) -> None:
+    # Enough packages for a build that is still at them when it is interrupted.
+    (tmp_path / "k8s-venv.toml").write_text(
+        '[environments.slow]\npython = "3.12"\npackages = ["default-jre-headless", "build-essential"]\n'
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", "from k8s_venv.cli import main; main()", "build-images"],
+        cwd=tmp_path,
+        env={**os.environ, "K8S_VENV_REGISTRY": test_registry, "TMPDIR": str(temporary(tmp_path))},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "Debian packages" in line:
+            break
+
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=60)
+
+    assert process.returncode == 1
+    assert output == ""
+    assert errors.splitlines()[-1] == "Aborted!"
+    assert "Traceback" not in errors
+    assert tags(f"{test_registry}/slow") == []
+    assert list(temporary(tmp_path).glob("k8s-venv-*")) == []

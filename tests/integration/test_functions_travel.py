@@ -1,0 +1,241 @@
+"""Functions as DAG authors write them, sent to other interpreters by the real runner."""
+
+from __future__ import annotations
+
+import importlib.util
+import linecache
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from k8s_venv.calls import Result, open_result, pack, parse_document
+from k8s_venv.environment import Environment
+from k8s_venv.errors import CallError
+from tests.interpreters import interpreter
+
+SAMPLES = Path(__file__).parent.parent / "samples"
+HERE = "{}.{}".format(*sys.version_info)
+TARGETS = ["3.8", "3.9", "3.10", "3.11", "3.12", "3.13"]
+Send = Callable[..., Any]
+Load = Callable[..., ModuleType]
+
+
+@pytest.fixture
+def send(tmp_path: Path) -> Send:
+    """Return a function that calls another one in a Python of another version."""
+
+    def call(function: Any, *args: Any, python: str = "3.8", transport: Any = None, root: Path = tmp_path) -> Any:
+        environment = Environment(name="other", root=root, python=python)
+        packed = pack(function, args, {}, environment=environment, transport=transport)
+        archive = tmp_path / "call.pyz"
+        archive.write_bytes(packed.archive)
+        out = tmp_path / "result"
+        ran = subprocess.run(
+            [interpreter(python), str(archive), "--result", str(out)], capture_output=True, text=True, check=False
+        )
+        assert (out / "result.json").exists(), ran.stderr
+        document = parse_document((out / "result.json").read_text(), "other")
+        return open_result(Result(document, (out / "result.bin").read_bytes()), packed)
+
+    return call
+
+
+@pytest.fixture
+def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Load:
+    """Return a function that loads a DAG file as Airflow does, under a name that nothing can import."""
+
+    def make(source: str | bytes, folder: str = "dags") -> ModuleType:
+        path = tmp_path / folder / "my_dag.py"
+        path.parent.mkdir(exist_ok=True)
+        data = source if isinstance(source, bytes) else textwrap.dedent(source).encode()
+        path.write_bytes(data)
+        name = f"unusual_prefix_{abs(hash(data))}_my_dag"
+        spec = importlib.util.spec_from_file_location(name, path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, name, module)
+        spec.loader.exec_module(module)
+        return module
+
+    return make
+
+
+@pytest.fixture
+def everything(load: Load) -> ModuleType:
+    return load((SAMPLES / "everything.py").read_bytes())
+
+
+@pytest.mark.parametrize("python", TARGETS)
+def test_everything_a_module_can_hold_means_the_same_there(everything: ModuleType, send: Send, python: str) -> None:
+    here = everything.everything()
+
+    there = send(everything.everything, python=python, transport="source")
+
+    expected_version = "old" if python == "3.8" else "new"
+    assert there == {**here, "ver": expected_version}
+
+
+def test_the_modules_own_jobs_do_not_run_again(everything: ModuleType, send: Send, tmp_path: Path) -> None:
+    send(everything.everything)
+
+    assert (tmp_path / "dags" / "my_dag.ran").read_text() == "x"
+
+
+@pytest.mark.parametrize("python", ["3.8", HERE, "3.13"])
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("fib", (10,)),
+        ("deco", (1,)),
+        ("part", ()),
+        ("inst", (1,)),
+        ("sq", (3,)),
+        ("cube", (2,)),
+        ("helper", (5,)),
+        ("limited", ()),
+        ("missing", ()),
+    ],
+)
+def test_callables_of_a_module_travel(
+    everything: ModuleType, send: Send, name: str, arguments: tuple[Any, ...], python: str
+) -> None:
+    function = getattr(everything, name)
+
+    assert send(function, *arguments, python=python) == function(*arguments)
+
+
+@pytest.mark.parametrize("python", ["3.8", HERE])
+def test_what_a_factory_or_a_loop_made_keeps_its_own_values(everything: ModuleType, send: Send, python: str) -> None:
+    assert [send(task, 5, python=python) for task in everything.tasks] == [task(5) for task in everything.tasks]
+    assert [send(task, python=python) for task in everything.loop] == [1, 2]
+    assert send(everything.inst.method, 3, python=python) == 12
+
+
+@pytest.mark.parametrize("transport", ["source", "cloudpickle"])
+@pytest.mark.parametrize(
+    ("name", "variable"),
+    [("use_lock", "LOCK"), ("use_file", "FILE"), ("use_gen", "GEN"), ("inc", "n")],
+)
+def test_what_belongs_to_this_process_is_refused_by_name(
+    everything: ModuleType, send: Send, name: str, variable: str, transport: str
+) -> None:
+    with pytest.raises(CallError, match=rf"my_dag\.py:\d+: .*'{variable}'"):
+        send(getattr(everything, name), python=HERE, transport=transport)
+
+
+def test_syntax_that_the_environment_cannot_parse_is_refused_with_its_line(everything: ModuleType, send: Send) -> None:
+    with pytest.raises(CallError, match=r"my_dag\.py:\d+: Cannot use `match` statement on Python 3\.8"):
+        send(everything.newer, 1, python="3.8")
+
+    assert send(everything.newer, 1, python="3.13") == "a1"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "# coding: latin-1\nname = 'é'\ndef f(): return name + 'ü'; name\n".encode("latin-1"),
+        "def f():\r\n\tif True:\r\n\t\treturn '''a\r\nb'''\r\n".encode(),
+        "grün = 1; größe = 2; schön = lambda: grün + größe\nclass K:\n    é = schön()\ndef f(): return K.é\n".encode(),
+        b"\x0cimport math\n\x0c\ndef f(\n): return math.floor(\\\n  2.5)\n",
+        b"if (n := 3) > 2:\n    def f(): return n\nelse:\n    def f(): return 0\n",
+        b"def f():\n    return g()\ndef g(): return 1\ng = (lambda old: lambda: old() + 1)(g)\n",
+        b"import os.path, os as system\ndef f(): return os.path.join('a', 'b') + system.sep\n",
+        b"from os.path import *\ndel join\ndef f(): return basename('a/b')\n",
+        b"@(\n    lambda f: f\n)\ndef f(n=1, /, *, k=[1, 2]): return n + sum(k)\n",
+        b"count = 0\ndef bump():\n    global count\n    count += 1\n    return count\ndef f(): return bump() + bump()\n",
+        b"a = [1]\nb = a\ndef f():\n    a.append(2)\n    return b\n",
+        b"class Node:\n    def __init__(self): self.me = self\nnode = Node()\ndef f(): return node.me is node\n",
+    ],
+    ids=["latin-1", "windows", "non-ascii", "form feed", "walrus", "rebound", "dotted import", "star and del",
+         "decorator in parentheses", "global", "alias", "cycle"],
+)  # fmt: skip
+def test_any_way_of_writing_travels(load: Load, send: Send, source: bytes) -> None:
+    module = load(source)
+    if b"def bump" in source:
+        expected = 3
+        assert send(module.f, transport="source") == expected
+    else:
+        there = send(module.f, transport="source")
+        assert there == module.f()
+
+
+def test_a_value_from_outside_is_the_workers_even_where_a_decorator_needs_it(
+    load: Load, send: Send, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ONLY_ON_THE_WORKER", "3")
+    module = load("""
+        import functools, os
+        TIMES = int(os.environ["ONLY_ON_THE_WORKER"])
+        SETTINGS = {"url": os.environ["ONLY_ON_THE_WORKER"]}
+        def repeated(times):
+            def decorate(f):
+                @functools.wraps(f)
+                def wrapper(): return [f() for _ in range(times)]
+                return wrapper
+            return decorate
+        @repeated(TIMES)
+        def f(): return SETTINGS["url"]
+    """)
+    monkeypatch.delenv("ONLY_ON_THE_WORKER")
+
+    assert send(module.f) == ["3", "3", "3"]
+
+
+@pytest.mark.parametrize("python", ["3.8", HERE])
+def test_code_beside_the_dag_travels(load: Load, send: Send, tmp_path: Path, python: str) -> None:
+    package = tmp_path / "dags" / "helpers_of_mine"
+    (package / "deep").mkdir(parents=True)
+    (package / "__init__.py").write_text("from .clean import tidy as clean\nfrom . import clean as module\n")
+    (package / "clean.py").write_text("from helpers_of_mine.deep.inner import TWO\ndef tidy(x): return x * TWO\n")
+    (package / "deep" / "inner.py").write_text("import helpers_of_mine\nTWO = 2\n")
+    sys.path.insert(0, str(tmp_path / "dags"))
+    try:
+        module = load("""
+            from helpers_of_mine import clean, module
+            def f(x): return clean(x) + module.TWO
+        """)
+        assert send(module.f, 4, python=python) == 10
+        assert send(module.clean, 4, python=python) == 8
+    finally:
+        sys.path.remove(str(tmp_path / "dags"))
+        for name in [name for name in sys.modules if name.startswith("helpers_of_mine")]:
+            del sys.modules[name]
+
+
+def test_functions_of_a_notebook_travel_and_use_other_cells(send: Send, monkeypatch: pytest.MonkeyPatch) -> None:
+    names: dict[str, Any] = {"__name__": "__main__"}
+    cells = ["import math\nBASE = 2\n", "class Box:\n    size = BASE\n", "def f(x): return math.floor(x) + Box.size\n"]
+    for number, text in enumerate(cells):
+        filename = f"<ipython-input-{number}-abc>"
+        lines = text.splitlines(keepends=True)
+        monkeypatch.setitem(linecache.cache, filename, (len(text), None, lines, filename))
+        exec(compile(text, filename, "exec"), names)
+
+    assert send(names["f"], 1.5) == 3
+
+
+def test_functions_of_the_plain_prompt_are_refused_with_a_sentence(send: Send) -> None:
+    names: dict[str, Any] = {"__name__": "__main__"}
+    exec(compile("def f(): return 1", "<stdin>", "exec"), names)
+
+    with pytest.raises(CallError, match="source of the function cannot be read"):
+        send(names["f"])
+
+
+def test_tracebacks_show_the_lines_of_the_dag_file(load: Load, send: Send) -> None:
+    module = load("""
+        def f():
+            raise ValueError("here")
+    """)
+
+    with pytest.raises(ValueError, match="here") as caught:
+        send(module.f)
+
+    assert 'my_dag.py", line 3, in f\n    raise ValueError("here")' in str(caught.value.__cause__)

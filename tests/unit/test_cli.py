@@ -1,0 +1,199 @@
+"""The command line as a user meets it: what it prints, where, and how it ends."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import struct
+import subprocess
+import sys
+import termios
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Command
+
+LONG = "an-environment-whose-name-is-rather-long-and-must-not-be-cut"
+
+
+@pytest.fixture
+def project_file(tmp_path: Path) -> Path:
+    path = tmp_path / "k8s-venv.toml"
+    path.write_text(f'[environments.bare]\npython = "3.12"\n[environments.{LONG}]\npython = "3.11"\n')
+    return path
+
+
+def test_help_teaches_the_way_from_nothing_to_a_run(cli: Command) -> None:
+    shown = cli("--help").stdout
+
+    lines = [line.strip() for line in shown.splitlines()]
+    assert {"[environments.snowpark]", 'python = "3.8"'} <= set(lines)
+    assert 'A task names one: @task.isolated("snowpark").' in lines
+    steps = [line.partition("  ")[0] for line in lines if line.startswith("k8s-venv ")]
+    assert steps == [
+        "k8s-venv lock",
+        "k8s-venv test --backend local DAG_FILE",
+        "k8s-venv build-images",
+        "k8s-venv test DAG_FILE",
+    ]
+
+
+@pytest.mark.parametrize("command", ["lock", "build-images", "test"])
+def test_each_command_explains_itself_without_a_project(cli: Command, command: str) -> None:
+    shown = cli(command, "--help")
+
+    assert shown.returncode == 0
+    assert len(shown.stdout.splitlines()) > 6
+
+
+def test_lock_writes_locks_and_shows_progress_apart_from_results(cli: Command, project_file: Path) -> None:
+    ran = cli("lock")
+
+    assert ran.returncode == 0
+    assert ran.stdout == ""
+    assert f"{LONG}  locked 0 packages in pylock.{LONG}.toml" in ran.stderr
+    assert sorted(path.name for path in project_file.parent.glob("pylock.*")) == [
+        f"pylock.{LONG}.toml",
+        "pylock.bare.toml",
+    ]
+
+
+def test_lock_takes_names(cli: Command, project_file: Path) -> None:
+    ran = cli("lock", "bare", "bare")
+
+    assert ran.returncode == 0
+    assert ran.stderr.count("locked 0 packages") == 1
+    assert [path.name for path in project_file.parent.glob("pylock.*")] == ["pylock.bare.toml"]
+
+
+def test_one_failure_does_not_keep_other_environments_from_their_lock(cli: Command, project_file: Path) -> None:
+    with project_file.open("a") as stream:
+        stream.write('[environments.a]\npython = "3.99"\n[environments.b]\npython = "3.98"\n')
+
+    ran = cli("lock", "a", "b", "bare")
+
+    assert ran.returncode == 1
+    assert (project_file.parent / "pylock.bare.toml").exists()
+    assert "Error: Environment 'a': there is no Python 3.99" in ran.stderr
+    assert "Error: Environment 'b': there is no Python 3.98" in ran.stderr
+
+
+def test_the_project_option_wins_over_the_variable(cli: Command, project_file: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "k8s-venv.toml").write_text('[environments.other]\npython = "3.12"\n')
+
+    ran = cli("--project", "other", "lock", K8S_VENV_PROJECT=str(project_file))
+
+    assert ran.returncode == 0
+    assert (other / "pylock.other.toml").exists()
+
+
+def error_of(ran: subprocess.CompletedProcess[str]) -> str:
+    """Return the one error that a command ended with; never a traceback."""
+    assert ran.returncode in (1, 2)
+    assert ran.stdout == ""
+    assert "Traceback" not in ran.stderr
+    errors = [line for line in ran.stderr.splitlines() if line.startswith("Error: ")]
+    assert len(errors) == 1
+    return errors[0]
+
+
+# Project files that are wrong, and what each command that reads them says.
+WRONG = {
+    "unknown environment": ('[environments.snowpark]\npython = "3.8"', "Did you mean 'snowpark'? Declared: snowpark."),
+    "unknown key": ("[environments.snowprak]\npyton = '3.8'", "k8s-venv.toml:2: Unknown key 'pyton' in"),
+    "a number": (
+        "[environments.snowprak]\npython = 3.10",
+        "k8s-venv.toml:2: `python` of [environments.snowprak]: must",
+    ),
+    "not TOML": ("[environments.snowprak", "k8s-venv.toml: This file is not valid TOML: "),
+    "no file": (
+        '[environments.snowprak]\npython = "3.8"\nrequirements = "r.txt"',
+        "The requirements file 'r.txt' of environment 'snowprak' does not exist",
+    ),
+}
+
+
+@pytest.mark.parametrize("command", ["lock", "build-images"])
+@pytest.mark.parametrize(("text", "sentence"), WRONG.values(), ids=WRONG)
+def test_a_wrong_project_file_gets_one_sentence(
+    cli: Command, tmp_path: Path, command: str, text: str, sentence: str
+) -> None:
+    (tmp_path / "k8s-venv.toml").write_text(text)
+
+    assert sentence in error_of(cli(command, "snowprak"))
+
+
+def test_no_project_file_gets_one_sentence(cli: Command) -> None:
+    assert "No k8s-venv.toml" in error_of(cli("lock"))
+
+
+def test_a_project_without_environments_gets_one_sentence(cli: Command, tmp_path: Path) -> None:
+    (tmp_path / "k8s-venv.toml").write_text("")
+
+    assert "No environment is declared." in error_of(cli("lock"))
+
+
+@pytest.mark.parametrize("place", ["nowhere", "."])
+def test_a_project_that_is_nowhere_gets_one_sentence(cli: Command, place: str) -> None:
+    assert "--project" in error_of(cli("--project", place, "lock"))
+    assert "K8S_VENV_PROJECT" in error_of(cli("lock", K8S_VENV_PROJECT=place))
+
+
+def test_a_cache_that_cannot_be_written_to_gets_one_sentence(cli: Command, project_file: Path) -> None:
+    assert "K8S_VENV_CACHE to another" in error_of(cli("lock", "bare", K8S_VENV_CACHE="/dev/null/cache"))
+
+
+# What `build-images` needs and may not find.
+
+
+def test_building_without_a_registry_gets_one_sentence(cli: Command, project_file: Path) -> None:
+    said = error_of(cli("build-images"))
+
+    assert "No registry is configured. Add registry = " in said
+    assert not list(project_file.parent.glob("pylock.*"))
+
+
+def test_building_without_the_docker_package_gets_one_sentence(
+    cli: Command, project_file: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "docker.py").write_text("raise ImportError('not installed')")
+
+    ran = cli("build-images", K8S_VENV_REGISTRY="localhost:1/x", PYTHONPATH=str(tmp_path))
+
+    assert error_of(ran) == "Error: Building needs the docker package: pip install 'k8s-venv[docker]'."
+
+
+@pytest.mark.parametrize("address", ["unix:///nonexistent", "tcp://localhost:1", "nonsense"])
+def test_building_without_an_engine_gets_one_sentence(cli: Command, project_file: Path, address: str) -> None:
+    pytest.importorskip("docker", reason="needs the docker extra")
+
+    said = error_of(cli("build-images", K8S_VENV_REGISTRY="localhost:1/x", DOCKER_HOST=address))
+
+    assert said == (f"Error: No Docker Engine answers at {address}. Start it, or set DOCKER_HOST to one that runs.")
+
+
+def test_progress_on_a_terminal_is_live_and_ends_with_a_mark(project_file: Path) -> None:
+    parent, child = pty.openpty()
+    fcntl.ioctl(child, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 200, 0, 0))
+    process = subprocess.Popen(
+        [sys.executable, "-c", "from k8s_venv.cli import main; main()", "--project", str(project_file), "lock"],
+        stdin=child,
+        stdout=subprocess.DEVNULL,
+        stderr=child,
+        env={**os.environ, "TERM": "xterm"},
+    )
+    os.close(child)
+    shown = b""
+    while True:
+        try:
+            shown += os.read(parent, 65536)
+        except OSError:  # the terminal's other end was closed
+            break
+
+    assert process.wait() == 0
+    assert f"✓ {LONG}" in shown.decode()
+    assert f"locked 0 packages in pylock.{LONG}.toml" in shown.decode()

@@ -1,0 +1,290 @@
+"""What a project file may say, and what it gets told when it says something else."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from k8s_venv.backends import choose_backend
+from k8s_venv.environment import NAME
+from k8s_venv.errors import K8sVenvError, ProjectError, UnknownEnvironmentError
+from k8s_venv.project import find_project, load_project
+from tests.conftest import ProjectWriter
+
+pytestmark = pytest.mark.usefixtures("no_settings")
+
+
+def test_a_project_file_declares_environments(write_project: ProjectWriter) -> None:
+    project = write_project(
+        """
+        registry = "registry.example.com/airflow"
+
+        [environments.snowpark]
+        python = "3.8"
+        requirements = "snowpark.txt"
+
+        [environments.training]
+        python = "3.12"
+        requirements = ["scikit-learn", "pandas"]
+        packages = ["libgomp1"]
+        pod = { container_resources = { requests = { memory = "2Gi" } } }
+
+        [environments.bare]
+        python = "3.13"
+        """,
+        snowpark_txt="snowflake-snowpark-python",
+    )
+
+    assert list(project.environments) == ["snowpark", "training", "bare"]
+    assert project.environment("snowpark").requirements_file == project.root / "snowpark.txt"
+    assert project.environment("training").requirements == ("scikit-learn", "pandas")
+    assert project.environment("training").base_image == "python:3.12-slim-bookworm"
+    assert project.environment("bare").requirements is None
+    assert project.require_registry() == "registry.example.com/airflow"
+
+
+def test_pyproject_toml_can_be_the_project_file(write_project: ProjectWriter, tmp_path: Path) -> None:
+    project = write_project(
+        '[project]\nname = "x"\n[tool.k8s-venv.environments.etl]\npython = "3.12"\n', file="pyproject.toml"
+    )
+
+    assert find_project(tmp_path) == project.path
+    assert project.environment("etl").lock_path == tmp_path / "pylock.etl.toml"
+
+
+def test_the_nearest_project_file_upwards_is_found(write_project: ProjectWriter, tmp_path: Path) -> None:
+    project = write_project("")
+    (tmp_path / "dags" / "team").mkdir(parents=True)
+    (tmp_path / "dags" / "pyproject.toml").write_text("[tool.ruff]\n")
+
+    assert find_project(tmp_path / "dags" / "team") == project.path
+
+
+def test_a_pyproject_toml_that_is_not_text_is_passed_over(write_project: ProjectWriter, tmp_path: Path) -> None:
+    project = write_project("")
+    (tmp_path / "dags").mkdir()
+    (tmp_path / "dags" / "pyproject.toml").write_bytes(b"\xff\xfe")
+
+    assert find_project(tmp_path / "dags") == project.path
+
+
+def test_the_environment_variable_names_the_file_or_its_folder(
+    write_project: ProjectWriter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = write_project("")
+    for value in (tmp_path, project.path):
+        monkeypatch.setenv("K8S_VENV_PROJECT", str(value))
+        assert find_project(Path("/")) == project.path
+
+
+def test_a_variable_that_points_nowhere_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("K8S_VENV_PROJECT", str(tmp_path / "nowhere"))
+
+    with pytest.raises(ProjectError, match=r"nowhere: K8S_VENV_PROJECT names no project file"):
+        find_project(tmp_path)
+
+
+def test_without_any_project_file_the_error_says_how_to_write_one(tmp_path: Path) -> None:
+    with pytest.raises(ProjectError, match=r"No k8s-venv\.toml .* \[environments\.NAME\] and python = "):
+        find_project(tmp_path)
+
+
+def test_an_edited_project_file_is_read_again(write_project: ProjectWriter) -> None:
+    project = write_project('[environments.a]\npython = "3.12"\n')
+    project.path.write_text('[environments.b]\npython = "3.12"\n')
+    os.utime(project.path, ns=(1, 1))
+
+    assert list(load_project(project.path).environments) == ["b"]
+
+
+def test_an_unknown_environment_gets_the_nearest_name(write_project: ProjectWriter) -> None:
+    project = write_project('[environments.snowpark]\npython = "3.8"\n')
+
+    with pytest.raises(
+        UnknownEnvironmentError, match=r"There is no environment 'snowprak'\. Did you mean 'snowpark'\?"
+    ):
+        project.environment("snowprak")
+
+
+def test_a_project_without_environments_says_how_to_add_one(write_project: ProjectWriter) -> None:
+    with pytest.raises(ProjectError, match=r"No environment is declared\. Add \[environments\.NAME\]"):
+        write_project("").select(())
+
+
+def test_no_registry_is_an_error_only_where_one_is_needed(write_project: ProjectWriter) -> None:
+    project = write_project("")
+
+    with pytest.raises(ProjectError, match=r"No registry is configured\. Add registry = .* or set K8S_VENV_REGISTRY"):
+        project.require_registry()
+
+
+def test_the_registry_can_come_from_outside(write_project: ProjectWriter, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("K8S_VENV_REGISTRY", "localhost:5000/x")
+
+    assert write_project('registry = "registry.example.com"').require_registry() == "localhost:5000/x"
+
+
+def test_a_registry_from_outside_is_checked_too(write_project: ProjectWriter, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("K8S_VENV_REGISTRY", "https://localhost:5000")
+
+    with pytest.raises(ProjectError, match=r"^K8S_VENV_REGISTRY: .* is not a registry"):
+        write_project("").require_registry()
+
+
+# Each wrong file, the line that is named, and what is said.
+WRONG = {
+    "an unknown key": ('[environments.etl]\npython = "3.12"\nrequirement = []', 3, "Did you mean 'requirements'?"),
+    "an unknown key of the project": ('registri = "x"', 1, "Unknown key 'registri' in the project. Did you mean 're"),
+    "an unknown key in pyproject": ('[tool.k8s-venv]\nfoo = 1\nregistri = "x"', 2, "Unknown key 'foo' in the project."),
+    "a key that is ours alone": ('[environments.etl]\npython = "3.12"\nname = "x"', None, "Unknown key 'name'"),
+    "the project's own place": ('path = "/"', None, "Unknown key 'path' in the project."),
+    "a number as the version": ("[environments.etl]\npython = 3.10", 2, 'such as python = "3.12" (without them, 3.10'),
+    "a version that is too old": ('[environments.etl]\npython = "3.7"', 2, "must be 3.8 or a newer Python 3"),
+    "Python 2": ('[environments.etl]\npython = "2.7"', 2, "must be 3.8 or a newer Python 3"),
+    "a patch version": ('[environments.etl]\npython = "3.12.1"', 2, "must be a minor version such as"),
+    "no version": ("[environments.etl]\nrequirements = []", 1, '[environments.etl] lacks `python`, such as python = "'),
+    "a dot in a name": ('[environments."my.etl"]\npython = "3.12"', 1, "How about 'my-etl'?"),
+    "capitals in a name": ('[environments.MyETL]\npython = "3.12"', 1, "How about 'myetl'?"),
+    "a name of signs alone": ('[environments."_"]\npython = "3.12"', 1, "'_' cannot be an environment's name"),
+    "a name that is too long": (f'[environments.{"a" * 64}]\npython = "3.12"', 1, "up to 63 small letters"),
+    "no table": ('environments = { etl = "3.12" }', None, "`etl` must be a table: [environments.etl]."),
+    "no tables": ('environments = ["etl"]', 1, "`environments` must be tables"),
+    "a missing requirements file": (
+        '[environments.etl]\npython = "3.12"\nrequirements = "requirments.txt"',
+        3,
+        "The requirements file 'requirments.txt' of environment 'etl' does not exist",
+    ),
+    "a requirement for a file": (
+        '[environments.etl]\npython = "3.12"\nrequirements = "pandas>=2"',
+        3,
+        'A requirement itself goes into a list: requirements = ["pandas>=2"].',
+    ),
+    "requirements of another type": (
+        '[environments.etl]\npython = "3.12"\nrequirements = 5',
+        3,
+        'must be the name of a file ("requirements.txt") or a list of requirements (["pandas>=2"]), not 5.',
+    ),
+    "packages as text": (
+        '[environments.etl]\npython = "3.12"\npackages = "libpq5"',
+        3,
+        "must be a list of Debian packages",
+    ),
+    "a package with a shell line": (
+        '[environments.etl]\npython = "3.12"\npackages = ["libpq5; reboot"]',
+        3,
+        "'libpq5; reboot' is not a Debian package's name",
+    ),
+    "an unknown backend": ('backend = "locl"', 1, "Unknown backend 'locl'. Did you mean 'local'? Known: kubernetes, l"),
+    "a registry with a scheme": ('registry = "https://registry.example.com"', 1, "without https:// and without a tag"),
+    "a registry of another type": ("registry = 5", 1, "`registry` of the project: must be text"),
+    "broken TOML": ("[environments.etl\n", None, "This file is not valid TOML: "),
+}
+
+
+@pytest.mark.parametrize(("text", "line", "sentence"), WRONG.values(), ids=WRONG)
+def test_what_is_wrong_is_said_with_its_line(
+    write_project: ProjectWriter, text: str, line: int | None, sentence: str
+) -> None:
+    file = "pyproject.toml" if "[tool." in text else "k8s-venv.toml"
+
+    with pytest.raises(ProjectError) as raised:
+        write_project(text, file=file)
+
+    assert sentence in str(raised.value)
+    assert raised.value.line == line or line is None
+    assert str(raised.value).startswith(str(raised.value.path))
+
+
+def test_an_unknown_backend_gets_the_nearest_name_and_where_it_was_said(
+    write_project: ProjectWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("K8S_VENV_BACKEND", "kubernets")
+
+    with pytest.raises(K8sVenvError, match=r"^K8S_VENV_BACKEND: .* 'kubernets'\. Did you mean 'kubernetes'\?"):
+        choose_backend(None, write_project(""))
+
+
+def test_nothing_but_a_choice_leads_away_from_kubernetes(
+    write_project: ProjectWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, local = write_project(""), write_project('backend = "local"', file="local.toml")
+
+    assert choose_backend(None, plain) == "kubernetes"
+    assert choose_backend(None, local) == "local"
+    assert choose_backend(None, local, "kubernetes") == "kubernetes"
+    assert choose_backend("local", plain, "kubernetes") == "local"
+    monkeypatch.setenv("K8S_VENV_BACKEND", "kubernetes")
+    assert choose_backend(None, local, "local") == "kubernetes"
+
+
+def test_a_missing_requirements_file_gets_the_nearest_name(write_project: ProjectWriter) -> None:
+    text = '[environments.etl]\npython = "3.12"\nrequirements = "requirments.txt"'
+
+    with pytest.raises(ProjectError, match=r"Did you mean 'requirements\.txt'\?"):
+        write_project(text, requirements_txt="")
+
+
+def test_a_file_that_is_not_utf_8_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "k8s-venv.toml"
+    path.write_bytes('# Größe\nregistry = "x"'.encode("latin-1"))
+
+    with pytest.raises(ProjectError, match=r"k8s-venv\.toml: This file is not UTF-8 text"):
+        load_project(path)
+
+
+@pytest.mark.parametrize("name", ["nowhere.toml", "."])
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ProjectError, match=r"This file cannot be read: "):
+        load_project(tmp_path / name)
+
+
+@pytest.mark.parametrize("text", ["", "tool = 5", "[tool]\nk8s-venv = 5"])
+def test_a_pyproject_toml_without_our_table_is_no_project(write_project: ProjectWriter, text: str) -> None:
+    with pytest.raises(ProjectError, match=r"This file has no table \[tool\.k8s-venv\]"):
+        write_project(text, file="pyproject.toml")
+
+
+@given(name=st.text(max_size=70))
+def test_whatever_is_an_environments_name_is_one_for_files_images_and_labels(name: str) -> None:
+    if NAME.fullmatch(name):
+        assert 0 < len(name) <= 63
+        assert name.isascii()
+        assert name[0].isalnum()
+        assert name[-1].isalnum()
+        assert not set(name) - set("abcdefghijklmnopqrstuvwxyz0123456789-_")
+
+
+_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text("ab.[]{}= \n\"'#", max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["python", "x", "pod"]), inner),
+    max_leaves=6,
+)
+
+
+@given(table=st.dictionaries(st.sampled_from(["python", "requirements", "packages", "base", "pod", "name"]), _VALUES))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_whatever_stands_in_an_environment_it_is_read_or_refused_in_one_sentence(
+    write_project: ProjectWriter, table: dict[str, object]
+) -> None:
+    text = "[environments.etl]\n" + "".join(f"{key} = {_toml(value)}\n" for key, value in table.items())
+
+    try:
+        said = f"{write_project(text).environment('etl').python}."
+    except ProjectError as error:
+        said = str(error)
+
+    assert said.endswith((".", "?"))
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key} = {_toml(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    if isinstance(value, str):
+        return '"' + value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
+    return str(value).lower().replace("none", '"none"')
