@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
-    from k8s_venv.calls.packing import Captured, Transport
+    from k8s_venv.calls.packing import Captured
+    from k8s_venv.calls.transport import Transport
     from k8s_venv.environment import Environment
     from k8s_venv.locking import Lock
     from k8s_venv.project import Project

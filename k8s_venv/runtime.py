@@ -7,7 +7,7 @@ This module needs nothing but the standard library, on Python 3.8 or newer, and 
 from __future__ import annotations
 
 import json
-from typing import Any, Dict, Mapping, NamedTuple, NoReturn, Optional
+from typing import Any, Callable, Dict, Mapping, NamedTuple, NoReturn, Optional, Tuple
 from urllib.parse import quote, urlencode
 
 
@@ -77,6 +77,28 @@ class ContextObject:
     def __repr__(self) -> str:
         facts = {key: value for key, value in self.__dict__.items() if not key.startswith("_")}
         return f"<{self._name} {facts}>"
+
+
+registered_types: Dict[type, Tuple[str, Callable[[Any], Any]]] = {}
+registered_names: Dict[str, Callable[[Any], Any]] = {}
+
+
+def register_codec(kind: type, name: str, encode: Callable[[Any], Any], decode: Callable[[Any], Any]) -> None:
+    """Let values of a type of one's own travel, as arguments and as results.
+
+    Call it in a module that both sides import, such as one beside the DAG file.
+
+    Args:
+        kind: the type; its subclasses need codecs of their own.
+        name: the codec's name on the wire, the same on both sides. A later registration replaces an earlier one.
+        encode: returns plain data, or anything else that can travel, for an instance.
+        decode: returns the instance for what ``encode`` returned.
+    """
+    for other, (used, _) in list(registered_types.items()):
+        if used == name:
+            del registered_types[other]
+    registered_types[kind] = name, encode
+    registered_names[name] = decode
 
 
 _connections: Dict[str, Connection] = {}

@@ -16,9 +16,15 @@ from unittest.mock import patch
 
 import pytest
 
-AIRFLOW_3 = importlib.util.find_spec("airflow") is None or importlib.metadata.version("apache-airflow") >= "3"
-# What the DAG files of tests import from.
-AIRFLOW = "airflow.sdk" if AIRFLOW_3 else "airflow.decorators"
+
+def _dag_module() -> str:
+    try:
+        return "airflow.decorators" if importlib.metadata.version("apache-airflow").startswith("2.") else "airflow.sdk"
+    except importlib.metadata.PackageNotFoundError:
+        return "airflow.sdk"
+
+
+AIRFLOW = _dag_module()  # what the DAG files of tests import from
 
 
 def require_airflow() -> None:

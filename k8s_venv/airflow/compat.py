@@ -59,6 +59,7 @@ __all__ = [
     "Context",
     "DecoratedOperator",
     "TaskDecorator",
+    "can_store_integer",
     "conf",
     "read_dag_file",
     "returned_values",
@@ -67,6 +68,15 @@ __all__ = [
     "task_decorator_factory",
     "task_times",
 ]
+
+
+def can_store_integer(value: int) -> bool:
+    """Say whether an XCom may hold an integer.
+
+    Airflow 3 sends values from the task's process to its API as MessagePack, whose integers end at 64 bits; Airflow 2
+    writes them into its database as JSON.
+    """
+    return not AIRFLOW_3 or -(2**63) <= value < 2**64
 
 
 def serialize_xcom(value: Any) -> Any:

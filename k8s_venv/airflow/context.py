@@ -82,7 +82,7 @@ def context_parameters(
             f"connections=[…]. What can travel: {', '.join(sorted(AVAILABLE))}."
         )
     if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters):
-        asked = set(AVAILABLE) - set(_ON_REQUEST) - given
+        asked |= set(AVAILABLE) - set(_ON_REQUEST) - given
     return tuple(sorted(asked))
 
 

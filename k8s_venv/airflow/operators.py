@@ -36,10 +36,12 @@ from k8s_venv.runtime import FailTask, SkipTask
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
+    import jinja2
+
     from k8s_venv.airflow.pod_operator import IsolatedPodOperator
     from k8s_venv.backends.local import LocalBackend
     from k8s_venv.calls import PackedCall, Result
-    from k8s_venv.calls.packing import Transport
+    from k8s_venv.calls.transport import Transport
 
 _BASE_OPTIONS = frozenset(inspect.signature(BaseOperator.__init__).parameters)
 
@@ -161,20 +163,20 @@ class IsolatedOperator(BaseOperator):
         given = {name: value for name, value in templated.items() if value is not None}
         return {**given, **{name: value for name, value in plain.items() if value is not UNSET}}
 
-    def _render_nested_template_fields(self, content: Any, *args: Any, **kwargs: Any) -> None:
+    def _render_nested_template_fields(
+        self, value: Any, context: Context, jinja_env: jinja2.Environment, seen_oids: set[int]
+    ) -> None:
         # Kubernetes' own types have no `template_fields`; which of theirs are rendered is the provider's choice.
-        fields = RENDERED_FIELDS.get(type(content).__name__)
-        if fields and type(content).__module__.startswith("kubernetes.client."):
-            context, jinja_env, seen = (*args, *kwargs.values())
-            if id(content) not in seen:
-                seen.add(id(content))
-                self._do_render_template_fields(content, fields, context, jinja_env, seen)
-            return
-        super()._render_nested_template_fields(content, *args, **kwargs)
+        fields = RENDERED_FIELDS.get(type(value).__name__)
+        if not fields or not type(value).__module__.startswith("kubernetes.client."):
+            super()._render_nested_template_fields(value, context, jinja_env, seen_oids)
+        elif id(value) not in seen_oids:
+            seen_oids.add(id(value))
+            self._do_render_template_fields(value, fields, context, jinja_env, seen_oids)
 
     def project(self) -> Project:
         """Return the project that declares this task's environment."""
-        return project_of(self.python_callable, self.dag.fileloc if self.has_dag() else None)
+        return project_of(self.python_callable, self.dag.fileloc if self.has_dag() else None)  # type: ignore[no-untyped-call]
 
     def _pack(self, context: Context, project: Project) -> PackedCall:
         asked = context_parameters(self.python_callable, self.op_args, self.op_kwargs)

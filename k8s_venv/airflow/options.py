@@ -6,6 +6,7 @@ test holds the list against the provider's signature.
 
 from __future__ import annotations
 
+import enum
 import inspect
 from typing import TYPE_CHECKING, Any
 
@@ -111,8 +112,14 @@ REFUSED: Mapping[str, str] = {
     "xcom_sidecar_container_security_context": "the sidecar takes the base container's",
 }
 
-# `None` is a value for some of the options.
-UNSET: Any = object()
+
+class _Unset(enum.Enum):
+    """What an option is that was not given: ``None`` is a value for some, and Airflow copies operators deeply."""
+
+    UNSET = "unset"
+
+
+UNSET: Any = _Unset.UNSET
 
 
 def with_pod_options(init: Callable[..., None]) -> Callable[..., None]:

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from k8s_venv.airflow.compat import serialize_xcom
+from k8s_venv.airflow.compat import can_store_integer, serialize_xcom
 from k8s_venv.errors import CallError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _PLAIN = (str, bool, float, type(None))
-# Between the task's process and Airflow's API values travel as MessagePack, whose integers end here.
-_LARGEST_INTEGER = 2**64
 _DEPTH_LIMIT = 60
 
 
@@ -43,7 +41,7 @@ def _alterations(value: Any, path: str, task: str, known: dict[type, bool], dept
     if depth > _DEPTH_LIMIT:
         raise _refusal(path, "nested too deeply", task)
     if kind is int:
-        if not -_LARGEST_INTEGER // 2 <= value < _LARGEST_INTEGER:
+        if not can_store_integer(value):
             raise _refusal(path, "an integer of more than 64 bits", task)
     elif isinstance(value, dict):
         for key, item in value.items():

@@ -99,7 +99,7 @@ def _as_itself(
 def _our_error(failure: Mapping[str, Any], call: PackedCall) -> Exception:
     """Return the error for what the runner itself refused."""
     environment, name, message = call.environment, failure["name"], str(failure["message"])
-    args = failure["args"] or ()
+    args: tuple[Any, ...] = tuple(failure["args"] or ())
     if name == "NoCodecError" and len(args) == 2:
         return CallError(
             f"The result of {call.function}() cannot travel: {args[0]} is {args[1]}. Return plain data, numpy arrays "
@@ -109,6 +109,10 @@ def _our_error(failure: Mapping[str, Any], call: PackedCall) -> Exception:
         return CallError(
             f"An argument of {call.function}() cannot be read in environment {environment.name!r}: {message}. Add it "
             f"to {environment.requirements_place} and run `k8s-venv lock {environment.name}`."
+        )
+    if name in ("UnknownTypeError", "UnknownCodecError", "UnreadableVersionError"):
+        return CallError(
+            f"An argument of {call.function}() cannot be read in environment {environment.name!r}: {message}."
         )
     return BackendError(environment.name, message)
 

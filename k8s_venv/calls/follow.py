@@ -17,8 +17,7 @@ from types import AsyncGeneratorType, CoroutineType, FunctionType, GeneratorType
 from typing import TYPE_CHECKING, Any
 
 from k8s_venv.calls import repeating
-from k8s_venv.calls.modulefile import Binding, Definition, ModuleFile, Slice, first_line, module_file
-from k8s_venv.calls.names import uses
+from k8s_venv.calls.modulefile import Binding, Definition, Facts, ModuleFile, Slice, facts_of, first_line, module_file
 from k8s_venv.calls.state import StateError, is_builtin, is_plain, portable, type_name
 from k8s_venv.errors import CallError
 
@@ -90,9 +89,13 @@ class ModuleSlice:
         self._reached[name] = True
 
     def _decide(self, name: str, *, early: bool) -> None:
+        bindings = self._bindings(name)
+        if name not in self.names and early:  # it was deleted once the statements that need it had run
+            bindings = [pair for pair in bindings if not isinstance(pair[1].statement, ast.Delete)]
+            self._repeat(name, bindings, whole=True)
         if name not in self.names or name in ("__name__", "__file__", "__package__", "__doc__", "__builtins__"):
             return  # a builtin, what every module has, or a NameError that is the function's own
-        value, bindings = self.names[name], self._bindings(name)
+        value = self.names[name]
         if not bindings:
             self._unbound(name, value, early=early)
         elif any(repeating.chooses_by_python(b.unit, self.names) for _, b in bindings):
@@ -105,14 +108,14 @@ class ModuleSlice:
             self._state(name, value, bindings, early=early)
 
     def _bindings(self, name: str) -> list[tuple[int, Binding]]:
-        return [(number, b) for number, file in enumerate(self.files) for b in file.bindings(self.name).get(name, [])]
+        return [(number, b) for number, file in enumerate(self.files) for b in file.bindings.get(name, [])]
 
     def _unbound(self, name: str, value: Any, *, early: bool) -> None:
         """Follow a name that no statement binds: one of a star import, or set from outside."""
         if is_builtin(name) and not isinstance(value, ModuleType | FunctionType | type):
             return
         for number, file in enumerate(self.files):
-            for node in file.own_statements(self.name):
+            for node in file.statements:
                 if isinstance(node, ast.ImportFrom) and node.names[0].name == "*":
                     module = "." * node.level + (node.module or "")
                     full = importlib.util.resolve_name(module, self.names.get("__package__") or "")
@@ -196,7 +199,8 @@ class ModuleSlice:
         hook = any("__init_subclass__" in vars(base) for base in kind.__mro__ if self._is_own(base))
         if not hook and not self._is_own(type(kind)):
             return
-        for other in kind.__subclasses__():
+        known: list[type] = type.__subclasses__(kind)
+        for other in known:
             if self._is_own(other) and self.names.get(other.__name__) is other:
                 self._pending.append((other.__name__, True))
 
@@ -293,12 +297,13 @@ class ModuleSlice:
         self.statements[number, file.slice(node, from_line)] = node
         if from_line:
             kept = [item for item in node.decorator_list if item.lineno >= from_line]  # type: ignore[attr-defined]
-            node = _without_decorators(node, kept)
-        used = uses(node, file.filename)
-        self._pending += [(name, True) for name in sorted(used.now)]
-        self._pending += [(name, early) for name in sorted(used.later)]
-        self._pending += [(name, True) for name in sorted(self._field_types(node))]
-        self.imports += [part for part in ast.walk(node) if isinstance(part, ast.Import | ast.ImportFrom)]
+            facts = facts_of(_without_decorators(node, kept), file.filename)
+        else:
+            facts = file.facts(node)
+        self._pending += [(name, True) for name in sorted(facts.uses.now)]
+        self._pending += [(name, early) for name in sorted(facts.uses.later)]
+        self._pending += [(name, True) for name in sorted(self._field_types(facts))]
+        self.imports += facts.imports
 
     def _add_text(self, number: int, node: ast.Import | ast.ImportFrom, text: str) -> None:
         piece = Slice(node.lineno, node.col_offset, text)
@@ -307,15 +312,12 @@ class ModuleSlice:
         assert isinstance(statement, ast.Import | ast.ImportFrom)  # noqa: S101 -- it is written so above
         self.imports.append(statement)
 
-    def _field_types(self, node: ast.stmt) -> set[str]:
+    def _field_types(self, facts: Facts) -> set[str]:
         """Return the names in annotations that making a class looks at: dataclasses', pydantic's."""
         found: set[str] = set()
-        for kind in (part for part in ast.walk(node) if isinstance(part, ast.ClassDef)):
-            value = self.names.get(kind.name)
-            reads_all = _reads_annotations(value)
-            for field in (part for part in kind.body if isinstance(part, ast.AnnAssign)):
-                used = {part.id for part in ast.walk(field.annotation) if isinstance(part, ast.Name)}
-                found |= {name for name in used if reads_all or self._is_field_mark(name)}
+        for kind, used in facts.fields:
+            reads_all = _reads_annotations(self.names.get(kind))
+            found |= {name for name in used if reads_all or self._is_field_mark(name)}
         return found & self.names.keys()
 
     def _is_field_mark(self, name: str) -> bool:
@@ -331,7 +333,7 @@ class ModuleSlice:
             for item in self.imports
         )
         for number, file in enumerate(self.files):
-            for node in file.own_statements(self.name):
+            for node in file.active_statements:
                 if id(node) not in self._added and repeating.is_setting(node, self.names, packages):
                     self.add(number, node, early=True)
         self.reach(())
@@ -345,22 +347,23 @@ def files_of(names: dict[str, Any], filename: str) -> list[ModuleFile]:
         filename: the file of the function.
 
     """
+    as_main = names.get("__name__") == "__main__"
     if names.get("__file__") or not (filename.startswith(_CELLS) or "ipykernel_" in filename):
-        return [module_file(filename)]
+        return [module_file(filename, as_main=as_main)]
     cells = [name for name in linecache.cache if name.startswith(_CELLS) or "ipykernel_" in name]
     found = []
     for name in cells:
         try:
-            found.append(module_file(name))
+            found.append(module_file(name, as_main=as_main))
         except CallError:  # a cell that never ran
             continue
-    return found or [module_file(filename)]
+    return found
 
 
 def _without_decorators(node: Any, kept: list[ast.expr]) -> ast.stmt:
     fields = {name: getattr(node, name) for name in node._fields if hasattr(node, name)}
     copy = type(node)(**{**fields, "decorator_list": kept})
-    return ast.copy_location(copy, node)
+    return ast.copy_location(copy, node)  # type: ignore[no-any-return]
 
 
 def _is_import_of(alias: ast.alias, node: ast.stmt, value: Any) -> bool:

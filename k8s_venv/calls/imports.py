@@ -52,13 +52,11 @@ def _imports(node: ast.AST, *, optional: bool) -> Iterator[tuple[str, int, bool]
         yield node.module, node.lineno, optional
     elif isinstance(node, ast.Try):
         guarded = optional or any(_expects_missing(handler) for handler in node.handlers)
-        for child in node.body:
-            yield from _imports(child, optional=guarded)
-        for child in (*node.handlers, *node.orelse, *node.finalbody):
+        for child in ast.iter_child_nodes(node):
             yield from _imports(child, optional=guarded)
     elif isinstance(node, ast.If) and _is_type_checking(node.test):
-        for child in node.orelse:
-            yield from _imports(child, optional=optional)
+        for statement in node.orelse:
+            yield from _imports(statement, optional=optional)
     else:
         for child in ast.iter_child_nodes(node):
             yield from _imports(child, optional=optional)

@@ -6,12 +6,15 @@ import ast
 import dataclasses
 import functools
 import linecache
-from collections.abc import Iterator
 from pathlib import Path
-from types import CodeType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from k8s_venv.calls.names import Uses, uses
 from k8s_venv.errors import CallError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import CodeType
 
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -50,22 +53,41 @@ class Binding:
     unit: ast.stmt
 
 
+@dataclasses.dataclass(frozen=True)
+class Facts:
+    """What can be said of a statement from its text alone.
+
+    Args:
+        uses: the names it looks up.
+        imports: the imports anywhere in it.
+        fields: the annotated fields of the classes in it: each class's name, and the names in the annotation.
+
+    """
+
+    uses: Uses
+    imports: tuple[ast.Import | ast.ImportFrom, ...]
+    fields: tuple[tuple[str, frozenset[str]], ...]
+
+
 class ModuleFile:
     """A module's source; ``module_file`` keeps one for each file.
 
     Args:
         filename: its path, or the name under which ``linecache`` knows it.
         lines: its text.
+        as_main: it ran as the process's ``__main__``.
 
     Raises:
         CallError: the source does not parse.
 
     """
 
-    def __init__(self, filename: str, lines: list[str]) -> None:
+    def __init__(self, filename: str, lines: list[str], *, as_main: bool) -> None:
         self.filename = filename
         self.text = "".join(lines)
         self._lines = lines
+        self._as_main = as_main
+        self._facts: dict[int, Facts] = {}
         try:
             self.tree = ast.parse(self.text, filename)
         except SyntaxError as error:
@@ -73,29 +95,31 @@ class ModuleFile:
                 f"The file has changed and no longer parses: {error.msg}.", filename, error.lineno
             ) from None
 
-    @functools.cache  # noqa: B019 -- a module's file lives as long as its cache
-    def own_statements(self, name: str | None) -> list[ast.stmt]:
+    @functools.cached_property
+    def statements(self) -> list[ast.stmt]:
         """Return the module's own statements, in order.
 
         What ``with DAG(…):`` holds counts as the module's own, and what ``if __name__ == "__main__":`` does where
         it ran.
-
-        Args:
-            name: the module's name.
-
         """
-        return list(_top_level(self.tree.body, as_main=name == "__main__"))
+        return list(_top_level(self.tree.body, as_main=self._as_main))
 
-    @functools.cache  # noqa: B019
-    def bindings(self, module: str | None) -> dict[str, list[Binding]]:
-        """Return what binds each name of the module, in order.
+    @functools.cached_property
+    def active_statements(self) -> list[ast.stmt]:
+        """Return the module's own statements that do more than import or define something."""
+        return [node for node in self.statements if not _only_defines(node)]
 
-        Args:
-            module: the module's name.
+    def facts(self, node: ast.stmt) -> Facts:
+        """Return what can be said of a statement whatever the module's names stand for."""
+        if id(node) not in self._facts:
+            self._facts[id(node)] = facts_of(node, self.filename)
+        return self._facts[id(node)]
 
-        """
+    @functools.cached_property
+    def bindings(self) -> dict[str, list[Binding]]:
+        """Return what binds each name of the module, in order."""
         found: dict[str, list[Binding]] = {}
-        for unit in self.own_statements(module):
+        for unit in self.statements:
             for statement in [unit] if isinstance(unit, ast.With | ast.AsyncWith) else _innermost(unit):
                 for name in _bound_names(statement):
                     found.setdefault(name, []).append(Binding(statement, unit))
@@ -182,11 +206,12 @@ class ModuleFile:
         return line
 
 
-def module_file(filename: str) -> ModuleFile:
+def module_file(filename: str, *, as_main: bool = False) -> ModuleFile:
     """Return a file's source, read and parsed once for as long as the file does not change.
 
     Args:
         filename: its path, or the name under which ``linecache`` knows it.
+        as_main: it ran as the process's ``__main__``.
 
     Raises:
         CallError: the source cannot be had, or does not parse.
@@ -198,11 +223,11 @@ def module_file(filename: str) -> ModuleFile:
     except OSError:
         entry = linecache.cache.get(filename)
         version = "".join(entry[2]) if entry is not None and len(entry) == 4 else None
-    return _parsed(filename, version)
+    return _parsed(filename, version, as_main)
 
 
 @functools.lru_cache(maxsize=64)
-def _parsed(filename: str, version: Any) -> ModuleFile:
+def _parsed(filename: str, version: Any, as_main: bool) -> ModuleFile:
     linecache.checkcache(filename)
     lines = linecache.getlines(filename)
     if not lines:
@@ -211,7 +236,31 @@ def _parsed(filename: str, version: Any) -> ModuleFile:
             "the function in a file or a notebook.",
             filename,
         )
-    return ModuleFile(filename, lines)
+    return ModuleFile(filename, lines, as_main=as_main)
+
+
+def facts_of(node: ast.stmt, filename: str) -> Facts:
+    """Return the facts about a statement.
+
+    Args:
+        node: the statement.
+        filename: its file.
+
+    """
+    parts = list(ast.walk(node))
+    fields = [
+        (kind.name, frozenset(part.id for part in ast.walk(field.annotation) if isinstance(part, ast.Name)))
+        for kind in parts
+        if isinstance(kind, ast.ClassDef)
+        for field in kind.body
+        if isinstance(field, ast.AnnAssign)
+    ]
+    imports = tuple(part for part in parts if isinstance(part, ast.Import | ast.ImportFrom))
+    return Facts(uses(node, filename), imports, tuple(fields))
+
+
+def _only_defines(node: ast.stmt) -> bool:
+    return isinstance(node, ast.Import | ast.ImportFrom) or (isinstance(node, Definition) and not node.decorator_list)
 
 
 def first_line(node: ast.stmt | ast.expr) -> int:

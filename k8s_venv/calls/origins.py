@@ -83,7 +83,7 @@ def is_installed(module: str) -> bool:
 def is_installed_file(path: str) -> bool:
     """Tell whether a file belongs to Python or to an installed package."""
     parts = Path(path).parts
-    if "site-packages" in parts or "dist-packages" in parts:
+    if "site-packages" in parts or "dist-packages" in parts or path.endswith((".so", ".pyd")):
         return True
     return path.startswith(_library_folders())
 

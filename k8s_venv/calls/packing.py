@@ -5,32 +5,32 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib.resources
-import inspect
 import io
 import json
 import platform
-import sys
 import zipfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from k8s_venv._version import __version__
+from k8s_venv.calls.arguments import encode_arguments
 from k8s_venv.calls.beside import dotted_name, imported_names, modules_beside
 from k8s_venv.calls.modulefile import module_file
-from k8s_venv.calls.references import with_references
-from k8s_venv.calls.slicing import Slicer, function_name, refuse_nonlocal, written_function
+from k8s_venv.calls.origins import is_installed_file
+from k8s_venv.calls.slicing import Slicer, function_name, place_of, refuse_nonlocal, written_function
+from k8s_venv.calls.state import sent_name
 from k8s_venv.calls.syntax import check_syntax
+from k8s_venv.calls.transport import choose_transport, same_python
 from k8s_venv.errors import CallError
 from k8s_venv.runner import protocol
 from k8s_venv.runner.errors import NoCodecError
 from k8s_venv.runner.values import dumps
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
+    from k8s_venv.calls.transport import Transport
     from k8s_venv.environment import Environment
-
-Transport = Literal["cloudpickle", "source"]
 
 _MAIN = "import sys\nfrom k8s_venv.runner.main import main\nsys.exit(main(sys.argv[0]))\n"
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the oldest time a zip can hold; the same call gives the same bytes
@@ -70,6 +70,7 @@ class Captured:
         why: why in this way.
         entries: what it adds to the archive, by its path there.
         beside: the files of the project that travel whole, by their paths below the import root.
+        slicer: what cut the slices, where the function travels as source.
     """
 
     callable: Callable[..., Any]
@@ -79,6 +80,7 @@ class Captured:
     why: str
     entries: Mapping[str, bytes] = dataclasses.field(repr=False)
     beside: Mapping[str, Path]
+    slicer: Slicer | None = dataclasses.field(default=None, repr=False)
 
     @property
     def beside_modules(self) -> list[str]:
@@ -89,7 +91,7 @@ class Captured:
     def source(self) -> list[tuple[str, int, str]]:
         """Return each piece of source that runs in the environment, as file, first line and text."""
         try:
-            slices = Slicer(self.callable, self.environment.root).slices()
+            slices = (self.slicer or Slicer(self.callable, self.environment.root)).slices()
         except CallError:
             if self.transport == "source":
                 raise
@@ -124,28 +126,33 @@ def pack(
         CallError: the function or an argument cannot travel.
 
     """
-    captured = capture(function, environment, transport)
-    if captured.transport == "source" and not _same_python(environment.python):
+    arguments, types = encode_arguments(function, environment, args, kwargs)
+    captured = capture(function, environment, transport, types)
+    if captured.transport == "source" and not same_python(environment.python):
         check_syntax(captured.source, environment.python)
     entries = dict(captured.entries)
-    pickle = _pickle if _same_python(environment.python) else None
-    entries[protocol.ARGUMENTS] = _encode_arguments(function, args, kwargs, environment, pickle)
+    own = {str(getattr(function, "__module__", "")), *(kind.__module__ for kind in types)}
+    modules = frozenset({*own, *captured.beside_modules})
+    entries[protocol.ARGUMENTS] = arguments
     entries[protocol.CONTEXT] = _encode_context(function, context)
-    entries[protocol.HEADER] = json.dumps(_header(captured, environment, discard_value)).encode()
-    modules = {str(getattr(function, "__module__", "")), *captured.beside_modules}
-    archive = _zip(entries, _runner_archive(with_cloudpickle=pickle is not None))
-    return PackedCall(
-        environment, captured.function, frozenset(modules), captured.transport, archive, dict(connections or {})
-    )
+    entries[protocol.HEADER] = json.dumps(_header(captured, modules, discard_value)).encode()
+    archive = _zip(entries, _runner_archive(with_cloudpickle=same_python(environment.python)))
+    return PackedCall(environment, captured.function, modules, captured.transport, archive, dict(connections or {}))
 
 
-def capture(function: Callable[..., Any], environment: Environment, transport: Transport | None = None) -> Captured:
+def capture(
+    function: Callable[..., Any],
+    environment: Environment,
+    transport: Transport | None = None,
+    types: Collection[type] = (),
+) -> Captured:
     """Return what of a function travels, before there are arguments: for a call, and for looking at it.
 
     Args:
         function: the function.
         environment: where it will run.
         transport: overrides the rule.
+        types: those of its arguments' types that travel, whether the function names them or not.
 
     Raises:
         CallError: the function cannot travel.
@@ -155,106 +162,61 @@ def capture(function: Callable[..., Any], environment: Environment, transport: T
     if transport == "cloudpickle" != chosen:
         raise CallError(
             f"{name}() asks for transport='cloudpickle', but environment {environment.name!r} runs Python "
-            f"{environment.python} and this is {platform.python_version()}: pickled functions only travel between equal "
-            "minor versions. Leave `transport` out.",
-            *_place(function),
+            f"{environment.python} and this is {platform.python_version()}: pickled functions only travel between "
+            "equal minor versions. Leave `transport` out.",
+            *place_of(function),
         )
     if transport is not None:
         chosen, why = transport, "the task asks for it"
     entries: dict[str, bytes] = {}
-    beside = (_add_source if chosen == "source" else _add_pickle)(entries, function, environment)
+    slicer = Slicer(function, environment.root, types) if chosen == "source" else None
+    beside = _add_source(entries, slicer) if slicer else _add_pickle(entries, function, environment, types)
     entries.update({f"{protocol.BESIDE}/{path}": file.read_bytes() for path, file in beside.items()})
-    return Captured(function, name, environment, chosen, why, entries, beside)
+    return Captured(function, name, environment, chosen, why, entries, beside, slicer)
 
 
-def choose_transport(python: str) -> tuple[Transport, str]:
-    """Return how a function travels to a Python version, and why: never by bytecode of another one.
-
-    Args:
-        python: the environment's minor version.
-    """
-    here = platform.python_version()
-    if _same_python(python):
-        return "cloudpickle", f"both sides run Python {python}"
-    return "source", f"the environment runs Python {python}, this is {here}"
-
-
-def _same_python(python: str) -> bool:
-    here = "{}.{}".format(*sys.version_info)
-    return python == here and platform.python_implementation() == "CPython"
-
-
-def _header(captured: Captured, environment: Environment, discard_value: bool) -> dict[str, Any]:
+def _header(captured: Captured, modules: frozenset[str], discard_value: bool) -> dict[str, Any]:
     return {
         "protocol": protocol.PROTOCOL,
         "sender": {"python": platform.python_version(), "k8s-venv": __version__},
-        "environment": environment.name,
-        "python": environment.python,
+        "environment": captured.environment.name,
+        "python": captured.environment.python,
         "transport": captured.transport,
         "function": captured.function,
+        "modules": sorted(sent_name(name) for name in modules),
         "discard_value": discard_value,
     }
 
 
-def _add_source(entries: dict[str, bytes], function: Callable[..., Any], environment: Environment) -> dict[str, Path]:
-    slicer = Slicer(function, environment.root)
-    entries[protocol.SOURCE_FUNCTION] = json.dumps(slicer.recipe()).encode()
-    entries[protocol.SOURCE_VALUES] = dumps(slicer.values())
+def _add_source(entries: dict[str, bytes], slicer: Slicer) -> dict[str, Path]:
+    _add_recipe(entries, slicer)
     entries[protocol.SOURCES] = json.dumps(slicer.sources).encode()
     return slicer.beside
 
 
-def _add_pickle(entries: dict[str, bytes], function: Callable[..., Any], environment: Environment) -> dict[str, Path]:
+def _add_recipe(entries: dict[str, bytes], slicer: Slicer) -> None:
+    entries[protocol.SOURCE_FUNCTION] = json.dumps(slicer.recipe()).encode()
+    entries[protocol.SOURCE_VALUES] = dumps(slicer.values())
+
+
+def _add_pickle(
+    entries: dict[str, bytes], function: Callable[..., Any], environment: Environment, types: Collection[type]
+) -> dict[str, Path]:
     from k8s_venv.calls.pickling import pickle_function  # cloudpickle is not for the parsing of DAG files
 
     refuse_nonlocal(function)
-    entries[protocol.PICKLED_FUNCTION] = pickle_function(function, environment.root)
-    file, _ = _place(function)
+    entries[protocol.PICKLED_FUNCTION] = pickle_function(function, environment.root, types)
+    file, _ = place_of(function)
     path = Path(file) if file else None
-    if path is None or not path.is_file():
+    if path is None or not path.is_file() or is_installed_file(str(path)):
         entries[protocol.SOURCES] = b"{}"
         return {}
+    settings = Slicer(function, environment.root, settings_only=True)
+    if settings.has_statements:
+        _add_recipe(entries, settings)
     entries[protocol.SOURCES] = json.dumps({file: module_file(str(path)).text}).encode()
     package = getattr(written_function(function), "__globals__", {}).get("__package__") or ""
     return modules_beside(imported_names(path, package), path, environment.root)
-
-
-def _place(function: Callable[..., Any]) -> tuple[str | None, int | None]:
-    code = getattr(written_function(function), "__code__", None)
-    return (code.co_filename, code.co_firstlineno) if code else (None, None)
-
-
-def _pickle(value: Any) -> bytes:
-    import cloudpickle
-
-    data: bytes = cloudpickle.dumps(value)
-    return data
-
-
-def _encode_arguments(
-    function: Callable[..., Any],
-    args: Sequence[Any],
-    kwargs: Mapping[str, Any],
-    environment: Environment,
-    pickle: Callable[[Any], bytes] | None,
-) -> bytes:
-    names = list(_parameter_names(function))
-    try:
-        return dumps(with_references({"args": list(args), "kwargs": dict(kwargs)}), pickle)
-    except NoCodecError as error:
-        path = error.path
-        for number in range(len(args)):
-            if path.startswith(f"['args'][{number}]"):
-                name = names[number] if number < len(names) else f"args[{number}]"
-                path = name + path.removeprefix(f"['args'][{number}]")
-        for name in kwargs:
-            if path.startswith(f"['kwargs'][{name!r}]"):
-                path = name + path.removeprefix(f"['kwargs'][{name!r}]")
-        raise CallError(
-            f"An argument of {function_name(function)}() cannot travel to Python {environment.python}: {path} is {error.kind}. "
-            "Pass plain data, numpy arrays or pandas frames.",
-            *_place(function),
-        ) from None
 
 
 def _encode_context(function: Callable[..., Any], context: Mapping[str, Any] | None) -> bytes:
@@ -263,15 +225,8 @@ def _encode_context(function: Callable[..., Any], context: Mapping[str, Any] | N
     except NoCodecError as error:
         raise CallError(
             f"Airflow's context for {function_name(function)}() cannot travel: {error.path} is {error.kind}.",
-            *_place(function),
+            *place_of(function),
         ) from None
-
-
-def _parameter_names(function: Callable[..., Any]) -> Iterator[str]:
-    try:
-        yield from inspect.signature(function).parameters
-    except (TypeError, ValueError):
-        return
 
 
 @functools.cache

@@ -6,11 +6,12 @@ environment, so it is pickled by value; what cloudpickle still refers to by name
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import pickle
+import pickletools
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import cloudpickle
@@ -21,7 +22,8 @@ from k8s_venv.errors import CallError
 from k8s_venv.runner.function import Builder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection, Iterator
+    from pathlib import Path
 
 _STANDARD = (sys.stdin, sys.stdout, sys.stderr, sys.__stdin__, sys.__stdout__, sys.__stderr__)
 
@@ -35,24 +37,52 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
 
     def reducer_override(self, value: Any) -> Any:
         if isinstance(value, functools._lru_cache_wrapper) and self._origins.is_sliced(value.__module__):
-            parameters = value.cache_parameters()  # type: ignore[attr-defined]
+            parameters = value.cache_parameters()
             return Builder.cached, (value.__wrapped__, parameters["maxsize"], parameters["typed"])
         if isinstance(value, io.IOBase) and value not in _STANDARD and not isinstance(value, io.StringIO | io.BytesIO):
             raise pickle.PicklingError(f"cannot pickle {type(value).__name__!r} object")
         return super().reducer_override(value)
 
 
-def pickle_function(function: Callable[..., Any], root: Path) -> bytes:
+def pickle_function(function: Callable[..., Any], root: Path, types: Collection[type] = ()) -> bytes:
     """Pickle a function with what it uses of its own module.
 
     Args:
         function: the function.
         root: the project's folder.
+        types: those of its arguments' types that travel, whether the function names them or not.
 
     Raises:
         CallError: it uses something that cannot be pickled.
 
     """
+    with _own_module(function, root) as origins:
+        try:
+            data = _dumps((function, list(types)), origins)
+        except Exception as error:
+            raise _refusal(function, error, origins) from error
+        _refuse_references(function, data, origins)
+        return data
+
+
+def argument_pickler(function: Callable[..., Any], root: Path) -> Callable[[Any], bytes]:
+    """Return what pickles the arguments of a function, by the same rules.
+
+    Args:
+        function: the function.
+        root: the project's folder.
+    """
+
+    def dumps(value: Any) -> bytes:
+        with _own_module(function, root) as origins:
+            return _dumps(value, origins)
+
+    return dumps
+
+
+@contextlib.contextmanager
+def _own_module(function: Callable[..., Any], root: Path) -> Iterator[Origins]:
+    """Let cloudpickle take a function's own module by value."""
     origins = Origins(root)
     inner = written_function(function)
     if inner is not None and not is_installed(inner.__module__):
@@ -62,12 +92,41 @@ def pickle_function(function: Callable[..., Any], root: Path) -> bytes:
     try:
         if by_value:
             cloudpickle.register_pickle_by_value(home)
-        return _dumps(function, origins)
-    except Exception as error:
-        raise _refusal(function, error, origins) from error
+        yield origins
     finally:
         if by_value:
             cloudpickle.unregister_pickle_by_value(home)
+
+
+def _refuse_references(function: Any, data: bytes, origins: Origins) -> None:
+    """Refuse a pickle that imports something by a name which exists only here."""
+    for module, name in _references(data):
+        if origins.is_sliced(module):
+            inner = written_function(function)
+            code = inner.__code__ if inner is not None else None
+            raise CallError(
+                f"{function_name(function)}() uses {name!r}, which pickles itself as a name of its own module, "
+                "and that cannot be imported there. Use transport='source' for this task.",
+                *((code.co_filename, code.co_firstlineno) if code else ()),
+            )
+
+
+def _references(data: bytes) -> Iterator[tuple[str, str]]:
+    """Yield the module and name of each object that a pickle imports."""
+    memo: list[Any] = []
+    strings: list[Any] = []
+    last: Any = None
+    for opcode, argument, _ in pickletools.genops(data):
+        if opcode.name == "MEMOIZE":
+            memo.append(last)
+        if opcode.name in ("MEMOIZE", "FRAME"):
+            continue
+        if opcode.name == "STACK_GLOBAL":
+            yield strings[-2], strings[-1]
+        is_memoized = opcode.name in ("BINGET", "LONG_BINGET")
+        last = memo[int(argument or 0)] if is_memoized else argument
+        if isinstance(last, str):
+            strings.append(last)
 
 
 def _dumps(value: Any, origins: Origins) -> bytes:
@@ -93,7 +152,8 @@ def _refusal(function: Any, error: Exception, origins: Origins) -> CallError:
         problem = f"cannot be pickled: {error}"
     code = inner.__code__
     return CallError(
-        f"{function_name(function)}() {problem}. Make it inside the function, or pass plain data as an argument.",
+        f"{function_name(function)}() {problem}. Make it inside the function, or pass plain data as an argument; or "
+        "try transport='source' for this task, which runs the statements that make it again.",
         code.co_filename,
         code.co_firstlineno,
     )

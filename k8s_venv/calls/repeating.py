@@ -130,7 +130,7 @@ def touching(file: ModuleFile, names: Mapping[str, Any]) -> dict[str, list[ast.s
 
     """
     found: dict[str, list[ast.stmt]] = {}
-    for statement in file.own_statements(names.get("__name__")):
+    for statement in file.active_statements:
         for name in set(_changed(statement, names)):
             found.setdefault(name, []).append(statement)
     return found

@@ -16,6 +16,7 @@ from k8s_venv.calls.exceptions import rebuild
 from k8s_venv.errors import BackendError, CallError
 from k8s_venv.runner import protocol
 from k8s_venv.runner.errors import MalformedError, MissingLibraryError
+from k8s_venv.runner.shipped_types import resolver
 from k8s_venv.runner.values import loads
 
 if TYPE_CHECKING:
@@ -100,11 +101,11 @@ def open_result(result: Result, call: PackedCall) -> Any:
     """
     payload = sealed_value(result, call)
     try:
-        return loads(payload)
+        return loads(payload, types=resolver(call.modules))
     except MissingLibraryError as error:
         raise CallError(
             f"The result of {call.function}() needs {error.library}, which is not installed beside Airflow. Install it "
-            "there, return plain data, or hand the value on as it is with result=\"reference\"."
+            'there, return plain data, or hand the value on as it is with result="reference".'
         ) from None
     except MalformedError as error:
         raise _unreadable(call, error) from None

@@ -22,7 +22,8 @@ The rules, for each name that the function uses, directly or through what it use
 
 Annotations are never followed: the runner compiles with the ``annotations`` future (PEP 563). Only what making a
 class looks at counts (``ClassVar``, ``InitVar``, pydantic's fields). Functions without a name in their module
-(closures, lambdas, what a decorator made) are sent as their source with the values of their variables.
+(closures, lambdas, what a decorator made) are sent as their source with the values of their variables; what an
+installed decorator made of a function alone (``contextlib.contextmanager``) is decorated again.
 """
 
 from __future__ import annotations
@@ -38,12 +39,12 @@ from typing import TYPE_CHECKING, Any
 from k8s_venv.calls.beside import dotted_name, modules_beside, names_of
 from k8s_venv.calls.follow import ModuleSlice, files_of
 from k8s_venv.calls.modulefile import module_file
-from k8s_venv.calls.origins import Origins
+from k8s_venv.calls.origins import Origins, is_installed_file
 from k8s_venv.calls.state import StateError, is_empty, portable, sent_name, type_name
 from k8s_venv.errors import CallError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
 # Set on what ``@task.isolated(…)`` evaluates to, so that it is known by the object and not by its spelling.
 DECORATOR_MARK = "_k8s_venv_decorator"
@@ -55,20 +56,28 @@ class Slicer:
     Args:
         function: the function, as the decorator received it.
         root: the project's folder; code below it travels.
+        types: those of its arguments' types that travel, whether the function names them or not.
+        settings_only: leaves out the function itself, which travels in another way.
 
     Raises:
         CallError: something that the function uses cannot travel.
 
     """
 
-    def __init__(self, function: Callable[..., Any], root: Path) -> None:
+    def __init__(
+        self, function: Callable[..., Any], root: Path, types: Collection[type] = (), *, settings_only: bool = False
+    ) -> None:
         self._function = function
+        self._types = {(kind.__module__, kind.__qualname__.partition(".")[0]) for kind in types}
+        self._settings_only = settings_only
         self._origins = Origins(root)
         self._root = root
         self._modules: dict[str, ModuleSlice] = {}
         self._unnamed: set[int] = set()
         self._own_name: str | None = None
-        self.inner = written_function(function)
+        inner = written_function(function)
+        # What an installed package defines is imported there by its name.
+        self.inner = inner if inner is not None and not is_installed_file(inner.__code__.co_filename) else None
         refuse_nonlocal(function)
         if self.inner is not None:
             self._home = self._origins.slice(self.inner)
@@ -114,6 +123,11 @@ class Slicer:
             "late_coded": self._late.coded,
         }
 
+    @property
+    def has_statements(self) -> bool:
+        """Tell whether any statement of a module runs again."""
+        return any(module.statements for module in self._modules.values())
+
     def slices(self) -> list[tuple[str, int, str]]:
         """Return each piece of source that travels, as file, line and text."""
         found = [
@@ -145,9 +159,13 @@ class Slicer:
         self._target: Any = self._function
         if self.inner is not None and self._origins.is_sliced(self._home):
             self._module(self._home, self.inner.__code__.co_filename)
-            self._find_target(self.inner)
+            if not self._settings_only:
+                self._find_target(self.inner)
+        if self._settings_only:
+            self._target = None
         try:
-            self._follow(portable(self._target, self._origins, self._unnamed).globals)
+            needed = portable(self._target, self._origins, self._unnamed).globals
+            self._follow(needed | {each for each in self._types if self._origins.is_sliced(each[0])})
         except StateError as error:
             raise self._blame(error) from None
         for module in self._modules.values():
@@ -273,11 +291,17 @@ def written_function(function: Any) -> FunctionType | None:
             function = function.__func__
         elif hasattr(function, "__wrapped__"):
             function = function.__wrapped__
-        elif not isinstance(function, type) and isinstance(getattr(type(function), "__call__", None), FunctionType):
-            function = type(function).__call__
+        elif not isinstance(function, type) and isinstance(vars(type(function)).get("__call__"), FunctionType):
+            function = vars(type(function))["__call__"]
         else:
             return None
     return function
+
+
+def place_of(function: Callable[..., Any]) -> tuple[str | None, int | None]:
+    """Return the file and line of a function, for messages."""
+    code = getattr(written_function(function), "__code__", None)
+    return (code.co_filename, code.co_firstlineno) if code else (None, None)
 
 
 def function_name(function: Any) -> str:

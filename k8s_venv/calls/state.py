@@ -171,7 +171,7 @@ class _Pickler(pickle.Pickler):
     def reducer_override(self, value: Any) -> Any:
         """Reduce what plain pickle would refer to by a name that exists only here."""
         if isinstance(value, functools._lru_cache_wrapper):
-            parameters = value.cache_parameters()  # type: ignore[attr-defined]
+            parameters = value.cache_parameters()
             return _CACHED, (value.__wrapped__, parameters["maxsize"], parameters["typed"])
         if isinstance(value, FunctionType):
             return self._function(value)
@@ -212,7 +212,7 @@ class _Pickler(pickle.Pickler):
         code = function.__code__
         module = str(function.__globals__.get("__name__"))
         if not self._is_project(module):
-            raise StateError(f"holds the function {function.__qualname__}, made at run time by {module}")
+            return self._decorated(function, module)
         file = module_file(code.co_filename)
         node = file.definition_of(code)
         piece = file.slice(node, None if isinstance(node, ast.Lambda) else node.lineno)
@@ -235,6 +235,15 @@ class _Pickler(pickle.Pickler):
             "dict": dict(function.__dict__),
         }
         return _FUNCTION, (key, numbers), state, None, None, _SET_FUNCTION
+
+    def _decorated(self, function: FunctionType, module: str) -> Any:
+        """Reduce what an installed decorator made of a function alone, such as a context manager, to doing so again."""
+        decorator = resolve(self._origins.namespace(module), function.__code__.co_qualname.partition(".")[0])
+        contents = [cell.cell_contents for cell in function.__closure__ or () if not is_empty(cell)]
+        wrapped = getattr(function, "__wrapped__", None)
+        if wrapped is None or len(contents) != 1 or contents[0] is not wrapped or not callable(decorator):
+            raise StateError(f"holds the function {function.__qualname__}, made at run time by {module}")
+        return decorator, (wrapped,)
 
     def _cell(self, cell: CellType) -> int:
         number, _ = self._cells.setdefault(id(cell), (len(self._cells), cell))
@@ -323,7 +332,7 @@ def _free_of_methods(kind: type) -> dict[str, Any]:
 
 def _methods(kind: type) -> Iterator[FunctionType]:
     for member in vars(kind).values():
-        plain = [member.fget, member.fset, member.fdel] if isinstance(member, property) else [member]
+        plain: list[Any] = [member.fget, member.fset, member.fdel] if isinstance(member, property) else [member]
         for item in plain:
             function = inspect.unwrap(getattr(item, "__func__", item))
             if isinstance(function, FunctionType):

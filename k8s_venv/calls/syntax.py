@@ -7,6 +7,7 @@ Ruff knows in which version each construct came (``target-version``, from Python
 from __future__ import annotations
 
 import dataclasses
+import functools
 import io
 import json
 import subprocess
@@ -82,6 +83,7 @@ def check_syntax(slices: Iterable[tuple[str, int, str]], python: str) -> None:
         )
 
 
+@functools.lru_cache(maxsize=64)
 def _ruff(source: str, python: str) -> list[dict[str, Any]]:
     from ruff.__main__ import find_ruff_bin
 

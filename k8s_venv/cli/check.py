@@ -46,9 +46,9 @@ def check(given: Path | None, paths: tuple[Path, ...], registry: bool, form: str
     _use_project(given)
     exists: Callable[[str], bool] | None = None
     if registry:
-        from k8s_venv.builders.engine import engine, image_exists
+        from k8s_venv.builders.engine import connect, image_exists
 
-        client = engine()
+        client = connect()
         exists = lambda reference: image_exists(client, reference)  # noqa: E731
     files = list(files_to_load(paths or (Path.cwd(),)))
     start = (paths[0] if paths else Path.cwd()).resolve()

@@ -13,7 +13,8 @@ import sys
 from typing import Any, Callable, Dict, List, NoReturn, Optional, Tuple
 
 from k8s_venv.runner.errors import MalformedError, MissingLibraryError, UnknownCodecError, UnreadableVersionError
-from k8s_venv.runner.registry import MODULE_OF_NAME, Node, Types, codec_module, registered_names
+from k8s_venv.runner.registry import MODULE_OF_NAME, Node, Types, codec_module
+from k8s_venv.runtime import registered_names
 
 
 class UserError(Exception):

@@ -17,8 +17,8 @@ from k8s_venv.runner.registry import (
     Node,
     Types,
     codec_module,
-    registered_types,
 )
+from k8s_venv.runtime import registered_types
 
 # Python refuses to read decimal integers of more digits than a limit, which is at least 640 and by default 4300;
 # longer ones travel in hexadecimal.

@@ -94,7 +94,8 @@ def _text(error: BaseException) -> str:
 def _arguments(error: BaseException) -> Optional[Tuple[Any, ...]]:
     """Return what an exception is made from, where it can travel."""
     try:
-        made_by, arguments = error.__reduce__()[:2]  # type: ignore[misc]
+        parts: Any = error.__reduce__()
+        made_by, arguments = parts[0], parts[1]
     except Exception:  # noqa: BLE001 -- an exception whose own methods fail
         made_by, arguments = None, ()
     if made_by is not type(error):

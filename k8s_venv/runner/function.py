@@ -6,6 +6,7 @@ What the sender's ``calls.state`` writes, ``Builder`` reads; the statements run 
 from __future__ import annotations
 
 import ast
+import builtins
 import functools
 import importlib
 import io
@@ -24,19 +25,25 @@ if TYPE_CHECKING:
 Function = Callable[..., Any]
 
 
-def load(archive: ZipFile, header: Dict[str, Any]) -> Function:
+def load(archive: ZipFile, header: Dict[str, Any]) -> Tuple[Function, List[type]]:
     """Return the function that an archive carries.
 
     Args:
         archive: the call's archive.
         header: its header.
 
+    Returns:
+        The function, and the types that were pickled with it and belong to no module here.
+
     """
     _remember_sources(json.loads(archive.read(protocol.SOURCES)))
+    built: Any = None
+    if protocol.SOURCE_FUNCTION in archive.namelist():  # with cloudpickle it holds the module's settings alone
+        recipe = json.loads(archive.read(protocol.SOURCE_FUNCTION))
+        built = build(recipe, values.loads(archive.read(protocol.SOURCE_VALUES)))
     if header["transport"] == protocol.CLOUDPICKLE:
         return unpickle(archive.read(protocol.PICKLED_FUNCTION))  # type: ignore[no-any-return]
-    recipe = json.loads(archive.read(protocol.SOURCE_FUNCTION))
-    return build(recipe, values.loads(archive.read(protocol.SOURCE_VALUES)))
+    return built, []
 
 
 def unpickle(data: Any) -> Any:
@@ -51,7 +58,7 @@ def _remember_sources(sources: Dict[str, str]) -> None:
         linecache.cache[filename] = (len(text), None, io.StringIO(text).readlines(), filename)
 
 
-def build(recipe: Dict[str, Any], sent: Dict[str, Any]) -> Function:
+def build(recipe: Dict[str, Any], sent: Dict[str, Any]) -> Any:
     """Build a function from source.
 
     Args:
@@ -73,16 +80,17 @@ def build(recipe: Dict[str, Any], sent: Dict[str, Any]) -> Function:
         namespaces[name].update(found)
     home, name, function = late["home"], late["name"], late["function"]
     if function is None:
-        return namespaces[home][name]  # type: ignore[no-any-return]
+        return namespaces[home][name] if name else None
     if name:
         namespaces[home][name] = function
-    return function  # type: ignore[no-any-return]
+    return function
 
 
 def _make_module(recipe: Dict[str, Any]) -> Dict[str, Any]:
     module = types.ModuleType(recipe["name"])
     module.__file__ = recipe["file"]
     module.__package__ = recipe["package"]
+    module.__dict__["__builtins__"] = builtins  # before Python 3.10 functions made here would have none
     sys.modules.setdefault(recipe["name"], module)
     return module.__dict__
 
@@ -162,7 +170,7 @@ class Builder(pickle.Unpickler):
     @staticmethod
     def cached(function: Function, maxsize: Any, typed: bool) -> Function:
         """Give a function a cache of its own again."""
-        return functools.lru_cache(maxsize, typed)(function)
+        return functools.lru_cache(maxsize, typed)(function)  # type: ignore[no-any-return,unused-ignore]
 
     def _cell(self, number: int) -> types.CellType:
         if number not in self._cells:
@@ -212,7 +220,8 @@ def parse_slice(statement: Dict[str, Any]) -> List[ast.stmt]:
     """
     text, line, filename = statement["text"], statement["line"], statement["file"]
     if text[:1] in (" ", "\t"):
-        body: List[ast.stmt] = ast.parse("if 1:\n" + text, filename).body[0].body  # type: ignore[attr-defined]
+        shell: Any = ast.parse("if 1:\n" + text, filename).body[0]
+        body: List[ast.stmt] = shell.body
         line -= 1
     else:
         body = ast.parse(text, filename).body

@@ -8,22 +8,27 @@ status. ``python call.pyz --read DIR`` writes that result to standard output, ``
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import logging
 import os
 import signal
 import sys
 import time
+import types
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple
 from zipfile import ZipFile
 
 from k8s_venv import runtime
-from k8s_venv.runner import failures, function, hand_over, protocol, references, report
+from k8s_venv.runner import failures, function, hand_over, protocol, report, values
 from k8s_venv.runner.errors import WrongPythonError
+from k8s_venv.runner.shipped_types import resolver
 
 if TYPE_CHECKING:
     from types import FrameType
+
+    from k8s_venv.runner.registry import Types
 
 
 def main(archive: str, arguments: Optional[List[str]] = None) -> int:
@@ -70,10 +75,12 @@ def run(path: Path, reporter: report.Reporter) -> int:
     started = time.perf_counter()
     try:
         with ZipFile(path) as archive:
-            call, args, kwargs, discard = _open(path, archive)
+            call, args, kwargs, discard = _open(path, archive, reporter)
         reporter.timings["open"] = time.perf_counter() - started
         started = time.perf_counter()
         value = call(*args, **kwargs)
+        if isinstance(value, types.CoroutineType):  # what an asynchronous function returns
+            value = importlib.import_module("asyncio").run(value)
         reporter.timings["run"] = time.perf_counter() - started
         reporter.value(None if discard else value)
     except SystemExit as error:  # a task that calls sys.exit(0) did what it wanted
@@ -89,15 +96,28 @@ def run(path: Path, reporter: report.Reporter) -> int:
     return 1
 
 
-def _open(path: Path, archive: ZipFile) -> Tuple[function.Function, List[Any], Dict[str, Any], bool]:
+def _open(
+    path: Path, archive: ZipFile, reporter: report.Reporter
+) -> Tuple[function.Function, List[Any], Dict[str, Any], bool]:
     header = json.loads(archive.read(protocol.HEADER))
     _check_python(header)
     sys.path.insert(1, str(path / protocol.VENDOR))
     sys.path.append(str(path / protocol.BESIDE))  # last, as Airflow's own DAG folder
     from_context = _install_runtime(path, archive)
-    call = function.load(archive, header)
-    packed = references.loads(archive.read(protocol.ARGUMENTS), function.unpickle)
+    call, pickled_types = function.load(archive, header)
+    reporter.types = _shipped_types(header, call, pickled_types)
+    packed = values.loads(archive.read(protocol.ARGUMENTS), function.unpickle, reporter.types)
     return call, packed["args"], {**from_context, **packed["kwargs"]}, header["discard_value"]
+
+
+def _shipped_types(header: Dict[str, Any], call: Any, pickled: List[type]) -> Types:
+    """Return what finds the types that travelled with the call; what is pickled has no module to look them up in."""
+    found: Dict[str, Dict[str, Any]] = {}
+    if header["transport"] == protocol.CLOUDPICKLE and hasattr(call, "__globals__"):
+        found[call.__module__] = dict(call.__globals__)
+    for kind in pickled:
+        found.setdefault(kind.__module__, {})[kind.__name__] = kind
+    return resolver(header["modules"], found)
 
 
 def _check_python(header: Dict[str, Any]) -> None:
@@ -115,7 +135,7 @@ def _install_runtime(path: Path, archive: ZipFile) -> Dict[str, Any]:
     connections = json.loads(delivered.read_text("utf-8")) if delivered.exists() else {}
     for conn_id, fields in connections.items():
         os.environ["AIRFLOW_CONN_" + conn_id.upper()] = json.dumps(fields)
-    packed = references.loads(archive.read(protocol.CONTEXT))
+    packed = values.loads(archive.read(protocol.CONTEXT))
     if packed is None:
         runtime.install(connections, None)
         return {}

@@ -1,4 +1,4 @@
-"""Which codec carries what: the modules of the built-in ones, and those that users register.
+"""Which codec carries what: the modules of the built-in ones; users register theirs in ``runtime``.
 
 The codecs of types beyond Python's literals stand in modules of their own, imported when a value needs them,
 because every import costs each pod its start.
@@ -7,7 +7,7 @@ because every import costs each pod its start.
 from __future__ import annotations
 
 import importlib
-from typing import Any, Callable, Dict, Optional, Tuple, Union
+from typing import Any, Callable, Dict, Optional, Union
 
 Buffer = Union[bytes, bytearray, memoryview]
 Node = Dict[str, Any]
@@ -45,24 +45,3 @@ MODULE_OF_NAME = {
 def codec_module(name: str) -> Any:
     """Import a module of codecs; it has ``encode(encoder, value, depth)`` and ``DECODERS``."""
     return importlib.import_module(f"k8s_venv.runner.{name}")
-
-
-registered_types: Dict[type, Tuple[str, Callable[[Any], Any]]] = {}
-registered_names: Dict[str, Callable[[Any], Any]] = {}
-
-
-def register(kind: type, name: str, encode: Callable[[Any], Any], decode: Callable[[Any], Any]) -> None:
-    """Register a codec for a type of one's own, in a module that both sides import.
-
-    Args:
-        kind: the type; its subclasses need codecs of their own.
-        name: the codec's name on the wire, the same on both sides. A later registration replaces an earlier one.
-        encode: returns plain data, or anything else that has a codec, for an instance.
-        decode: returns the instance for what ``encode`` returned.
-
-    """
-    for other, (used, _) in list(registered_types.items()):
-        if used == name:
-            del registered_types[other]
-    registered_types[kind] = name, encode
-    registered_names[name] = decode

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
+    from k8s_venv.runner.registry import Types
+
 try:
     import fcntl
 except ImportError:  # pragma: no cover -- only Windows lacks it, and it has no pods to hand over from
@@ -35,6 +37,7 @@ class Reporter:
 
     def __init__(self, folder: Path, message: Optional[Path] = None) -> None:
         self.timings: Dict[str, float] = {}
+        self.types: Optional[Types] = None  # finds the types that travelled with the call
         self._folder = folder
         self._message = message
         self._lock: Any = None
@@ -66,7 +69,7 @@ class Reporter:
         """
         started = time.perf_counter()
         try:
-            parts = values.dump_parts(value)
+            parts = values.dump_parts(value, types=self.types)
         except NoCodecError as error:
             raise NoCodecError(f"result{error.path}", error.kind) from None
         self.timings["encode"] = time.perf_counter() - started

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import json
 import struct
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
 from k8s_venv.runner.decoder import JSON, Decoder, UserError, field
 from k8s_venv.runner.encoder import Encoder
 from k8s_venv.runner.errors import MalformedError, MissingLibraryError, NoCodecError
-from k8s_venv.runner.registry import Buffer, Types, register
+from k8s_venv.runner.registry import Buffer, Types
+from k8s_venv.runtime import register_codec
 
-__all__ = ["MAGIC", "Buffer", "Decoder", "Encoder", "Types", "dump_parts", "dumps", "loads", "register"]
+__all__ = ["MAGIC", "Buffer", "Decoder", "Encoder", "Reference", "Types", "dump_parts", "dumps", "loads"]
 
 MAGIC = b"K8SV\x01"
 
@@ -100,3 +101,16 @@ def _split_buffers(view: memoryview, lengths: List[int]) -> List[memoryview]:
         buffers.append(view[position : position + length])
         position += length
     return buffers
+
+
+class Reference(NamedTuple):
+    """An encoded value inside another one, which is decoded with it.
+
+    Args:
+        payload: what ``dumps`` wrote.
+    """
+
+    payload: bytes
+
+
+register_codec(Reference, "reference", lambda reference: reference.payload, loads)

@@ -1,3 +1,4 @@
+# mypy: disallow_untyped_defs=false, disallow_untyped_calls=false
 """Runs in the target interpreter: build each function in a forked child and run its doctest there.
 
 ``python _transport_target.py JOBS RESULTS``: both are files of JSON lines.
@@ -14,6 +15,7 @@ import signal
 import sys
 import traceback
 import types
+from pathlib import Path
 from zipfile import ZipFile
 
 SECONDS = 20
@@ -43,7 +45,7 @@ def module(job):
     made = types.ModuleType(job["module"])
     made.__file__ = job["file"]
     sys.modules[job["module"]] = made
-    exec(compile(open(job["file"], "rb").read(), job["file"], "exec"), made.__dict__)
+    exec(compile(Path(job["file"]).read_bytes(), job["file"], "exec"), made.__dict__)
     return made.__dict__[job["name"]]
 
 
@@ -79,14 +81,14 @@ def run(job, stream):
     try:
         try:
             function = WAYS[job["way"]](job)
-        except BaseException:
+        except BaseException:  # noqa: BLE001
             outcome, detail = "crash", traceback.format_exc(limit=-4)
         else:
             detail = examples_fail(function, job)
             if detail:
                 # An exception that nobody expected is no wrong answer: it is seen.
                 outcome = "crash" if "Exception raised:" in detail else "wrong"
-    except BaseException:
+    except BaseException:  # noqa: BLE001
         outcome, detail = "crash", traceback.format_exc(limit=-4)
     sys.stdout, sys.stderr = out, err
     stream.write(json.dumps({"id": job["id"], "outcome": outcome, "detail": detail[-2500:]}) + "\n")
@@ -108,7 +110,7 @@ def import_once(archive):
 def main(jobs, results, archive, cloudpickle):
     sys.path.append(cloudpickle)
     import_once(archive)
-    with open(jobs) as lines, open(results, "a") as stream:
+    with Path(jobs).open() as lines, Path(results).open("a") as stream:
         for line in lines:
             job = json.loads(line)
             child = os.fork()
@@ -117,7 +119,7 @@ def main(jobs, results, archive, cloudpickle):
                 os._exit(0)
             _, status = os.waitpid(child, 0)
             if status:
-                died = {"id": job["id"], "outcome": "crash", "detail": "died: status %d" % status}
+                died = {"id": job["id"], "outcome": "crash", "detail": f"died: status {status}"}
                 stream.write(json.dumps(died) + "\n")
                 stream.flush()
 

@@ -37,7 +37,16 @@ from k8s_venv.calls import pack
 from k8s_venv.environment import Environment
 from k8s_venv.errors import K8sVenvError
 
-PACKAGES = ["boltons", "inflection", "jmespath", "more-itertools", "pyrsistent", "sortedcontainers", "tabulate", "toolz"]
+PACKAGES = [
+    "boltons",
+    "inflection",
+    "jmespath",
+    "more-itertools",
+    "pyrsistent",
+    "sortedcontainers",
+    "tabulate",
+    "toolz",
+]
 WAYS = {
     "text": "the text of the one function",
     "cloudpickle": "cloudpickle, by value",
@@ -63,7 +72,9 @@ def main(arguments: list[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="k8s-venv-transport-") as name:
         folder = Path(name)
         files = list(collect_files(options.folder, folder))
-        jobs = pack_all([pair for pair in files if options.match in str(pair[0])], folder, targets, options.ways.split(","))
+        jobs = pack_all(
+            [pair for pair in files if options.match in str(pair[0])], folder, targets, options.ways.split(",")
+        )
         results = {target: run_target(target, folder, jobs) for target in targets}
     report(jobs, results, options.failures)
     print(f"{time.perf_counter() - started:.0f} s", file=sys.stderr)
@@ -79,7 +90,7 @@ def collect_files(given: Path | None, folder: Path) -> list[tuple[Path, str]]:
     if given:
         files = [(path, path.read_text("utf-8", "replace")) for path in sorted(given.rglob("*.py"))]
     else:
-        packages = folder / "packages"
+        packages = folder / "packages" / "site-packages"
         uv.run(["pip", "install", "--target", str(packages), "--python", sys.executable, *PACKAGES])
         sys.path.append(str(packages))
         files = []
@@ -144,7 +155,9 @@ def pack_file(number: int, path: Path, text: str, folder: Path, targets: list[st
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     lines = text.splitlines(keepends=True)
-    pieces = [(first_line(node), "".join(lines[first_line(node) - 1 : node.end_lineno])) for node in ast.parse(text).body]
+    pieces = [
+        (first_line(node), "".join(lines[first_line(node) - 1 : node.end_lineno])) for node in ast.parse(text).body
+    ]
     common = {"module": name, "file": str(file), "flags": FLAGS, "pieces": pieces, "origin": str(path)}
     jobs = []
     for function in functions_of(module):
@@ -156,7 +169,8 @@ def pack_file(number: int, path: Path, text: str, folder: Path, targets: list[st
 
 
 def first_line(node: ast.stmt) -> int:
-    return min([node.lineno, *(item.lineno for item in getattr(node, "decorator_list", ()))])
+    decorators: list[ast.expr] = getattr(node, "decorator_list", [])
+    return min([node.lineno, *(item.lineno for item in decorators)])
 
 
 def functions_of(module: Any) -> list[Any]:
@@ -179,7 +193,9 @@ def examples_pass(function: Any, job: dict[str, Any]) -> bool:
     return True
 
 
-def packed(function: Any, job: dict[str, Any], folder: Path, targets: list[str], ways: list[str]) -> list[dict[str, Any]]:
+def packed(
+    function: Any, job: dict[str, Any], folder: Path, targets: list[str], ways: list[str]
+) -> list[dict[str, Any]]:
     jobs = []
     for target in targets:
         key = f"{job['module']}.{job['name']}-{target}"
@@ -200,7 +216,7 @@ def packed(function: Any, job: dict[str, Any], folder: Path, targets: list[str],
 def sent(way: str, function: Any, target: str, path: Path) -> dict[str, Any]:
     if way in ("ours", "source"):
         environment = Environment(name="target", root=path.parent / "dags", python=target)
-        transport = "source" if way == "source" else None
+        transport: Any = "source" if way == "source" else None
         path.write_bytes(pack(function, (), {}, environment=environment, transport=transport).archive)
         return {"archive": str(path)}
     if way == "text":
@@ -278,7 +294,9 @@ def shares(jobs: list[dict[str, Any]], results: dict[str, dict[str, dict[str, st
                 outcomes[job["way"]][outcome] += 1
                 if job["way"] == "ours" and job["id"].rpartition("-")[0] in possible:
                     of_possible[outcome] += 1
-        summary[target] = {way: round(100 * counts["right"] / (counts.total() or 1), 2) for way, counts in outcomes.items()}
+        summary[target] = {
+            way: round(100 * counts["right"] / (counts.total() or 1), 2) for way, counts in outcomes.items()
+        }
         summary[target]["ours_of_possible"] = round(100 * of_possible["right"] / (of_possible.total() or 1), 2)
         summary[target]["ours_outcomes"] = dict(of_possible)
     return summary
@@ -302,4 +320,6 @@ def report(jobs: list[dict[str, Any]], results: dict[str, dict[str, dict[str, st
                 key = job["id"].rpartition("-")[0]
                 can = results[job["target"]].get(f"{key}-possible", {}).get("outcome") == "right"
                 if job["way"] in ("ours", "source") and result["outcome"] != "right":
-                    stream.write(f"=== {job['id']} {job['origin']} {result['outcome']} possible={can}\n{result['detail']}\n")
+                    stream.write(
+                        f"=== {job['id']} {job['origin']} {result['outcome']} possible={can}\n{result['detail']}\n"
+                    )

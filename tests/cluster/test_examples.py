@@ -17,6 +17,13 @@ def test_conflicting_requests(examples: Path, run_file: RunFile) -> None:
     assert tasks["new"].value > "2.25.1"
 
 
+def test_clean_and_train_by_reference(examples: Path, run_file: RunFile) -> None:
+    state, tasks = run_file(examples / "dags" / "clean_and_train.py")
+
+    assert state == "success"
+    assert tasks["train"].value > 0.99
+
+
 def test_snowpark_frame_crosses_from_python_3_8(
     examples: Path, run_file: RunFile, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -18,7 +18,8 @@ def test_on_kubernetes(registry: str, namespace: str, tmp_path: Path) -> None:
     environ = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")}
     environ |= {"K8S_VENV_REGISTRY": f"{registry}/readme", "AIRFLOW_CONN_KUBERNETES_DEFAULT": connection}
 
-    for command in commands(ROOT / "README.md", "On Kubernetes"):
+    chosen = [*commands(ROOT / "README.md", "On Kubernetes"), *commands(ROOT / "README.md", "Before you deploy")]
+    for command in chosen:
         run = subprocess.run(
             ["bash", "-euc", command], cwd=folder, env=environ, capture_output=True, text=True, check=False
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import json
 import subprocess
@@ -96,6 +97,14 @@ def test_default_args_reach_pod_options(load: Load) -> None:
 
     options = dag.get_task("work").pod_options()  # type: ignore[attr-defined]
     assert options == {"namespace": "team", "priority_class_name": "low"}
+
+
+def test_a_copied_task_keeps_its_options(load: Load) -> None:
+    dag = load(dag_file(isolated('task.isolated("same", namespace="team", affinity=None)')))
+
+    task = copy.deepcopy(dag.get_task("work"))  # type: ignore[attr-defined]
+
+    assert task.pod_options() == {"namespace": "team", "affinity": None}
 
 
 def test_every_option_of_the_provider_is_taken_or_refused_by_name() -> None:

@@ -79,7 +79,7 @@ def with_cause() -> None:
 
 def noted() -> None:
     error = ValueError("wrong")
-    error.__notes__ = ["look at row 3"]  # type: ignore[attr-defined]
+    error.__notes__ = ["look at row 3"]
     raise error
 
 
@@ -207,7 +207,7 @@ def test_a_group_is_a_group(call: Call) -> None:
     assert str(caught.value) == "two at once (2 sub-exceptions)"
     first, inner = caught.value.exceptions
     assert isinstance(first, ValueError)
-    assert isinstance(inner.exceptions[0], KeyError)  # type: ignore[union-attr]
+    assert isinstance(inner.exceptions[0], KeyError)
 
 
 def test_the_wrong_python_is_refused(tmp_path: Path) -> None:

@@ -141,26 +141,25 @@ def test_syntax_that_the_environment_cannot_parse_is_refused_with_its_line(every
     "source",
     [
         "# coding: latin-1\nname = 'é'\ndef f(): return name + 'ü'; name\n".encode("latin-1"),
-        "def f():\r\n\tif True:\r\n\t\treturn '''a\r\nb'''\r\n".encode(),
+        b"def f():\r\n\tif True:\r\n\t\treturn '''a\r\nb'''\r\n",
         "grün = 1; größe = 2; schön = lambda: grün + größe\nclass K:\n    é = schön()\ndef f(): return K.é\n".encode(),
         b"\x0cimport math\n\x0c\ndef f(\n): return math.floor(\\\n  2.5)\n",
         b"if (n := 3) > 2:\n    def f(): return n\nelse:\n    def f(): return 0\n",
         b"def f():\n    return g()\ndef g(): return 1\ng = (lambda old: lambda: old() + 1)(g)\n",
         b"import os.path, os as system\ndef f(): return os.path.join('a', 'b') + system.sep\n",
         b"from os.path import *\ndel join\ndef f(): return basename('a/b')\n",
-        b"@(\n    lambda f: f\n)\ndef f(n=1, /, *, k=[1, 2]): return n + sum(k)\n",
-        b"count = 0\ndef bump():\n    global count\n    count += 1\n    return count\ndef f(): return bump() + bump()\n",
+        b"import functools\n@functools.lru_cache(\n  maxsize=1\n)\ndef f(n=1, /, *, k=(1, 2)): return n + sum(k)\n",
+        b"n = 0\ndef bump():\n    global n\n    n += 1\n    return n\ndef f(): return bump() and bump()\n",
         b"a = [1]\nb = a\ndef f():\n    a.append(2)\n    return b\n",
         b"class Node:\n    def __init__(self): self.me = self\nnode = Node()\ndef f(): return node.me is node\n",
     ],
     ids=["latin-1", "windows", "non-ascii", "form feed", "walrus", "rebound", "dotted import", "star and del",
-         "decorator in parentheses", "global", "alias", "cycle"],
+         "decorator on several lines", "global", "alias", "cycle"],
 )  # fmt: skip
 def test_any_way_of_writing_travels(load: Load, send: Send, source: bytes) -> None:
     module = load(source)
     if b"def bump" in source:
-        expected = 3
-        assert send(module.f, transport="source") == expected
+        assert send(module.f, transport="source") == 2
     else:
         there = send(module.f, transport="source")
         assert there == module.f()
@@ -192,8 +191,8 @@ def test_a_value_from_outside_is_the_workers_even_where_a_decorator_needs_it(
 def test_code_beside_the_dag_travels(load: Load, send: Send, tmp_path: Path, python: str) -> None:
     package = tmp_path / "dags" / "helpers_of_mine"
     (package / "deep").mkdir(parents=True)
-    (package / "__init__.py").write_text("from .clean import tidy as clean\nfrom . import clean as module\n")
-    (package / "clean.py").write_text("from helpers_of_mine.deep.inner import TWO\ndef tidy(x): return x * TWO\n")
+    (package / "__init__.py").write_text("from .cleaning import tidy as clean\nfrom . import cleaning as module\n")
+    (package / "cleaning.py").write_text("from helpers_of_mine.deep.inner import TWO\ndef tidy(x): return x * TWO\n")
     (package / "deep" / "inner.py").write_text("import helpers_of_mine\nTWO = 2\n")
     sys.path.insert(0, str(tmp_path / "dags"))
     try:

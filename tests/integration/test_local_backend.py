@@ -1,5 +1,4 @@
 """The local backend: real environments, real subprocesses."""
-# ruff: noqa: T201 -- the functions that are called print
 
 from __future__ import annotations
 

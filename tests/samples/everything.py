@@ -162,4 +162,4 @@ def counter():
 inc = counter()
 def newer(x):
     match x:
-        case 1: return f"{'a' + f"{x}"}"
+        case 1: return f"a{x}"

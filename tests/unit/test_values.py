@@ -31,6 +31,7 @@ from k8s_venv.runner.errors import (
 )
 from k8s_venv.runner.registry import MAX_DEPTH
 from k8s_venv.runner.shipped_types import resolver
+from k8s_venv.runtime import register_codec
 from tests.interpreters import CHECKOUT
 
 
@@ -395,7 +396,7 @@ class Money:
 
 
 def test_a_registered_codec_carries_a_type_of_the_users() -> None:
-    values.register(Money, "test.money", lambda money: {"cents": money.cents}, lambda plain: Money(plain["cents"]))
+    register_codec(Money, "test.money", lambda money: {"cents": money.cents}, lambda plain: Money(plain["cents"]))
     decoded = round_trip([Money(5)])[0]
     assert (type(decoded), decoded.cents) == (Money, 5)
 
@@ -404,8 +405,8 @@ def test_a_later_registration_replaces_the_earlier() -> None:
     class Newer(Money):
         pass
 
-    values.register(Money, "test.replaced", lambda money: money.cents, Money)
-    values.register(Newer, "test.replaced", lambda money: money.cents, Newer)
+    register_codec(Money, "test.replaced", lambda money: money.cents, Money)
+    register_codec(Newer, "test.replaced", lambda money: money.cents, Newer)
     assert type(round_trip(Newer(1))) is Newer
     with pytest.raises(NoCodecError):
         values.dumps(Money(1))
@@ -422,10 +423,10 @@ def test_a_codec_that_fails_is_named() -> None:
     def fail(value: Any) -> Any:
         raise ZeroDivisionError("oops")
 
-    values.register(Money, "test.failing", fail, fail)
+    register_codec(Money, "test.failing", fail, fail)
     with pytest.raises(NoCodecError, match=r"codec 'test\.failing' failed \(oops\)"):
         values.dumps(Money(1))
-    values.register(Money, "test.failing", lambda money: 1, fail)
+    register_codec(Money, "test.failing", lambda money: 1, fail)
     with pytest.raises(MalformedError, match=r"the codec 'test\.failing' failed: ZeroDivisionError: oops"):
         round_trip(Money(1))
 
@@ -434,7 +435,7 @@ def test_a_library_that_a_codec_misses_is_named() -> None:
     def need(plain: Any) -> Any:
         raise MissingLibraryError("moneylib")
 
-    values.register(Money, "test.needy", lambda money: 1, need)
+    register_codec(Money, "test.needy", lambda money: 1, need)
     with pytest.raises(MissingLibraryError, match="needs moneylib"):
         round_trip(Money(1))
 

@@ -1,0 +1,143 @@
+"""What a call costs beyond the work itself: ratios to doing the same by hand, side by side in one run."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import importlib.util
+import io
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from k8s_venv.backends.local import make_environment
+from k8s_venv.calls import pack
+from k8s_venv.environment import Environment
+from k8s_venv.locking import write_lock
+from k8s_venv.runner import values
+
+HERE = "{}.{}".format(*sys.version_info)
+
+
+def nothing() -> None:
+    """Return at once: what is left is the runner."""
+
+
+def main(arguments: list[str]) -> int:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(prog="overhead", description=__doc__)
+    parser.add_argument("--runs", type=int, default=15, help="counted runs of each contender")
+    parser.add_argument("--python", nargs="*", default=["3.8", HERE], help="the environments' versions")
+    options = parser.parse_args(arguments)
+    ratios: dict[str, float] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for python in options.python:
+            start(Path(folder), python, options.runs, ratios)
+        capture(Path(folder), options.runs, ratios)
+    frame(ratios)
+    dictionaries(ratios)
+    print(json.dumps({name: round(value, 3) for name, value in ratios.items()}))
+    return 0
+
+
+def start(folder: Path, python: str, runs: int, ratios: dict[str, float]) -> None:
+    """Compare a call of an empty function with `python -c pass`, as whole processes."""
+    environment = Environment(name=f"bare{python.replace('.', '')}", root=folder, python=python)
+    write_lock(environment)
+    program = str(make_environment(environment))
+    archive = folder / f"{environment.name}.pyz"
+    archive.write_bytes(pack(nothing, (), {}, environment=environment).archive)
+    call = [program, str(archive), "--result", str(folder / "result")]
+    times = interleaved({"pass": lambda: run([program, "-c", "pass"]), "call": lambda: run(call)}, runs)
+    ratios[f"start_{python}"] = times["call"] / times["pass"]
+    print(f"start, Python {python}: pass {times['pass']:.3f} s, call {times['call']:.3f} s")
+
+
+def capture(folder: Path, runs: int, ratios: dict[str, float]) -> None:
+    """Time packing a function of a 2,000-line module, as source and by cloudpickle; in milliseconds."""
+    body = "def f{0}(x):\n    y = x + {0}\n    return f{1}(y) if y < 0 else y\n\n"
+    functions = "".join(body.format(n, max(n - 1, 0)) for n in range(500))
+    path = folder / "large_module.py"
+    path.write_text(f"import json\n{functions}")
+    spec = importlib.util.spec_from_file_location("large_module", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["large_module"] = module
+    spec.loader.exec_module(module)
+    for name, python in (("source", "3.8"), ("cloudpickle", HERE)):
+        environment = Environment(name="packing", root=folder, python=python)
+        started = time.perf_counter()
+        pack(module.f20, (1,), {}, environment=environment)
+        ratios[f"pack_{name}_first_ms"] = 1000 * (time.perf_counter() - started)
+        again = [timed(functools.partial(pack, module.f20, (1,), {}, environment=environment)) for _ in range(runs)]
+        ratios[f"pack_{name}_next_ms"] = 1000 * statistics.median(again)
+        first, following = (ratios[f"pack_{name}_{which}_ms"] for which in ("first", "next"))
+        print(f"packing as {name}: first {first:.1f} ms, next {following:.1f} ms")
+
+
+def frame(ratios: dict[str, float]) -> None:
+    """Compare a 100 MB frame there and back with numpy's own format written and read by hand."""
+    import numpy
+    import pandas
+
+    data = pandas.DataFrame(numpy.random.default_rng(1).random((1_310_720, 10)))
+
+    def by_hand() -> None:
+        stream = io.BytesIO()
+        numpy.save(stream, data.to_numpy())
+        stream.seek(0)
+        pandas.DataFrame(numpy.load(stream))
+
+    def ours() -> None:
+        stream = io.BytesIO()
+        for part in values.dump_parts(data):
+            stream.write(part)
+        values.loads(stream.getbuffer())
+
+    times = interleaved({"by_hand": by_hand, "ours": ours}, 5)
+    ratios["frame"] = times["ours"] / times["by_hand"]
+    ratios["peak_memory_to_frame"] = (
+        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / data.memory_usage().sum()
+    )
+    print(f"frame of 100 MB: by hand {times['by_hand']:.2f} s, ours {times['ours']:.2f} s")
+
+
+def dictionaries(ratios: dict[str, float]) -> None:
+    """Compare a million small dictionaries with `json`."""
+    data = [{"id": n, "name": f"row {n}", "value": n / 3} for n in range(1_000_000)]
+    times = interleaved(
+        {"json": lambda: json.loads(json.dumps(data)), "ours": lambda: values.loads(values.dumps(data))}, 3
+    )
+    ratios["dictionaries"] = times["ours"] / times["json"]
+    print(f"a million dictionaries: json {times['json']:.2f} s, ours {times['ours']:.2f} s")
+
+
+def interleaved(contenders: dict[str, Callable[[], Any]], runs: int) -> dict[str, float]:
+    """Return each contender's median time in seconds, after one run that is not counted."""
+    times: dict[str, list[float]] = {name: [] for name in contenders}
+    for number in range(runs + 1):
+        for name, contender in contenders.items():
+            seconds = timed(contender)
+            if number:
+                times[name].append(seconds)
+    return {name: statistics.median(each) for name, each in times.items()}
+
+
+def timed(work: Callable[[], Any]) -> float:
+    """Return the seconds that some work takes."""
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def run(command: list[str]) -> None:
+    """Run a process to its end."""
+    subprocess.run(command, check=True, capture_output=True)
