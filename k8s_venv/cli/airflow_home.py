@@ -42,6 +42,9 @@ def airflow_home(dags: Path, *, log_level: str = "WARNING") -> Iterator[None]:
         log_level: from which level Airflow's own parts speak.
     """
     os.environ.setdefault("AIRFLOW__CORE__DAGS_FOLDER", str(dags))
+    for folder in (str(dags), os.environ["AIRFLOW__CORE__DAGS_FOLDER"]):
+        if folder not in sys.path:
+            sys.path.append(folder)  # as Airflow's own processes do
     os.environ.setdefault("AIRFLOW__CORE__LOAD_EXAMPLES", "False")
     os.environ.setdefault("AIRFLOW__CORE__DAGBAG_IMPORT_ERROR_TRACEBACK_DEPTH", "100")
     # What tasks print, and what goes wrong; not what Airflow's parts tell one another.

@@ -1,0 +1,182 @@
+"""`k8s-venv check` finds planted faults, each at its line, and invents none; `k8s-venv explain` shows what travels."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from k8s_venv.locking import write_lock
+from k8s_venv.project import load_project
+from tests.airflow_home import require_airflow
+
+HERE = "{}.{}".format(*sys.version_info)
+PROJECT = f"""
+[environments.old]
+python = "3.8"
+requirements = ["requests"]
+
+[environments.same]
+python = "{HERE}"
+requirements = ["requests"]
+
+[environments.unlocked]
+python = "3.8"
+"""
+FAULTS = """
+import threading
+import yaml
+from airflow.sdk import dag, task
+from helper import double
+
+LOCK = threading.Lock()
+
+@dag(schedule=None)
+def faults():
+    @task.isolated("old")
+    def newer(x=1):
+        match x:  # newer syntax
+            case 1:
+                return 2
+
+    @task.isolated("old")
+    def lock():
+        with LOCK:
+            pass
+
+    @task.isolated("same")
+    def lock_same():
+        with LOCK:
+            pass
+
+    @task.isolated("old")
+    def undeclared():
+        return yaml.safe_load("a: 1")
+
+    @task.isolated("same")
+    def undeclared_inside():
+        import pandas  # undeclared inside
+        try:
+            import ujson
+        except ImportError:
+            ujson = None
+        import requests.adapters
+        return pandas, ujson, requests
+
+    @task.isolated("unlocked")
+    def unlocked():
+        pass
+
+    @task.isolated("old")
+    def fine(a):
+        import json
+        import requests
+        return json.dumps(double(a)), requests
+
+    newer(), lock(), lock_same(), undeclared(), undeclared_inside(), unlocked()
+    fine.expand(a=[1, 2])
+
+faults()
+"""
+BROKEN = """
+from airflow.sdk import dag, task
+
+@dag(schedule=None)
+def broken():
+    @task.isolated("sme")
+    def work():
+        pass
+
+    work()  # unknown environment
+
+broken()
+"""
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    require_airflow()
+    folder = tmp_path_factory.mktemp("check")
+    (folder / "k8s-venv.toml").write_text(PROJECT)
+    (folder / "dags").mkdir()
+    (folder / "dags" / "faults.py").write_text(FAULTS)
+    (folder / "dags" / "broken.py").write_text(BROKEN)
+    (folder / "dags" / "helper.py").write_text("def double(x):\n    return x * 2\n")
+    environments = load_project(folder / "k8s-venv.toml").environments
+    write_lock(environments["old"])
+    write_lock(environments["same"])
+    return folder
+
+
+def run(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")}
+    return subprocess.run(
+        ["k8s-venv", *arguments], cwd=project, env=environ, capture_output=True, text=True, check=False
+    )
+
+
+def line_of(text: str, mark: str, after: str = "") -> int:
+    start = text.index(after)
+    return text[: text.index(mark, start)].count("\n") + 1
+
+
+def test_every_planted_fault_is_found_at_its_line_and_nothing_else(project: Path) -> None:
+    done = run(project, "check", "--format", "json", "dags")
+
+    assert done.returncode == 1, done.stderr
+    findings = json.loads(done.stdout)
+    places = {(Path(each["path"]).name, each["line"]): each["message"] for each in findings}
+    expected = {
+        ("broken.py", line_of(BROKEN, "work()  #")): "There is no environment 'sme'. Did you mean 'same'?",
+        ("faults.py", line_of(FAULTS, "import yaml")): "imports yaml, which nothing in environment 'old' provides",
+        ("faults.py", line_of(FAULTS, "LOCK = ")): "uses 'LOCK'",
+        ("faults.py", line_of(FAULTS, "match x")): "Cannot use `match` statement on Python 3.8",
+        ("faults.py", line_of(FAULTS, '@task.isolated("same")')): "uses 'LOCK', which cannot be pickled",
+        ("faults.py", line_of(FAULTS, "import pandas")): "imports pandas, which nothing in environment 'same' provides",
+        ("faults.py", line_of(FAULTS, '@task.isolated("unlocked")')): "it was never locked",
+    }
+    assert set(places) == set(expected)
+    for place, message in expected.items():
+        assert message in places[place]
+
+
+def test_findings_are_lines_or_annotations(project: Path) -> None:
+    done = run(project, "check", "dags/broken.py")
+    assert done.stdout.startswith(str(project / "dags" / "broken.py") + ":10: ")
+
+    done = run(project, "check", "--format", "github", "dags/broken.py")
+    assert done.stdout.startswith(f"::error file={project / 'dags' / 'broken.py'},line=10::")
+
+
+def test_a_project_without_faults_passes(project: Path, tmp_path: Path) -> None:
+    (tmp_path / "k8s-venv.toml").write_text('[environments.bare]\npython = "3.8"\n')
+    (tmp_path / "dag.py").write_text(BROKEN.replace("sme", "bare"))
+    write_lock(load_project(tmp_path / "k8s-venv.toml").environments["bare"])
+
+    done = run(tmp_path, "check")
+
+    assert done.returncode == 0, done.stdout
+    assert done.stdout == ""
+    assert "1 isolated tasks in 1 files, 0 findings" in done.stderr
+
+
+def test_explain_shows_what_travels(project: Path) -> None:
+    done = run(project, "explain", "dags/faults.py", "fine")
+
+    assert done.returncode == 0, done.stderr
+    assert "environment  old, Python 3.8" in done.stdout
+    assert "transport    source, because the environment runs Python 3.8" in done.stdout
+    assert "beside/helper.py" in done.stdout
+    assert "return json.dumps(double(a)), requests" in done.stdout
+    assert "LOCK" not in done.stdout
+
+
+def test_explain_names_the_tasks_there_are(project: Path) -> None:
+    done = run(project, "explain", "dags/faults.py", "fin")
+
+    assert done.returncode == 1
+    assert "faults.fine" in done.stderr
