@@ -41,7 +41,6 @@ class Environment(BaseModel):
         base: the image to build on, with Debian and this Python in it; by default the official slim one.
         image: an image of one's own to use instead of a built one.
         pod: options of ``KubernetesPodOperator`` for this environment's pods; a task's own options win.
-
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -92,7 +91,6 @@ class Environment(BaseModel):
 
         Args:
             lock_digest: the digest of the environment's lock.
-
         """
         content = {
             "python": self.python,
@@ -108,6 +106,5 @@ class Environment(BaseModel):
         Args:
             registry: the registry and path prefix, such as ``registry.example.com/airflow``.
             lock_digest: the digest of the environment's lock.
-
         """
         return f"{registry.rstrip('/')}/{self.name}:{self.image_tag(lock_digest)}"

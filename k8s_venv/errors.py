@@ -24,7 +24,6 @@ class ProjectError(K8sVenvError):
         problem: what is wrong and what to do, as sentences.
         path: the file at fault.
         line: the line in it, counted from 1, where it is known.
-
     """
 
     def __init__(self, problem: str, path: Path | None = None, line: int | None = None) -> None:
@@ -42,7 +41,6 @@ class UnknownEnvironmentError(ProjectError):
         name: the unknown name.
         known: the declared names.
         path: the project file.
-
     """
 
     def __init__(self, name: str, known: Iterable[str], path: Path) -> None:
@@ -59,7 +57,6 @@ class LockError(K8sVenvError):
     Args:
         environment: the environment's name.
         problem: what is wrong and what to do, as sentences.
-
     """
 
     def __init__(self, environment: str, problem: str) -> None:
@@ -74,7 +71,6 @@ class BuildError(K8sVenvError):
         environment: the environment's name.
         problem: what is wrong and what to do, as sentences.
         log: the last lines of what the builder printed, if that helps.
-
     """
 
     def __init__(self, environment: str, problem: str, log: str = "") -> None:
@@ -90,7 +86,6 @@ class CallError(K8sVenvError):
         problem: what is wrong and what to do, as sentences.
         path: the file of the function.
         line: the line in it, where it is known.
-
     """
 
     def __init__(self, problem: str, path: str | None = None, line: int | None = None) -> None:
@@ -107,7 +102,6 @@ class BackendError(K8sVenvError):
     Args:
         environment: the environment's name.
         problem: what is wrong and what to do, as sentences.
-
     """
 
     def __init__(self, environment: str, problem: str) -> None:

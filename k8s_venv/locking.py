@@ -43,7 +43,6 @@ class Lock:
         packages: each package's name, version and hashes, sorted; without where they were found.
         builder: what makes the image.
         epoch: the generation of that builder.
-
     """
 
     path: Path
@@ -63,7 +62,6 @@ def read_lock(environment: Environment) -> Lock:
 
     Raises:
         LockError: there is none, it cannot be read, or the requirements have changed since.
-
     """
     path = environment.lock_path
     command = f"k8s-venv lock {environment.name}"
@@ -93,7 +91,6 @@ def write_lock(environment: Environment, progress: Callable[[str], None] | None 
 
     Raises:
         LockError: the requirements cannot be resolved; the older lock stays as it was.
-
     """
     path = environment.lock_path
     lines = list(_requirement_lines(environment))
@@ -126,7 +123,6 @@ def _parse(path: Path) -> tuple[Lock, str]:
     Raises:
         OSError: the file cannot be read.
         ValueError: it is no lock, or none of ours.
-
     """
     content = tomllib.loads(path.read_text("utf-8"))
     try:

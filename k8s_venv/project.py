@@ -42,7 +42,6 @@ class Project(BaseModel):
         registry: the registry and path prefix of the images.
         backend: where calls run unless the task, ``K8S_VENV_BACKEND`` or airflow.cfg say otherwise.
         environments: the environments by their names.
-
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -62,7 +61,6 @@ class Project(BaseModel):
 
         Raises:
             UnknownEnvironmentError: the project does not declare it.
-
         """
         if name not in self.environments:
             raise UnknownEnvironmentError(name, self.environments, self.path)
@@ -74,7 +72,6 @@ class Project(BaseModel):
         Raises:
             UnknownEnvironmentError: the project does not declare one of them.
             ProjectError: it declares none at all.
-
         """
         if not self.environments and not names:
             raise ProjectError('No environment is declared. Add [environments.NAME] and python = "3.12".', self.path)
@@ -85,7 +82,6 @@ class Project(BaseModel):
 
         Raises:
             ProjectError: neither names one.
-
         """
         configured = os.environ.get(REGISTRY_VARIABLE)
         if configured:
@@ -110,7 +106,6 @@ def find_project(*starts: Path) -> Path:
 
     Raises:
         ProjectError: there is none.
-
     """
     configured = os.environ.get(PROJECT_VARIABLE)
     if configured:
@@ -137,7 +132,6 @@ def project_at(path: Path, setting: str) -> Path:
 
     Raises:
         ProjectError: there is none.
-
     """
     found = _project_in(path) if path.is_dir() else path if path.is_file() else None
     if found is None:
@@ -150,7 +144,6 @@ def load_project(path: Path) -> Project:
 
     Raises:
         ProjectError: the file cannot be read, or something in it is wrong.
-
     """
     try:
         changed = path.stat().st_mtime_ns

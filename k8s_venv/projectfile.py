@@ -37,7 +37,6 @@ def environment_tables(content: Mapping[str, Any], path: Path, text: str) -> dic
 
     Raises:
         ProjectError: they are no tables, or have names that cannot be used.
-
     """
     declared = content.get("environments", {})
     if not isinstance(declared, dict):
@@ -70,7 +69,6 @@ def explain(error: ValidationError, project: type[BaseModel], path: Path, text: 
         project: the model of the whole file.
         path: the file.
         text: its text.
-
     """
     problem = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
     place = tuple(str(part) for part in problem["loc"])
@@ -101,7 +99,6 @@ def unknown_key(key: str, model: type[BaseModel], table: str, path: Path, line: 
         table: what to call it.
         path: the project file.
         line: the key's line.
-
     """
     known = sorted(set(model.model_fields) - _OWN)
     hint = did_you_mean(key, known)
@@ -116,7 +113,6 @@ def missing_requirements(environment: Environment, file: Path, path: Path, text:
         file: where it should be.
         path: the project file.
         text: its text.
-
     """
     near = did_you_mean(file.name, [found.name for found in file.parent.glob("*") if found.is_file()])
     hint = near or f' A requirement itself goes into a list: requirements = ["{environment.requirements}"].'

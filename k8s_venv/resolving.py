@@ -39,7 +39,6 @@ def resolve(environment: Environment, older: Path | None, progress: Callable[[st
 
     Raises:
         LockError: the requirements cannot be resolved.
-
     """
     file = environment.requirements_file
     stdin = "" if file else "\n".join(environment.requirements or ())

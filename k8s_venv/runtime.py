@@ -58,7 +58,6 @@ class ContextObject:
     Args:
         name: the object's key in the context.
         facts: its attributes.
-
     """
 
     def __init__(self, name: str, facts: Mapping[str, Any]) -> None:
@@ -113,7 +112,6 @@ def get_connection(conn_id: str) -> Connection:
 
     Raises:
         LookupError: the task did not ask for this connection.
-
     """
     if conn_id in _connections:
         return _connections[conn_id]
@@ -129,7 +127,6 @@ def get_current_context() -> Dict[str, Any]:
 
     Raises:
         RuntimeError: the call was not made by an Airflow task.
-
     """
     if _context is None:
         raise RuntimeError("There is no Airflow context: this call was not made by an Airflow task.")
@@ -141,7 +138,6 @@ def skip(reason: str = "") -> NoReturn:
 
     Args:
         reason: is written to the task's log.
-
     """
     raise SkipTask(reason)
 
@@ -151,7 +147,6 @@ def fail(reason: str = "") -> NoReturn:
 
     Args:
         reason: is written to the task's log.
-
     """
     raise FailTask(reason)
 
@@ -162,7 +157,6 @@ def install(connections: Mapping[str, Mapping[str, Any]], context: Optional[Dict
     Args:
         connections: each connection's fields by its id.
         context: the context's values by their names, or None outside Airflow.
-
     """
     global _context
     _connections.clear()

@@ -32,7 +32,6 @@ class UvError(Exception):
 
     Args:
         output: what it said, without its notes about interpreters that it passed over.
-
     """
 
     def __init__(self, output: str) -> None:
@@ -52,7 +51,6 @@ def require_cache() -> Path:
 
     Raises:
         K8sVenvError: it cannot be.
-
     """
     folder = cache_folder()
     try:
@@ -83,7 +81,6 @@ def run(
     Raises:
         UvError: uv failed.
         K8sVenvError: uv is not installed, or its cache cannot be used.
-
     """
     lines = []
     # Files, not pipes, on both sides of the one pipe that is read: so neither side can wait for the other.
@@ -161,7 +158,6 @@ def find_interpreter(version: str) -> str | None:
 
     Args:
         version: the minor version, such as ``3.8``.
-
     """
     if version == "{}.{}".format(*sys.version_info):
         return getattr(sys, "_base_executable", sys.executable)
@@ -182,7 +178,6 @@ def install_python(version: str, progress: Callable[[str], None] | None = None) 
 
     Raises:
         UvError: there is none for this machine, or it cannot be downloaded.
-
     """
     run(["python", "install", "--no-bin", "--install-dir", str(_downloaded()), f"cpython@{version}"], progress=progress)
     return next(_interpreters_off_path(version))
@@ -193,7 +188,6 @@ def is_known(version: str) -> bool:
 
     Args:
         version: the minor version, such as ``3.8``.
-
     """
     listed = run(["python", "list", "--offline", "--only-downloads", version])
     return bool(listed.strip()) or find_interpreter(version) is not None

@@ -21,7 +21,6 @@ def interpreter(version: str) -> str:
 
     Args:
         version: its minor version, such as ``3.8``.
-
     """
     found = uv.find_interpreter(version)
     if not found:
@@ -35,7 +34,6 @@ def environment(version: str, *requirements: str) -> str:
     Args:
         version: its minor version, such as ``3.8``.
         requirements: what is installed in it, from wheels only.
-
     """
     base = interpreter(version)
     if not requirements:
@@ -63,7 +61,6 @@ def run_code(python: str, code: str, *arguments: str) -> str:
         python: the interpreter.
         code: what to run.
         arguments: its command line.
-
     """
     environ = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
     result = subprocess.run(

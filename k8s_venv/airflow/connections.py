@@ -23,7 +23,6 @@ def resolve_connections(required: Collection[str], optional: Collection[str], ta
 
     Raises:
         K8sVenvError: a required one is not defined.
-
     """
     found = {}
     for conn_id in dict.fromkeys((*required, *optional)):

@@ -69,7 +69,6 @@ def context_parameters(
 
     Raises:
         K8sVenvError: the function asks for a part of the context that cannot travel.
-
     """
     parameters = list(inspect.signature(function).parameters.values())
     given = {parameter.name for parameter in parameters[: len(op_args)]} | set(op_kwargs)
@@ -95,7 +94,6 @@ def travelling_context(context: Context, asked: Collection[str]) -> dict[str, An
 
     Returns:
         ``values`` and ``objects``, by their names, and ``parameters``, the names to pass to the function.
-
     """
     source: Mapping[str, Any] = dict(context.items()) if not isinstance(context, dict) else context
     names = [*_VALUES, *(name for name in _ON_REQUEST if name in asked)]

@@ -50,7 +50,6 @@ def isolated_task(
 
     Raises:
         K8sVenvError: no environment is named.
-
     """
     if "requirements" in options:
         raise K8sVenvError(

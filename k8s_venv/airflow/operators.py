@@ -67,7 +67,6 @@ class IsolatedOperator(BaseOperator):
 
     Raises:
         K8sVenvError: the environment or an option is unknown, or the function asks for what cannot travel.
-
     """
 
     template_fields: Sequence[str] = ("op_args", "op_kwargs", *TEMPLATED)
@@ -122,7 +121,6 @@ class IsolatedOperator(BaseOperator):
         Raises:
             AirflowSkipException: the function skipped its task.
             AirflowFailException: the function failed its task for good.
-
         """
         project = self.project()
         backend = choose_backend(self.backend, project, conf.get("k8s_venv", "backend", fallback=None))

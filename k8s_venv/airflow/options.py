@@ -127,7 +127,6 @@ def with_pod_options(init: Callable[..., None]) -> Callable[..., None]:
 
     Args:
         init: an operator's ``__init__`` that takes the options in ``**kwargs``.
-
     """
     signature = inspect.signature(init)
     parameters = list(signature.parameters.values())
@@ -147,7 +146,6 @@ def check_options(names: set[str], where: str) -> None:
 
     Raises:
         K8sVenvError: one of them is unknown, or not to be set.
-
     """
     for name in sorted(names - OPTIONS):
         if name in REFUSED:

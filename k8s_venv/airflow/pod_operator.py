@@ -94,7 +94,6 @@ class IsolatedPodOperator(KubernetesPodOperator):
 
         Raises:
             BackendError: the pod could not be run, or ended without a result.
-
         """
         self.pod_request_obj = self.build_pod_request_obj(context)
         run = PodRun(

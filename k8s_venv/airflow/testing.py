@@ -26,7 +26,6 @@ class TaskOutcome:
         state: its state in Airflow's words.
         seconds: how long it ran.
         value: what it returned, None when it returned nothing.
-
     """
 
     task_id: str
@@ -45,7 +44,6 @@ def load_dag(path: Path, dag_id: str | None = None) -> DAG:
 
     Raises:
         K8sVenvError: the file cannot be loaded, or has no such DAG.
-
     """
     bag = read_dag_file(path)
     if bag.import_errors:
@@ -68,7 +66,6 @@ def run_dag(dag: DAG) -> tuple[str, list[TaskOutcome]]:
 
     Returns:
         The run's state, and how each task ended, in the order in which they started.
-
     """
     run = run_in_process(dag)
     with create_session() as session:

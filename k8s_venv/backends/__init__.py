@@ -29,7 +29,6 @@ class Backend(Protocol):
 
         Raises:
             BackendError: the call could not be run, or ended without a result.
-
         """
 
 
@@ -43,7 +42,6 @@ def choose_backend(asked: str | None, project: Project, configured: str | None =
 
     Raises:
         K8sVenvError: there is no such backend.
-
     """
     sources = (
         ("the task's option `backend`", asked),

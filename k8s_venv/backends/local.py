@@ -53,7 +53,6 @@ class LocalBackend:
 
     Args:
         progress: is called with what happens while an environment is made.
-
     """
 
     def __init__(self, progress: Progress | None = None) -> None:
@@ -134,7 +133,6 @@ def make_environment(environment: Environment, progress: Progress | None = None)
     Raises:
         LockError: the environment has no lock, or a stale one.
         BackendError: it cannot be made.
-
     """
     lock = read_lock(environment)
     folder = uv.cache_folder() / "environments" / f"{environment.name}-{environment.python}-{lock.digest[:20]}"

@@ -57,7 +57,6 @@ class BuildKit:
 
         Raises:
             BuildError: BuildKit failed; its last lines are in the error.
-
         """
         with tempfile.TemporaryDirectory(prefix="k8s-venv-build-") as name:
             context = Path(name)

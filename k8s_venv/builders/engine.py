@@ -24,7 +24,6 @@ def connect() -> docker.DockerClient:
 
     Raises:
         EngineError: the engine, its client library or buildx is missing.
-
     """
     try:
         import docker
@@ -51,7 +50,6 @@ def image_exists(client: docker.DockerClient, reference: str) -> bool:
 
     Raises:
         EngineError: the registry cannot be asked.
-
     """
     import docker
 

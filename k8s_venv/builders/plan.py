@@ -30,7 +30,6 @@ class Step:
         lock: its lock.
         reference: the image's full reference.
         exists: whether the registry has it.
-
     """
 
     environment: Environment
@@ -49,7 +48,6 @@ def make_plan(project: Project, environments: Iterable[Environment], client: doc
 
     Raises:
         K8sVenvError: there is no registry, or it cannot be asked, or a lock is missing, stale or outdated.
-
     """
     registry = project.require_registry()
     chosen = list(environments)
@@ -84,7 +82,6 @@ def run_plan(
 
     Returns:
         The errors of those that failed.
-
     """
     builder = BuildKit()
 

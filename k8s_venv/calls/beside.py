@@ -25,7 +25,6 @@ def modules_beside(imports: Iterable[str], file: Path, root: Path) -> dict[str, 
 
     Returns:
         Each file by its path below the import root, such as ``helpers/clean.py``.
-
     """
     roots = import_roots(file, root)
     found: dict[str, Path] = {}
@@ -49,7 +48,6 @@ def imported_names(path: Path, package: str) -> Iterator[str]:
     Args:
         path: the file.
         package: its package, for relative imports.
-
     """
     try:
         status = path.stat()
@@ -72,7 +70,6 @@ def names_of(statement: ast.Import | ast.ImportFrom, package: str) -> Iterator[s
     Args:
         statement: the statement.
         package: the importing file's package, for relative imports.
-
     """
     if isinstance(statement, ast.Import):
         for alias in statement.names:
@@ -104,7 +101,6 @@ def import_roots(file: Path, root: Path) -> list[Path]:
     Args:
         file: the file.
         root: the project's folder.
-
     """
     return list(_import_roots(file.resolve(), root.resolve(), tuple(sys.path)))
 

@@ -46,7 +46,6 @@ class ModuleSlice:
         names: what its names stand for.
         origins: tells how other modules travel.
         refuse: makes the error for a name that cannot travel, from name, problem, file and line.
-
     """
 
     name: str
@@ -74,7 +73,6 @@ class ModuleSlice:
         Args:
             names: the names.
             early: they are needed while the module's statements run, not only when functions are called.
-
         """
         self._pending += [(name, early) for name in sorted(names)]
         while self._pending:
@@ -288,7 +286,6 @@ class ModuleSlice:
             node: the statement.
             early: what it defines is called while the module's statements run.
             from_line: leaves out what stands before this line, such as decorators.
-
         """
         file = self.files[number]
         if type(self.names.get(getattr(node, "name", ""))).__module__.partition(".")[0] == "airflow" and not from_line:
@@ -345,7 +342,6 @@ def files_of(names: dict[str, Any], filename: str) -> list[ModuleFile]:
     Args:
         names: what the module's names stand for.
         filename: the file of the function.
-
     """
     as_main = names.get("__name__") == "__main__"
     if names.get("__file__") or not (filename.startswith(_CELLS) or "ipykernel_" in filename):

@@ -31,7 +31,6 @@ class Slice:
         line: the line it starts on, counted from 1.
         column: where it stood on that line, in bytes of UTF-8; it orders the statements of one line.
         text: the source as it stands there, indentation included.
-
     """
 
     line: int
@@ -46,7 +45,6 @@ class Binding:
     Args:
         statement: the innermost statement that does it.
         unit: the outermost compound statement around it (``if``, ``try``, ``for``, …), or the statement itself.
-
     """
 
     statement: ast.stmt
@@ -61,7 +59,6 @@ class Facts:
         uses: the names it looks up.
         imports: the imports anywhere in it.
         fields: the annotated fields of the classes in it: each class's name, and the names in the annotation.
-
     """
 
     uses: Uses
@@ -79,7 +76,6 @@ class ModuleFile:
 
     Raises:
         CallError: the source does not parse.
-
     """
 
     def __init__(self, filename: str, lines: list[str], *, as_main: bool) -> None:
@@ -150,7 +146,6 @@ class ModuleFile:
 
         Raises:
             CallError: there is no such definition.
-
         """
         line = code.co_firstlineno
         if code.co_name == "<lambda>":
@@ -186,7 +181,6 @@ class ModuleFile:
         Args:
             node: the statement.
             from_line: leaves out what stands before this line, such as decorators.
-
         """
         start = from_line or self._at_sign(first_line(node), node)
         end = node.end_lineno or start
@@ -215,7 +209,6 @@ def module_file(filename: str, *, as_main: bool = False) -> ModuleFile:
 
     Raises:
         CallError: the source cannot be had, or does not parse.
-
     """
     try:
         status = Path(filename).stat()
@@ -245,7 +238,6 @@ def facts_of(node: ast.stmt, filename: str) -> Facts:
     Args:
         node: the statement.
         filename: its file.
-
     """
     parts = list(ast.walk(node))
     fields = [

@@ -24,7 +24,6 @@ class Uses:
     Args:
         now: names looked up when the statement runs: decorators, defaults, bases, class bodies.
         later: names looked up when a function that it defines is called.
-
     """
 
     now: frozenset[str]
@@ -37,7 +36,6 @@ def uses(statement: ast.stmt | ast.expr, filename: str) -> Uses:
     Args:
         statement: the statement, or an expression.
         filename: its file.
-
     """
     body = statement if isinstance(statement, ast.stmt) else ast.copy_location(ast.Expr(statement), statement)
     tree = ast.Module(body=[body], type_ignores=[])

@@ -24,7 +24,6 @@ class Origins:
 
     Args:
         root: the project's folder.
-
     """
 
     def __init__(self, root: Path) -> None:

@@ -47,7 +47,6 @@ class PackedCall:
         transport: how the function travels.
         archive: the zip archive, to be run as ``python call.pyz``.
         connections: the connections' fields by their ids; they are secret and never part of the archive.
-
     """
 
     environment: Environment
@@ -124,7 +123,6 @@ def pack(
 
     Raises:
         CallError: the function or an argument cannot travel.
-
     """
     arguments, types = encode_arguments(function, environment, args, kwargs)
     captured = capture(function, environment, transport, types)

@@ -54,7 +54,6 @@ def pickle_function(function: Callable[..., Any], root: Path, types: Collection[
 
     Raises:
         CallError: it uses something that cannot be pickled.
-
     """
     with _own_module(function, root) as origins:
         try:

@@ -58,7 +58,6 @@ def asks_python(node: ast.AST, names: Mapping[str, Any]) -> bool:
     Args:
         node: the expression or statement.
         names: what the module's names stand for.
-
     """
     return any(_asks(part, names) for part in ast.walk(node))
 
@@ -99,7 +98,6 @@ def reads_outside(statement: ast.AST, names: Mapping[str, Any], seen: frozenset[
         statement: the statement.
         names: what the module's names stand for.
         seen: functions that are being looked at already.
-
     """
     for node in ast.walk(statement):
         if isinstance(node, ast.Attribute) and node.attr in _OUTSIDE_METHODS:
@@ -127,7 +125,6 @@ def touching(file: ModuleFile, names: Mapping[str, Any]) -> dict[str, list[ast.s
     Args:
         file: the module's source.
         names: what the module's names stand for.
-
     """
     found: dict[str, list[ast.stmt]] = {}
     for statement in file.active_statements:
@@ -208,7 +205,6 @@ def is_setting(statement: ast.stmt, names: Mapping[str, Any], reached: frozenset
         statement: a statement of the module.
         names: what the module's names stand for.
         reached: the installed packages that the slice imports so far.
-
     """
     if isinstance(statement, ast.If | ast.Try):
         inner = [*statement.body, *statement.orelse, *getattr(statement, "finalbody", ())]

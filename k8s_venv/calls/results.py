@@ -30,7 +30,6 @@ class Result:
     Args:
         document: the outcome, and what the payload must look like.
         payload: the encoded value or failure.
-
     """
 
     document: protocol.Document
@@ -46,7 +45,6 @@ def parse_document(text: str | bytes, environment: str) -> protocol.Document:
 
     Raises:
         BackendError: it is not a document that this version understands.
-
     """
     try:
         if len(text) > protocol.DOCUMENT_LIMIT:
@@ -74,7 +72,6 @@ def inline_result(document: protocol.Document, environment: str) -> Result:
 
     Raises:
         BackendError: the payload is damaged.
-
     """
     try:
         packed = base64.b85decode(document.inline or "")

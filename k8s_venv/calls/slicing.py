@@ -61,7 +61,6 @@ class Slicer:
 
     Raises:
         CallError: something that the function uses cannot travel.
-
     """
 
     def __init__(
@@ -315,7 +314,6 @@ def refuse_nonlocal(function: Any) -> None:
 
     Raises:
         CallError: it does.
-
     """
     inner = written_function(function)
     shared = _assigned_free_variables(inner.__code__) if inner is not None else []

@@ -65,7 +65,6 @@ class StateError(Exception):
 
     Args:
         problem: what is in the way, to be put after "it".
-
     """
 
     def __init__(self, problem: str) -> None:
@@ -83,7 +82,6 @@ class Parts:
         sources: the functions and classes without a name in their module, as slices.
         globals: the names of sliced modules that it refers to, with their modules.
         modules: the other modules that it imports from.
-
     """
 
     data: bytes = b""
@@ -103,7 +101,6 @@ def portable(value: Any, origins: Origins, unnamed: Container[int] = ()) -> Part
 
     Raises:
         StateError: it cannot travel.
-
     """
     stream = io.BytesIO()
     pickler = _Pickler(stream, origins, unnamed)

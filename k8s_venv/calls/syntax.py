@@ -28,7 +28,6 @@ class Finding:
         file: where it stands.
         line: its line, counted from 1.
         problem: what it is, as a sentence.
-
     """
 
     file: str
@@ -42,7 +41,6 @@ def newer_syntax(slices: Iterable[tuple[str, int, str]], python: str) -> list[Fi
     Args:
         slices: each piece's file, first line and text; indentation may be kept.
         python: the minor version, such as ``3.8``.
-
     """
     if tuple(int(part) for part in python.split(".")) >= sys.version_info[:2]:
         return []  # the sender's own parser has read it; newer ones read what older ones did

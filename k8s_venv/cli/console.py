@@ -28,7 +28,6 @@ def open_project(given: Path | None) -> Project:
 
     Args:
         given: what ``--project`` says, a file or a folder; by default the project is looked for from here upwards.
-
     """
     return load_project(project_at(given, f"--project (or {PROJECT_VARIABLE})") if given else find_project())
 
@@ -44,7 +43,6 @@ def aligned(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     Args:
         header: the columns' names.
         rows: the cells; those of the last column may have several lines.
-
     """
     table = [header, *rows]
     widths = [max(len(row[column]) for row in table) for column in range(len(header) - 1)]
@@ -65,7 +63,6 @@ def progress(names: list[str]) -> Iterator[tuple[Report, Report]]:
 
     Yields:
         A function that says what happens to one now, and one that says how it ended.
-
     """
     started = time.monotonic()
     width = max((len(name) for name in names), default=0)

@@ -35,7 +35,6 @@ def lock_environments(environments: Iterable[Environment]) -> None:
 
     Raises:
         LockError: one of them could not be locked; of several, the last, after the others were shown.
-
     """
     chosen = list(environments)
     failures: list[LockError] = []

@@ -32,7 +32,6 @@ class Decoder:
         unpickle: loads pickled parts; without it they are refused.
         types: finds the types that travelled with the call; without it their instances are refused.
         libraries: the versions of the libraries that wrote the value, by their names.
-
     """
 
     def __init__(
@@ -53,7 +52,6 @@ class Decoder:
         Raises:
             MalformedError: there is no such buffer, or it was used before; that would let a small document
                 stand for a huge value.
-
         """
         if type(number) is not int or not 0 <= number < len(self._buffers):
             raise MalformedError(f"no buffer {number!r}")
@@ -67,7 +65,6 @@ class Decoder:
 
         Raises:
             MalformedError: the node is not one that an encoder writes.
-
         """
         kind = type(node)
         if kind is list:
@@ -116,7 +113,6 @@ def field(node: Any, name: str, kind: type) -> Any:
 
     Raises:
         MalformedError: the entry is missing, or of another type.
-
     """
     entry = node.get(name) if type(node) is dict else None
     if type(entry) is not kind:

@@ -36,7 +36,6 @@ class Encoder:
     Args:
         pickle: pickles what has no codec; without it such a value is refused.
         types: finds the types that travel with the call; without it their instances have no codec.
-
     """
 
     def __init__(self, pickle: Optional[Callable[[Any], bytes]] = None, types: Optional[Types] = None) -> None:
@@ -70,7 +69,6 @@ class Encoder:
 
         Raises:
             NoCodecError: a part of the value has no codec, or it is nested too deeply.
-
         """
         kind = type(value)
         if value is None or kind is bool:

@@ -11,7 +11,6 @@ class NoCodecError(TypeError):
     Args:
         path: where the part stands inside the value, such as ``["model"][0]``.
         kind: the part's type, or what else is wrong with it.
-
     """
 
     def __init__(self, path: str, kind: str) -> None:
@@ -27,7 +26,6 @@ class NoCodecError(TypeError):
 
         Args:
             step: how the container reaches the part, such as ``[0]``.
-
         """
         return NoCodecError((step + self.path)[:_LONGEST_PATH], self.kind)
 
@@ -42,7 +40,6 @@ class UnknownTypeError(MalformedError):
     Args:
         name: the type's module and qualified name.
         problem: what is wrong with it.
-
     """
 
     def __init__(self, name: str, problem: str = "did not travel with the call") -> None:
@@ -59,7 +56,6 @@ class UnknownCodecError(MalformedError):
 
     Args:
         name: the codec's wire name.
-
     """
 
     def __init__(self, name: str) -> None:
@@ -81,7 +77,6 @@ class UnreadableVersionError(MalformedError):
         theirs: its version where the value was written.
         ours: its version on this side.
         problem: what this side's version said.
-
     """
 
     def __init__(self, library: str, theirs: str, ours: str, problem: str) -> None:
@@ -103,7 +98,6 @@ class MissingLibraryError(ImportError):
 
     Args:
         library: the library's import name.
-
     """
 
     def __init__(self, library: str) -> None:

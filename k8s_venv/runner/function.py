@@ -34,7 +34,6 @@ def load(archive: ZipFile, header: Dict[str, Any]) -> Tuple[Function, List[type]
 
     Returns:
         The function, and the types that were pickled with it and belong to no module here.
-
     """
     _remember_sources(json.loads(archive.read(protocol.SOURCES)))
     built: Any = None
@@ -66,7 +65,6 @@ def build(recipe: Dict[str, Any], sent: Dict[str, Any]) -> Any:
             the sources that the pickles of the same name refer to.
         sent: the pickled values that stand before the statements run (``early``) and those set afterwards with the
             function itself (``late``), each with the values that codecs carried (``early_coded``, ``late_coded``).
-
     """
     namespaces = {module["name"]: _make_module(module) for module in recipe["modules"]}
     early = Builder(sent["early"], sent["early_coded"], recipe["early"], namespaces).load()
@@ -103,7 +101,6 @@ class Builder(pickle.Unpickler):
         coded: the values that codecs carried.
         sources: the functions and classes that have no name in their module.
         namespaces: the names of each sliced module.
-
     """
 
     def __init__(
@@ -216,7 +213,6 @@ def parse_slice(statement: Dict[str, Any]) -> List[ast.stmt]:
 
     Returns:
         The statements, on the lines they came from.
-
     """
     text, line, filename = statement["text"], statement["line"], statement["file"]
     if text[:1] in (" ", "\t"):

@@ -28,7 +28,6 @@ def wait(folder: Path) -> int:
 
     Returns:
         0, always: how the call ended is the other container's to say.
-
     """
     signal.signal(signal.SIGTERM, _leave)  # process 1 has no default handler
     signal.signal(signal.SIGINT, _leave)
@@ -49,7 +48,6 @@ def send(folder: Path) -> int:
 
     Returns:
         0, or 1 when there is no result.
-
     """
     payload = folder / protocol.PAYLOAD
     if not payload.exists():
@@ -69,7 +67,6 @@ def release(folder: Path) -> int:
 
     Returns:
         0, always.
-
     """
     document = folder / protocol.DOCUMENT
     if document.exists():

@@ -13,7 +13,6 @@ def library(name: str, *alternatives: str) -> Any:
 
     Raises:
         MissingLibraryError: none of them can be imported; the reason is its cause.
-
     """
     candidates = (name, *alternatives)
     for candidate in candidates:

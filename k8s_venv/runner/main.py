@@ -40,7 +40,6 @@ def main(archive: str, arguments: Optional[List[str]] = None) -> int:
 
     Returns:
         The process's exit code: 0 when the call returned a value or was skipped.
-
     """
     parser = argparse.ArgumentParser(prog="call.pyz")
     mode = parser.add_mutually_exclusive_group(required=True)
@@ -69,7 +68,6 @@ def run(path: Path, reporter: report.Reporter) -> int:
 
     Returns:
         0 when the call returned a value or was skipped, else 1.
-
     """
     _prepare_process()
     started = time.perf_counter()

@@ -26,7 +26,6 @@ def encode_column(encoder: Encoder, array: Any, depth: int) -> Node:
 
     Raises:
         NoCodecError: there is no codec for its dtype.
-
     """
     pandas, numpy, dtype = library("pandas"), library("numpy"), array.dtype
     if type(dtype).__name__ in ("NumpyEADtype", "PandasDtype"):  # pandas' thin wrapper around numpy arrays
@@ -105,7 +104,6 @@ def decode_column(decoder: Decoder, node: Node) -> Any:
 
     Raises:
         MalformedError: there is no such kind of column.
-
     """
     decode: Optional[Callable[[Decoder, Node], Any]] = _KINDS.get(field(node, "kind", str))
     if decode is None:

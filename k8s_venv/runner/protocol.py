@@ -58,7 +58,6 @@ class Document(NamedTuple):
         python: the environment's Python version, such as ``3.8.18``.
         timings: seconds spent in each phase, by its name.
         inline: the payload itself, compressed and encoded as ``INLINE_ENCODING`` says, where it is small.
-
     """
 
     outcome: str

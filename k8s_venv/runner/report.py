@@ -32,7 +32,6 @@ class Reporter:
     Args:
         folder: receives the document and the payload.
         message: the file that Kubernetes shows in the pod's status, if any.
-
     """
 
     def __init__(self, folder: Path, message: Optional[Path] = None) -> None:
@@ -65,7 +64,6 @@ class Reporter:
 
         Raises:
             NoCodecError: the value, or a part of it, cannot travel.
-
         """
         started = time.perf_counter()
         try:

@@ -72,7 +72,6 @@ def encode_zone(tzinfo: Optional[datetime.tzinfo]) -> Node:
 
     Raises:
         NoCodecError: the zone has neither.
-
     """
     if tzinfo is None:
         return {}
@@ -96,7 +95,6 @@ def decode_zone(node: Node) -> Optional[datetime.tzinfo]:
 
     Raises:
         MissingLibraryError: Python 3.8 needs ``backports.zoneinfo`` for named zones, and all need the database.
-
     """
     if "zone" in node:
         name = field(node, "zone", str)

@@ -28,7 +28,6 @@ def resolver(modules: Container[str], namespaces: Optional[Mapping[str, Mapping[
     Args:
         modules: the names of the shipped modules; those that are loaded are looked at.
         namespaces: the globals of modules that are not in ``sys.modules``, by the name that the types carry.
-
     """
 
     def find(module: str, name: str) -> Optional[type]:

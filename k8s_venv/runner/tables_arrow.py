@@ -39,7 +39,6 @@ def write_ipc(encoder: Encoder, table: Any) -> int:
 
     Raises:
         NoCodecError: a column cannot be written.
-
     """
     pyarrow, ipc = library("pyarrow"), library("pyarrow.ipc")
     sink = pyarrow.BufferOutputStream()
@@ -57,7 +56,6 @@ def read_ipc(decoder: Decoder, number: Any) -> Any:
 
     Raises:
         MalformedError: it is no table, or one that this pyarrow cannot hold.
-
     """
     pyarrow, ipc, view = library("pyarrow"), library("pyarrow.ipc"), decoder.buffer(number)
     if version(pyarrow) < (14, 1) and _UNPICKLED in bytes(view):

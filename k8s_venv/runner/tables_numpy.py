@@ -42,7 +42,6 @@ def write_npy(encoder: Encoder, array: Any) -> int:
 
     Raises:
         NoCodecError: its dtype cannot be written.
-
     """
     npy = library("numpy.lib.format")
     if array.dtype.hasobject:
@@ -69,7 +68,6 @@ def read_npy(decoder: Decoder, number: Any) -> Any:
 
     Raises:
         MalformedError: it is not an npy file as ``write_npy`` makes them. Nothing is allocated on its word.
-
     """
     numpy, npy, view = library("numpy"), library("numpy.lib.format"), decoder.buffer(number)
     length = int.from_bytes(view[_PREFIX - 2 : _PREFIX], "little")

@@ -34,7 +34,6 @@ def dump_parts(
 
     Raises:
         NoCodecError: a part of the value has no codec.
-
     """
     encoder = Encoder(pickle, types)
     try:
@@ -65,7 +64,6 @@ def loads(data: Buffer, unpickle: Optional[Callable[[memoryview], Any]] = None, 
     Raises:
         MalformedError: ``data`` is not an encoded value, or one that this side cannot hold.
         MissingLibraryError: a library that the value needs is not installed here.
-
     """
     try:
         document, view = _split_head(memoryview(data).cast("B"))

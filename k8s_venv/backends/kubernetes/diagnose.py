@@ -111,7 +111,6 @@ def refused(error: Any, environment: Environment, what: str, namespace: str) -> 
         environment: whose call it was.
         what: the kind of object.
         namespace: where it was to be.
-
     """
     reason = _message(error)
     if error.status == 403 and "violates PodSecurity" in reason:

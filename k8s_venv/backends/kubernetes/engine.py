@@ -32,7 +32,6 @@ class Timeouts:
     Args:
         schedule: seconds until a node takes it.
         startup: seconds from then until it runs.
-
     """
 
     schedule: float = 120.0
@@ -49,7 +48,6 @@ class PodRun:
         log: is called with each line that the task prints.
         timeouts: how long it may take to start.
         follow_logs: whether the log is read at all.
-
     """
 
     def __init__(
@@ -84,7 +82,6 @@ class PodRun:
         Raises:
             BackendError: Kubernetes refused one of them; then neither is left.
             CallError: the call is larger than a Secret.
-
         """
         render.secret_files(self._call)
         try:
@@ -109,7 +106,6 @@ class PodRun:
 
         Raises:
             BackendError: it could not start, or ended without a result.
-
         """
         try:
             pod = self._await_end()
@@ -134,7 +130,6 @@ class PodRun:
 
         Args:
             action: ``KubernetesPodOperator``'s ``on_finish_action``.
-
         """
         if action == "delete_pod" or (action == "delete_succeeded_pod" and self._succeeded):
             self._delete()

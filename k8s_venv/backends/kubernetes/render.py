@@ -43,7 +43,6 @@ def pod_name(label: str, identity: str) -> str:
     Args:
         label: what a reader should recognize, such as the DAG's and the task's names.
         identity: tells this run of the task from every other.
-
     """
     digest = hashlib.sha256(identity.encode()).hexdigest()[:10]
     readable = re.sub(r"[^a-z0-9]+", "-", label.lower()).strip("-")[: NAME_LIMIT - len(digest) - 1]
@@ -70,7 +69,6 @@ def volumes(secret: str) -> list[k8s.V1Volume]:
 
     Args:
         secret: the name of the Secret with the archive.
-
     """
     return [
         k8s.V1Volume(name="k8s-venv-call", secret=k8s.V1SecretVolumeSource(secret_name=secret)),
@@ -157,7 +155,6 @@ def sidecar(image: str, pull_policy: str | None, security: Any) -> k8s.V1Contain
         image: the environment's image, which is on the node already.
         pull_policy: that of the base container.
         security: the base container's security context.
-
     """
     return k8s.V1Container(
         name=SIDECAR,
@@ -178,7 +175,6 @@ def call_secret(pod: k8s.V1Pod, call: PackedCall) -> k8s.V1Secret:
     Args:
         pod: the created pod.
         call: the call.
-
     """
     owner = k8s.V1OwnerReference(api_version="v1", kind="Pod", name=pod.metadata.name, uid=pod.metadata.uid)
     return k8s.V1Secret(
@@ -195,7 +191,6 @@ def secret_files(call: PackedCall) -> Mapping[str, bytes]:
 
     Raises:
         CallError: they are more than a Secret holds.
-
     """
     files = {protocol.ARCHIVE: call.archive}
     if call.connections:

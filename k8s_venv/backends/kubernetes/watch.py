@@ -33,7 +33,6 @@ def pod_events(client: Any, namespace: str, name: str, patience: Callable[[], fl
 
     Yields:
         ``ADDED``, ``MODIFIED`` or ``DELETED``, and the pod (None when it is not there any more).
-
     """
     while True:
         seconds = max(1, int(min(patience(), _QUIET)))
@@ -66,7 +65,6 @@ class LogFollower:
         namespace: the pod's namespace.
         name: its name.
         container: the container's name.
-
     """
 
     def __init__(self, client: Any, namespace: str, name: str, container: str) -> None:
@@ -83,7 +81,6 @@ class LogFollower:
 
         Returns:
             Whether the log came to its end.
-
         """
         try:
             response = self._client.read_namespaced_pod_log(

@@ -1,0 +1,127 @@
+"""What a sender makes of a result that an environment left: hostile ones end as our error and nothing else."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import zlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from k8s_venv.calls import PackedCall, Result, open_result, parse_document
+from k8s_venv.calls.results import inline_result
+from k8s_venv.environment import Environment
+from k8s_venv.errors import BackendError, K8sVenvError
+from k8s_venv.runner import protocol
+from k8s_venv.runner.values import dumps
+
+CALL = PackedCall(Environment(name="x", root=Path(), python="3.12"), "work", frozenset(["dag"]), "cloudpickle", b"", {})
+
+
+def document(payload: bytes, outcome: str = protocol.VALUE, **changes: Any) -> dict[str, Any]:
+    fields = {
+        "protocol": protocol.PROTOCOL,
+        "outcome": outcome,
+        "size": len(payload),
+        "sha256": hashlib.sha256(payload).hexdigest(),
+        "python": "3.12.1",
+        "timings": {"run": 0.5},
+        "encoding": protocol.INLINE_ENCODING,
+        "inline": base64.b85encode(zlib.compress(payload)).decode(),
+    }
+    return {**fields, **changes}
+
+
+def opened(fields: dict[str, Any]) -> Any:
+    return open_result(inline_result(parse_document(json.dumps(fields), "x"), "x"), CALL)
+
+
+def test_a_value_comes_back() -> None:
+    assert opened(document(dumps({"a": [1, 2]}))) == {"a": [1, 2]}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"protocol": 2},
+        {"protocol": None},
+        {"size": -1},
+        {"size": 10**15},
+        {"size": "many"},
+        {"timings": []},
+        {"inline": "not base85: \u00e9"},
+        {"inline": base64.b85encode(b"not zlib").decode()},
+        {"sha256": "0" * 64},
+    ],
+)
+def test_a_damaged_document_is_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(BackendError):
+        opened(document(dumps(1), **changes))
+
+
+def test_a_bomb_is_cut_at_the_announced_size() -> None:
+    bomb = base64.b85encode(zlib.compress(b"0" * 50_000_000)).decode()
+
+    result = inline_result(parse_document(json.dumps(document(b"x", inline=bomb)), "x"), "x")
+
+    assert len(result.payload) == 2
+    with pytest.raises(BackendError, match="checksum"):
+        open_result(result, CALL)
+
+
+def test_a_pickle_in_a_result_is_never_opened() -> None:
+    payload = dumps(object, pickle=lambda value: b"cos\nsystem\n(S'exit 1'\ntR.")
+
+    with pytest.raises(BackendError, match="pickled"):
+        opened(document(payload))
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [("os", "system"), ("builtins", "eval"), ("subprocess", "Popen"), ("builtins", "SystemExit"), ("dag", "Missing")],
+)
+def test_a_failure_raises_exceptions_and_calls_nothing_else(module: str, name: str) -> None:
+    failure = {
+        "module": module,
+        "name": name,
+        "message": "1",
+        "args": ("1",),
+        "missing": None,
+        "notes": [],
+        "group": None,
+        "traceback": "",
+    }
+
+    with pytest.raises(K8sVenvError, match=name):
+        opened(document(dumps(failure), protocol.FAILURE))
+
+
+@given(st.binary(max_size=200))
+def test_garbage_is_refused(garbage: bytes) -> None:
+    for read in (lambda: parse_document(garbage, "x"), lambda: opened(document(garbage))):
+        with pytest.raises(K8sVenvError):
+            read()
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+        max_leaves=8,
+    )
+)
+def test_a_failure_of_any_shape_is_an_error_of_ours(failure: Any) -> None:
+    with pytest.raises(K8sVenvError):
+        opened(document(dumps(failure), protocol.FAILURE))
+
+
+def test_a_result_of_the_wrong_length_is_refused() -> None:
+    parsed = parse_document(json.dumps(document(dumps(1))), "x")
+
+    with pytest.raises(BackendError, match="damaged"):
+        open_result(Result(parsed, b""), CALL)
