@@ -7,8 +7,9 @@ import subprocess
 import sys
 import textwrap
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -93,3 +94,13 @@ def test_registry() -> str:
     if not registry:
         pytest.skip("needs a registry to push to: K8S_VENV_TEST_REGISTRY=localhost:5000, and a Docker Engine")
     return f"{registry}/test-{uuid.uuid4().hex[:8]}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, Any]:
+    """Where a cluster is required, a skipped cluster test is a failure."""
+    report = yield
+    if report.skipped and item.get_closest_marker("cluster") and os.environ.get("K8S_VENV_REQUIRE_CLUSTER"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped, where K8S_VENV_REQUIRE_CLUSTER asks for it: {report.longrepr}"
+    return report

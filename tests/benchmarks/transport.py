@@ -69,9 +69,11 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     targets = [target for target in options.targets.split(",") if uv.find_interpreter(target)]
     started = time.perf_counter()
-    with tempfile.TemporaryDirectory(prefix="k8s-venv-transport-") as name:
+    given = options.folder.resolve() if options.folder else None
+    # Examples may write files: not into whatever folder this was started in.
+    with tempfile.TemporaryDirectory(prefix="k8s-venv-transport-") as name, contextlib.chdir(name):
         folder = Path(name)
-        files = list(collect_files(options.folder, folder))
+        files = list(collect_files(given, folder))
         jobs = pack_all(
             [pair for pair in files if options.match in str(pair[0])], folder, targets, options.ways.split(",")
         )
