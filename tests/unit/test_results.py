@@ -86,7 +86,7 @@ def test_a_pickle_in_a_result_is_never_opened() -> None:
     [("os", "system"), ("builtins", "eval"), ("subprocess", "Popen"), ("builtins", "SystemExit"), ("dag", "Missing")],
 )
 def test_a_failure_raises_exceptions_and_calls_nothing_else(module: str, name: str) -> None:
-    failure = {
+    failure: dict[str, Any] = {
         "module": module,
         "name": name,
         "message": "1",
