@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import decimal
 import os
+import random
 import subprocess
 import sys
 import textwrap
@@ -22,6 +24,16 @@ _SETTINGS = ("K8S_VENV_PROJECT", "K8S_VENV_REGISTRY", "K8S_VENV_BACKEND")
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 ProjectWriter = Callable[..., Project]
+
+
+@pytest.fixture(autouse=True)
+def python_settings() -> Generator[None, None, None]:
+    """Undo what samples set for the whole process."""
+    digits, state = sys.get_int_max_str_digits(), random.getstate()
+    with decimal.localcontext():
+        yield
+    sys.set_int_max_str_digits(digits)
+    random.setstate(state)
 
 
 @pytest.fixture

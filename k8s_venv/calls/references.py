@@ -48,7 +48,7 @@ def load(document: Mapping[str, Any]) -> Any:
     Raises:
         CallError: it is no such document, it is damaged, or a library that the value needs is missing.
     """
-    if not _is_document(document):
+    if not is_document(document):
         raise CallError(f"This is not a value handed on by reference: it lacks the key {MARK!r}.")
     try:
         return loads(_payload(document))
@@ -67,7 +67,7 @@ def with_references(value: Any, depth: int = 0) -> Any:
     """
     kind = type(value)
     if kind is dict:
-        if _is_document(value):
+        if is_document(value):
             return Reference(_payload(value))
         if depth < _DEPTH:
             return {key: with_references(item, depth + 1) for key, item in value.items()}
@@ -76,7 +76,8 @@ def with_references(value: Any, depth: int = 0) -> Any:
     return value
 
 
-def _is_document(value: Mapping[str, Any]) -> bool:
+def is_document(value: Mapping[str, Any]) -> bool:
+    """Tell whether a dictionary stands for a value handed on by reference."""
     return MARK in value
 
 

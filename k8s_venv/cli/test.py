@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from k8s_venv.backends import BACKEND_VARIABLE
+from k8s_venv.calls.references import is_document
 from k8s_venv.cli.airflow_home import airflow_home, require_airflow
 from k8s_venv.cli.console import aligned, progress
 from k8s_venv.cli.lock import lock_missing
@@ -76,6 +77,11 @@ def _show(outcomes: list[TaskOutcome]) -> None:
     rows = []
     for outcome in outcomes:
         name = outcome.task_id if outcome.map_index < 0 else f"{outcome.task_id}[{outcome.map_index}]"
-        value = "" if outcome.value is None else repr(outcome.value)
-        rows.append((name, outcome.state, f"{outcome.seconds:.1f}", value))
+        rows.append((name, outcome.state, f"{outcome.seconds:.1f}", _shown(outcome.value)))
     click.echo(aligned(("task", "state", "seconds", "value"), rows))
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, dict) and is_document(value):
+        return f"by reference, {value['size']:,} bytes"
+    return "" if value is None else repr(value)
