@@ -59,6 +59,8 @@ def isolated_task(
         )
     if not isinstance(environment, str):
         raise K8sVenvError('@task.isolated takes the environment\'s name: @task.isolated("NAME").')
+    if multiple_outputs and options.get("result") == "reference":
+        raise K8sVenvError('result="reference" hands on one value: leave multiple_outputs out.')
     decorator = task_decorator_factory(
         multiple_outputs=multiple_outputs,
         decorated_operator_class=_IsolatedDecoratedOperator,

@@ -10,6 +10,7 @@ from k8s_venv.airflow.compat import conf, read_dag_file
 from k8s_venv.airflow.operators import IsolatedOperator, project_of
 from k8s_venv.backends import choose_backend
 from k8s_venv.checking import Finding, Task
+from k8s_venv.errors import K8sVenvError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -61,8 +62,14 @@ def load_tasks(path: Path) -> tuple[list[Task], list[Finding]]:
         Its isolated tasks, and a finding where it cannot be loaded.
     """
     bag = read_dag_file(path)
-    tasks: list[Task] = [task for dag in bag.dags.values() for task in isolated_tasks(dag)]
-    return tasks, [_broken(str(path), text) for text in bag.import_errors.values()]
+    findings = [_broken(str(path), text) for text in bag.import_errors.values()]
+    tasks: list[Task] = []
+    for dag in bag.dags.values():
+        try:
+            tasks += isolated_tasks(dag)
+        except K8sVenvError as error:  # what Airflow looks at only when a mapped task runs
+            findings.append(Finding(str(path), 1, dag.dag_id, str(error)))
+    return tasks, findings
 
 
 def _facts(task: Any) -> dict[str, Any] | None:

@@ -109,11 +109,14 @@ class IsolatedOperator(BaseOperator):
         if result not in ("value", "reference"):
             raise K8sVenvError(f'{task}: result is "value" or "reference", not {result!r}.')
         self.result = result
+        if result == "reference":
+            self.multiple_outputs = False  # Airflow infers it from annotations; a document is one value
         self._running: LocalBackend | IsolatedPodOperator | None = None
         project = self.project()
         check_options(set(project.environment(environment).pod), f"{project.path}: environment {environment!r}")
         choose_backend(backend, project)
-        context_parameters(python_callable, self.op_args, self.op_kwargs)
+        if isinstance(self.op_args, list | tuple) and isinstance(self.op_kwargs, dict):  # not yet another task's value
+            context_parameters(python_callable, self.op_args, self.op_kwargs)
 
     def execute(self, context: Context) -> Any:
         """Run the call and return its value.

@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.cncf.kubernetes.backcompat.backwards_compat_converters import convert_env_vars
 from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
+from airflow.providers.cncf.kubernetes.pod_generator import PodGenerator
 from kubernetes.client import models as k8s
 
 from k8s_venv.airflow.lines import line_logger
 from k8s_venv.backends.kubernetes import render
 from k8s_venv.backends.kubernetes.engine import Keep, PodRun, Timeouts
+from k8s_venv.errors import BackendError
 from k8s_venv.locking import read_lock
 
 if TYPE_CHECKING:
@@ -38,9 +40,16 @@ class IsolatedPodOperator(KubernetesPodOperator):
     """
 
     def __init__(self, *, call: PackedCall, name: str, **options: Any) -> None:
+        template = _template(options)
+        options = {**_defaults(template), **options}
+        limit = render.message_limit(
+            1
+            + max(1, len(template.spec.containers))
+            + len(template.spec.init_containers or options.get("init_containers") or ())
+        )
         super().__init__(
             name=name,
-            cmds=render.command(),
+            cmds=[*render.command(), "--message-limit", str(limit)],
             base_container_name=render.BASE,
             random_name_suffix=False,
             do_xcom_push=False,
@@ -51,7 +60,7 @@ class IsolatedPodOperator(KubernetesPodOperator):
             volume_mounts=[*options.pop("volume_mounts", ()), *render.mounts()],
             env_vars=_environment_variables(options.pop("env_vars", ())),
             # The provider merges everything else into this, and the cluster's mutation hook sees the whole.
-            full_pod_spec=_with_sidecar(options.pop("full_pod_spec", None), options),
+            full_pod_spec=_with_sidecar(template, options),
             **options,
         )
         self.call = call
@@ -73,12 +82,15 @@ class IsolatedPodOperator(KubernetesPodOperator):
             LockError: the environment was never locked, or its lock is stale.
             ProjectError: no registry is configured.
         """
-        merged: dict[str, Any] = {**_defaults(outer), **call.environment.pod, **options}
+        merged: dict[str, Any] = {**call.environment.pod, **options}
         if isinstance(merged.get("container_resources"), dict):
             merged["container_resources"] = k8s.V1ResourceRequirements(**merged["container_resources"])
+        if outer.execution_timeout is not None:
+            merged.setdefault("active_deadline_seconds", int(outer.execution_timeout.total_seconds()) + 600)
         merged.setdefault("image", call.environment.image or _built_image(call, project))
         ti = context["ti"]
-        identity = (ti.dag_id, ti.task_id, ti.run_id, ti.map_index, ti.try_number)
+        # Airflow 3 numbers each try for itself, so that two Airflows never mean the same pod.
+        identity = (ti.dag_id, ti.task_id, ti.run_id, ti.map_index, ti.try_number, str(getattr(ti, "id", "")))
         name = render.pod_name(merged.pop("name", f"{ti.dag_id}-{ti.task_id}"), repr(identity))
         return cls(
             call=call,
@@ -104,7 +116,11 @@ class IsolatedPodOperator(KubernetesPodOperator):
             Timeouts(schedule=self.schedule_timeout_seconds, startup=self.startup_timeout_seconds),
             follow_logs=self.get_logs,
         )
-        self.pod = run.create()  # `on_kill` deletes it
+        self.pod = self.pod_request_obj  # `on_kill` deletes it, also while it is being created
+        self.pod = run.create()
+        if self._killed:
+            run.finish("delete_pod")
+            raise BackendError(self.call.environment.name, f"{self.call.function}() was ended before it started.")
         self.log.info("Running in pod %s/%s.", self.pod.metadata.namespace, self.pod.metadata.name)
         try:
             context["ti"].xcom_push(key="pod_name", value=self.pod.metadata.name)
@@ -116,26 +132,42 @@ class IsolatedPodOperator(KubernetesPodOperator):
                 run.finish(action)
 
 
-def _with_sidecar(given: k8s.V1Pod | None, options: dict[str, Any]) -> k8s.V1Pod:
-    """Return a pod specification with the container that hands large results over."""
-    pod = copy.deepcopy(given) or k8s.V1Pod(metadata=k8s.V1ObjectMeta(), spec=k8s.V1PodSpec(containers=[]))
-    if not pod.spec.containers:
-        pod.spec.containers = [k8s.V1Container(name=render.BASE)]
-    security = options.get("container_security_context")
-    pod.spec.containers.append(render.sidecar(options["image"], options.get("image_pull_policy"), security))
+def _template(options: dict[str, Any]) -> k8s.V1Pod:
+    """Take the pod's template out of the options: the file or dictionary, and the specification over it."""
+    file, content = options.pop("pod_template_file", None), options.pop("pod_template_dict", None)
+    given = copy.deepcopy(options.pop("full_pod_spec", None))
+    template = None
+    if file:
+        template = PodGenerator.deserialize_model_file(file)
+    elif content:
+        template = PodGenerator.deserialize_model_dict(content)
+    if template is not None:
+        given = PodGenerator.reconcile_pods(template, given) if given is not None else template
+    pod = given or k8s.V1Pod()
+    pod.metadata = pod.metadata or k8s.V1ObjectMeta()
+    pod.spec = pod.spec or k8s.V1PodSpec(containers=[])
+    pod.spec.containers = pod.spec.containers or [k8s.V1Container(name=render.BASE)]
     return pod
 
 
-def _defaults(outer: BaseOperator) -> dict[str, Any]:
-    deadline = DEADLINE
-    if outer.execution_timeout is not None:
-        deadline = int(outer.execution_timeout.total_seconds()) + 600
-    return {
-        "automount_service_account_token": False,
-        "security_context": render.pod_security(),
-        "container_security_context": render.container_security(),
-        "active_deadline_seconds": deadline,
+def _defaults(template: k8s.V1Pod) -> dict[str, Any]:
+    """Return our own defaults, for what the template leaves open."""
+    spec, base = template.spec, template.spec.containers[0]
+    defaults = {
+        "automount_service_account_token": (spec.automount_service_account_token, False),
+        "security_context": (spec.security_context, render.pod_security()),
+        "container_security_context": (base.security_context, render.container_security()),
+        "active_deadline_seconds": (spec.active_deadline_seconds, DEADLINE),
     }
+    return {name: default for name, (given, default) in defaults.items() if given is None}
+
+
+def _with_sidecar(template: k8s.V1Pod, options: dict[str, Any]) -> k8s.V1Pod:
+    """Return the template with the container that hands large results over, as its last."""
+    security = options.get("container_security_context") or template.spec.containers[0].security_context
+    sidecar = render.sidecar(options["image"], options.get("image_pull_policy"), security)
+    template.spec.containers = [*template.spec.containers, sidecar]
+    return template
 
 
 def _built_image(call: PackedCall, project: Project) -> str:

@@ -36,6 +36,8 @@ def check_storable(value: Any, task: str) -> list[str]:
 
 def _alterations(value: Any, path: str, task: str, known: dict[type, bool], depth: int) -> Iterator[str]:
     kind = type(value)
+    if kind is str and not _is_text(value):
+        raise _refusal(path, "text with lone surrogates", task)
     if kind in _PLAIN:
         return
     if depth > _DEPTH_LIMIT:
@@ -44,6 +46,8 @@ def _alterations(value: Any, path: str, task: str, known: dict[type, bool], dept
         if not can_store_integer(value):
             raise _refusal(path, "an integer of more than 64 bits", task)
     elif isinstance(value, dict):
+        if "__classname__" in value or "__id__" in value:
+            raise _refusal(path, "a dictionary with a key that Airflow keeps for itself", task)
         for key, item in value.items():
             if type(key) is not str:
                 yield f"{path} has the key {key!r}: Airflow stores dictionary keys as text, here {str(key)!r}."
@@ -56,6 +60,14 @@ def _alterations(value: Any, path: str, task: str, known: dict[type, bool], dept
     elif kind not in known:
         known[kind] = True
         _try(value, path, task)
+
+
+def _is_text(value: str) -> bool:
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _try(value: Any, path: str, task: str) -> None:

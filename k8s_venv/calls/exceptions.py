@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from k8s_venv.calls.packing import PackedCall
 
+_AIRFLOW_ERRORS = {"AirflowException", "AirflowNotFoundException", "AirflowBadRequest", "AirflowTaskTimeout"}
 _RUNNER_ERRORS = "k8s_venv.runner.errors"
 
 
@@ -83,6 +84,8 @@ def _as_itself(
 ) -> BaseException | None:
     """Return the exception as its own type, where that may be raised here and says the same."""
     root = module.partition(".")[0]
+    if root == "airflow" and name not in _AIRFLOW_ERRORS:
+        return None  # others steer Airflow, which is not an environment's to do
     if not (module in shipped or root == "airflow" or root in sys.stdlib_module_names):
         return None
     kind: Any = sys.modules.get(module)

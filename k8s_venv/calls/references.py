@@ -78,7 +78,7 @@ def with_references(value: Any, depth: int = 0) -> Any:
 
 def is_document(value: Mapping[str, Any]) -> bool:
     """Tell whether a dictionary stands for a value handed on by reference."""
-    return MARK in value
+    return value.keys() == {MARK, "encoding", "size", "sha256", "data"}
 
 
 def _payload(document: Mapping[str, Any]) -> bytes:

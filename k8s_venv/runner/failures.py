@@ -6,7 +6,6 @@ import traceback
 from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple
 
 from k8s_venv.runner import protocol
-from k8s_venv.runner.errors import MissingLibraryError, NoCodecError
 from k8s_venv.runner.values import dumps, loads
 from k8s_venv.runtime import FailTask, SkipTask
 
@@ -53,6 +52,22 @@ def describe(error: BaseException) -> Dict[str, Any]:
     return {**facts(error, 0), "traceback": _shortened("".join(lines))}
 
 
+def bare(error: BaseException) -> Dict[str, Any]:
+    """Return the least that can be said of an exception whose own methods fail."""
+    name = type(error).__qualname__
+    lines = traceback.format_tb(_without_runner(error.__traceback__))
+    return {
+        "module": type(error).__module__,
+        "name": name,
+        "message": "<cannot be read>",
+        "args": None,
+        "missing": None,
+        "notes": [],
+        "group": None,
+        "traceback": _shortened("".join([*lines, f"{name}: <cannot be read>\n"])),
+    }
+
+
 def facts(error: BaseException, depth: int) -> Dict[str, Any]:
     """Return what an exception is, without its traceback.
 
@@ -70,8 +85,8 @@ def facts(error: BaseException, depth: int) -> Dict[str, Any]:
         "name": kind.__qualname__,
         "message": _text(error),
         "args": _arguments(error),
-        "missing": getattr(error, "name", None) if isinstance(error, ImportError) else None,
-        "notes": [str(note) for note in getattr(error, "__notes__", ())],
+        "missing": str(error.name) if isinstance(error, ImportError) and error.name else None,
+        "notes": [str(note) for note in getattr(error, "__notes__", None) or ()],
         "group": _members(error, depth),
     }
 
@@ -103,7 +118,7 @@ def _arguments(error: BaseException) -> Optional[Tuple[Any, ...]]:
     try:
         # Only what the sender can read as well: a failure must never be lost to its own arguments.
         readable: Tuple[Any, ...] = loads(dumps(tuple(arguments)))
-    except (NoCodecError, MissingLibraryError, ValueError):
+    except Exception:  # noqa: BLE001 -- whatever its arguments are made of
         return None
     return readable
 

@@ -48,6 +48,7 @@ def main(archive: str, arguments: Optional[List[str]] = None) -> int:
     mode.add_argument("--read", type=Path, help="write the result in this folder to standard output")
     mode.add_argument("--release", type=Path, help="say that the result in this folder was read")
     parser.add_argument("--message", type=Path, help="leave a small result in this file instead")
+    parser.add_argument("--message-limit", type=int, default=protocol.MESSAGE_LIMIT, help="in bytes")
     options = parser.parse_args(arguments)
     if options.hand_over:
         return hand_over.wait(options.hand_over)
@@ -55,7 +56,7 @@ def main(archive: str, arguments: Optional[List[str]] = None) -> int:
         return hand_over.send(options.read)
     if options.release:
         return hand_over.release(options.release)
-    with report.Reporter(options.result, options.message) as reporter:
+    with report.Reporter(options.result, options.message, options.message_limit) as reporter:
         return run(Path(archive), reporter)
 
 

@@ -41,8 +41,9 @@ SKIP = "skip"
 FAIL = "fail"
 
 INLINE_ENCODING = "zlib+base85"
-# What Kubernetes keeps of a container's termination message, in bytes.
+# What Kubernetes keeps of a container's termination message, and of all those of a pod, in bytes.
 MESSAGE_LIMIT = 4096
+POD_MESSAGE_LIMIT = 12 * 1024
 # Bounds on what a sender reads, so that a hostile or broken environment cannot exhaust it, in bytes.
 DOCUMENT_LIMIT = 64 * 1024
 RESULT_LIMIT = 2 * 1024**3

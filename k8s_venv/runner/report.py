@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 import platform
 import sys
 import time
@@ -32,22 +33,28 @@ class Reporter:
     Args:
         folder: receives the document and the payload.
         message: the file that Kubernetes shows in the pod's status, if any.
+        limit: how much it shows, in bytes.
     """
 
-    def __init__(self, folder: Path, message: Optional[Path] = None) -> None:
+    def __init__(self, folder: Path, message: Optional[Path] = None, limit: int = protocol.MESSAGE_LIMIT) -> None:
         self.timings: Dict[str, float] = {}
         self.types: Optional[Types] = None  # finds the types that travelled with the call
+        self.process = os.getpid()
         self._folder = folder
         self._message = message
+        self._limit = limit
         self._lock: Any = None
 
     def __enter__(self) -> Reporter:
         self._folder.mkdir(parents=True, exist_ok=True)
         # The system drops this lock when the process ends, however it ends: so the container that hands the
         # result over learns of it.
-        self._lock = (self._folder / protocol.RUNNING).open("w")
+        running = self._folder / protocol.RUNNING
+        coming = running.with_suffix(".part")
+        self._lock = coming.open("w")
         if fcntl is not None:
             fcntl.flock(self._lock, fcntl.LOCK_EX)
+        coming.rename(running)  # nobody sees it unlocked
         return self
 
     def __exit__(
@@ -75,9 +82,15 @@ class Reporter:
 
     def failure(self, error: BaseException) -> None:
         """Report an exception."""
-        self._leave(failures.outcome(error), values.dump_parts(failures.describe(error)))
+        try:
+            parts = values.dump_parts(failures.describe(error))
+        except Exception:  # noqa: BLE001 -- a failure must not be lost to an exception's own methods
+            parts = values.dump_parts(failures.bare(error))
+        self._leave(failures.outcome(error), parts)
 
     def _leave(self, outcome: str, parts: List[values.Buffer]) -> None:
+        if os.getpid() != self.process:
+            os._exit(1)  # a child that the function forked has nothing to report
         digest, size = hashlib.sha256(), 0
         for part in parts:
             digest.update(part)
@@ -86,7 +99,7 @@ class Reporter:
         if self._message is not None and size < 64 * protocol.MESSAGE_LIMIT:
             packed = base64.b85encode(zlib.compress(b"".join(bytes(part) for part in parts), 9)).decode("ascii")
             text = json.dumps(document._replace(inline=packed).to_json())
-            if len(text) <= protocol.MESSAGE_LIMIT:
+            if len(text) <= self._limit:
                 self._message.write_text(text, "ascii")
                 return
         with (self._folder / protocol.PAYLOAD).open("wb") as stream:

@@ -84,6 +84,21 @@ def test_a_task_can_skip_itself(project: Path, run_file: RunFile) -> None:
     assert tasks["after"].state == "skipped"
 
 
+def test_a_pod_template_keeps_what_it_says(project: Path, run_file: RunFile, registry: str) -> None:
+    from k8s_venv.locking import read_lock
+    from k8s_venv.project import load_project
+
+    environment = load_project(project / "k8s-venv.toml").environment("current")
+    image = environment.image_reference(registry, read_lock(environment).digest)
+
+    state, tasks = run_file(project / "details.py", "template", TEST_IMAGE=image)
+
+    assert state == "success"
+    value = tasks["from_template"].value
+    assert len(value.pop("noise")) == 2400
+    assert value == {"user": 12345, "template": "yes", "proxy": False}
+
+
 def test_pod_options_are_templated(project: Path, run_file: RunFile) -> None:
     state, tasks = run_file(project / "details.py", "templated")
 

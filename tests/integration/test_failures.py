@@ -210,6 +210,38 @@ def test_a_group_is_a_group(call: Call) -> None:
     assert isinstance(inner.exceptions[0], KeyError)
 
 
+def forked() -> None:
+    import os
+    import time
+
+    if os.fork() == 0:
+        sys.exit(0)
+    time.sleep(0.5)
+    os._exit(9)
+
+
+def test_a_forked_child_never_answers_for_the_task(call: Call) -> None:
+    with pytest.raises(BackendError, match="exit code 9"):
+        call(forked)
+
+
+class HostileError(ImportError):
+    def __init__(self) -> None:
+        super().__init__("x")
+        self.name = object()  # type: ignore[assignment]
+        self.__notes__ = None  # type: ignore[assignment]
+
+
+def raise_hostile() -> None:
+    raise HostileError
+
+
+def test_a_failure_is_not_lost_to_its_own_facts(call: Call) -> None:
+    with pytest.raises(Exception, match=r"HostileError|x") as caught:
+        call(raise_hostile)
+    assert "raise HostileError" in str(caught.value.__cause__)
+
+
 def test_the_wrong_python_is_refused(tmp_path: Path) -> None:
     environment = Environment(name="bare", root=tmp_path, python="3.12")
     write_lock(environment)

@@ -124,6 +124,7 @@ def test_names_are_valid_and_stable(label: str) -> None:
 def test_log_lines_compare_by_time_whatever_their_precision() -> None:
     assert _split("2026-01-01T00:00:00.5Z said") == ("2026-01-01T00:00:00.500000000", "said")
     assert _split("2026-01-01T00:00:00Z ") == ("2026-01-01T00:00:00.000000000", "")
+    assert _split("2026-01-01T02:00:00.5+02:00 said") == ("2026-01-01T00:00:00.500000000", "said")
     assert _split("no time") == ("", "no time")
 
 
@@ -146,6 +147,9 @@ def test_an_image_that_may_come_yet_is_waited_for() -> None:
 def test_the_exit_code_tells_the_cause(code: int, says: str) -> None:
     ended = SimpleNamespace(reason="Error", exit_code=code, message=None)
     status = SimpleNamespace(name="base", state=SimpleNamespace(terminated=ended))
-    pod = SimpleNamespace(status=SimpleNamespace(reason=None, phase="Failed", container_statuses=[status]))
+    pod = SimpleNamespace(
+        metadata=SimpleNamespace(deletion_timestamp=None),
+        status=SimpleNamespace(reason=None, phase="Failed", container_statuses=[status], init_container_statuses=None),
+    )
 
     assert says in str(diagnose.death(pod, ENVIRONMENT, "work"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import kubernetes
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 # A caller that dies between creating the pod and its Secret leaves a pod that waits: never longer than this.
 DEADLINE = 24 * 3600
+_POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 _OPTIONS = (
     *("annotations", "container_resources", "env_vars", "image", "image_pull_policy", "image_pull_secrets"),
     *("labels", "namespace", "node_selector", "service_account_name", "tolerations"),
@@ -77,6 +79,8 @@ def _connect(environment: Environment) -> tuple[Any, str]:
     """Return a client and the namespace of the current context."""
     try:
         kubernetes.config.load_config()
+        if _POD_NAMESPACE.is_file():
+            return kubernetes.client.CoreV1Api(), _POD_NAMESPACE.read_text("utf-8").strip()
         _, active = kubernetes.config.list_kube_config_contexts()
     except kubernetes.config.ConfigException as error:
         raise BackendError(environment.name, f"no cluster is configured ({error}). Set KUBECONFIG.") from None

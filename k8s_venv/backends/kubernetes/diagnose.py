@@ -81,6 +81,14 @@ def death(pod: Any, environment: Environment, function: str) -> BackendError:
         return BackendError(name, f"{function}() was evicted from its node: {pod.status.message}")
     if pod.status.reason == "DeadlineExceeded":
         return BackendError(name, f"{function}() ran longer than the pod's `active_deadline_seconds` allows.")
+    if pod.metadata.deletion_timestamp is not None:
+        return BackendError(name, f"{function}() ended without a result: its pod was deleted from outside.")
+    for status in pod.status.init_container_statuses or []:
+        failed = status.state.terminated if status.state else None
+        if failed is not None and failed.exit_code:
+            return BackendError(
+                name, f"the init container {status.name!r} left with exit code {failed.exit_code}: see its log."
+            )
     state = container_state(pod)
     ended = state.terminated if state else None
     if ended is None:

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from kubernetes.client import models as k8s
 
 Keep = Literal["delete_pod", "keep_pod", "delete_succeeded_pod", "delete_active_pod"]
+# A large result: how often it is read, and the seconds between two attempts and of silence in one.
+_READ_ATTEMPTS = 4
+_READ_PAUSE = 1.0
+_READ_PATIENCE = 60
 _LOG_PATIENCE = 5.0  # seconds between the end of a log and the state that should follow it
 
 
@@ -69,6 +73,7 @@ class PodRun:
         self._name: str = pod.metadata.name
         self._namespace: str = pod.metadata.namespace
         self._succeeded = False
+        self._ended = False
         self._inline = True
 
     def create(self) -> k8s.V1Pod:
@@ -90,6 +95,10 @@ class PodRun:
             if error.status != 409:
                 raise self._refused(error, "pod") from None
             pod = self._client.read_namespaced_pod(self._name, self._namespace)
+            if pod.metadata.deletion_timestamp is not None:
+                raise BackendError(
+                    self._call.environment.name, f"a pod {self._name} is still being removed. Try again in a minute."
+                ) from None
         try:
             self._client.create_namespaced_secret(self._namespace, render.call_secret(pod, self._call))
         except ApiException as error:
@@ -111,11 +120,15 @@ class PodRun:
             pod = self._await_end()
         except ApiException as error:
             raise self._refused(error, "watch on the pod") from None
+        self._ended = True
         ended = diagnose.container_state(pod).terminated if diagnose.container_state(pod) else None
         message = (ended.message or "") if ended else ""
         if not message.startswith("{"):
             raise diagnose.death(pod, self._call.environment, self._call.function)
         document = parse_document(message, self._call.environment.name)
+        if document.outcome == protocol.FAILURE and (pod.status.reason or pod.metadata.deletion_timestamp):
+            # What the function said when it was ended from outside is not why it ended.
+            raise diagnose.death(pod, self._call.environment, self._call.function)
         self._inline = document.inline is not None
         result = (
             inline_result(document, self._call.environment.name)
@@ -131,7 +144,13 @@ class PodRun:
         Args:
             action: ``KubernetesPodOperator``'s ``on_finish_action``.
         """
-        if action == "delete_pod" or (action == "delete_succeeded_pod" and self._succeeded):
+        wanted = {
+            "delete_pod": True,
+            "delete_succeeded_pod": self._succeeded,
+            "delete_active_pod": not self._ended,
+            "keep_pod": False,
+        }
+        if wanted[action]:
             self._delete()
         elif not self._inline:
             with contextlib.suppress(ApiException, OSError):
@@ -172,28 +191,45 @@ class PodRun:
     # --- reading ------------------------------------------------------------------------------------------
 
     def _read_payload(self, document: protocol.Document) -> bytes:
-        """Read a large result through the sidecar."""
+        """Read a large result through the sidecar; what breaks off is read again from its start."""
+        problem = ""
+        for _ in range(_READ_ATTEMPTS):
+            try:
+                payload = self._read_once(document)
+            except ApiException as error:
+                problem = f"{error.status} {error.reason}"
+                if error.status in (401, 403):
+                    problem += ". Airflow's account needs the right to `create` and `get` `pods/exec`"
+                    break
+            except OSError as error:
+                problem = str(error)
+            else:
+                if len(payload) == document.size:
+                    return payload
+                problem = f"it broke off after {len(payload):,} bytes"
+            time.sleep(_READ_PAUSE)
+        raise BackendError(
+            self._call.environment.name,
+            f"the result of {self._call.function}() ({document.size:,} bytes) could not be read from its pod: "
+            f"{problem}.",
+        )
+
+    def _read_once(self, document: protocol.Document) -> bytes:
         parts: list[bytes] = []
-        size = 0
+        size, quiet = 0, 0
+        channel = self._exec(render.read_command())
         try:
-            channel = self._exec(render.read_command())
-            while channel.is_open():
+            while channel.is_open() and size <= document.size and quiet < _READ_PATIENCE:
                 channel.update(timeout=10)
+                quiet += 10
                 while channel.peek_stdout():
-                    part = channel.read_stdout()
-                    parts.append(part)
-                    size += len(part)
-                    if size > document.size:
-                        channel.close()
+                    parts.append(channel.read_stdout())
+                    size += len(parts[-1])
+                    quiet = 0
                 if channel.peek_stderr():
                     self._log(channel.read_stderr().decode("utf-8", "replace").rstrip())
-        except (ApiException, OSError) as error:
-            raise BackendError(
-                self._call.environment.name,
-                f"the result of {self._call.function}() ({document.size:,} bytes) could not be read from its pod: "
-                f"{getattr(error, 'reason', None) or error}. Airflow's account needs the right to `create` and `get` "
-                "`pods/exec`.",
-            ) from None
+        finally:
+            channel.close()
         return b"".join(parts)
 
     def _exec(self, command: list[str]) -> Any:

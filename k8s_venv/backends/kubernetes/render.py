@@ -54,6 +54,15 @@ def command() -> list[str]:
     return ["python", _ARCHIVE, "--result", RESULT_FOLDER, "--message", MESSAGE_FILE]
 
 
+def message_limit(containers: int) -> int:
+    """Return how long a termination message may be: the kubelet divides its limit between a pod's containers.
+
+    Args:
+        containers: how many the pod has, init containers included; one more may be injected.
+    """
+    return min(protocol.MESSAGE_LIMIT, protocol.POD_MESSAGE_LIMIT // (containers + 1))
+
+
 def read_command() -> list[str]:
     """Return the command that writes a large result to standard output, inside the sidecar."""
     return ["python", _ARCHIVE, "--read", RESULT_FOLDER]

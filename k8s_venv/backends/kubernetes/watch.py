@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import re
 import time
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,9 @@ if TYPE_CHECKING:
 
 DELETED = "DELETED"
 _QUIET = 60.0  # seconds without an event after which the pod is asked for
-_TIMESTAMP = re.compile(r"^(\d{4}-\d\d-\d\dT\S+Z) ?")
+# A connection that says nothing for so long, in seconds, may be dead: it is made anew.
+_SILENCE = 120.0
+_TIMESTAMP = re.compile(r"^(\d{4}-\d\d-\d\dT[\d:]+)(?:\.(\d+))?(Z|[+-]\d\d:\d\d) ?")
 _RETRY = 1.0
 
 
@@ -89,7 +92,7 @@ class LogFollower:
                 follow=True,
                 timestamps=True,
                 _preload_content=False,
-                _request_timeout=(10, None),
+                _request_timeout=(10, _SILENCE),
             )
         except (ApiException, HTTPError, OSError):
             return False
@@ -119,9 +122,9 @@ def _lines(response: Any) -> Iterator[str]:
 
 
 def _split(line: str) -> tuple[str, str]:
-    """Split the kubelet's timestamp from a line; it is cut to a fixed length, so that text compares as time."""
+    """Split the kubelet's timestamp from a line; in UTC and of a fixed length, so that text compares as time."""
     match = _TIMESTAMP.match(line)
     if match is None:
         return "", line
-    seconds, _, fraction = match[1].removesuffix("Z").partition(".")
-    return f"{seconds}.{fraction:0<9}", line[match.end() :]
+    seconds = datetime.datetime.fromisoformat(match[1] + match[3]).astimezone(datetime.UTC)
+    return f"{seconds:%Y-%m-%dT%H:%M:%S}.{match[2] or '':0<9}", line[match.end() :]

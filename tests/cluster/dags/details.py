@@ -8,6 +8,8 @@ from kubernetes.client import models as k8s
 
 from k8s_venv import IsolatedOperator, runtime
 
+SECURE = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+
 with DAG("large", schedule=None):
 
     @task.isolated("current")
@@ -82,6 +84,52 @@ with DAG("templated", schedule=None):
         return os.environ["RUN"] == run_id and os.environ["HOME"] == "/tmp"
 
     templated()
+
+TEMPLATE = {
+    "apiVersion": "v1",
+    "kind": "Pod",
+    "metadata": {"labels": {"from": "template"}},
+    "spec": {
+        "securityContext": {"runAsUser": 12345, "runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
+        "initContainers": [
+            {
+                "name": f"prepare-{n}",
+                "image": os.environ.get("TEST_IMAGE", "none"),
+                "command": ["python", "-c", "pass"],
+                "securityContext": SECURE,
+            }
+            for n in range(2)
+        ],
+        "containers": [
+            {
+                "name": "base",
+                "image": os.environ.get("TEST_IMAGE", "none"),
+                "env": [{"name": "FROM_TEMPLATE", "value": "yes"}],
+            },
+            {
+                "name": "proxy",
+                "image": os.environ.get("TEST_IMAGE", "none"),
+                "command": ["python", "-c", "import time; time.sleep(1)"],
+                "env": [{"name": "PROXY_TOKEN", "value": "t"}],
+                "securityContext": SECURE,
+            },
+        ],
+    },
+}
+
+with DAG("template", schedule=None):
+
+    @task.isolated("current", pod_template_dict=TEMPLATE, image=os.environ.get("TEST_IMAGE", "none"))
+    def from_template() -> dict[str, object]:
+        noise = os.urandom(1200).hex()
+        return {
+            "user": os.getuid(),
+            "template": os.environ.get("FROM_TEMPLATE"),
+            "proxy": "PROXY_TOKEN" in os.environ,
+            "noise": noise,
+        }
+
+    from_template()
 
 with DAG("never_built", schedule=None):
 
