@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections.abc
 import inspect
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -183,8 +184,8 @@ class IsolatedOperator(BaseOperator):
         asked = context_parameters(self.python_callable, self.op_args, self.op_kwargs)
         return pack(
             self.python_callable,
-            tuple(self.op_args),
-            dict(self.op_kwargs),
+            tuple(_resolved(value) for value in self.op_args),
+            {name: _resolved(value) for name, value in self.op_kwargs.items()},
             environment=project.environment(self.environment),
             transport=self.transport,
             context=travelling_context(context, asked),
@@ -221,6 +222,12 @@ def project_of(function: Callable[..., Any], dag_file: str | None) -> Project:
     code = getattr(inspect.unwrap(function), "__code__", None)
     files = [file for file in (dag_file, code.co_filename if code else None) if file]
     return load_project(find_project(*(Path(file).parent for file in files)))
+
+
+def _resolved(value: Any) -> Any:
+    """Return the results of a mapped task, which Airflow reads one by one, as a list."""
+    lazy = type(value).__module__.partition(".")[0] == "airflow" and isinstance(value, collections.abc.Sequence)
+    return list(value) if lazy else value
 
 
 def _names(value: Sequence[str], option: str, task: str) -> tuple[str, ...]:

@@ -51,6 +51,8 @@ def load_dag(path: Path, dag_id: str | None = None) -> DAG:
     names = ", ".join(sorted(bag.dags)) or "none"
     if dag_id is None and len(bag.dags) == 1:
         return next(iter(bag.dags.values()))
+    if not bag.dags:
+        raise K8sVenvError(f"{path} has no DAG. Is it called, as in `pipeline()` at its end?")
     if dag_id is None:
         raise K8sVenvError(f"{path} has not exactly one DAG: name one with --dag. It has: {names}.")
     if dag_id not in bag.dags:

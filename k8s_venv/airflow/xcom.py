@@ -6,9 +6,10 @@ is refused with the ways out, instead of failing later with a type's name alone.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
-from k8s_venv.airflow.compat import can_store_integer, serialize_xcom
+from k8s_venv.airflow.compat import AIRFLOW_3, can_store_integer, serialize_xcom
 from k8s_venv.errors import CallError
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ def _alterations(value: Any, path: str, task: str, known: dict[type, bool], dept
     kind = type(value)
     if kind is str and not _is_text(value):
         raise _refusal(path, "text with lone surrogates", task)
+    if kind is float and AIRFLOW_3 and not math.isfinite(value):
+        raise _refusal(path, f"{value}, which JSON cannot say (None or a text can)", task)
     if kind in _PLAIN:
         return
     if depth > _DEPTH_LIMIT:

@@ -10,7 +10,7 @@ from k8s_venv.calls.references import with_references
 from k8s_venv.calls.slicing import function_name, place_of, written_function
 from k8s_venv.calls.transport import same_python
 from k8s_venv.errors import CallError
-from k8s_venv.runner.errors import NoCodecError
+from k8s_venv.runner.errors import MalformedError, NoCodecError
 from k8s_venv.runner.shipped_types import resolver
 from k8s_venv.runner.values import dumps
 
@@ -46,6 +46,8 @@ def encode_arguments(
     packed = with_references({"args": list(args), "kwargs": dict(kwargs)})
     try:
         return dumps(packed, pickle, _project_types(function, environment, found)), found
+    except MalformedError as error:
+        raise CallError(f"A value handed on by reference is damaged: {error}.", *place_of(function)) from None
     except NoCodecError as error:
         path = _argument_path(error.path, list(_parameter_names(function)), len(args), list(kwargs))
         raise CallError(

@@ -96,6 +96,12 @@ def _as_itself(
             rebuilt = kind(*args)
             if str(rebuilt) == message:
                 return rebuilt
+    if isinstance(kind, type) and issubclass(kind, Exception) and module in shipped and args is not None:
+        with contextlib.suppress(Exception):  # one whose constructor takes something else
+            rebuilt = kind.__new__(kind, *args)
+            rebuilt.args = args
+            if str(rebuilt) == message:
+                return rebuilt
     return None
 
 

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from k8s_venv.errors import CallError
 from k8s_venv.runner.errors import MalformedError, MissingLibraryError
 from k8s_venv.runner.protocol import INLINE_ENCODING, RESULT_LIMIT
-from k8s_venv.runner.values import Reference, loads
+from k8s_venv.runner.references import Reference
+from k8s_venv.runner.values import loads
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

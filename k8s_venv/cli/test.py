@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from k8s_venv.environment import Environment
 
 
+_LONGEST_VALUE = 2000  # characters of a value in the table
+
+
 @click.command()
 @click.argument("dag_file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--backend", type=click.Choice(["kubernetes", "local"]), help="Where isolated tasks run.")
@@ -84,4 +87,5 @@ def _show(outcomes: list[TaskOutcome]) -> None:
 def _shown(value: object) -> str:
     if isinstance(value, dict) and is_document(value):
         return f"by reference, {value['size']:,} bytes"
-    return "" if value is None else repr(value)
+    text = "" if value is None else repr(value)
+    return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}… ({len(text):,} characters)"

@@ -30,6 +30,7 @@ MODULE_OF_PACKAGE = {
     "polars": "tables_arrow",
     "pyarrow": "tables_arrow",
     "uuid": "scalars",
+    "k8s_venv": "references",
 }
 MODULE_OF_NAME = {
     **dict.fromkeys(["complex", "date", "datetime", "decimal", "path", "time", "timedelta", "uuid"], "scalars"),
@@ -39,6 +40,7 @@ MODULE_OF_NAME = {
     "pandas": "tables_pandas",
     "polars": "tables_arrow",
     "pyarrow": "tables_arrow",
+    "reference": "references",
 }
 
 

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import json
 import struct
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from k8s_venv.runner.decoder import JSON, Decoder, UserError, field
 from k8s_venv.runner.encoder import Encoder
 from k8s_venv.runner.errors import MalformedError, MissingLibraryError, NoCodecError
 from k8s_venv.runner.registry import Buffer, Types
-from k8s_venv.runtime import register_codec
 
-__all__ = ["MAGIC", "Buffer", "Decoder", "Encoder", "Reference", "Types", "dump_parts", "dumps", "loads"]
+__all__ = ["MAGIC", "Buffer", "Decoder", "Encoder", "Types", "document_of", "dump_parts", "dumps", "loads"]
 
 MAGIC = b"K8SV\x01"
 
@@ -81,6 +80,21 @@ def loads(data: Buffer, unpickle: Optional[Callable[[memoryview], Any]] = None, 
         raise MalformedError(f"{type(error).__name__}: {error}") from error
 
 
+def document_of(data: Buffer) -> Any:
+    """Return the JSON document of an encoded value.
+
+    Args:
+        data: the encoded value.
+
+    Raises:
+        MalformedError: ``data`` is not an encoded value.
+    """
+    try:
+        return _split_head(memoryview(data).cast("B"))[0]
+    except (ValueError, TypeError, RecursionError) as error:
+        raise MalformedError(f"{type(error).__name__}: {error}") from error
+
+
 def _split_head(view: memoryview) -> Tuple[Any, memoryview]:
     start = len(MAGIC) + 8
     if bytes(view[: len(MAGIC)]) != MAGIC or len(view) < start:
@@ -99,16 +113,3 @@ def _split_buffers(view: memoryview, lengths: List[int]) -> List[memoryview]:
         buffers.append(view[position : position + length])
         position += length
     return buffers
-
-
-class Reference(NamedTuple):
-    """An encoded value inside another one, which is decoded with it.
-
-    Args:
-        payload: what ``dumps`` wrote.
-    """
-
-    payload: bytes
-
-
-register_codec(Reference, "reference", lambda reference: reference.payload, loads)

@@ -170,7 +170,7 @@ def pipeline():
     def number(n):
         return n * LIMIT
 
-    @task
+    @task.isolated("{environment}")
     def total(values):
         return sum(values)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -10,12 +11,15 @@ import sys
 import textwrap
 import urllib.error
 import urllib.request
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from k8s_venv.builders import buildkit
+from k8s_venv.environment import Environment
 from k8s_venv.locking import read_lock
 from k8s_venv.project import load_project
 from tests.conftest import Command
@@ -273,9 +277,15 @@ def test_what_building_needs_and_is_missing_is_named(
 def test_an_interrupt_ends_the_build_and_leaves_nothing(
     client: docker.DockerClient, test_registry: str, tmp_path: Path
 ) -> None:
-    # Enough packages for a build that is still at them when it is interrupted.
+    # Enough packages for a build that is still at them when it is interrupted, on a base that no cache knows.
+    base = f"{test_registry}/slow-base:1"
+    official = buildkit.base_reference(Environment(name="x", root=tmp_path, python="3.12"))
+    dockerfile = f"FROM {official}\nLABEL unique={uuid.uuid4()}\n"
+    client.images.build(fileobj=io.BytesIO(dockerfile.encode()), tag=base)
+    client.images.push(base)
     (tmp_path / "k8s-venv.toml").write_text(
-        '[environments.slow]\npython = "3.12"\npackages = ["default-jre-headless", "build-essential"]\n'
+        f'[environments.slow]\npython = "3.12"\nbase = "{base}"\n'
+        'packages = ["default-jre-headless", "build-essential"]\n'
     )
     process = subprocess.Popen(
         [sys.executable, "-c", "from k8s_venv.cli import main; main()", "build-images"],

@@ -110,3 +110,34 @@ def test_a_damaged_reference_is_refused_before_anything_starts(call: Callable[..
 
     with pytest.raises(CallError, match="its checksum does not match"):
         call(total, [document])
+    with pytest.raises(CallError, match="is damaged"):
+        call(total, [to_document(b"anything")])
+
+
+def describe(order: Any) -> str:
+    return f"{order.number} {order.color.name} {isinstance(order, Order)}"
+
+
+def make_order() -> Order:
+    return Order(5, Color.RED)
+
+
+def test_a_type_of_the_project_travels_by_reference_too(call: Callable[..., Any]) -> None:
+    document = to_document(call(make_order, sealed=True))
+
+    assert call(describe, document) == "5 RED True"
+
+
+class CodedError(Exception):
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def fail_with_code() -> None:
+    raise CodedError("no stock", 3)
+
+
+def test_an_exception_with_a_constructor_of_its_own_is_itself(call: Callable[..., Any]) -> None:
+    with pytest.raises(CodedError, match="no stock"):
+        call(fail_with_code)

@@ -53,6 +53,7 @@ def test_what_airflow_alters_is_told(check: Any, value: object, sentence: str) -
         ({"data": b"bytes"}, "result['data'] is builtins.bytes"),
         ([1, 2**70], "result[1] is an integer of more than 64 bits"),
         ({"when": [1j]}, "result['when'][0] is builtins.complex"),
+        ({"mean": float("nan")}, "result['mean'] is nan, which JSON cannot say"),
     ],
 )
 def test_what_airflow_cannot_store_is_refused(check: Any, value: object, place: str) -> None:
