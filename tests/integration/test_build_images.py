@@ -280,7 +280,7 @@ def test_an_interrupt_ends_the_build_and_leaves_nothing(
     # Enough packages for a build that is still at them when it is interrupted, on a base that no cache knows.
     base = f"{test_registry}/slow-base:1"
     official = buildkit.base_reference(Environment(name="x", root=tmp_path, python="3.12"))
-    dockerfile = f"FROM {official}\nLABEL unique={uuid.uuid4()}\n"
+    dockerfile = f"FROM {official}\nRUN echo {uuid.uuid4()} > /unique\n"
     client.images.build(fileobj=io.BytesIO(dockerfile.encode()), tag=base)
     client.images.push(base)
     (tmp_path / "k8s-venv.toml").write_text(
