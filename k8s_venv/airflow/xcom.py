@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from k8s_venv.airflow.compat import AIRFLOW_3, can_store_integer, serialize_xcom
 from k8s_venv.errors import CallError
+from k8s_venv.runner.encoder import is_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,7 +38,7 @@ def check_storable(value: Any, task: str) -> list[str]:
 
 def _alterations(value: Any, path: str, task: str, known: dict[type, bool], depth: int) -> Iterator[str]:
     kind = type(value)
-    if kind is str and not _is_text(value):
+    if kind is str and not is_text(value):
         raise _refusal(path, "text with lone surrogates", task)
     if kind is float and AIRFLOW_3 and not math.isfinite(value):
         raise _refusal(path, f"{value}, which JSON cannot say (None or a text can)", task)
@@ -63,14 +64,6 @@ def _alterations(value: Any, path: str, task: str, known: dict[type, bool], dept
     elif kind not in known:
         known[kind] = True
         _try(value, path, task)
-
-
-def _is_text(value: str) -> bool:
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _try(value: Any, path: str, task: str) -> None:

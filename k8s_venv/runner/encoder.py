@@ -74,7 +74,7 @@ class Encoder:
         if value is None or kind is bool:
             return value
         if kind is str:
-            return value if value.isascii() or _is_text(value) else self._surrogates(value)
+            return value if value.isascii() or is_text(value) else self._surrogates(value)
         if kind is int:
             return value if -_LARGEST_DECIMAL < value < _LARGEST_DECIMAL else {"$": "int", "v": hex(value)}
         if kind is float:
@@ -125,7 +125,7 @@ class Encoder:
         plain = self._plain(value, depth)
         if plain:
             return plain
-        if "$" in value or not all(type(key) is str and (key.isascii() or _is_text(key)) for key in value):
+        if "$" in value or not all(type(key) is str and (key.isascii() or is_text(key)) for key in value):
             return {"$": "dict", "v": self.pairs(value.items(), depth)}
         nodes = {}
         for key, item in value.items():
@@ -216,7 +216,7 @@ def _is_plain(value: Any) -> bool:
     return False
 
 
-def _is_text(value: str) -> bool:
+def is_text(value: str) -> bool:
     """Tell whether a string is without lone surrogates, which UTF-8 does not have."""
     try:
         value.encode("utf-8")

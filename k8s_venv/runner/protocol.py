@@ -30,9 +30,8 @@ DOCUMENT = "result.json"
 PAYLOAD = "result.bin"
 RUNNING = "running"  # locked by the runner for as long as it lives
 
-# Transports.
+# The transport of functions as bytecode; the other one, `source`, needs no telling apart here.
 CLOUDPICKLE = "cloudpickle"
-SOURCE = "source"
 
 # Outcomes.
 VALUE = "value"

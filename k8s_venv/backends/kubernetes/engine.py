@@ -121,7 +121,8 @@ class PodRun:
         except ApiException as error:
             raise self._refused(error, "watch on the pod") from None
         self._ended = True
-        ended = diagnose.container_state(pod).terminated if diagnose.container_state(pod) else None
+        state = diagnose.container_state(pod)
+        ended = state.terminated if state else None
         message = (ended.message or "") if ended else ""
         if not message.startswith("{"):
             raise diagnose.death(pod, self._call.environment, self._call.function)
