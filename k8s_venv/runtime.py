@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from typing import Any, Callable, Dict, Mapping, NamedTuple, NoReturn, Optional, Tuple
-from urllib.parse import quote, urlencode
 
 
 class SkipTask(Exception):  # noqa: N818 -- it signals an intention, not an error
@@ -38,6 +37,7 @@ class Connection(NamedTuple):
 
     def get_uri(self) -> str:
         """Return the connection as a URI, in the form that Airflow uses."""
+        from urllib.parse import quote, urlencode  # what few calls need, none waits for
 
         def escaped(text: Optional[str]) -> str:
             return quote(text or "", safe="")

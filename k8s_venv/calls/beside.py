@@ -11,8 +11,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from k8s_venv.calls.modulefile import module_file
+from k8s_venv.errors import CallError
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
 
 def modules_beside(imports: Iterable[str], file: Path, root: Path) -> dict[str, Path]:
@@ -50,18 +53,21 @@ def imported_names(path: Path, package: str) -> Iterator[str]:
         package: its package, for relative imports.
     """
     try:
-        status = path.stat()
-        imports = _imports(path, status.st_mtime_ns)
-    except (OSError, SyntaxError, ValueError):
+        tree = module_file(str(path)).tree
+    except (CallError, OSError, SyntaxError, ValueError):
         return  # importing it will say so, where that happens
-    for statement in imports:
-        yield from names_of(statement, package)
+    for statement in _statements(tree.body):
+        if isinstance(statement, ast.Import | ast.ImportFrom):
+            yield from names_of(statement, package)
 
 
-@functools.lru_cache(maxsize=256)
-def _imports(path: Path, modified: int) -> list[ast.Import | ast.ImportFrom]:
-    tree = ast.parse(path.read_bytes(), str(path))
-    return [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+def _statements(body: Sequence[ast.stmt]) -> Iterator[ast.stmt]:
+    """Yield the statements of a body and all those inside them; `ast.walk` would visit each expression as well."""
+    for statement in body:
+        yield statement
+        for block in (statement, *getattr(statement, "handlers", ()), *getattr(statement, "cases", ())):
+            for name in ("body", "orelse", "finalbody"):
+                yield from _statements(getattr(block, name, ()))
 
 
 def names_of(statement: ast.Import | ast.ImportFrom, package: str) -> Iterator[str]:

@@ -6,7 +6,7 @@ import ast
 import dataclasses
 from typing import TYPE_CHECKING
 
-from k8s_venv.runner.function import parse_slice
+from k8s_venv.runner.building import parse_slice
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

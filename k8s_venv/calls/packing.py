@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import importlib.machinery
 import importlib.resources
+import importlib.util
 import io
 import json
+import marshal
 import platform
 import zipfile
 from pathlib import Path
@@ -32,7 +35,13 @@ if TYPE_CHECKING:
     from k8s_venv.calls.transport import Transport
     from k8s_venv.environment import Environment
 
-_MAIN = "import sys\nfrom k8s_venv.runner.main import main\nsys.exit(main(sys.argv[0]))\n"
+_MAIN = "import sys\nfrom k8s_venv.runner.main import main\nsys.exit(main(sys.argv[0], sys.argv[1:]))\n"
+# The modules that most calls run, so that their bytecode is worth its size.
+_OFTEN_RUN = {
+    *("building", "cloudpickle", "decoder", "encoder", "errors", "function", "main"),
+    *("protocol", "registry", "report", "runtime", "values"),
+}
+_UNCHECKED_HASH = 0b01  # the flags of a pyc file
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the oldest time a zip can hold; the same call gives the same bytes
 
 
@@ -134,7 +143,7 @@ def pack(
     entries[protocol.ARGUMENTS] = arguments
     entries[protocol.CONTEXT] = _encode_context(function, context)
     entries[protocol.HEADER] = json.dumps(_header(captured, modules, discard_value)).encode()
-    archive = _zip(entries, _runner_archive(with_cloudpickle=same_python(environment.python)))
+    archive = _zip(entries, _runner_archive(same_minor=same_python(environment.python)))
     return PackedCall(environment, captured.function, modules, captured.transport, archive, dict(connections or {}))
 
 
@@ -180,6 +189,7 @@ def _header(captured: Captured, modules: frozenset[str], discard_value: bool) ->
         "environment": captured.environment.name,
         "python": captured.environment.python,
         "transport": captured.transport,
+        "recipe": protocol.SOURCE_FUNCTION in captured.entries,
         "function": captured.function,
         "modules": sorted(sent_name(name) for name in modules),
         "discard_value": discard_value,
@@ -228,17 +238,34 @@ def _encode_context(function: Callable[..., Any], context: Mapping[str, Any] | N
 
 
 @functools.cache
-def _runner_archive(*, with_cloudpickle: bool) -> bytes:
-    """Return an archive with what every call carries, made once."""
+def _runner_archive(*, same_minor: bool) -> bytes:
+    """Return an archive with what every call carries, made once.
+
+    Args:
+        same_minor: whether the environment can read this Python's pickles and bytecode.
+    """
     package = importlib.resources.files("k8s_venv")
-    runner = [(f"runner/{file.name}", file) for file in package.joinpath("runner").iterdir()]
-    sources = [("runtime.py", package.joinpath("runtime.py")), *runner]
-    entries = {f"k8s_venv/{name}": file.read_bytes() for name, file in sources if name.endswith(".py")}
+    runner = [(f"k8s_venv/runner/{file.name}", file) for file in package.joinpath("runner").iterdir()]
+    files = [("k8s_venv/runtime.py", package.joinpath("runtime.py")), *runner]
+    if same_minor:
+        vendored = importlib.resources.files("cloudpickle").iterdir()
+        files += [(f"{protocol.VENDOR}/cloudpickle/{file.name}", file) for file in vendored]
+    entries = {name: file.read_bytes() for name, file in files if name.endswith(".py")}
+    if same_minor:
+        often = [(name, file) for name, file in files if Path(name).stem in _OFTEN_RUN]
+        entries.update({f"{name}c": _bytecode(str(file), entries[name]) for name, file in often})
     entries.update({"__main__.py": _MAIN.encode(), "k8s_venv/__init__.py": b""})
-    if with_cloudpickle:
-        files = [file for file in importlib.resources.files("cloudpickle").iterdir() if file.name.endswith(".py")]
-        entries.update({f"{protocol.VENDOR}/cloudpickle/{file.name}": file.read_bytes() for file in files})
     return _zip(entries, b"")
+
+
+def _bytecode(path: str, source: bytes) -> bytes:
+    """Return a module's bytecode, as a file that Python trusts without looking at the source (PEP 552).
+
+    An environment whose Python has another magic number after all takes the source, which travels as well.
+    """
+    code = importlib.machinery.SourceFileLoader(Path(path).stem, path).get_code(Path(path).stem)
+    head = importlib.util.MAGIC_NUMBER + _UNCHECKED_HASH.to_bytes(4, "little") + importlib.util.source_hash(source)
+    return head + marshal.dumps(code)
 
 
 def _zip(entries: Mapping[str, bytes], archive: bytes) -> bytes:

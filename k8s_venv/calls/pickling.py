@@ -19,7 +19,7 @@ import cloudpickle
 from k8s_venv.calls.origins import Origins, is_installed
 from k8s_venv.calls.slicing import function_name, outer_values, written_function
 from k8s_venv.errors import CallError
-from k8s_venv.runner.function import Builder
+from k8s_venv.runner.building import Builder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator

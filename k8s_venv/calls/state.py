@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, Any
 
 from k8s_venv.calls.modulefile import module_file
 from k8s_venv.calls.names import names_in, uses
+from k8s_venv.runner.encoder import Encoder
 from k8s_venv.runner.errors import NoCodecError
-from k8s_venv.runner.values import Encoder
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterator, Mapping
@@ -47,7 +47,7 @@ _SINGLETON_TYPES = (type(None), type(...), type(NotImplemented))
 
 @dataclasses.dataclass(frozen=True)
 class _Builder:
-    """Stands for a method of the runner's half, ``runner.function.Builder``."""
+    """Stands for a method of the runner's half, ``runner.building.Builder``."""
 
     name: str
 

@@ -6,12 +6,12 @@ import shutil
 import signal
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Callable, Optional
 
 from k8s_venv.runner import protocol
 
 if TYPE_CHECKING:
-    from pathlib import Path
     from types import FrameType
 
 # How long a result waits for its sender, in seconds: a worker that died is retried within this time.
@@ -20,7 +20,7 @@ _START_PATIENCE = 600.0
 _STEP = 0.05
 
 
-def wait(folder: Path) -> int:
+def wait(folder: str) -> int:
     """Wait until the runner has ended and its result, if it left one here, was read.
 
     Args:
@@ -31,16 +31,16 @@ def wait(folder: Path) -> int:
     """
     signal.signal(signal.SIGTERM, _leave)  # process 1 has no default handler
     signal.signal(signal.SIGINT, _leave)
-    running = folder / protocol.RUNNING
+    running = Path(folder, protocol.RUNNING)
     if not _until(running.exists, _START_PATIENCE):
         return 0
     _wait_for_end(running)
-    document = folder / protocol.DOCUMENT
+    document = Path(folder, protocol.DOCUMENT)
     _until(lambda: not document.exists(), PATIENCE)
     return 0
 
 
-def send(folder: Path) -> int:
+def send(folder: str) -> int:
     """Write the payload in a folder to standard output.
 
     Args:
@@ -49,7 +49,7 @@ def send(folder: Path) -> int:
     Returns:
         0, or 1 when there is no result.
     """
-    payload = folder / protocol.PAYLOAD
+    payload = Path(folder, protocol.PAYLOAD)
     if not payload.exists():
         print(f"no result in {folder}", file=sys.stderr)
         return 1
@@ -59,7 +59,7 @@ def send(folder: Path) -> int:
     return 0
 
 
-def release(folder: Path) -> int:
+def release(folder: str) -> int:
     """Say that the result in a folder was read, so that ``wait`` ends.
 
     Args:
@@ -68,7 +68,7 @@ def release(folder: Path) -> int:
     Returns:
         0, always.
     """
-    document = folder / protocol.DOCUMENT
+    document = Path(folder, protocol.DOCUMENT)
     if document.exists():
         document.unlink()
     return 0

@@ -1,66 +1,64 @@
 """Open a call, run its function, report how it ended.
 
-``python call.pyz --result DIR [--message FILE]`` runs the call. ``python call.pyz --hand-over DIR`` waits
-beside it in a pod, as the container from which the sender reads a result that is too large for the pod's
-status. ``python call.pyz --read DIR`` writes that result to standard output, ``--release DIR`` ends the wait.
+``python call.pyz --result DIR [--message FILE [--message-limit BYTES]]`` runs the call. ``python call.pyz
+--hand-over DIR`` waits beside it in a pod, as the container from which the sender reads a result that is too large
+for the pod's status. ``python call.pyz --read DIR`` writes that result to standard output, ``--release DIR`` ends
+the wait.
+
+Every call waits for what is imported here. So what only some need is imported where they need it, and the standard
+library's heavier modules, such as ``argparse``, ``pathlib`` and ``zipfile``, are done without.
 """
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import json
 import logging
 import os
-import signal
 import sys
 import time
-import types
-from pathlib import Path
+from signal import SIGTERM, signal
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple
-from zipfile import ZipFile
+from zipimport import zipimporter
 
 from k8s_venv import runtime
-from k8s_venv.runner import failures, function, hand_over, protocol, report, values
-from k8s_venv.runner.errors import WrongPythonError
-from k8s_venv.runner.shipped_types import resolver
+from k8s_venv.runner import function, protocol, report, values
 
 if TYPE_CHECKING:
     from types import FrameType
 
     from k8s_venv.runner.registry import Types
 
+# The ways to run this program, each with the folder of a result.
+_MODES = ("--result", "--hand-over", "--read", "--release")
 
-def main(archive: str, arguments: Optional[List[str]] = None) -> int:
+
+def main(archive: str, arguments: List[str]) -> int:
     """Run the runner's command line.
 
     Args:
         archive: the path of the call's archive.
-        arguments: the command line without the program's name; by default that of the process.
+        arguments: the command line without the program's name: names and values in turn.
 
     Returns:
         The process's exit code: 0 when the call returned a value or was skipped.
     """
-    parser = argparse.ArgumentParser(prog="call.pyz")
-    mode = parser.add_mutually_exclusive_group(required=True)
-    mode.add_argument("--result", type=Path, help="run the call and leave its result in this folder")
-    mode.add_argument("--hand-over", type=Path, help="wait until the result in this folder was read")
-    mode.add_argument("--read", type=Path, help="write the result in this folder to standard output")
-    mode.add_argument("--release", type=Path, help="say that the result in this folder was read")
-    parser.add_argument("--message", type=Path, help="leave a small result in this file instead")
-    parser.add_argument("--message-limit", type=int, default=protocol.MESSAGE_LIMIT, help="in bytes")
-    options = parser.parse_args(arguments)
-    if options.hand_over:
-        return hand_over.wait(options.hand_over)
-    if options.read:
-        return hand_over.send(options.read)
-    if options.release:
-        return hand_over.release(options.release)
-    with report.Reporter(options.result, options.message, options.message_limit) as reporter:
-        return run(Path(archive), reporter)
+    options = dict(zip(arguments[::2], arguments[1::2]))
+    modes = [name for name in _MODES if name in options]
+    if len(modes) != 1:
+        raise SystemExit(f"usage: python {archive} {{{'|'.join(_MODES)}}} DIR [--message FILE] [--message-limit BYTES]")
+    folder = options[modes[0]]
+    if modes[0] == "--result":
+        limit = int(options.get("--message-limit", protocol.MESSAGE_LIMIT))
+        with report.Reporter(folder, options.get("--message"), limit) as reporter:
+            return run(archive, reporter)
+    hand_over: Any = importlib.import_module("k8s_venv.runner.hand_over")
+    act = {"--hand-over": hand_over.wait, "--read": hand_over.send, "--release": hand_over.release}[modes[0]]
+    return int(act(folder))
 
 
-def run(path: Path, reporter: report.Reporter) -> int:
+def run(path: str, reporter: report.Reporter) -> int:
     """Run the call in an archive and report how it ended.
 
     Args:
@@ -73,12 +71,11 @@ def run(path: Path, reporter: report.Reporter) -> int:
     _prepare_process()
     started = time.perf_counter()
     try:
-        with ZipFile(path) as archive:
-            call, args, kwargs, discard = _open(path, archive, reporter)
+        call, args, kwargs, discard = _open(path, reporter)
         reporter.timings["open"] = time.perf_counter() - started
         started = time.perf_counter()
         value = call(*args, **kwargs)
-        if isinstance(value, types.CoroutineType):  # what an asynchronous function returns
+        if isinstance(value, CoroutineType):  # what an asynchronous function returns
             value = importlib.import_module("asyncio").run(value)
         reporter.timings["run"] = time.perf_counter() - started
         reporter.value(None if discard else value)
@@ -88,65 +85,74 @@ def run(path: Path, reporter: report.Reporter) -> int:
             return 0
         reporter.failure(error)
     except BaseException as error:  # noqa: BLE001 -- whatever it is, the sender must hear of it
-        reporter.failure(error)
-        return 0 if failures.outcome(error) == protocol.SKIP else 1
+        return 0 if reporter.failure(error) == protocol.SKIP else 1
     else:
         return 0
     return 1
 
 
-def _open(
-    path: Path, archive: ZipFile, reporter: report.Reporter
-) -> Tuple[function.Function, List[Any], Dict[str, Any], bool]:
-    header = json.loads(archive.read(protocol.HEADER))
+def _open(path: str, reporter: report.Reporter) -> Tuple[function.Function, List[Any], Dict[str, Any], bool]:
+    read = zipimporter(path).get_data
+    header = json.loads(read(protocol.HEADER))
     _check_python(header)
-    sys.path.insert(1, str(path / protocol.VENDOR))
-    sys.path.append(str(path / protocol.BESIDE))  # last, as Airflow's own DAG folder
-    from_context = _install_runtime(path, archive)
-    call, pickled_types = function.load(archive, header)
+    sys.path.insert(1, os.path.join(path, protocol.VENDOR))
+    sys.path.append(os.path.join(path, protocol.BESIDE))  # last, as Airflow's own DAG folder
+    from_context = _install_runtime(os.path.dirname(path), read(protocol.CONTEXT))
+    call, pickled_types = function.load(read, header)
     reporter.types = _shipped_types(header, call, pickled_types)
-    packed = values.loads(archive.read(protocol.ARGUMENTS), function.unpickle, reporter.types)
+    packed = values.loads(read(protocol.ARGUMENTS), function.unpickle, reporter.types)
     return call, packed["args"], {**from_context, **packed["kwargs"]}, header["discard_value"]
 
 
 def _shipped_types(header: Dict[str, Any], call: Any, pickled: List[type]) -> Types:
     """Return what finds the types that travelled with the call; what is pickled has no module to look them up in."""
     found: Dict[str, Dict[str, Any]] = {}
+
+    def find(module: str, name: str) -> Optional[type]:
+        from k8s_venv.runner.shipped_types import resolver
+
+        return resolver(header["modules"], found)(module, name)
+
     if header["transport"] == protocol.CLOUDPICKLE and hasattr(call, "__globals__"):
         found[call.__module__] = dict(call.__globals__)
     for kind in pickled:
         found.setdefault(kind.__module__, {})[kind.__name__] = kind
-    return resolver(header["modules"], found)
+    return find
 
 
 def _check_python(header: Dict[str, Any]) -> None:
     found = "{}.{}".format(*sys.version_info)
     if found != header["python"]:
+        from k8s_venv.runner.errors import WrongPythonError
+
         raise WrongPythonError(
             f"it is declared with Python {header['python']}, but its `python` is {sys.version.split()[0]} "
             f"({sys.executable}). Use an image whose `python` has the declared version."
         )
 
 
-def _install_runtime(path: Path, archive: ZipFile) -> Dict[str, Any]:
+def _install_runtime(folder: str, context: bytes) -> Dict[str, Any]:
     """Make connections and context available; return the arguments that the context gives."""
-    delivered = path.parent / protocol.CONNECTIONS
-    connections = json.loads(delivered.read_text("utf-8")) if delivered.exists() else {}
+    connections = {}
+    delivered = os.path.join(folder, protocol.CONNECTIONS)
+    if os.path.exists(delivered):
+        with open(delivered, encoding="utf-8") as stream:
+            connections = json.load(stream)
     for conn_id, fields in connections.items():
         os.environ["AIRFLOW_CONN_" + conn_id.upper()] = json.dumps(fields)
-    packed = values.loads(archive.read(protocol.CONTEXT))
+    packed = values.loads(context)
     if packed is None:
         runtime.install(connections, None)
         return {}
     objects = {name: runtime.ContextObject(name, facts) for name, facts in packed["objects"].items()}
-    context = {**packed["values"], **objects}
-    runtime.install(connections, context)
-    return {name: context[name] for name in packed["parameters"]}
+    known = {**packed["values"], **objects}
+    runtime.install(connections, known)
+    return {name: known[name] for name in packed["parameters"]}
 
 
 def _prepare_process() -> None:
     """Show the records of ``logging`` from INFO on, as Airflow does in place; end when told to."""
-    signal.signal(signal.SIGTERM, _terminate)  # process 1, as in a pod, has no default handler
+    signal(SIGTERM, _terminate)  # process 1, as in a pod, has no default handler
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(logging.Formatter("%(levelname)s - %(message)s"))
     root = logging.getLogger()

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
 import os
-import platform
 import sys
 import time
 import zlib
 from typing import TYPE_CHECKING, Any, Dict, List, Optional, Type
 
-from k8s_venv.runner import failures, protocol, values
+from k8s_venv.runner import protocol, values
 from k8s_venv.runner.errors import NoCodecError
 
 if TYPE_CHECKING:
-    from pathlib import Path
     from types import TracebackType
 
     from k8s_venv.runner.registry import Types
@@ -36,7 +33,7 @@ class Reporter:
         limit: how much it shows, in bytes.
     """
 
-    def __init__(self, folder: Path, message: Optional[Path] = None, limit: int = protocol.MESSAGE_LIMIT) -> None:
+    def __init__(self, folder: str, message: Optional[str] = None, limit: int = protocol.MESSAGE_LIMIT) -> None:
         self.timings: Dict[str, float] = {}
         self.types: Optional[Types] = None  # finds the types that travelled with the call
         self.process = os.getpid()
@@ -46,15 +43,15 @@ class Reporter:
         self._lock: Any = None
 
     def __enter__(self) -> Reporter:
-        self._folder.mkdir(parents=True, exist_ok=True)
+        os.makedirs(self._folder, exist_ok=True)
         # The system drops this lock when the process ends, however it ends: so the container that hands the
         # result over learns of it.
-        running = self._folder / protocol.RUNNING
-        coming = running.with_suffix(".part")
-        self._lock = coming.open("w")
+        running = os.path.join(self._folder, protocol.RUNNING)
+        coming = running + ".part"
+        self._lock = open(coming, "w")
         if fcntl is not None:
             fcntl.flock(self._lock, fcntl.LOCK_EX)
-        coming.rename(running)  # nobody sees it unlocked
+        os.rename(coming, running)  # nobody sees it unlocked
         return self
 
     def __exit__(
@@ -80,33 +77,44 @@ class Reporter:
         self.timings["encode"] = time.perf_counter() - started
         self._leave(protocol.VALUE, parts)
 
-    def failure(self, error: BaseException) -> None:
-        """Report an exception."""
+    def failure(self, error: BaseException) -> str:
+        """Report an exception and return the outcome that it stands for."""
+        from k8s_venv.runner import failures
+
         try:
             parts = values.dump_parts(failures.describe(error))
         except Exception:  # noqa: BLE001 -- a failure must not be lost to an exception's own methods
             parts = values.dump_parts(failures.bare(error))
-        self._leave(failures.outcome(error), parts)
+        outcome = failures.outcome(error)
+        self._leave(outcome, parts)
+        return outcome
 
     def _leave(self, outcome: str, parts: List[values.Buffer]) -> None:
         if os.getpid() != self.process:
             os._exit(1)  # a child that the function forked has nothing to report
-        digest, size = hashlib.sha256(), 0
+        from hashlib import sha256
+
+        digest, size = sha256(), 0
         for part in parts:
             digest.update(part)
             size += memoryview(part).nbytes
-        document = protocol.Document(outcome, size, digest.hexdigest(), platform.python_version(), self.timings)
+        document = protocol.Document(outcome, size, digest.hexdigest(), sys.version.split()[0], self.timings)
         if self._message is not None and size < 64 * protocol.MESSAGE_LIMIT:
             packed = base64.b85encode(zlib.compress(b"".join(bytes(part) for part in parts), 9)).decode("ascii")
             text = json.dumps(document._replace(inline=packed).to_json())
             if len(text) <= self._limit:
-                self._message.write_text(text, "ascii")
+                _write(self._message, text)
                 return
-        with (self._folder / protocol.PAYLOAD).open("wb") as stream:
+        with open(os.path.join(self._folder, protocol.PAYLOAD), "wb") as stream:
             for part in parts:
                 stream.write(part)
         text = json.dumps(document.to_json())
         # The document comes last: where it stands, the payload is complete.
-        (self._folder / protocol.DOCUMENT).write_text(text, "ascii")
+        _write(os.path.join(self._folder, protocol.DOCUMENT), text)
         if self._message is not None:
-            self._message.write_text(text, "ascii")
+            _write(self._message, text)
+
+
+def _write(path: str, text: str) -> None:
+    with open(path, "w", encoding="ascii") as stream:
+        stream.write(text)

@@ -12,11 +12,10 @@ import struct
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from k8s_venv.runner.decoder import JSON, Decoder, UserError, field
-from k8s_venv.runner.encoder import Encoder
 from k8s_venv.runner.errors import MalformedError, MissingLibraryError, NoCodecError
 from k8s_venv.runner.registry import Buffer, Types
 
-__all__ = ["MAGIC", "Buffer", "Decoder", "Encoder", "Types", "document_of", "dump_parts", "dumps", "loads"]
+__all__ = ["MAGIC", "Buffer", "Decoder", "Types", "document_of", "dump_parts", "dumps", "loads"]
 
 MAGIC = b"K8SV\x01"
 
@@ -34,6 +33,8 @@ def dump_parts(
     Raises:
         NoCodecError: a part of the value has no codec.
     """
+    from k8s_venv.runner.encoder import Encoder  # a call begins without it
+
     encoder = Encoder(pickle, types)
     try:
         node = encoder.node(value)

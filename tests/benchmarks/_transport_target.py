@@ -16,7 +16,7 @@ import sys
 import traceback
 import types
 from pathlib import Path
-from zipfile import ZipFile
+from zipimport import zipimporter
 
 SECONDS = 20
 
@@ -25,8 +25,8 @@ def ours(job):
     sys.path.append(job["archive"] + "/beside")
     from k8s_venv.runner import function
 
-    with ZipFile(job["archive"]) as archive:
-        return function.load(archive, json.loads(archive.read("call.json")))
+    read = zipimporter(job["archive"]).get_data
+    return function.load(read, json.loads(read("call.json")))
 
 
 def text(job):
