@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import time
 from typing import TYPE_CHECKING, Any, Literal
 
 from kubernetes.client.exceptions import ApiException
-from kubernetes.stream import stream
 
 from k8s_venv.backends.kubernetes import diagnose, render, watch
+from k8s_venv.backends.kubernetes.payload import PodPayload
 from k8s_venv.calls import PackedCall, Result, parse_document
-from k8s_venv.calls.results import inline_result
 from k8s_venv.errors import BackendError
 from k8s_venv.runner import protocol
 
@@ -22,10 +20,6 @@ if TYPE_CHECKING:
     from kubernetes.client import models as k8s
 
 Keep = Literal["delete_pod", "keep_pod", "delete_succeeded_pod", "delete_active_pod"]
-# A large result: how often it is read, and the seconds between two attempts and of silence in one.
-_READ_ATTEMPTS = 4
-_READ_PAUSE = 1.0
-_READ_PATIENCE = 60
 _LOG_PATIENCE = 5.0  # seconds between the end of a log and the state that should follow it
 
 
@@ -74,7 +68,7 @@ class PodRun:
         self._namespace: str = pod.metadata.namespace
         self._succeeded = False
         self._ended = False
-        self._inline = True
+        self._payload = PodPayload(client, self._namespace, self._name, call, log)
 
     def create(self) -> k8s.V1Pod:
         """Create the pod, then the Secret that it waits for.
@@ -130,12 +124,7 @@ class PodRun:
         if document.outcome == protocol.FAILURE and (pod.status.reason or pod.metadata.deletion_timestamp):
             # What the function said when it was ended from outside is not why it ended.
             raise diagnose.death(pod, self._call.environment, self._call.function)
-        self._inline = document.inline is not None
-        result = (
-            inline_result(document, self._call.environment.name)
-            if self._inline
-            else Result(document, self._read_payload(document))
-        )
+        result = self._payload.fetch(document)
         self._succeeded = document.outcome in (protocol.VALUE, protocol.SKIP)
         return result
 
@@ -153,9 +142,8 @@ class PodRun:
         }
         if wanted[action]:
             self._delete()
-        elif not self._inline:
-            with contextlib.suppress(ApiException, OSError):
-                self._exec(render.release_command()).close()
+        else:
+            self._payload.release()
 
     # --- watching -----------------------------------------------------------------------------------------
 
@@ -188,65 +176,6 @@ class PodRun:
             if clock.expired(pod):
                 raise diagnose.startup_timeout(pod, self._call.environment, clock.allowed)
         raise AssertionError("a watch never ends by itself")
-
-    # --- reading ------------------------------------------------------------------------------------------
-
-    def _read_payload(self, document: protocol.Document) -> bytes:
-        """Read a large result through the sidecar; what breaks off is read again from its start."""
-        problem = ""
-        for _ in range(_READ_ATTEMPTS):
-            try:
-                payload = self._read_once(document)
-            except ApiException as error:
-                problem = f"{error.status} {error.reason}"
-                if error.status in (401, 403):
-                    problem += ". Airflow's account needs the right to `create` and `get` `pods/exec`"
-                    break
-            except OSError as error:
-                problem = str(error)
-            else:
-                if len(payload) == document.size:
-                    return payload
-                problem = f"it broke off after {len(payload):,} bytes"
-            time.sleep(_READ_PAUSE)
-        raise BackendError(
-            self._call.environment.name,
-            f"the result of {self._call.function}() ({document.size:,} bytes) could not be read from its pod: "
-            f"{problem}.",
-        )
-
-    def _read_once(self, document: protocol.Document) -> bytes:
-        parts: list[bytes] = []
-        size, quiet = 0, 0
-        channel = self._exec(render.read_command())
-        try:
-            while channel.is_open() and size <= document.size and quiet < _READ_PATIENCE:
-                channel.update(timeout=10)
-                quiet += 10
-                while channel.peek_stdout():
-                    parts.append(channel.read_stdout())
-                    size += len(parts[-1])
-                    quiet = 0
-                if channel.peek_stderr():
-                    self._log(channel.read_stderr().decode("utf-8", "replace").rstrip())
-        finally:
-            channel.close()
-        return b"".join(parts)
-
-    def _exec(self, command: list[str]) -> Any:
-        return stream(
-            self._client.connect_get_namespaced_pod_exec,
-            self._name,
-            self._namespace,
-            container=render.SIDECAR,
-            command=command,
-            stdin=False,
-            stdout=True,
-            stderr=True,
-            tty=False,
-            binary=True,
-            _preload_content=False,
-        )
 
     # --- cleaning up --------------------------------------------------------------------------------------
 
