@@ -26,7 +26,8 @@ def ours(job):
     from k8s_venv.runner import function
 
     read = zipimporter(job["archive"]).get_data
-    return function.load(read, json.loads(read("call.json")))
+    loaded, _ = function.load(read, json.loads(read("call.json")))
+    return loaded
 
 
 def text(job):
