@@ -11,9 +11,13 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
+from k8s_venv.errors import did_you_mean
+
 OLDEST_PYTHON = (3, 8)
 # What PEP 751 allows in a lock's file name, an image's repository and a label of Kubernetes alike.
 NAME = re.compile(r"(?!.{64})[a-z0-9]+(?:(?:_{1,2}|-+)[a-z0-9]+)*")
+# Where a lock's packages can be installed; those of Linux are also what an image is made for.
+PLATFORMS = ("linux/amd64", "linux/arm64", "macos/amd64", "macos/arm64")
 _DEBIAN_PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]*(?:=[\w.+:~-]+)?")
 
 
@@ -37,6 +41,8 @@ class Environment(BaseModel):
         root: the folder of the project file, from which paths are meant.
         python: the minor version, such as ``3.12``.
         requirements: a requirements file's path, a list of requirements, or None for the bare Python.
+        constraints: the path of a constraints file, which limits versions without asking for packages.
+        platforms: where the locked packages can be installed, such as ``linux/arm64``.
         packages: Debian packages of the image.
         base: the image to build on, with Debian and this Python in it; by default the official slim one.
         image: an image of one's own to use instead of a built one.
@@ -49,6 +55,8 @@ class Environment(BaseModel):
     root: Path = Field(exclude=True)
     python: Annotated[str, BeforeValidator(_python_version)]
     requirements: str | tuple[str, ...] | None = None
+    constraints: str | None = None
+    platforms: tuple[str, ...] = PLATFORMS[:1]
     packages: tuple[str, ...] = ()
     base: str | None = None
     image: str | None = None
@@ -61,6 +69,27 @@ class Environment(BaseModel):
             if not _DEBIAN_PACKAGE.fullmatch(package):
                 raise ValueError(f"{package!r} is not a Debian package's name, such as libpq5 or libpq5=15.8-0+deb12u1")
         return packages
+
+    @field_validator("platforms")
+    @classmethod
+    def _known_platforms(cls, platforms: tuple[str, ...]) -> tuple[str, ...]:
+        for platform in platforms:
+            if platform not in PLATFORMS:
+                hint = did_you_mean(platform, PLATFORMS)
+                raise ValueError(f"{platform!r} is not a platform.{hint} Known: {', '.join(PLATFORMS)}")
+        if not any(platform.startswith("linux/") for platform in platforms):
+            raise ValueError('must name one that images run on, such as platforms = ["linux/amd64", "macos/arm64"]')
+        return tuple(sorted(set(platforms)))
+
+    @property
+    def image_platforms(self) -> tuple[str, ...]:
+        """Return the platforms that the image is made for: those of Linux."""
+        return tuple(platform for platform in self.platforms if platform.startswith("linux/"))
+
+    @property
+    def constraints_file(self) -> Path | None:
+        """Return the constraints file's path, if there is one."""
+        return self.root / self.constraints if self.constraints is not None else None
 
     @property
     def requirements_file(self) -> Path | None:
@@ -96,6 +125,7 @@ class Environment(BaseModel):
             "python": self.python,
             "base": self.base_image,
             "packages": sorted(self.packages),
+            "platforms": self.image_platforms,
             "lock": lock_digest,
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:20]

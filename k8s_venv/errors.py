@@ -6,11 +6,15 @@ Every class keeps the facts it was made from, so that code can act on them witho
 from __future__ import annotations
 
 import difflib
+import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
+
+# User and password of a URL (RFC 3986, 3.2.1), also where the password holds a forgotten @.
+CREDENTIALS = re.compile(r"(?<=://)[^\s/]*@")
 
 
 class K8sVenvError(Exception):
@@ -129,3 +133,13 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return `` Did you mean 'x'?`` for the nearest of the known names, or nothing."""
     near = difflib.get_close_matches(name, list(known), n=1)
     return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def masked(text: str) -> str:
+    """Return a text whose URLs show no user and no password."""
+    return CREDENTIALS.sub("***@", text)
+
+
+def without_credentials(text: str) -> str:
+    """Return a text whose URLs have no user and no password."""
+    return CREDENTIALS.sub("", text)

@@ -1,8 +1,8 @@
 """Locks: requirements -> ``pylock.<environment>.toml`` (PEP 751), and whether one still fits.
 
-A lock ends with a table ``[tool.k8s-venv]``: ``inputs`` is a digest of what was locked, by which a stale lock
-is known; ``builder`` and ``epoch`` say how the image is made, and go into its tag. So a new version of
-k8s-venv changes no tag before the next ``k8s-venv lock``.
+A lock ends with a table ``[tool.k8s-venv]``: ``inputs`` is what was locked, by which a stale lock is known, and why;
+``builder`` and ``epoch`` say how the image is made, and go into its tag. So a new version of k8s-venv changes no tag
+before the next ``k8s-venv lock``.
 """
 
 from __future__ import annotations
@@ -12,17 +12,19 @@ import dataclasses
 import hashlib
 import json
 import os
-import re
+import tempfile
 import tomllib
+from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from k8s_venv import uv
 from k8s_venv.errors import LockError
-from k8s_venv.resolving import resolve
+from k8s_venv.requirements import refuse_sources, requirement_lines
+from k8s_venv.resolving import Renewal, host_platform, lock_text, resolve, resolve_here
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from k8s_venv.environment import Environment
 
@@ -30,8 +32,8 @@ BUILDER = "buildkit"
 # Raised whenever the same lock would give another image, such as when the Dockerfile changes.
 EPOCH = 1
 _HEADER = "# Written by `k8s-venv lock {name}`. Commit this file; change the requirements, not the lock.\n"
-_EMPTY = 'lock-version = "1.0"\ncreated-by = "k8s-venv"\npackages = []\n'
-_INCLUDE = re.compile(r"(?:-r|-c|--requirement\b|--constraint\b)[\s=]*(\S+)")
+_MOST_CHANGES = 5
+_KEEP_ALL = Renewal()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,12 +45,14 @@ class Lock:
         packages: each package's name, version and hashes, sorted; without where they were found.
         builder: what makes the image.
         epoch: the generation of that builder.
+        local_files: the wheels that lie in the project's folder, by their paths from there, and their SHA-256.
     """
 
     path: Path
     packages: tuple[tuple[str, str, tuple[str, ...]], ...]
     builder: str
     epoch: int
+    local_files: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def digest(self) -> str:
@@ -71,16 +75,32 @@ def read_lock(environment: Environment) -> Lock:
         lock, inputs = _parse(path)
     except (OSError, ValueError) as error:
         raise LockError(environment.name, f"its lock {path} cannot be read: {error}. Run `{command}`.") from None
-    if inputs != _inputs_digest(environment):
-        raise LockError(
-            environment.name,
-            f"its lock is stale: {environment.requirements_place} or its Python version changed after "
-            f"{path.name} was written. Run `{command}`.",
-        )
+    if changes := _changes(inputs, _inputs(environment)):
+        raise LockError(environment.name, f"its lock is stale: {'; '.join(changes)}. Run `{command}`.")
     return lock
 
 
-def write_lock(environment: Environment, progress: Callable[[str], None] | None = None) -> Lock:
+def check_lock(environment: Environment) -> Lock:
+    """Read an environment's lock, and compare the wheels in the project's folder with it; nothing is asked for.
+
+    Raises:
+        LockError: it is missing or stale, or a wheel is not the locked one.
+    """
+    lock = read_lock(environment)
+    for file, digest in lock.local_files.items():
+        path = environment.root / file
+        found = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+        if found != digest:
+            what = "is another file than the locked one" if found else "does not exist"
+            raise LockError(
+                environment.name, f"its lock is stale: {file} {what}. Run `k8s-venv lock {environment.name}`."
+            )
+    return lock
+
+
+def write_lock(
+    environment: Environment, progress: Callable[[str], None] | None = None, renewal: Renewal = _KEEP_ALL
+) -> Lock:
     """Resolve an environment's requirements and write its lock.
 
     The versions of an older lock are kept where they still fit.
@@ -88,20 +108,73 @@ def write_lock(environment: Environment, progress: Callable[[str], None] | None 
     Args:
         environment: what to lock.
         progress: is called with each line of uv's progress.
+        renewal: which versions of an older lock are not kept.
 
     Raises:
         LockError: the requirements cannot be resolved; the older lock stays as it was.
     """
-    path = environment.lock_path
-    lines = list(_requirement_lines(environment))
+    lines = requirement_lines(environment)
+    refuse_sources(environment, lines)
     if not uv.is_known(environment.python):
         raise LockError(environment.name, f"there is no Python {environment.python} that uv could find or download.")
-    text = resolve(environment, _usable(path), progress) if lines else _EMPTY
-    _refuse_paths(environment, tomllib.loads(text))
-    table = {"inputs": _inputs_digest(environment), "builder": BUILDER, "epoch": EPOCH}
-    tool = "".join(f"{key} = {json.dumps(value)}\n" for key, value in table.items())
-    _replace(environment, _HEADER.format(name=environment.name) + text.rstrip() + f"\n\n[tool.k8s-venv]\n{tool}")
+    packages = resolve(environment, locked_packages(environment), renewal, progress) if lines else []
+    tool = {"builder": BUILDER, "epoch": EPOCH, "inputs": _inputs(environment)}
+    text = lock_text(environment, packages, environment.platforms, tool)
+    _replace(environment, _HEADER.format(name=environment.name) + text)
     return read_lock(environment)
+
+
+@contextlib.contextmanager
+def lock_for_here(
+    environment: Environment, lock: Lock, python: Path, progress: Callable[[str], None]
+) -> Iterator[Path]:
+    """Give the path of a lock from which this machine can install an environment, for as long as that takes.
+
+    It is the environment's own, where that covers this platform. Else the same requirements are resolved for this
+    machine, in exactly the versions of the lock; what only this platform needs comes in addition.
+
+    Args:
+        environment: which one.
+        lock: its lock.
+        python: the interpreter to install for.
+        progress: is called with what happens.
+
+    Raises:
+        LockError: a locked version does not exist for this platform.
+    """
+    here = host_platform()
+    if here in environment.platforms:
+        yield lock.path
+        return
+    covered = ", ".join(environment.platforms)
+    progress(f"The lock is for {covered}; resolving its versions for {here}")
+    try:
+        packages = resolve_here(environment, str(python), locked_packages(environment))
+    except LockError as error:
+        raise LockError(
+            environment.name,
+            f"its lock is for {covered}, and its versions cannot be had for {here}, this machine. If others can, add "
+            f'"{here}" to `platforms` of [environments.{environment.name}], and run `k8s-venv lock '
+            f"{environment.name}`.\n{error}",
+        ) from None
+    for package in packages:
+        for file in (*package.get("wheels", ()), package.get("archive")):
+            if file and "path" in file:
+                file["path"] = str((environment.root / file["path"]).resolve())
+    with tempfile.TemporaryDirectory(prefix="k8s-venv-lock-") as folder:
+        path = Path(folder) / "pylock.toml"
+        path.write_text(lock_text(environment, packages), "utf-8")
+        yield path
+
+
+def locked_packages(environment: Environment) -> list[dict[str, Any]]:
+    """Return the packages of an environment's lock, stale or not; none where it is missing or garbled."""
+    try:
+        _parse(environment.lock_path)
+        packages: list[dict[str, Any]] = tomllib.loads(environment.lock_path.read_text("utf-8"))["packages"]
+    except (OSError, ValueError):
+        return []
+    return packages
 
 
 def _replace(environment: Environment, text: str) -> None:
@@ -117,8 +190,8 @@ def _replace(environment: Environment, text: str) -> None:
             partial.unlink(missing_ok=True)
 
 
-def _parse(path: Path) -> tuple[Lock, str]:
-    """Read a lock and the digest of what was locked.
+def _parse(path: Path) -> tuple[Lock, dict[str, Any]]:
+    """Read a lock and what was locked.
 
     Raises:
         OSError: the file cannot be read.
@@ -127,34 +200,17 @@ def _parse(path: Path) -> tuple[Lock, str]:
     content = tomllib.loads(path.read_text("utf-8"))
     try:
         table = content["tool"]["k8s-venv"]
-        lock = Lock(path, _packages(content), str(table["builder"]), int(table["epoch"]))
-        return lock, str(table["inputs"])
+        lock = Lock(path, _packages(content), str(table["builder"]), int(table["epoch"]), _local_files(content))
+        inputs = table["inputs"]
+        return lock, {
+            "python": str(inputs["python"]),
+            "platforms": [str(each) for each in inputs["platforms"]],
+            "requirements": [str(each) for each in inputs["requirements"]],
+        }
     except KeyError as error:
         raise ValueError(f"it lacks {error}, so k8s-venv did not write it") from None
     except (TypeError, AttributeError):
         raise ValueError("it is not laid out as k8s-venv writes it") from None
-
-
-def _usable(path: Path) -> Path | None:
-    """Return the path of a lock when its versions can be kept; a garbled one is only good for replacing."""
-    try:
-        _parse(path)
-    except (OSError, ValueError):
-        return None
-    return path
-
-
-def _refuse_paths(environment: Environment, content: dict[str, Any]) -> None:
-    """Refuse what only this machine has, or what would be built from source: no image could install it."""
-    for package in content["packages"]:
-        files = [*package.get("wheels", ()), *([package["archive"]] if "archive" in package else ())]
-        if not files or not all("url" in file for file in files):
-            raise LockError(
-                environment.name,
-                f"{package['name']!r} in {environment.requirements_place} comes from a folder, a file or a repository, "
-                "which an image's build cannot install. Publish a wheel of it, and require that; modules beside the "
-                "DAG travel by themselves.",
-            )
 
 
 def _packages(content: dict[str, Any]) -> tuple[tuple[str, str, tuple[str, ...]], ...]:
@@ -177,39 +233,33 @@ def _hashes(package: dict[str, Any]) -> Iterator[tuple[str, str]]:
             yield from file["hashes"].items()
 
 
-def _inputs_digest(environment: Environment) -> str:
-    content = [environment.python, list(_requirement_lines(environment))]
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+def _local_files(content: dict[str, Any]) -> dict[str, str]:
+    files = [file for package in content["packages"] for file in (*package.get("wheels", ()), package.get("archive"))]
+    return {str(file["path"]): str(file["hashes"]["sha256"]) for file in files if file and "path" in file}
 
 
-def _requirement_lines(environment: Environment) -> Iterator[str]:
-    """Yield the lines that say something, with those of included files in place."""
-    if environment.requirements_file is not None:
-        yield from _file_lines(environment, environment.requirements_file, ())
-    else:
-        for line in environment.requirements or ():
-            yield line
-            yield from _included_lines(environment, line, environment.root, ())
+def _inputs(environment: Environment) -> dict[str, Any]:
+    return {
+        "python": environment.python,
+        "platforms": list(environment.platforms),
+        "requirements": [line.recorded for line in requirement_lines(environment)],
+    }
 
 
-def _included_lines(environment: Environment, line: str, folder: Path, including: tuple[Path, ...]) -> Iterator[str]:
-    included = _INCLUDE.match(line)
-    if included and "://" not in included[1]:
-        yield from _file_lines(environment, folder / included[1], including)
+def _changes(locked: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+    """Say in which ways what was locked differs from what is wanted."""
+    said = [
+        f"its {what} {_listed(locked[key])} when it was locked, and now {_listed(wanted[key])}"
+        for key, what in (("python", "Python was"), ("platforms", "platforms were"))
+        if locked[key] != wanted[key]
+    ]
+    before, now = Counter(locked["requirements"]), Counter(wanted["requirements"])
+    said += [f"{line!r} was added" for line in now - before]
+    said += [f"{line!r} was removed" for line in before - now]
+    if len(said) > _MOST_CHANGES:
+        said[_MOST_CHANGES:] = [f"and {len(said) - _MOST_CHANGES} more changes"]
+    return said
 
 
-def _file_lines(environment: Environment, path: Path, including: tuple[Path, ...]) -> Iterator[str]:
-    if path in including:
-        raise LockError(environment.name, f"{path} includes itself.")
-    try:
-        text = path.read_text("utf-8")
-    except UnicodeDecodeError as error:
-        raise LockError(environment.name, f"{path} is not UTF-8 text: {error}.") from None
-    except OSError as error:
-        by = f", which {including[-1]} includes," if including else ""
-        raise LockError(environment.name, f"{path}{by} cannot be read: {error.strerror}.") from None
-    for raw in text.splitlines():
-        line = re.sub(r"(^|\s)#.*", "", raw).strip()
-        if line:
-            yield line
-            yield from _included_lines(environment, line, path.parent, (*including, path))
+def _listed(value: str | list[str]) -> str:
+    return value if isinstance(value, str) else ", ".join(value)

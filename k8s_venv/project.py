@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from k8s_venv.environment import Environment
 from k8s_venv.errors import ProjectError, UnknownEnvironmentError
-from k8s_venv.projectfile import environment_tables, explain, missing_requirements, unknown_key
+from k8s_venv.projectfile import environment_tables, explain, missing_file, unknown_key
 
 FILE = "k8s-venv.toml"
 PROJECT_VARIABLE = "K8S_VENV_PROJECT"
@@ -186,6 +186,8 @@ def _load(path: Path, changed: int) -> Project:
     except ValidationError as error:
         raise explain(error, Project, path, text) from None
     for environment in project.environments.values():
-        if environment.requirements_file is not None and not environment.requirements_file.is_file():
-            raise missing_requirements(environment, environment.requirements_file, path, text)
+        for key in ("requirements", "constraints"):
+            file = getattr(environment, f"{key}_file")
+            if file is not None and not file.is_file():
+                raise missing_file(environment, key, file, path, text)
     return project

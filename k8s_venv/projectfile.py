@@ -20,6 +20,8 @@ _OWN = {"name", "root", "path"}
 _TAKES = {
     "registry": 'must be text, such as registry = "registry.example.com/airflow"',
     "requirements": 'must be the name of a file ("requirements.txt") or a list of requirements (["pandas>=2"])',
+    "constraints": 'must be the name of a file, such as constraints = "constraints.txt"',
+    "platforms": 'must be a list of platforms, such as platforms = ["linux/amd64", "linux/arm64"]',
     "packages": 'must be a list of Debian packages, such as packages = ["libgomp1"]',
     "base": 'must be the name of an image, such as base = "python:3.12-slim"',
     "image": 'must be the name of an image, such as image = "registry.example.com/ours:1"',
@@ -105,22 +107,24 @@ def unknown_key(key: str, model: type[BaseModel], table: str, path: Path, line: 
     return ProjectError(f"Unknown key {key!r} in {table}.{hint} Known: {', '.join(known)}.", path, line)
 
 
-def missing_requirements(environment: Environment, file: Path, path: Path, text: str) -> ProjectError:
-    """Return the error for a requirements file that does not exist.
+def missing_file(environment: Environment, key: str, file: Path, path: Path, text: str) -> ProjectError:
+    """Return the error for a requirements or constraints file that does not exist.
 
     Args:
         environment: the environment that names it.
+        key: under which key it does.
         file: where it should be.
         path: the project file.
         text: its text.
     """
-    near = did_you_mean(file.name, [found.name for found in file.parent.glob("*") if found.is_file()])
-    hint = near or f' A requirement itself goes into a list: requirements = ["{environment.requirements}"].'
+    named = getattr(environment, key)
+    hint = did_you_mean(file.name, [found.name for found in file.parent.glob("*") if found.is_file()])
+    if not hint and key == "requirements":
+        hint = f' A requirement itself goes into a list: requirements = ["{named}"].'
     return ProjectError(
-        f"The requirements file {environment.requirements!r} of environment {environment.name!r} does not exist "
-        f"in {file.parent}.{hint}",
+        f"The {key} file {named!r} of environment {environment.name!r} does not exist in {file.parent}.{hint}",
         path,
-        _line_of(text, ("environments", environment.name, "requirements")),
+        _line_of(text, ("environments", environment.name, key)),
     )
 
 

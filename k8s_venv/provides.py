@@ -16,7 +16,8 @@ from stdlib_list import in_stdlib
 
 from k8s_venv import uv
 from k8s_venv.errors import LockError
-from k8s_venv.resolving import PLATFORM
+from k8s_venv.requirements import index_settings
+from k8s_venv.resolving import uv_platform
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -93,8 +94,9 @@ def _list(environment: Environment, lock: Lock, folder: Path) -> set[str]:
             [
                 *("pip", "install", "--target", str(folder), "--no-deps", "--require-hashes"),
                 *("--python", sys.executable, "--python-version", environment.python),
-                *("--python-platform", PLATFORM, "--requirements", str(lock.path)),
-            ]
+                *("--python-platform", uv_platform(environment.image_platforms[0]), "--requirements", str(lock.path)),
+            ],
+            indexes=index_settings(environment),
         )
     except uv.UvError as error:
         raise LockError(environment.name, f"its locked packages cannot be had.\n{error.output}") from None

@@ -1,102 +1,250 @@
-"""Resolve an environment's requirements with uv, and say in our words why uv could not."""
+"""Resolve an environment's requirements with uv, each platform by itself, into one lock (PEP 751)."""
 
 from __future__ import annotations
 
-import re
-import shutil
+import dataclasses
+import os
+import platform as platform_module
+import sys
 import tempfile
+import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+import tomli_w
 
 from k8s_venv import uv
-from k8s_venv.errors import LockError
+from k8s_venv.errors import LockError, without_credentials
+from k8s_venv.refusals import explain
+from k8s_venv.requirements import index_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from k8s_venv.environment import Environment
 
-# Images are Linux; the wheels' tags are those of Debian bookworm's glibc.
-PLATFORM = "x86_64-manylinux_2_36"
-_NOT_FOUND = re.compile(r"\b(\S+) was not found in the package registry")
-_NO_WHEEL = re.compile(r"^hint: Wheels are required for `([^`]+)`.*$", re.MULTILINE)
-_NO_SOLUTION = "No solution found when resolving dependencies\n"
-# uv also mentions missing wheels when versions without any were only some of those that it passed over.
-_CONFLICT = re.compile(r"\bdepends? on\b")
-_NOT_PARSED = re.compile(r"Couldn't parse requirement in `([^`]+)` at position (\d+)\n\s*(.+)")
-_NOT_FETCHED = re.compile(r"Failed to fetch: `?([^`\s]+)`?\n(?:.*\n)*\s*(.+)")
-# Names that Debian gives and the package index hardly ever: headers, and libraries with their ABI's number.
-_DEBIAN_NAME = re.compile(r"lib[a-z0-9.+-]*\d|.*-dev|build-essential")
+Package = dict[str, Any]
+
+# What uv calls a platform, and its marker (PEP 508). The wheels' tags are those of Debian bookworm's glibc.
+_PLATFORMS = {
+    "linux/amd64": ("x86_64-manylinux_2_36", "sys_platform == 'linux' and platform_machine == 'x86_64'"),
+    "linux/arm64": ("aarch64-manylinux_2_36", "sys_platform == 'linux' and platform_machine == 'aarch64'"),
+    "macos/amd64": ("x86_64-apple-darwin", "sys_platform == 'darwin' and platform_machine == 'x86_64'"),
+    "macos/arm64": ("aarch64-apple-darwin", "sys_platform == 'darwin' and platform_machine == 'arm64'"),
+}
+_ROUNDS = 3
 
 
-def resolve(environment: Environment, older: Path | None, progress: Callable[[str], None] | None = None) -> str:
-    """Return the text of a PEP 751 lock for an environment's requirements.
+@dataclasses.dataclass(frozen=True)
+class Renewal:
+    """Which versions of an older lock are not kept.
+
+    Args:
+        everything: none are kept.
+        packages: these packages' are not, each a name or a requirement such as ``pandas<3``.
+    """
+
+    everything: bool = False
+    packages: tuple[str, ...] = ()
+
+
+def resolve(
+    environment: Environment,
+    older: Sequence[Package],
+    renewal: Renewal,
+    progress: Callable[[str], None] | None = None,
+) -> list[Package]:
+    """Return the packages of an environment as a lock lists them.
+
+    Each platform is resolved by itself, exactly as it would be alone, with the versions of the one before where they
+    fit; once more, when a later platform needed another version, so that all get the same where that can be.
 
     Args:
         environment: whose requirements to resolve.
-        older: a lock whose versions are kept where they still fit.
+        older: the packages of an older lock, whose versions are kept where they still fit.
+        renewal: what of it is not kept.
         progress: is called with each line of uv's progress.
 
     Raises:
         LockError: the requirements cannot be resolved.
     """
+    found: dict[str, list[Package]] = {}
+    kept = [] if renewal.everything else list(older)
+    upgrades: Iterable[str] = renewal.packages
+    for _ in range(_ROUNDS if len(environment.platforms) > 1 else 1):
+        before = dict(found)
+        for platform in environment.platforms:
+            arguments = ["--python-platform", _PLATFORMS[platform][0]]
+            arguments += [part for name in upgrades for part in ("--upgrade-package", name)]
+            found[platform] = _compile(environment, platform, arguments, kept, progress)
+            kept = _preferring(found[platform], kept)
+            upgrades = ()
+        if found == before or _agree(found):
+            break
+    return _merged(found)
+
+
+def resolve_here(environment: Environment, python: str, locked: Sequence[Package]) -> list[Package]:
+    """Return the packages for this machine, in the versions of a lock for other platforms.
+
+    Args:
+        environment: whose requirements to resolve.
+        python: the interpreter that the packages are for.
+        locked: the lock's packages.
+
+    Raises:
+        LockError: a locked version does not exist for this machine, or the index cannot be asked.
+    """
+    versions: dict[str, set[str]] = {}
+    for package in locked:
+        versions.setdefault(package["name"], set()).add(package.get("version", ""))
+    exact = [f"{name}=={next(iter(each))}" for name, each in versions.items() if len(each) == 1 and "" not in each]
+    with tempfile.TemporaryDirectory(prefix="k8s-venv-lock-") as folder:
+        constraints = Path(folder) / "locked.txt"
+        constraints.write_text("\n".join(exact), "utf-8")
+        return _compile(environment, host_platform(), ["--python", python, "-c", str(constraints)], locked, None)
+
+
+def uv_platform(platform: str) -> str:
+    """Return what uv calls a platform such as ``linux/amd64``."""
+    return _PLATFORMS[platform][0]
+
+
+def host_platform() -> str:
+    """Return this machine's platform; also one that no lock covers, such as ``linux/amd64 without glibc``."""
+    system = {"darwin": "macos"}.get(sys.platform, sys.platform)
+    machine = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform_module.machine(), platform_module.machine())
+    glibc = system != "linux" or platform_module.libc_ver()[0] == "glibc"
+    return f"{system}/{machine}" if glibc else f"{system}/{machine} without glibc"
+
+
+def lock_text(
+    environment: Environment,
+    packages: Sequence[Package],
+    platforms: Sequence[str] = (),
+    tool: Mapping[str, Any] | None = None,
+) -> str:
+    """Return packages as the text of a lock.
+
+    Args:
+        environment: whose packages.
+        packages: the packages.
+        platforms: where they can be installed; nothing is said of it without any.
+        tool: the content of the table ``[tool.k8s-venv]``.
+    """
+    content: dict[str, Any] = {"lock-version": "1.0", "created-by": "k8s-venv"}
+    if platforms:
+        content["environments"] = [_PLATFORMS[platform][1] for platform in platforms]
+    content["requires-python"] = f"=={environment.python}.*"
+    content["packages"] = list(packages)
+    if tool is not None:
+        content["tool"] = {"k8s-venv": tool}
+    return tomli_w.dumps(content)
+
+
+def _compile(
+    environment: Environment,
+    platform: str,
+    arguments: Sequence[str],
+    kept: Sequence[Package],
+    progress: Callable[[str], None] | None,
+) -> list[Package]:
     file = environment.requirements_file
     stdin = "" if file else "\n".join(environment.requirements or ())
+    constraints = environment.constraints_file
     with tempfile.TemporaryDirectory(prefix="k8s-venv-lock-") as folder:
-        output = Path(folder) / "pylock.toml"
-        if older is not None:
-            shutil.copyfile(older, output)
+        output = Path(folder).resolve() / "pylock.toml"
+        if kept:
+            output.write_text(lock_text(environment, kept), "utf-8")
         try:
             uv.run(
                 [
                     *("pip", "compile", str(file or "-"), "--output-file", str(output)),
+                    *(("-c", str(constraints)) if constraints else ()),
                     *("--format", "pylock.toml", "--no-header"),
-                    *("--python-version", environment.python, "--python-platform", PLATFORM),
-                    "--no-python-downloads",
+                    *("--python-version", environment.python, "--no-python-downloads"),
                     # A source distribution would be built here, on another Python and platform than the target's.
                     *("--only-binary", ":all:"),
+                    *arguments,
                 ],
                 stdin=stdin,
                 cwd=environment.root,
+                indexes=index_settings(environment),
                 progress=progress,
             )
         except uv.UvError as error:
-            raise LockError(environment.name, _explain(environment, stdin, error.output)) from None
-        return output.read_text("utf-8")
+            raise LockError(environment.name, explain(environment, platform, stdin, error.output)) from None
+        packages = tomllib.loads(output.read_text("utf-8")).get("packages", [])
+        return [_portable(environment, package, output.parent) for package in packages]
 
 
-def _explain(environment: Environment, stdin: str, output: str) -> str:
-    place, output = environment.requirements_place, output.removeprefix(_NO_SOLUTION)
-    if found := _NOT_PARSED.search(output):
-        return _not_parsed(environment, stdin, *found.groups())
-    if found := _NOT_FETCHED.search(output):
-        return f"the package index cannot be reached: {found[1]} ({found[2].strip()})."
-    if names := sorted(set(_NOT_FOUND.findall(output))):
-        return f"{_not_found(environment, names)}\n{output}"
-    names = sorted(set(_NO_WHEEL.findall(output)))
-    if names and not _CONFLICT.search(output):
-        return (
-            f"{', '.join(names)} in {place} has no wheel for Python {environment.python} on Linux "
-            "(x86-64, glibc 2.36), and a lock takes nothing that would have to be compiled. Choose a version, or a "
-            f"Python, that has one.\n{_NO_WHEEL.sub('', output).strip()}"
+def _portable(environment: Environment, package: Package, folder: Path) -> Package:
+    """Return a package as every machine with the project's files can install it.
+
+    Args:
+        environment: for its root and for messages.
+        package: what uv wrote.
+        folder: the folder from which its relative paths are meant.
+    """
+    name = package["name"]
+    files = [*package.get("wheels", ()), *([package["archive"]] if "archive" in package else ())]
+    if not files:
+        raise LockError(
+            environment.name,
+            f"{name!r} in {environment.requirements_place} comes from a folder or a repository, which an image's build "
+            "cannot install. Build a wheel of it, and require that; modules beside the DAG travel by themselves.",
         )
-    return f"{place} cannot be met on Python {environment.python}:\n{_NO_WHEEL.sub('', output).rstrip()}"
+    portable = {key: value for key, value in package.items() if key not in ("index", "sdist")}
+    if "archive" in package:
+        portable["archive"] = _portable_file(environment, name, package["archive"], folder)
+    else:
+        portable["wheels"] = [_portable_file(environment, name, file, folder) for file in package["wheels"]]
+    return portable
 
 
-def _not_found(environment: Environment, names: list[str]) -> str:
-    debian = [name for name in names if _DEBIAN_NAME.fullmatch(name)]
-    quoted = ", ".join(repr(name) for name in names)
-    sentence = f"the package index has no distribution {quoted}, which {environment.requirements_place} asks for."
-    if not debian:
-        return f"{sentence} Check the spelling."
-    stanza = "packages = [" + ", ".join(f'"{name}"' for name in debian) + "]"
-    return f"{sentence} Debian packages belong in `packages` of [environments.{environment.name}]: {stanza}."
+def _portable_file(environment: Environment, name: str, file: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    rest = {key: value for key, value in file.items() if key not in ("url", "path")}
+    url = file.get("url", "")
+    if url and not url.startswith("file:"):
+        return {"url": without_credentials(url), **rest}
+    path = Path(os.path.normpath(folder / (unquote(urlsplit(url).path) if url else file["path"])))
+    root = environment.root.resolve()
+    if not path.resolve().is_relative_to(root):
+        raise LockError(
+            environment.name,
+            f"{name!r} comes from {path}, which only this machine has. Copy the wheel into {environment.root} (or a "
+            "folder in it), and commit it.",
+        )
+    return {"path": path.resolve().relative_to(root).as_posix(), **rest}
 
 
-def _not_parsed(environment: Environment, stdin: str, file: str, position: str, reason: str) -> str:
-    """Name the line for the offset in bytes that uv gives."""
-    data = stdin.encode() if file == "-" else (environment.root / file).read_bytes()
-    number = data[: int(position)].count(b"\n")
-    line = data.splitlines()[number].decode("utf-8", "replace").strip()
-    where = environment.requirements_place if file == "-" else f"{file}:{number + 1}"
-    return f"{line!r} in {where} is not a requirement: {reason[0].lower()}{reason[1:].strip()}."
+def _preferring(packages: Sequence[Package], others: Sequence[Package]) -> list[Package]:
+    known = {package["name"] for package in packages}
+    return [*packages, *(package for package in others if package["name"] not in known)]
+
+
+def _agree(found: Mapping[str, Sequence[Package]]) -> bool:
+    """Tell whether no package has different versions on different platforms."""
+    versions = {(package["name"], package.get("version")) for packages in found.values() for package in packages}
+    return len(versions) == len({name for name, _ in versions})
+
+
+def _merged(found: Mapping[str, Sequence[Package]]) -> list[Package]:
+    """Return the packages of several platforms as one list, with a marker where a platform lacks one."""
+    packages: dict[tuple[str, str, str], dict[str, Package]] = {}
+    for platform, each in found.items():
+        for package in each:
+            key = (package["name"], package.get("version", ""), package.get("marker", ""))
+            packages.setdefault(key, {})[platform] = package
+    merged = []
+    for (_, _, marker), by_platform in sorted(packages.items()):
+        package = dict(next(iter(by_platform.values())))
+        if len(by_platform) < len(found):
+            only = " or ".join(f"({_PLATFORMS[platform][1]})" for platform in by_platform)
+            package["marker"] = f"({marker}) and ({only})" if marker else only
+        if "wheels" in package:
+            wheels = {str(file): file for each in by_platform.values() for file in each["wheels"]}
+            package["wheels"] = [wheels[key] for key in sorted(wheels)]
+        merged.append(package)
+    return merged

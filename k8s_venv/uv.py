@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 
 import platformdirs
 
-from k8s_venv.errors import K8sVenvError
+from k8s_venv.errors import CREDENTIALS, K8sVenvError, masked
+from k8s_venv.pipsettings import uv_variables
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 CACHE_VARIABLE = "K8S_VENV_CACHE"
 # Of uv's variables, those about where packages and Pythons come from are the user's to set. The rest would change what
@@ -26,16 +27,18 @@ _PASSED = re.compile(
     r"|HTTP_\w+|REQUEST_TIMEOUT|CONCURRENT_\w+|LINK_MODE|PYTHON_(DOWNLOADS|INSTALL_\w+))"
 )
 
+_WITH_CREDENTIALS = re.compile(rf"({CREDENTIALS.pattern})([^/\s,]+)")
+
 
 class UvError(Exception):
     """Uv ended with an error.
 
     Args:
-        output: what it said, without its notes about interpreters that it passed over.
+        output: what it said, without its notes about interpreters that it passed over, and without passwords.
     """
 
     def __init__(self, output: str) -> None:
-        self.output = output
+        self.output = output = masked(output)
         super().__init__(output)
 
 
@@ -68,14 +71,18 @@ def run(
     *,
     stdin: str = "",
     cwd: Path | None = None,
+    indexes: Mapping[str, str] | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> str:
     """Run uv and return what it wrote to standard output.
+
+    It knows the indexes, certificates and proxies that uv's variables, pip's and pip's configuration files name.
 
     Args:
         arguments: the command line after ``uv``.
         stdin: is given to it as standard input.
         cwd: the folder to run in.
+        indexes: variables of uv for the indexes that committed files name; they win.
         progress: is called with each line of its progress.
 
     Raises:
@@ -94,7 +101,7 @@ def run(
             stderr=subprocess.PIPE,
             encoding="utf-8",
             errors="replace",
-            env=_environ(),
+            env=_environ(indexes or {}),
             cwd=cwd,
         ) as process:
             try:
@@ -102,7 +109,7 @@ def run(
                 for line in process.stderr:
                     lines.append(line)
                     if progress is not None:
-                        progress(line.strip())
+                        progress(masked(line.strip()))
             except BaseException:
                 process.kill()
                 raise
@@ -122,11 +129,24 @@ def _program() -> str:
         raise K8sVenvError("The program `uv` is not installed here. Run: pip install --force-reinstall uv.") from None
 
 
-def _environ() -> dict[str, str]:
+def _environ(indexes: Mapping[str, str]) -> dict[str, str]:
     cache = str(require_cache() / "uv")
     given = {name: value for name, value in os.environ.items() if not name.startswith("UV_") or _PASSED.fullmatch(name)}
     given.pop("VIRTUAL_ENV", None)  # the caller's is never the target
-    return {"UV_CACHE_DIR": cache, "UV_NO_PROGRESS": "1", **given}
+    given = {"UV_CACHE_DIR": cache, "UV_NO_PROGRESS": "1", **given, **uv_variables(given)}
+    if shutil.which("keyring"):  # as pip does
+        given.setdefault("UV_KEYRING_PROVIDER", "subprocess")
+    known = {host: user for value in given.values() for user, host in _WITH_CREDENTIALS.findall(value)}
+    return {**given, **{name: _with_known_credentials(value, known) for name, value in indexes.items()}}
+
+
+def _with_known_credentials(urls: str, known: Mapping[str, str]) -> str:
+    """Give URLs without a user those that another setting has for the same host, as pip does."""
+
+    def complete(url: re.Match[str]) -> str:
+        return f"://{known[url[1]]}{url[1]}" if url[1] in known else url[0]
+
+    return re.sub(r"://([^@/\s,]+)(?=[/\s,]|$)", complete, urls)
 
 
 def readable(errors: str) -> str:

@@ -21,7 +21,8 @@ from filelock import FileLock
 from k8s_venv import uv
 from k8s_venv.calls import PackedCall, Result, parse_document
 from k8s_venv.errors import BackendError
-from k8s_venv.locking import Lock, read_lock
+from k8s_venv.locking import Lock, lock_for_here, read_lock
+from k8s_venv.requirements import index_settings
 from k8s_venv.runner import protocol
 
 if TYPE_CHECKING:
@@ -191,10 +192,12 @@ def _make_venv(environment: Environment, folder: Path, progress: Progress) -> No
 def _install(environment: Environment, lock: Lock, folder: Path, progress: Progress) -> None:
     python = str(folder / "bin" / "python")
     try:
-        uv.run(
-            ["pip", "sync", "--python", python, "--require-hashes", "--compile-bytecode", str(lock.path)],
-            progress=lambda line: progress(line) if line.startswith(_SHOWN) else None,
-        )
+        with lock_for_here(environment, lock, Path(python), progress) as path:
+            uv.run(
+                ["pip", "sync", "--python", python, "--require-hashes", "--compile-bytecode", str(path)],
+                indexes=index_settings(environment),
+                progress=lambda line: progress(line) if line.startswith(_SHOWN) else None,
+            )
     except uv.UvError as error:
         raise BackendError(environment.name, f"its packages cannot be installed.\n{error.output}") from None
 

@@ -2,52 +2,104 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import os
+import re
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from k8s_venv.cli.console import open_project, progress, show_error
-from k8s_venv.errors import LockError
-from k8s_venv.locking import write_lock
+from k8s_venv.cli.console import console, open_project, progress, show_error
+from k8s_venv.errors import K8sVenvError, LockError, did_you_mean
+from k8s_venv.locking import check_lock, locked_packages, write_lock
+from k8s_venv.pipsettings import ignored_settings
+from k8s_venv.resolving import Renewal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from k8s_venv.environment import Environment
 
+_AT_ONCE = 4
+_MOST_CHANGES = 6
+
 
 @click.command()
 @click.argument("environments", nargs=-1, metavar="[ENVIRONMENT]...")
+@click.option("--upgrade", "-U", is_flag=True, help="Take the newest versions instead of keeping those of the lock.")
+@click.option(
+    "--upgrade-package",
+    "-P",
+    "packages",
+    multiple=True,
+    metavar="NAME",
+    help="Upgrade this package alone, such as pandas, or 'pandas<3'. Can be given several times.",
+)
+@click.option("--check", "only_check", is_flag=True, help="Write nothing; exit with 1 when a lock is missing or stale.")
 @click.pass_obj
-def lock(given: Path | None, environments: tuple[str, ...]) -> None:
+def lock(
+    given: Path | None, environments: tuple[str, ...], upgrade: bool, packages: tuple[str, ...], only_check: bool
+) -> None:
     """Lock environments to exact versions with hashes.
 
-    All of the project's environments, or the named ones; each gets a file pylock.ENVIRONMENT.toml beside
-    k8s-venv.toml. Versions of an older lock are kept where they still fit: delete the file to renew them all. Commit
-    the locks: images and their tags are made from them.
-    """
-    lock_environments(open_project(given).select(environments))
+    All of the project's environments, or the named ones; each gets a file pylock.ENVIRONMENT.toml (PEP 751) beside
+    k8s-venv.toml. Commit the locks: images and their tags are made from them. Versions of an older lock are kept where
+    they still fit.
+
+    \b
+    Examples:
+        k8s-venv lock                          lock what changed, keep the rest
+        k8s-venv lock etl --upgrade            renew one environment
+        k8s-venv lock -P requests -P urllib3   a security fix in all of them
+        k8s-venv lock --check                  in CI: is every lock fresh?
+
+    Packages come from PyPI, or from where the requirements (--index-url, --extra-index-url, --find-links), uv's
+    variables (UV_INDEX_URL, …), pip's (PIP_INDEX_URL, …) or pip.conf say. Passwords are taken from there, from
+    ~/.netrc and from keyring, and never written into a lock.
+    """  # noqa: D301 -- click leaves the lines after a \b as they are
+    if only_check and (upgrade or packages):
+        raise click.UsageError("--check writes nothing, so there is nothing to upgrade.")
+    chosen = open_project(given).select(environments)
+    if only_check:
+        _check(chosen)
+        return
+    _require_known(chosen, packages)
+    lock_environments(chosen, Renewal(everything=upgrade, packages=packages))
 
 
-def lock_environments(environments: Iterable[Environment]) -> None:
-    """Lock environments one after the other, with progress; one failure does not stop the others.
+def lock_environments(environments: Iterable[Environment], renewal: Renewal | None = None) -> None:
+    """Lock environments, several at once, with progress; one failure does not stop the others.
 
     Raises:
         LockError: one of them could not be locked; of several, the last, after the others were shown.
     """
     chosen = list(environments)
-    failures: list[LockError] = []
-    with progress([environment.name for environment in chosen]) as (report, finished):
-        for environment in chosen:
-            report(environment.name, f"resolving for Python {environment.python}")
+    for sentence in ignored_settings(os.environ):
+        console.print(f"Note: {sentence}", markup=False)
+    with (
+        progress([environment.name for environment in chosen]) as (report, finished),
+        ThreadPoolExecutor(_AT_ONCE) as pool,
+    ):
+
+        def lock_one(environment: Environment) -> LockError | None:
+            name = environment.name
+            report(name, f"resolving for Python {environment.python} on {', '.join(environment.platforms)}")
+            before = locked_packages(environment)
             try:
-                written = write_lock(environment)
+                written = write_lock(environment, lambda line: report(name, line), renewal or Renewal())
             except LockError as error:
-                failures.append(error)
-                finished(environment.name, "failed")
-            else:
-                finished(environment.name, f"locked {len(written.packages)} packages in {written.path.name}")
+                finished(name, "failed")
+                return error
+            changes = _changes(before, locked_packages(environment)) if before else ""
+            finished(name, f"locked {len(written.packages)} packages in {written.path.name}{changes}")
+            return None
+
+        try:
+            failures = [failure for failure in pool.map(lock_one, chosen) if failure]
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
     for failure in failures[:-1]:
         show_error(failure)
     if failures:
@@ -59,3 +111,50 @@ def lock_missing(environments: Iterable[Environment]) -> None:
     missing = [environment for environment in environments if not environment.lock_path.exists()]
     if missing:
         lock_environments(missing)
+
+
+def _check(environments: Sequence[Environment]) -> None:
+    """Print what is wrong with locks, a line each, and end with 1 when there is something."""
+    wrong = 0
+    for environment in environments:
+        if environment.image is not None and not environment.lock_path.exists():
+            continue  # somebody else's image; a lock would be for the local backend alone
+        try:
+            check_lock(environment)
+        except LockError as error:
+            wrong += 1
+            click.echo(str(error))
+    console.print(f"{len(environments)} environments, {wrong} without a fresh lock", markup=False)
+    if wrong:
+        raise click.exceptions.Exit(1)
+
+
+def _require_known(environments: Sequence[Environment], packages: Sequence[str]) -> None:
+    """Refuse to upgrade what no lock has, since nothing would happen then."""
+    if not packages:
+        return
+    locked = {package["name"] for environment in environments for package in locked_packages(environment)}
+    for package in packages:
+        # As PEP 503 writes names.
+        name = re.sub(r"[-_.]+", "-", re.split(r"[\s\[<>=!~;@]", package.strip(), maxsplit=1)[0]).lower()
+        if name not in locked:
+            names = ", ".join(environment.name for environment in environments)
+            raise K8sVenvError(f"No lock of {names} has a package {name!r}.{did_you_mean(name, locked)}")
+
+
+def _changes(before: Sequence[dict[str, Any]], after: Sequence[dict[str, Any]]) -> str:
+    """Return in which packages two locks differ, such as ``: idna 3.6 → 3.7, + certifi 2024.2.2``."""
+    old, new = (_versions(packages) for packages in (before, after))
+    said = [f"{name} {old[name]} → {new[name]}" for name in sorted(old.keys() & new.keys()) if old[name] != new[name]]
+    said += [f"+ {name} {new[name]}" for name in sorted(new.keys() - old.keys())]
+    said += [f"− {name}" for name in sorted(old.keys() - new.keys())]
+    if len(said) > _MOST_CHANGES:
+        said[_MOST_CHANGES:] = [f"and {len(said) - _MOST_CHANGES} more"]
+    return ": " + ", ".join(said) if said else ", unchanged"
+
+
+def _versions(packages: Sequence[dict[str, Any]]) -> dict[str, str]:
+    versions: dict[str, list[str]] = {}
+    for package in packages:
+        versions.setdefault(package["name"], []).append(package.get("version", "?"))
+    return {name: "/".join(sorted(each)) for name, each in versions.items()}
