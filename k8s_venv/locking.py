@@ -119,7 +119,7 @@ def write_lock(
         raise LockError(environment.name, f"there is no Python {environment.python} that uv could find or download.")
     packages = resolve(environment, locked_packages(environment), renewal, progress) if lines else []
     tool = {"builder": BUILDER, "epoch": EPOCH, "inputs": _inputs(environment)}
-    text = lock_text(environment, packages, environment.platforms, tool)
+    text = lock_text(packages, environment.platforms, tool)
     _replace(environment, _HEADER.format(name=environment.name) + text)
     return read_lock(environment)
 
@@ -163,7 +163,7 @@ def lock_for_here(
                 file["path"] = str((environment.root / file["path"]).resolve())
     with tempfile.TemporaryDirectory(prefix="k8s-venv-lock-") as folder:
         path = Path(folder) / "pylock.toml"
-        path.write_text(lock_text(environment, packages), "utf-8")
+        path.write_text(lock_text(packages), "utf-8")
         yield path
 
 

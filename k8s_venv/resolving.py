@@ -120,7 +120,6 @@ def host_platform() -> str:
 
 
 def lock_text(
-    environment: Environment,
     packages: Sequence[Package],
     platforms: Sequence[str] = (),
     tool: Mapping[str, Any] | None = None,
@@ -128,7 +127,6 @@ def lock_text(
     """Return packages as the text of a lock.
 
     Args:
-        environment: whose packages.
         packages: the packages.
         platforms: where they can be installed; nothing is said of it without any.
         tool: the content of the table ``[tool.k8s-venv]``.
@@ -136,7 +134,6 @@ def lock_text(
     content: dict[str, Any] = {"lock-version": "1.0", "created-by": "k8s-venv"}
     if platforms:
         content["environments"] = [_PLATFORMS[platform][1] for platform in platforms]
-    content["requires-python"] = f"=={environment.python}.*"
     content["packages"] = list(packages)
     if tool is not None:
         content["tool"] = {"k8s-venv": tool}
@@ -156,7 +153,7 @@ def _compile(
     with tempfile.TemporaryDirectory(prefix="k8s-venv-lock-") as folder:
         output = Path(folder).resolve() / "pylock.toml"
         if kept:
-            output.write_text(lock_text(environment, kept), "utf-8")
+            output.write_text(lock_text(kept), "utf-8")
         try:
             uv.run(
                 [
