@@ -73,20 +73,22 @@ def refuse_sources(environment: Environment, lines: list[Line]) -> None:
     """
     for line in lines:
         found = _PATH.search(line.text)
-        folder = environment.root / Path(found[1].strip()).expanduser() if found else None
-        kind = (
-            "an editable install"
-            if _EDITABLE.match(line.text)
-            else "a repository"
-            if _REPOSITORY.search(line.text)
-            else "a folder"
-            if folder is not None and folder.is_dir() and not _INDEX.match(line.text)
-            else None
-        )
-        if kind:
-            instead = _INSTEAD.format(source=found[1].strip() if found and kind != "a repository" else "FOLDER")
+        source = found[1].strip() if found else "FOLDER"
+        if kind := _source_kind(environment, line.text, source):
             text = without_credentials(line.text)
-            raise LockError(environment.name, f"{text!r} in {line.place} is {kind}. {instead}")
+            raise LockError(environment.name, f"{text!r} in {line.place} is {kind}. {_INSTEAD.format(source=source)}")
+
+
+def _source_kind(environment: Environment, text: str, source: str) -> str | None:
+    if _EDITABLE.match(text):
+        return "an editable install"
+    if _REPOSITORY.search(text):
+        return "a repository"
+    if _INDEX.match(text) or _INCLUDE.match(text):
+        return None
+    if source.endswith((".tar.gz", ".zip")):
+        return "a source distribution"
+    return "a folder" if (environment.root / Path(source).expanduser()).is_dir() else None
 
 
 def index_settings(environment: Environment) -> dict[str, str]:

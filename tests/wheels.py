@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import hashlib
+import ssl
 import threading
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -38,32 +39,35 @@ class Index:
 
     Args:
         address: host and port.
+        scheme: `http` or `https`.
         folder: holds its wheels; more can be added while it runs.
         requests: what it was asked for, path by path.
     """
 
-    def __init__(self, address: str, folder: Path) -> None:
+    def __init__(self, address: str, folder: Path, scheme: str) -> None:
         self.address = address
+        self.scheme = scheme
         self.folder = folder
         self.requests: list[str] = []
 
     @property
     def url(self) -> str:
         """Return the address of the index itself, without user and password."""
-        return f"http://{self.address}/simple"
+        return f"{self.scheme}://{self.address}/simple"
 
     def url_with(self, credentials: str) -> str:
         """Return the address with a user and a password in it, as people write it."""
-        return f"http://{credentials}@{self.address}/simple"
+        return f"{self.scheme}://{credentials}@{self.address}/simple"
 
 
 @contextlib.contextmanager
-def serve(folder: Path, credentials: str | None = None) -> Iterator[Index]:
+def serve(folder: Path, credentials: str | None = None, context: ssl.SSLContext | None = None) -> Iterator[Index]:
     """Serve a folder of wheels as a package index.
 
     Args:
         folder: holds the wheels.
         credentials: the user and password that it asks for, as `user:password`.
+        context: serves over TLS.
     """
     expected = credentials and "Basic " + base64.b64encode(credentials.encode()).decode()
 
@@ -97,7 +101,9 @@ def serve(folder: Path, credentials: str | None = None) -> Iterator[Index]:
             pass
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        index = Index(f"127.0.0.1:{server.server_port}", folder)
+        if context:
+            server.socket = context.wrap_socket(server.socket, server_side=True)
+        index = Index(f"127.0.0.1:{server.server_port}", folder, "https" if context else "http")
         threading.Thread(target=server.serve_forever, daemon=True).start()
         try:
             yield index

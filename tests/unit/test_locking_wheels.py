@@ -1,0 +1,96 @@
+"""Wheels that lie beside the project file, and what is no wheel."""
+
+from __future__ import annotations
+
+import hashlib
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from k8s_venv.backends.local import make_environment
+from k8s_venv.environment import Environment
+from k8s_venv.errors import LockError
+from k8s_venv.locking import Lock, check_lock, write_lock
+from tests.interpreters import run_code
+from tests.wheels import make_wheel
+
+
+def declare(root: Path, *lines: str) -> Environment:
+    (root / "lists").mkdir(parents=True, exist_ok=True)
+    (root / "lists" / "requirements.txt").write_text("\n".join(["--no-index", *lines]), "utf-8")
+    return Environment(name="etl", root=root, python="3.12", requirements="lists/requirements.txt")
+
+
+def paths(lock: Lock) -> list[str]:
+    """Return the places of a lock's files."""
+    packages = tomllib.loads(lock.path.read_text("utf-8"))["packages"]
+    files = [file for package in packages for file in package.get("wheels") or [package["archive"]]]
+    return [file["path"] for file in files]
+
+
+# Ways to ask for the wheel in the folder `wheels` of the project.
+WAYS = {
+    "a path": ["./wheels/own-1.0-py3-none-any.whl"],
+    "a name and a path": ["own @ ./wheels/own-1.0-py3-none-any.whl"],
+    "a file's URL": ["file://{root}/wheels/own-1.0-py3-none-any.whl"],
+    "an absolute path": ["{root}/wheels/own-1.0-py3-none-any.whl"],
+    "a folder to look into": ["-f ../wheels", "own"],
+    "its URL": ["--find-links file://{root}/wheels", "own==1.0"],
+    "a continued line with the hash": ["--find-links=../wheels  # ours", "own==1.0 \\", "  --hash=sha256:{digest}"],
+}
+
+
+@pytest.mark.parametrize("lines", WAYS.values(), ids=WAYS)
+def test_a_wheel_in_the_projects_folder_is_locked_by_its_path_from_there(tmp_path: Path, lines: list[str]) -> None:
+    root = tmp_path / "project with spaces" if "{root}" not in "".join(lines) else tmp_path / "project"
+    digest = hashlib.sha256(make_wheel(root / "wheels", "own").read_bytes()).hexdigest()
+
+    lock = write_lock(declare(root, *(line.format(root=root, digest=digest) for line in lines)))
+
+    assert paths(lock) == ["wheels/own-1.0-py3-none-any.whl"]
+    assert list(lock.local_files) == ["wheels/own-1.0-py3-none-any.whl"]
+
+
+def test_a_project_with_its_wheels_can_be_moved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("K8S_VENV_CACHE", str(tmp_path / "cache"))
+    make_wheel(tmp_path / "here" / "wheels", "own")
+    write_lock(declare(tmp_path / "here", "./wheels/own-1.0-py3-none-any.whl"))
+
+    (tmp_path / "here").rename(tmp_path / "there")
+    moved = Environment(name="etl", root=tmp_path / "there", python="3.12", requirements="lists/requirements.txt")
+
+    assert run_code(str(make_environment(moved)), "import own; print(own.VERSION)").strip() == "1.0"
+
+
+def test_a_wheel_elsewhere_is_refused(tmp_path: Path) -> None:
+    wheel = make_wheel(tmp_path / "elsewhere", "own")
+
+    with pytest.raises(LockError, match=r"'own' comes from .*elsewhere/own-1\.0-.*, which only this machine has\. Co"):
+        write_lock(declare(tmp_path / "project", str(wheel)))
+
+
+def test_a_replaced_wheel_makes_a_lock_stale(tmp_path: Path) -> None:
+    make_wheel(tmp_path / "wheels", "own")
+    environment = declare(tmp_path, "./wheels/own-1.0-py3-none-any.whl")
+    assert write_lock(environment) == check_lock(environment)
+
+    make_wheel(tmp_path / "wheels", "own", requires=["idna"])
+
+    with pytest.raises(LockError, match=r"its lock is stale: wheels/own-1\.0-.*\.whl is another file than the locked"):
+        check_lock(environment)
+    (tmp_path / "wheels" / "own-1.0-py3-none-any.whl").unlink()
+    with pytest.raises(LockError, match=r"its lock is stale: wheels/own-1\.0-.*\.whl does not exist\. Run"):
+        check_lock(environment)
+
+
+def test_a_source_distribution_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    (tmp_path / "own-1.0.tar.gz").write_bytes(b"")
+
+    with pytest.raises(LockError, match=r"'\./own-1\.0\.tar\.gz' in lists/requirements\.txt:2 is a source dist"):
+        write_lock(declare(tmp_path, "./own-1.0.tar.gz"))
+
+
+def test_a_folder_of_wheels_that_does_not_exist_is_named(tmp_path: Path) -> None:
+    with pytest.raises(LockError, match=r"there is no folder './wheel' beside lists/requirements\.txt, which names it"):
+        write_lock(declare(tmp_path, "--find-links ./wheel", "own"))
