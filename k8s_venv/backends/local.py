@@ -24,6 +24,7 @@ from k8s_venv.errors import BackendError
 from k8s_venv.locking import Lock, lock_for_here, read_lock
 from k8s_venv.requirements import index_settings
 from k8s_venv.runner import protocol
+from k8s_venv.runner.mapped import map_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -229,7 +230,7 @@ def _read(folder: Path, call: PackedCall, code: int) -> Result:
     document, payload = folder / protocol.DOCUMENT, folder / protocol.PAYLOAD
     if not (document.is_file() and payload.is_file()):
         raise BackendError(environment, f"{call.function}() ended without a result: {_death(code)}.")
-    return Result(parse_document(document.read_bytes(), environment), payload.read_bytes())
+    return Result(parse_document(document.read_bytes(), environment), map_file(str(payload)))
 
 
 def _death(code: int) -> str:

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from k8s_venv.errors import CallError
 from k8s_venv.runner.errors import MalformedError, MissingLibraryError
+from k8s_venv.runner.mapped import sha256_of
 from k8s_venv.runner.protocol import INLINE_ENCODING, RESULT_LIMIT
 from k8s_venv.runner.references import Reference
-from k8s_venv.runner.values import loads
+from k8s_venv.runner.values import Buffer, loads
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,7 +26,7 @@ _VERSION = 1
 _DEPTH = 3  # how deep in an argument's lists and dictionaries a document is looked for
 
 
-def to_document(payload: bytes) -> dict[str, Any]:
+def to_document(payload: Buffer) -> dict[str, Any]:
     """Return the document for an encoded value.
 
     Args:
@@ -35,7 +36,7 @@ def to_document(payload: bytes) -> dict[str, Any]:
         MARK: _VERSION,
         "encoding": INLINE_ENCODING,
         "size": len(payload),
-        "sha256": hashlib.sha256(payload).hexdigest(),
+        "sha256": sha256_of(payload),
         "data": base64.b85encode(zlib.compress(payload, 1)).decode("ascii"),
     }
 

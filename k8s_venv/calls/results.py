@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import dataclasses
-import hashlib
 import json
 import zlib
 from typing import TYPE_CHECKING, Any
@@ -16,8 +15,9 @@ from k8s_venv.calls.exceptions import rebuild
 from k8s_venv.errors import BackendError, CallError
 from k8s_venv.runner import protocol
 from k8s_venv.runner.errors import MalformedError, MissingLibraryError
+from k8s_venv.runner.mapped import sha256_of
 from k8s_venv.runner.shipped_types import resolver
-from k8s_venv.runner.values import loads
+from k8s_venv.runner.values import Buffer, loads
 
 if TYPE_CHECKING:
     from k8s_venv.calls.packing import PackedCall
@@ -29,11 +29,11 @@ class Result:
 
     Args:
         document: the outcome, and what the payload must look like.
-        payload: the encoded value or failure.
+        payload: the encoded value or failure; a large one is a mapped file.
     """
 
     document: protocol.Document
-    payload: bytes = dataclasses.field(repr=False)
+    payload: Buffer = dataclasses.field(repr=False)
 
 
 def parse_document(text: str | bytes, environment: str) -> protocol.Document:
@@ -108,10 +108,14 @@ def open_result(result: Result, call: PackedCall) -> Any:
         raise _unreadable(call, error) from None
 
 
-def sealed_value(result: Result, call: PackedCall) -> bytes:
+def sealed_value(result: Result, call: PackedCall) -> Buffer:
     """Return the value of a result still encoded, or raise its failure; see ``open_result``."""
     environment, document = call.environment.name, result.document
-    if len(result.payload) != document.size or hashlib.sha256(result.payload).hexdigest() != document.sha256:
+    if len(result.payload) != document.size:
+        raise BackendError(
+            environment, f"the call's result is damaged: {len(result.payload):,} bytes instead of {document.size:,}."
+        )
+    if sha256_of(result.payload) != document.sha256:
         raise BackendError(environment, "the call's result is damaged: its checksum does not match.")
     if document.outcome == protocol.VALUE:
         return result.payload

@@ -32,6 +32,7 @@ class Decoder:
         unpickle: loads pickled parts; without it they are refused.
         types: finds the types that travelled with the call; without it their instances are refused.
         libraries: the versions of the libraries that wrote the value, by their names.
+        forget: gives back the memory that the buffers so far took, where they are parts of a file.
     """
 
     def __init__(
@@ -40,10 +41,12 @@ class Decoder:
         unpickle: Optional[Callable[[memoryview], Any]] = None,
         types: Optional[Types] = None,
         libraries: Optional[Dict[str, str]] = None,
+        forget: Callable[[], None] = lambda: None,
     ) -> None:
         self.types = types
         self.libraries = libraries or {}
         self.unpickle = unpickle
+        self._forget = forget
         self._buffers: List[Optional[memoryview]] = list(buffers)
 
     def buffer(self, number: Any) -> memoryview:
@@ -58,6 +61,7 @@ class Decoder:
         found, self._buffers[number] = self._buffers[number], None
         if found is None:
             raise MalformedError(f"buffer {number} is used twice")
+        self._forget()
         return found
 
     def value(self, node: Any) -> Any:

@@ -14,7 +14,9 @@ from k8s_venv.runner.registry import (
     MAX_DEPTH,
     MODULE_OF_PACKAGE,
     Buffer,
+    Later,
     Node,
+    Piece,
     Types,
     codec_module,
 )
@@ -39,7 +41,7 @@ class Encoder:
     """
 
     def __init__(self, pickle: Optional[Callable[[Any], bytes]] = None, types: Optional[Types] = None) -> None:
-        self.pieces: List[Buffer] = []
+        self.pieces: List[Piece] = []
         self.lengths: List[int] = []
         self.libraries: Dict[str, str] = {}
         self.types = types
@@ -50,10 +52,10 @@ class Encoder:
         """Add a buffer and return its number."""
         return self.long_buffer([data])
 
-    def long_buffer(self, pieces: List[Buffer]) -> int:
+    def long_buffer(self, pieces: List[Piece]) -> int:
         """Add a buffer that consists of several pieces, which stay where they are, and return its number."""
         self.pieces.extend(pieces)
-        self.lengths.append(sum(memoryview(piece).nbytes for piece in pieces))
+        self.lengths.append(sum(map(length, pieces)))
         return len(self.lengths) - 1
 
     def uses(self, library: str) -> None:
@@ -178,6 +180,11 @@ class Encoder:
         except Exception as error:
             raise NoCodecError("", f"{name}, which cannot be pickled either ({error})") from error
         return {"$": "cloudpickle", "b": self.buffer(data)}
+
+
+def length(piece: Piece) -> int:
+    """Return the length of a piece in bytes."""
+    return piece.nbytes if isinstance(piece, Later) else memoryview(piece).nbytes
 
 
 def _shown(key: Any) -> str:

@@ -40,11 +40,12 @@ def wait(folder: str) -> int:
     return 0
 
 
-def send(folder: str) -> int:
+def send(folder: str, start: int = 0) -> int:
     """Write the payload in a folder to standard output.
 
     Args:
         folder: the result's folder.
+        start: the first byte that is wanted: an earlier attempt may have broken off there.
 
     Returns:
         0, or 1 when there is no result.
@@ -54,6 +55,7 @@ def send(folder: str) -> int:
         print(f"no result in {folder}", file=sys.stderr)
         return 1
     with payload.open("rb") as stream:
+        stream.seek(start)
         shutil.copyfileobj(stream, sys.stdout.buffer, 1024 * 1024)
     sys.stdout.buffer.flush()
     return 0

@@ -2,8 +2,8 @@
 
 ``python call.pyz --result DIR [--message FILE [--message-limit BYTES]]`` runs the call. ``python call.pyz
 --hand-over DIR`` waits beside it in a pod, as the container from which the sender reads a result that is too large
-for the pod's status. ``python call.pyz --read DIR`` writes that result to standard output, ``--release DIR`` ends
-the wait.
+for the pod's status. ``python call.pyz --read DIR [--from BYTE]`` writes that result to standard output, ``--release
+DIR`` ends the wait.
 
 Every call waits for what is imported here. So what only some need is imported where they need it, and the standard
 library's heavier modules, such as ``argparse``, ``pathlib`` and ``zipfile``, are done without.
@@ -54,7 +54,9 @@ def main(archive: str, arguments: List[str]) -> int:
         with report.Reporter(folder, options.get("--message"), limit) as reporter:
             return run(archive, reporter)
     hand_over: Any = importlib.import_module("k8s_venv.runner.hand_over")
-    act = {"--hand-over": hand_over.wait, "--read": hand_over.send, "--release": hand_over.release}[modes[0]]
+    if modes[0] == "--read":
+        return int(hand_over.send(folder, int(options.get("--from", 0))))
+    act = {"--hand-over": hand_over.wait, "--release": hand_over.release}[modes[0]]
     return int(act(folder))
 
 

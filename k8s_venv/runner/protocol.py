@@ -46,6 +46,8 @@ POD_MESSAGE_LIMIT = 12 * 1024
 # Bounds on what a sender reads, so that a hostile or broken environment cannot exhaust it, in bytes.
 DOCUMENT_LIMIT = 64 * 1024
 RESULT_LIMIT = 2 * 1024**3
+# What a sender reads through the API server, in bytes.
+HAND_OVER_LIMIT = 512 * 1024**2
 
 
 class Document(NamedTuple):

@@ -7,10 +7,28 @@ because every import costs each pod its start.
 from __future__ import annotations
 
 import importlib
-from typing import Any, Callable, Dict, Optional, Union
+from typing import TYPE_CHECKING, Any, Callable, Dict, NamedTuple, Optional, Union
 
-Buffer = Union[bytes, bytearray, memoryview]
+if TYPE_CHECKING:
+    import mmap
+
+Buffer = Union[bytes, bytearray, memoryview, "mmap.mmap"]
 Node = Dict[str, Any]
+
+
+class Later(NamedTuple):
+    """A piece that is only made when it is written, so that not all of them are in memory at once.
+
+    Args:
+        nbytes: its length in bytes.
+        make: returns it.
+    """
+
+    nbytes: int
+    make: Callable[[], Buffer]
+
+
+Piece = Union[Buffer, Later]
 # Returns the type of a module's name and a qualified name, or None when the call did not ship it.
 Types = Callable[[str, str], Optional[type]]
 

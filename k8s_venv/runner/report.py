@@ -89,25 +89,27 @@ class Reporter:
         self._leave(outcome, parts)
         return outcome
 
-    def _leave(self, outcome: str, parts: List[values.Buffer]) -> None:
+    def _leave(self, outcome: str, parts: List[values.Piece]) -> None:
         if os.getpid() != self.process:
             os._exit(1)  # a child that the function forked has nothing to report
         from hashlib import sha256
 
-        digest, size = sha256(), 0
-        for part in parts:
-            digest.update(part)
-            size += memoryview(part).nbytes
-        document = protocol.Document(outcome, size, digest.hexdigest(), sys.version.split()[0], self.timings)
+        from k8s_venv.runner.encoder import length
+
+        size, digest, python = sum(map(length, parts)), sha256(), sys.version.split()[0]
         if self._message is not None and size < 64 * protocol.MESSAGE_LIMIT:
-            packed = base64.b85encode(zlib.compress(b"".join(bytes(part) for part in parts), 9)).decode("ascii")
-            text = json.dumps(document._replace(inline=packed).to_json())
+            payload = b"".join(values.buffers(parts))
+            packed = base64.b85encode(zlib.compress(payload, 9)).decode("ascii")
+            document = protocol.Document(outcome, size, sha256(payload).hexdigest(), python, self.timings, packed)
+            text = json.dumps(document.to_json())
             if len(text) <= self._limit:
                 _write(self._message, text)
                 return
         with open(os.path.join(self._folder, protocol.PAYLOAD), "wb") as stream:
-            for part in parts:
-                stream.write(part)
+            for buffer in values.buffers(parts):
+                digest.update(buffer)
+                stream.write(buffer)
+        document = protocol.Document(outcome, size, digest.hexdigest(), python, self.timings)
         text = json.dumps(document.to_json())
         # The document comes last: where it stands, the payload is complete.
         _write(os.path.join(self._folder, protocol.DOCUMENT), text)

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, Optional
 from k8s_venv.runner.decoder import field
 from k8s_venv.runner.errors import MalformedError, NoCodecError
 from k8s_venv.runner.libraries import library
+from k8s_venv.runner.registry import Later
 
 if TYPE_CHECKING:
     from k8s_venv.runner.decoder import Decoder
     from k8s_venv.runner.encoder import Encoder
-    from k8s_venv.runner.registry import Node
+    from k8s_venv.runner.registry import Buffer, Node
 
 _PREFIX = 10  # bytes before the header: magic, version 1.0, the header's length
 _HEADER_LIMIT = 10_000  # what numpy's own reader accepts, in bytes
@@ -48,8 +49,6 @@ def write_npy(encoder: Encoder, array: Any) -> int:
         raise NoCodecError("", f"numpy dtype {array.dtype}, which contains Python objects")
     if array.dtype.itemsize == 0 and array.size:
         raise NoCodecError("", f"numpy dtype {array.dtype}, whose items are empty")
-    if not (array.flags.c_contiguous or array.flags.f_contiguous):
-        array = array.copy(order="C")
     head = io.BytesIO()
     entries = npy.header_data_from_array_1_0(array)
     try:
@@ -59,8 +58,14 @@ def write_npy(encoder: Encoder, array: Any) -> int:
     if npy.descr_to_dtype(entries["descr"]) != array.dtype or head.tell() > _HEADER_LIMIT:
         raise NoCodecError("", f"numpy dtype {str(array.dtype)[:80]}, which npy 1.0 cannot name")
     data = array.T if entries["fortran_order"] else array
-    body = data.reshape(-1).view("u1").data if array.size else b""
-    return encoder.long_buffer([head.getvalue(), body])
+    if data.flags.c_contiguous or not data.size:
+        return encoder.long_buffer([head.getvalue(), _bytes_of(data)])
+    return encoder.long_buffer([head.getvalue(), Later(data.nbytes, lambda: _bytes_of(data.copy(order="C")))])
+
+
+def _bytes_of(array: Any) -> Buffer:
+    data: Buffer = array.reshape(-1).view("u1").data if array.size else b""
+    return data
 
 
 def read_npy(decoder: Decoder, number: Any) -> Any:

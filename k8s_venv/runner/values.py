@@ -9,21 +9,21 @@ from __future__ import annotations
 
 import json
 import struct
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Tuple
 
 from k8s_venv.runner.decoder import JSON, Decoder, UserError, field
 from k8s_venv.runner.errors import MalformedError, MissingLibraryError, NoCodecError
-from k8s_venv.runner.registry import Buffer, Types
+from k8s_venv.runner.registry import Buffer, Later, Piece, Types
 
-__all__ = ["MAGIC", "Buffer", "Decoder", "Types", "document_of", "dump_parts", "dumps", "loads"]
+__all__ = ["MAGIC", "Buffer", "Decoder", "Piece", "Types", "buffers", "document_of", "dump_parts", "dumps", "loads"]
 
 MAGIC = b"K8SV\x01"
 
 
 def dump_parts(
     value: Any, pickle: Optional[Callable[[Any], bytes]] = None, types: Optional[Types] = None
-) -> List[Buffer]:
-    """Encode a value as consecutive pieces, so that large buffers need no copy.
+) -> List[Piece]:
+    """Encode a value as consecutive pieces for ``buffers``, so that large ones need no copy.
 
     Args:
         value: what to encode; it must not change before the pieces are written.
@@ -50,14 +50,20 @@ def dump_parts(
 
 def dumps(value: Any, pickle: Optional[Callable[[Any], bytes]] = None, types: Optional[Types] = None) -> bytes:
     """Encode a value as one byte string; see ``dump_parts``."""
-    return b"".join(dump_parts(value, pickle, types))
+    return b"".join(buffers(dump_parts(value, pickle, types)))
+
+
+def buffers(pieces: Iterable[Piece]) -> Iterator[Buffer]:
+    """Yield the pieces of an encoded value, each made when its turn comes."""
+    for piece in pieces:
+        yield piece.make() if isinstance(piece, Later) else piece
 
 
 def loads(data: Buffer, unpickle: Optional[Callable[[memoryview], Any]] = None, types: Optional[Types] = None) -> Any:
     """Decode what ``dumps`` wrote.
 
     Args:
-        data: the encoded value.
+        data: the encoded value; of a mapped file only the part at work takes memory.
         unpickle: loads pickled parts; without it they are refused. What it raises is passed on as it is.
         types: finds the types that travelled with the call; without it their instances are refused.
 
@@ -67,9 +73,10 @@ def loads(data: Buffer, unpickle: Optional[Callable[[memoryview], Any]] = None, 
     """
     try:
         document, view = _split_head(memoryview(data).cast("B"))
-        buffers = _split_buffers(view, field(document, "buffers", list))
+        pieces = _split_buffers(view, field(document, "buffers", list))
         libraries = field(document, "libraries", dict) if "libraries" in document else {}
-        decoder = Decoder(buffers, unpickle, types, {str(name): str(version) for name, version in libraries.items()})
+        versions = {str(name): str(version) for name, version in libraries.items()}
+        decoder = Decoder(pieces, unpickle, types, versions, _forgetting(data))
         return decoder.value(document["value"])
     except (MalformedError, MissingLibraryError):
         raise
@@ -94,6 +101,14 @@ def document_of(data: Buffer) -> Any:
         return _split_head(memoryview(data).cast("B"))[0]
     except (ValueError, TypeError, RecursionError) as error:
         raise MalformedError(f"{type(error).__name__}: {error}") from error
+
+
+def _forgetting(data: Buffer) -> Callable[[], None]:
+    if type(data).__module__ != "mmap":
+        return lambda: None
+    from k8s_venv.runner.mapped import forget
+
+    return lambda: forget(data)
 
 
 def _split_head(view: memoryview) -> Tuple[Any, memoryview]:

@@ -109,7 +109,7 @@ def frame(ratios: dict[str, float]) -> None:
 
     def ours() -> None:
         stream = io.BytesIO()
-        for part in values.dump_parts(data):
+        for part in values.buffers(values.dump_parts(data)):
             stream.write(part)
         values.loads(stream.getbuffer())
 

@@ -23,8 +23,9 @@ from k8s_venv.errors import CallError
 ENVIRONMENT = Environment(name="x", root=Path(), python="3.12")
 MOUNTS = [
     {"name": "k8s-venv-call", "mountPath": "/k8s-venv/call", "readOnly": True},
-    {"name": "k8s-venv-scratch", "mountPath": "/tmp"},
+    {"name": "k8s-venv-result", "mountPath": "/k8s-venv/result"},
 ]
+SCRATCH = {"name": "k8s-venv-scratch", "mountPath": "/tmp"}
 SECURITY = {
     "allowPrivilegeEscalation": False,
     "readOnlyRootFilesystem": True,
@@ -60,13 +61,14 @@ def test_the_whole_pod() -> None:
             "volumes": [
                 {"name": "k8s-venv-call", "secret": {"secretName": "work-1"}},
                 {"name": "k8s-venv-scratch", "emptyDir": {}},
+                {"name": "k8s-venv-result", "emptyDir": {}},
             ],
             "containers": [
                 {
                     "name": "base",
                     "image": "registry/x:1",
                     "command": [
-                        *("python", "/k8s-venv/call/call.pyz", "--result", "/tmp/.k8s-venv"),
+                        *("python", "/k8s-venv/call/call.pyz", "--result", "/k8s-venv/result"),
                         *("--message", "/dev/termination-log"),
                     ],
                     "env": [
@@ -75,13 +77,13 @@ def test_the_whole_pod() -> None:
                         {"name": "PYTHONFAULTHANDLER", "value": "1"},
                         {"name": "REGION", "value": "eu"},
                     ],
-                    "volumeMounts": MOUNTS,
+                    "volumeMounts": [*MOUNTS, SCRATCH],
                     "securityContext": SECURITY,
                 },
                 {
                     "name": "result",
                     "image": "registry/x:1",
-                    "command": ["python", "/k8s-venv/call/call.pyz", "--hand-over", "/tmp/.k8s-venv"],
+                    "command": ["python", "/k8s-venv/call/call.pyz", "--hand-over", "/k8s-venv/result"],
                     "volumeMounts": MOUNTS,
                     "securityContext": SECURITY,
                     "resources": {"requests": {"cpu": "1m", "memory": "16Mi"}, "limits": {"memory": "128Mi"}},

@@ -3,27 +3,36 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import re
+import tempfile
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from kubernetes.client.exceptions import ApiException
 from kubernetes.stream import stream
+from kubernetes.stream.ws_client import STDERR_CHANNEL, STDOUT_CHANNEL
+from websocket import ABNF, WebSocketException
 
 from k8s_venv.backends.kubernetes import render
 from k8s_venv.calls import Result
 from k8s_venv.calls.results import inline_result
 from k8s_venv.errors import BackendError
+from k8s_venv.runner.mapped import map_file
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from k8s_venv.calls import PackedCall
     from k8s_venv.runner import protocol
+    from k8s_venv.runner.values import Buffer
 
-# A large result: how often it is read, and the seconds between two attempts and of silence in one.
-_READ_ATTEMPTS = 4
-_READ_PAUSE = 1.0
-_READ_PATIENCE = 60
+# A large result: how often reading may fail without a byte of progress, and the seconds between two attempts and
+# of silence in one.
+_ATTEMPTS = 4
+_PAUSE = 1.0
+_SILENCE = 60
+_BROKEN = (OSError, WebSocketException)
 
 
 class PodPayload:
@@ -54,67 +63,125 @@ class PodPayload:
         if document.inline is not None:
             return inline_result(document, self._call.environment.name)
         self._held = True
-        return Result(document, self._read(document))
+        return Result(document, self._download(document))
 
     def release(self) -> None:
         """Let a sidecar that keeps the payload end, where the pod itself is kept."""
         if self._held:
-            with contextlib.suppress(ApiException, OSError):
+            with contextlib.suppress(ApiException, *_BROKEN):
                 self._exec(render.release_command()).close()
 
-    def _read(self, document: protocol.Document) -> bytes:
-        """Read a large result through the sidecar; what breaks off is read again from its start."""
-        problem = ""
-        for _ in range(_READ_ATTEMPTS):
+    def _download(self, document: protocol.Document) -> Buffer:
+        """Read a large result into a file; what breaks off is taken up where it broke off."""
+        try:
+            with tempfile.TemporaryFile(prefix="k8s-venv-result-") as file:
+                self._fill(cast("BinaryIO", file), document)
+                file.flush()
+                return map_file(file.fileno())
+        except OSError as error:
+            raise self._unread(document, f"the worker cannot keep it in {tempfile.gettempdir()}: {error}") from None
+
+    def _fill(self, file: BinaryIO, document: protocol.Document) -> None:
+        digest, size, failures = hashlib.sha256(), 0, 0
+        while True:
+            before, problem = size, ""
             try:
-                payload = self._read_once(document)
-            except ApiException as error:
-                problem = f"{error.status} {error.reason}"
-                if error.status in (401, 403):
-                    problem += ". Airflow's account needs the right to `create` and `get` `pods/exec`"
-                    break
-            except OSError as error:
+                for data in self._read(size):
+                    wanted = data[: document.size - size]
+                    digest.update(wanted)
+                    file.write(wanted)
+                    size += len(wanted)
+                    if size == document.size:
+                        break
+            except _BrokenOffError as error:
                 problem = str(error)
-            else:
-                if len(payload) == document.size:
-                    return payload
-                problem = f"it broke off after {len(payload):,} bytes"
-            time.sleep(_READ_PAUSE)
-        raise BackendError(
+                if error.refused:
+                    raise self._unread(document, problem) from None
+            if size == document.size:
+                if digest.hexdigest() == document.sha256:
+                    return
+                problem = "its checksum does not match"
+                digest, size = hashlib.sha256(), 0
+                file.seek(0)
+            failures = 1 if size > before else failures + 1
+            if failures >= _ATTEMPTS:
+                raise self._unread(document, problem or f"it ended after {size:,} bytes")
+            time.sleep(_PAUSE)
+
+    def _read(self, start: int) -> Iterator[bytes]:
+        """Yield a large result from one of its bytes on, until the connection ends."""
+        try:
+            channel = self._exec(render.read_command(start))
+            try:
+                yield from self._frames(channel.sock)
+            finally:
+                channel.close()
+        except ApiException as error:
+            raise _refusal(error) from None
+        except _BROKEN as error:
+            raise _BrokenOffError(str(error)) from None
+
+    def _frames(self, socket: Any) -> Iterator[bytes]:
+        # Not through the client's own `update`: it waits for the socket while TLS holds what has arrived.
+        socket.settimeout(_SILENCE)
+        while True:
+            kind, frame = socket.recv_data_frame(control_frame=True)
+            if kind == ABNF.OPCODE_CLOSE:
+                return
+            if kind not in (ABNF.OPCODE_BINARY, ABNF.OPCODE_TEXT) or not frame.data:
+                continue
+            number, data = frame.data[0], frame.data[1:]
+            if number == STDOUT_CHANNEL:
+                yield data
+            elif number == STDERR_CHANNEL:
+                self._log(data.decode("utf-8", "replace").rstrip())
+
+    def _unread(self, document: protocol.Document, problem: str) -> BackendError:
+        return BackendError(
             self._call.environment.name,
             f"the result of {self._call.function}() ({document.size:,} bytes) could not be read from its pod: "
             f"{problem}.",
         )
 
-    def _read_once(self, document: protocol.Document) -> bytes:
-        parts: list[bytes] = []
-        size, quiet = 0, 0
-        channel = self._exec(render.read_command())
-        try:
-            while channel.is_open() and size <= document.size and quiet < _READ_PATIENCE:
-                channel.update(timeout=10)
-                quiet += 10
-                while channel.peek_stdout():
-                    parts.append(channel.read_stdout())
-                    size += len(parts[-1])
-                    quiet = 0
-                if channel.peek_stderr():
-                    self._log(channel.read_stderr().decode("utf-8", "replace").rstrip())
-        finally:
-            channel.close()
-        return b"".join(parts)
-
     def _exec(self, command: list[str]) -> Any:
-        return stream(
-            self._client.connect_get_namespaced_pod_exec,
-            self._name,
-            self._namespace,
-            container=render.SIDECAR,
-            command=command,
-            stdin=False,
-            stdout=True,
-            stderr=True,
-            tty=False,
-            binary=True,
-            _preload_content=False,
-        )
+        try:
+            return stream(
+                self._client.connect_get_namespaced_pod_exec,
+                self._name,
+                self._namespace,
+                container=render.SIDECAR,
+                command=command,
+                stdin=False,
+                stdout=True,
+                stderr=True,
+                tty=False,
+                binary=True,
+                _preload_content=False,
+            )
+        except AttributeError as error:  # the client trips over a refusal, which has no body here
+            if isinstance(error.__context__, ApiException):
+                raise error.__context__ from None
+            raise
+
+
+class _BrokenOffError(Exception):
+    """The connection to the sidecar broke, or was never made.
+
+    Args:
+        problem: how.
+        refused: whether another attempt would end alike.
+    """
+
+    def __init__(self, problem: str, *, refused: bool = False) -> None:
+        super().__init__(problem)
+        self.refused = refused
+
+
+def _refusal(error: ApiException) -> _BrokenOffError:
+    """Say why the API server did not run the command; the client hides the status of a refused upgrade in text."""
+    hidden = re.search(r"Handshake status (\d+) (\w*)", str(error.reason))
+    status, reason = (int(hidden[1]), hidden[2]) if hidden else (error.status, error.reason)
+    if status in (401, 403):
+        right = "Airflow's account needs the right to `create` and `get` `pods/exec`"
+        return _BrokenOffError(f"{status} {reason}. {right}", refused=True)
+    return _BrokenOffError(f"{status} {reason}")

@@ -1,8 +1,8 @@
 """What a call adds to a pod, as pure functions.
 
 The pod has two containers of the environment's own image: ``base`` runs the call; ``result`` ends at once
-when the result fits into the pod's status, else keeps it until the worker has read it. They share one scratch
-volume, mounted as ``/tmp``. The archive and the connections come from a Secret that the pod owns.
+when the result fits into the pod's status, else keeps it until the worker has read it, in a volume that they
+share. Another one is mounted as ``/tmp``. The archive and the connections come from a Secret that the pod owns.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ BASE = "base"
 SIDECAR = "result"
 CALL_FOLDER = "/k8s-venv/call"
 SCRATCH_FOLDER = "/tmp"  # noqa: S108 -- a volume of the pod's own
-RESULT_FOLDER = f"{SCRATCH_FOLDER}/.k8s-venv"
+RESULT_FOLDER = "/k8s-venv/result"
 MESSAGE_FILE = "/dev/termination-log"
 # What the API server takes in one Secret, in bytes.
 SECRET_LIMIT = 1024 * 1024
@@ -63,9 +63,13 @@ def message_limit(containers: int) -> int:
     return min(protocol.MESSAGE_LIMIT, protocol.POD_MESSAGE_LIMIT // (containers + 1))
 
 
-def read_command() -> list[str]:
-    """Return the command that writes a large result to standard output, inside the sidecar."""
-    return ["python", _ARCHIVE, "--read", RESULT_FOLDER]
+def read_command(start: int) -> list[str]:
+    """Return the command that writes a large result to standard output, inside the sidecar.
+
+    Args:
+        start: the first byte that is wanted.
+    """
+    return ["python", _ARCHIVE, "--read", RESULT_FOLDER, "--from", str(start)]
 
 
 def release_command() -> list[str]:
@@ -82,14 +86,19 @@ def volumes(secret: str) -> list[k8s.V1Volume]:
     return [
         k8s.V1Volume(name="k8s-venv-call", secret=k8s.V1SecretVolumeSource(secret_name=secret)),
         k8s.V1Volume(name="k8s-venv-scratch", empty_dir=k8s.V1EmptyDirVolumeSource()),
+        k8s.V1Volume(name="k8s-venv-result", empty_dir=k8s.V1EmptyDirVolumeSource()),
     ]
 
 
 def mounts() -> list[k8s.V1VolumeMount]:
-    """Return where both containers see the call's volumes."""
+    """Return where the container that runs the call sees the call's volumes."""
+    return [*_shared_mounts(), k8s.V1VolumeMount(name="k8s-venv-scratch", mount_path=SCRATCH_FOLDER)]
+
+
+def _shared_mounts() -> list[k8s.V1VolumeMount]:
     return [
         k8s.V1VolumeMount(name="k8s-venv-call", mount_path=CALL_FOLDER, read_only=True),
-        k8s.V1VolumeMount(name="k8s-venv-scratch", mount_path=SCRATCH_FOLDER),
+        k8s.V1VolumeMount(name="k8s-venv-result", mount_path=RESULT_FOLDER),
     ]
 
 
@@ -170,7 +179,7 @@ def sidecar(image: str, pull_policy: str | None, security: Any) -> k8s.V1Contain
         image=image,
         image_pull_policy=pull_policy,
         command=["python", _ARCHIVE, "--hand-over", RESULT_FOLDER],
-        volume_mounts=mounts(),
+        volume_mounts=_shared_mounts(),
         security_context=security,
         resources=k8s.V1ResourceRequirements(requests={"cpu": "1m", "memory": "16Mi"}, limits={"memory": "128Mi"}),
     )
