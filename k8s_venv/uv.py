@@ -133,7 +133,7 @@ def _environ(indexes: Mapping[str, str]) -> dict[str, str]:
     cache = str(require_cache() / "uv")
     given = {name: value for name, value in os.environ.items() if not name.startswith("UV_") or _PASSED.fullmatch(name)}
     given.pop("VIRTUAL_ENV", None)  # the caller's is never the target
-    given = {"UV_CACHE_DIR": cache, "UV_NO_PROGRESS": "1", **given, **uv_variables(given)}
+    given = {"UV_CACHE_DIR": cache, "UV_NO_PROGRESS": "1", "UV_NO_WRAP": "1", **given, **uv_variables(given)}
     if shutil.which("keyring"):  # as pip does
         given.setdefault("UV_KEYRING_PROVIDER", "subprocess")
     known = {host: user for value in given.values() for user, host in _WITH_CREDENTIALS.findall(value)}

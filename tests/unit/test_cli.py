@@ -184,7 +184,7 @@ def test_progress_on_a_terminal_is_live_and_ends_with_a_mark(project_file: Path)
         stdin=child,
         stdout=subprocess.DEVNULL,
         stderr=child,
-        env={**os.environ, "TERM": "xterm"},
+        env={**{name: value for name, value in os.environ.items() if name != "COLUMNS"}, "TERM": "xterm"},
     )
     os.close(child)
     shown = b""
