@@ -61,6 +61,7 @@ __all__ = [
     "TaskDecorator",
     "can_store_integer",
     "conf",
+    "deployment",
     "read_dag_file",
     "returned_values",
     "run_in_process",
@@ -68,6 +69,14 @@ __all__ = [
     "task_decorator_factory",
     "task_times",
 ]
+
+
+def deployment() -> str:
+    """Return what tells this Airflow's tasks from those of another Airflow that shares a namespace with it."""
+    if AIRFLOW_3:
+        address = conf.get("core", "execution_api_server_url", fallback=None)
+        return str(address or conf.get("api", "base_url", fallback=""))
+    return str(conf.get("webserver", "base_url", fallback=""))
 
 
 def can_store_integer(value: int) -> bool:

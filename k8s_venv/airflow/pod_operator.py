@@ -15,9 +15,11 @@ from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperato
 from airflow.providers.cncf.kubernetes.pod_generator import PodGenerator
 from kubernetes.client import models as k8s
 
+from k8s_venv.airflow.compat import deployment
 from k8s_venv.airflow.lines import line_logger
 from k8s_venv.backends.kubernetes import render
-from k8s_venv.backends.kubernetes.engine import Keep, PodRun, Timeouts
+from k8s_venv.backends.kubernetes.engine import Keep, PodRun
+from k8s_venv.backends.kubernetes.stages import Timeouts
 from k8s_venv.errors import BackendError
 from k8s_venv.locking import read_lock
 
@@ -35,7 +37,7 @@ class IsolatedPodOperator(KubernetesPodOperator):
 
     Args:
         call: the call.
-        name: the pod's name, and its Secret's; the same call always has the same.
+        name: the pod's name; every try of the same task has the same.
         options: the options of ``KubernetesPodOperator``.
     """
 
@@ -56,7 +58,7 @@ class IsolatedPodOperator(KubernetesPodOperator):
             deferrable=False,
             log_pod_spec_on_failure=False,
             labels={**render.LABELS, **options.pop("labels", {})},
-            volumes=[*options.pop("volumes", ()), *render.volumes(name)],
+            volumes=[*options.pop("volumes", ()), *render.volumes(render.fresh_secret_name(name))],
             volume_mounts=[*options.pop("volume_mounts", ()), *render.mounts()],
             env_vars=_environment_variables(options.pop("env_vars", ())),
             # The provider merges everything else into this, and the cluster's mutation hook sees the whole.
@@ -89,8 +91,8 @@ class IsolatedPodOperator(KubernetesPodOperator):
             merged.setdefault("active_deadline_seconds", int(outer.execution_timeout.total_seconds()) + 600)
         merged.setdefault("image", call.environment.image or _built_image(call, project))
         ti = context["ti"]
-        # Airflow 3 numbers each try for itself, so that two Airflows never mean the same pod.
-        identity = (ti.dag_id, ti.task_id, ti.run_id, ti.map_index, ti.try_number, str(getattr(ti, "id", "")))
+        # The same for every try, so that no two of them run at once.
+        identity = (deployment(), ti.dag_id, ti.task_id, ti.run_id, ti.map_index)
         name = render.pod_name(merged.pop("name", f"{ti.dag_id}-{ti.task_id}"), repr(identity))
         return cls(
             call=call,
@@ -107,15 +109,17 @@ class IsolatedPodOperator(KubernetesPodOperator):
         Raises:
             BackendError: the pod could not be run, or ended without a result.
         """
+        run = self._start(context)
+        try:
+            return run.wait()
+        finally:
+            self._finish(run)
+
+    def _start(self, context: Context) -> PodRun:
+        """Create the pod, or take over the one that an earlier try left."""
         self.pod_request_obj = self.build_pod_request_obj(context)
-        run = PodRun(
-            self.client,
-            self.pod_request_obj,
-            self.call,
-            line_logger(self.log),
-            Timeouts(schedule=self.schedule_timeout_seconds, startup=self.startup_timeout_seconds),
-            follow_logs=self.get_logs,
-        )
+        self.pod_request_obj.metadata.labels.update(render.LABELS)  # by which the triggerer watches
+        run = self._run(self.pod_request_obj)
         self.pod = self.pod_request_obj  # `on_kill` deletes it, also while it is being created
         self.pod = run.create()
         if self._killed:
@@ -125,11 +129,26 @@ class IsolatedPodOperator(KubernetesPodOperator):
         try:
             context["ti"].xcom_push(key="pod_name", value=self.pod.metadata.name)
             context["ti"].xcom_push(key="pod_namespace", value=self.pod.metadata.namespace)
-            return run.wait()
-        finally:
-            if not self._killed:
-                action: Keep = self.on_finish_action.value
-                run.finish(action)
+        except BaseException:
+            run.finish("delete_pod")
+            raise
+        return run
+
+    def _run(self, pod: k8s.V1Pod) -> PodRun:
+        return PodRun(
+            self.client,
+            pod,
+            self.call,
+            line_logger(self.log),
+            self.log.info,
+            Timeouts(schedule=self.schedule_timeout_seconds, startup=self.startup_timeout_seconds),
+            follow_logs=self.get_logs,
+        )
+
+    def _finish(self, run: PodRun) -> None:
+        if not self._killed:
+            action: Keep = self.on_finish_action.value
+            run.finish(action)
 
 
 def _template(options: dict[str, Any]) -> k8s.V1Pod:

@@ -15,7 +15,7 @@ from kubernetes.client import ApiClient
 from kubernetes.client import models as k8s
 
 from k8s_venv.backends.kubernetes import diagnose, render
-from k8s_venv.backends.kubernetes.watch import _split
+from k8s_venv.backends.kubernetes.logs import _split
 from k8s_venv.calls import PackedCall
 from k8s_venv.environment import Environment
 from k8s_venv.errors import CallError

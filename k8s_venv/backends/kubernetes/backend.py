@@ -46,9 +46,9 @@ class KubernetesBackend:
         """Run a call as a pod; see ``Backend.run``."""
         client, namespace = _connect(call.environment)
         pod = self._pod(call, namespace)
-        run = PodRun(client, pod, call, log)
-        run.create()
+        run = PodRun(client, pod, call, log, lambda _: None)
         try:
+            run.create()
             return run.wait()
         finally:
             run.finish("delete_pod")

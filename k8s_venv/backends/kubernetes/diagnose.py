@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import signal
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,7 @@ _IMAGE_REASONS = {
     "ErrImageNeverPull",
     "ImageInspectError",
 }
+_DOCUMENT = '{"protocol"'  # how the runner begins its message
 _CONTAINER_REASONS = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
 
 
@@ -37,40 +39,90 @@ def container_state(pod: Any, name: str = BASE) -> Any:
     return next((status.state for status in statuses if status.name == name), None)
 
 
-def startup_failure(pod: Any, environment: Environment) -> BackendError | None:
-    """Return why a pod that waits will never start, or None while it may."""
-    statuses = [*(pod.status.init_container_statuses or []), *(pod.status.container_statuses or [])]
-    for status in statuses:
+def message(pod: Any) -> str:
+    """Return the result document in a pod's status, or nothing: a program of the user's may leave a message as well."""
+    state = container_state(pod) if pod is not None else None
+    text = (state.terminated.message or "") if state and state.terminated else ""
+    return text if text.startswith(_DOCUMENT) else ""
+
+
+def was_ended(pod: Any) -> bool:
+    """Say whether Kubernetes, or somebody who deleted the pod, ended its call."""
+    if pod.status.reason:
+        return True
+    if pod.metadata.deletion_timestamp is None:
+        return False
+    state = container_state(pod)
+    if not (state and state.terminated and state.terminated.finished_at):
+        return True
+    grace = datetime.timedelta(seconds=pod.metadata.deletion_grace_period_seconds or 0)
+    return bool(state.terminated.finished_at >= pod.metadata.deletion_timestamp - grace)
+
+
+def cannot_start(pod: Any) -> Any:
+    """Return the status of a container for which a pod waits in vain, or None while it may start."""
+    for status in [*(pod.status.init_container_statuses or []), *(pod.status.container_statuses or [])]:
         waiting = status.state.waiting if status.state else None
         if waiting is None:
             continue
-        message = waiting.message or ""
-        if waiting.reason in _IMAGE_REASONS and not any(word in message.lower() for word in _PASSING):
-            return _image_missing(environment, status.image, message)
+        message = (waiting.message or "").lower()
         if waiting.reason in _CONTAINER_REASONS:
-            return BackendError(
-                environment.name,
-                f"the container {status.name!r} cannot be started ({waiting.reason}): {message}.",
-            )
+            return status
+        if waiting.reason in _IMAGE_REASONS and not any(word in message for word in _PASSING):
+            return status
     return None
 
 
-def startup_timeout(pod: Any, environment: Environment, seconds: float) -> BackendError:
-    """Return why a pod did not start in time."""
+def startup_failure(pod: Any, environment: Environment) -> BackendError:
+    """Return why a pod that waits will never start."""
+    status = cannot_start(pod)
+    waiting = status.state.waiting
+    if waiting.reason in _IMAGE_REASONS:
+        return _image_missing(environment, status.image, waiting.message or "")
+    return BackendError(
+        environment.name,
+        f"the container {status.name!r} cannot be started ({waiting.reason}): {waiting.message or ''}.",
+    )
+
+
+def startup_timeout(pod: Any, environment: Environment, seconds: float, warning: str = "") -> BackendError:
+    """Return why a pod did not start in time.
+
+    Args:
+        pod: its last state.
+        environment: whose call it was.
+        seconds: the time that it had.
+        warning: the last warning among its events.
+    """
     conditions = {condition.type: condition for condition in (pod.status.conditions or [])}
     scheduled = conditions.get("PodScheduled")
-    if scheduled is not None and scheduled.status != "True":
-        problem = f"no node could take its pod within {seconds:.0f} s: {scheduled.message or scheduled.reason}."
+    if scheduled is None or scheduled.status != "True":
+        reason = (scheduled.message or scheduled.reason) if scheduled else "the scheduler has not looked at it"
         return BackendError(
             environment.name,
-            f"{problem} Ask for less in `container_resources`, or raise `schedule_timeout_seconds`.",
+            f"no node could take its pod within {seconds:.0f} s: {_sentence(reason)} Ask for less in "
+            "`container_resources`, or raise `schedule_timeout_seconds`.",
         )
     state = container_state(pod)
     waiting = state.waiting if state else None
     reason = f"{waiting.reason}: {waiting.message}" if waiting and waiting.message else "the node is still preparing it"
     return BackendError(
         environment.name,
-        f"its pod did not start within {seconds:.0f} s ({reason}). Raise `startup_timeout_seconds` if it needs longer.",
+        f"its pod did not start within {seconds:.0f} s ({warning or reason}). Raise `startup_timeout_seconds` if it "
+        "needs longer.",
+    )
+
+
+def gone(environment: Environment, function: str, cause: str = "") -> BackendError:
+    """Return that a pod was removed before its call had left a result.
+
+    Args:
+        environment: whose call it was.
+        function: the function's name.
+        cause: what Kubernetes says of it, as a sentence.
+    """
+    return BackendError(
+        environment.name, f"{function}() ended without a result: its pod was deleted from outside. {cause}".rstrip()
     )
 
 
@@ -78,23 +130,31 @@ def death(pod: Any, environment: Environment, function: str) -> BackendError:
     """Return why a pod ended without a result."""
     name = environment.name
     if pod.status.reason == "Evicted":
-        return BackendError(name, f"{function}() was evicted from its node: {pod.status.message}")
+        return BackendError(name, f"{function}() was evicted from its node: {_sentence(pod.status.message)}")
     if pod.status.reason == "DeadlineExceeded":
-        return BackendError(name, f"{function}() ran longer than the pod's `active_deadline_seconds` allows.")
-    if pod.metadata.deletion_timestamp is not None:
-        return BackendError(name, f"{function}() ended without a result: its pod was deleted from outside.")
-    for status in pod.status.init_container_statuses or []:
-        failed = status.state.terminated if status.state else None
-        if failed is not None and failed.exit_code:
-            return BackendError(
-                name, f"the init container {status.name!r} left with exit code {failed.exit_code}: see its log."
-            )
+        return BackendError(
+            name,
+            f"{function}() ran longer than its pod's `active_deadline_seconds` allows "
+            f"({pod.spec.active_deadline_seconds} s). Raise it on the task or in the environment's `pod` options.",
+        )
+    disrupted = disruption(pod)
+    if disrupted is not None:
+        return BackendError(name, f"{function}() was evicted from its node ({disrupted.reason}): {disrupted.message}.")
     state = container_state(pod)
     ended = state.terminated if state else None
+    if was_ended(pod) and not pod.status.reason:
+        return gone(environment, function)
+    failed = failed_init_container(pod)
+    if failed is not None:
+        return BackendError(
+            name,
+            f"the init container {failed.name!r} left with exit code {failed.state.terminated.exit_code}; the log "
+            "above ends with its last lines.",
+        )
     if ended is None:
         reason = pod.status.reason or pod.status.phase
         return BackendError(
-            name, f"{function}() ended without a result: its pod is {reason}. {pod.status.message or ''}"
+            name, f"{function}() ended without a result: its pod is {reason}. {pod.status.message or ''}".rstrip()
         )
     if ended.reason == "OOMKilled":
         limit = _memory_limit(pod)
@@ -111,14 +171,23 @@ def death(pod: Any, environment: Environment, function: str) -> BackendError:
     return BackendError(name, f"{function}() ended without a result: {_exit(ended.exit_code)}.")
 
 
+def failed_init_container(pod: Any) -> Any:
+    """Return the status of the init container that failed, or None."""
+    for status in pod.status.init_container_statuses or []:
+        ended = status.state.terminated if status.state else None
+        if ended is not None and ended.exit_code:
+            return status
+    return None
+
+
 def refused(error: Any, environment: Environment, what: str, namespace: str) -> BackendError:
-    """Return what the API server's refusal to create something means.
+    """Return what the API server's refusal means.
 
     Args:
         error: the client's exception.
         environment: whose call it was.
-        what: the kind of object.
-        namespace: where it was to be.
+        what: what was asked for.
+        namespace: where.
     """
     reason = _message(error)
     if error.status == 403 and "violates PodSecurity" in reason:
@@ -132,6 +201,33 @@ def refused(error: Any, environment: Environment, what: str, namespace: str) -> 
     else:
         hint = "Check the pod's options."
     return BackendError(environment.name, f"Kubernetes refused the {what} in namespace {namespace!r}: {reason} {hint}")
+
+
+def unreachable(error: Exception, environment: Environment, seconds: float) -> BackendError:
+    """Return that the API server did not answer.
+
+    Args:
+        error: what the client said last.
+        environment: whose call it was.
+        seconds: for how long it was tried.
+    """
+    cause = getattr(error, "reason", None) or error
+    return BackendError(
+        environment.name, f"the Kubernetes API server did not answer for {seconds:.0f} s: {_sentence(str(cause))}"
+    )
+
+
+def disruption(pod: Any) -> Any:
+    """Return the condition with which Kubernetes says that it ended a pod itself, or None."""
+    for condition in (pod.status.conditions or ()) if pod is not None else ():
+        if condition.type == "DisruptionTarget" and condition.status == "True":
+            return condition
+    return None
+
+
+def _sentence(text: str | None) -> str:
+    text = (text or "no reason is given").strip()
+    return text if text.endswith(".") else f"{text}."
 
 
 def _image_missing(environment: Environment, image: str, message: str) -> BackendError:
@@ -150,7 +246,7 @@ def _message(error: Any) -> str:
         text = str(json.loads(error.body)["message"])
     except (ValueError, KeyError, TypeError):
         text = str(error.reason)
-    return text if text.endswith(".") else f"{text}."
+    return _sentence(text)
 
 
 def _memory_limit(pod: Any) -> str:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from typing import TYPE_CHECKING, Any, Literal
 
 from kubernetes.client.exceptions import ApiException
+from urllib3.exceptions import HTTPError
 
-from k8s_venv.backends.kubernetes import diagnose, render, watch
+from k8s_venv.backends.kubernetes import diagnose, render, takeover, watch
+from k8s_venv.backends.kubernetes.logs import LogFollower
+from k8s_venv.backends.kubernetes.patience import is_conflict, patiently
 from k8s_venv.backends.kubernetes.payload import PodPayload
+from k8s_venv.backends.kubernetes.stages import End, Judge, Timeouts, phases
 from k8s_venv.calls import PackedCall, Result, parse_document
 from k8s_venv.errors import BackendError
 from k8s_venv.runner import protocol
@@ -20,20 +23,9 @@ if TYPE_CHECKING:
     from kubernetes.client import models as k8s
 
 Keep = Literal["delete_pod", "keep_pod", "delete_succeeded_pod", "delete_active_pod"]
-_LOG_PATIENCE = 5.0  # seconds between the end of a log and the state that should follow it
-
-
-@dataclasses.dataclass(frozen=True)
-class Timeouts:
-    """How long a pod may take to start.
-
-    Args:
-        schedule: seconds until a node takes it.
-        startup: seconds from then until it runs.
-    """
-
-    schedule: float = 120.0
-    startup: float = 120.0
+# How long a pod that is being removed may take for it, beyond its own grace period, in seconds.
+_LEAVING = 90.0
+_LAST_LINES = 50
 
 
 class PodRun:
@@ -41,9 +33,10 @@ class PodRun:
 
     Args:
         client: a ``CoreV1Api``.
-        pod: the pod to create, rendered whole.
+        pod: the pod to create, rendered whole; of one that is there already, its name and namespace are enough.
         call: the call that it runs.
         log: is called with each line that the task prints.
+        say: is called with what happens to the pod.
         timeouts: how long it may take to start.
         follow_logs: whether the log is read at all.
     """
@@ -54,6 +47,7 @@ class PodRun:
         pod: k8s.V1Pod,
         call: PackedCall,
         log: Callable[[str], None],
+        say: Callable[[str], None],
         timeouts: Timeouts | None = None,
         *,
         follow_logs: bool = True,
@@ -62,47 +56,96 @@ class PodRun:
         self._request = pod
         self._call = call
         self._log = log
+        self._say = say
         self._timeouts = timeouts or Timeouts()
         self._follow_logs = follow_logs
-        self._name: str = pod.metadata.name
+        self._first_name: str = pod.metadata.name
+        self._name = self._first_name
         self._namespace: str = pod.metadata.namespace
         self._succeeded = False
         self._ended = False
-        self._payload = PodPayload(client, self._namespace, self._name, call, log)
+        self._read = False
+        self._follower: LogFollower | None = None
+        self._payload: PodPayload | None = None
+        self.taken_over = False
+        self.seen: dict[str, float] = {}
+        self.timings: dict[str, float] = {}
+
+    # --- creating -----------------------------------------------------------------------------------------
 
     def create(self) -> k8s.V1Pod:
         """Create the pod, then the Secret that it waits for.
 
-        A pod of the same name is this very call, left by a worker that died: it is taken over.
+        A pod of the same name is this very task's, left by a worker that died. While it runs, or holds a result that
+        nobody has read, it is taken over, so that a task never runs twice at once and no result is lost.
 
         Returns:
-            The created pod.
+            The pod.
 
         Raises:
             BackendError: Kubernetes refused one of them; then neither is left.
             CallError: the call is larger than a Secret.
         """
         render.secret_files(self._call)
+        self.seen = {"created": time.time()}
+        pod = self._create_or_take_over()
         try:
-            pod = self._client.create_namespaced_pod(self._namespace, self._request)
-        except ApiException as error:
-            if error.status != 409:
-                raise self._refused(error, "pod") from None
-            pod = self._client.read_namespaced_pod(self._name, self._namespace)
-            if pod.metadata.deletion_timestamp is not None:
-                raise BackendError(
-                    self._call.environment.name, f"a pod {self._name} is still being removed. Try again in a minute."
-                ) from None
-        try:
-            self._client.create_namespaced_secret(self._namespace, render.call_secret(pod, self._call))
-        except ApiException as error:
-            if error.status != 409:
-                self._delete()
-                raise self._refused(error, "secret") from None
+            secret = render.call_secret(pod, self._call)
+            self._ask(lambda: self._client.create_namespaced_secret(self._namespace, secret), "secret")
+        except _ExistsError:
+            pass  # made by the worker whose pod this is; its name is used only once
         except BaseException:
             self._delete()
             raise
         return pod
+
+    def _create_or_take_over(self) -> Any:
+        number = 1
+        attempt = (self._request.metadata.labels or {}).get(takeover.TRY)
+        while True:
+            self._name = self._request.metadata.name = self._first_name + (f"-{number}" if number > 1 else "")
+            self.taken_over = False
+            try:
+                return self._ask(lambda: self._client.create_namespaced_pod(self._namespace, self._request), "pod")
+            except _ExistsError:
+                pass
+            found = self._present()
+            if found is None:
+                continue
+            fate = takeover.fate(found, attempt)
+            if fate is takeover.Fate.CHECKED:
+                number += 1
+                continue
+            if fate is takeover.Fate.TAKEN:
+                self.taken_over = True
+                earlier = (found.metadata.labels or {}).get(takeover.TRY, "an earlier one")
+                self._say(f"Taking over pod {self._namespace}/{self._name} of try {earlier}: it is still there.")
+                return found
+            self._say(f"Pod {self._namespace}/{self._name} of an earlier try is there: {fate.value}.")
+            if fate is takeover.Fate.FAILED:
+                self._delete()
+            self._await_removal(found)
+
+    def _present(self) -> Any:
+        try:
+            return self._ask(lambda: self._client.read_namespaced_pod(self._name, self._namespace), "look at the pod")
+        except _GoneError:
+            return None
+
+    def _await_removal(self, pod: Any) -> None:
+        deadline = time.monotonic() + (pod.metadata.deletion_grace_period_seconds or 30) + _LEAVING
+        events = watch.pod_events(self._client, self._namespace, self._name, lambda: deadline - time.monotonic())
+        for kind, state in events:
+            if kind == watch.DELETED or state.metadata.uid != pod.metadata.uid:
+                return
+            if time.monotonic() > deadline:
+                raise BackendError(
+                    self._call.environment.name,
+                    f"the pod {self._name} of an earlier try is still being removed, and a task never runs twice at "
+                    "once. Is its node gone?",
+                )
+
+    # --- waiting ------------------------------------------------------------------------------------------
 
     def wait(self) -> Result:
         """Wait until the call has ended and return its result.
@@ -110,21 +153,51 @@ class PodRun:
         Raises:
             BackendError: it could not start, or ended without a result.
         """
-        try:
-            pod = self._await_end()
-        except ApiException as error:
-            raise self._refused(error, "watch on the pod") from None
-        self._ended = True
-        state = diagnose.container_state(pod)
-        ended = state.terminated if state else None
-        message = (ended.message or "") if ended else ""
-        if not message.startswith("{"):
-            raise diagnose.death(pod, self._call.environment, self._call.function)
-        document = parse_document(message, self._call.environment.name)
-        if document.outcome == protocol.FAILURE and (pod.status.reason or pod.metadata.deletion_timestamp):
+        end = self._watch()
+        while self.must_start_anew(end):
+            self.create()
+            end = self._watch()
+        return self.collect(end)
+
+    def must_start_anew(self, end: End) -> bool:
+        """Say whether the pod was one of an earlier try, and was removed because that try was."""
+        return end.why == "deleted" and self.taken_over and not diagnose.message(end.pod)
+
+    def collect(self, end: End) -> Result:
+        """Return the result of a call that has ended.
+
+        Args:
+            end: how it ended.
+
+        Raises:
+            BackendError: it could not start, or ended without a result.
+        """
+        environment, function = self._call.environment, self._call.function
+        self._ended = end.why in ("ended", "deleted")
+        if end.why == "stuck":
+            raise diagnose.startup_failure(end.pod, environment)
+        if end.why == "late":
+            raise diagnose.startup_timeout(end.pod, environment, end.allowed, self._last_warning())
+        complete = self._finish_log()
+        text = diagnose.message(end.pod)
+        if not text:
+            state = diagnose.container_state(end.pod) if end.pod is not None else None
+            if end.why == "deleted" and not (state and state.terminated) and not diagnose.disruption(end.pod):
+                raise diagnose.gone(environment, function)
+            self._show_evidence(end.pod)
+            raise diagnose.death(end.pod, environment, function)
+        document = parse_document(text, environment.name)
+        if document.outcome == protocol.FAILURE and diagnose.was_ended(end.pod):
             # What the function said when it was ended from outside is not why it ended.
-            raise diagnose.death(pod, self._call.environment, self._call.function)
+            raise diagnose.death(end.pod, environment, function)
+        if end.why == "deleted" and document.inline is None:
+            raise diagnose.gone(environment, function, f"Its result ({document.size:,} bytes) went with it.")
+        if not complete:
+            self._say(f"The log of pod {self._name} could not be read to its end.")
+        self._payload = PodPayload(self._client, self._namespace, self._name, self._call, self._log)
         result = self._payload.fetch(document)
+        self.timings = document.timings
+        self._say(phases(end.seen, document.timings))
         self._succeeded = document.outcome in (protocol.VALUE, protocol.SKIP)
         return result
 
@@ -134,6 +207,8 @@ class PodRun:
         Args:
             action: ``KubernetesPodOperator``'s ``on_finish_action``.
         """
+        if self._follower is not None:
+            self._follower.stop()
         wanted = {
             "delete_pod": True,
             "delete_succeeded_pod": self._succeeded,
@@ -142,75 +217,101 @@ class PodRun:
         }
         if wanted[action]:
             self._delete()
-        else:
+            return
+        self._mark_checked()
+        if self._payload is not None:
             self._payload.release()
 
-    # --- watching -----------------------------------------------------------------------------------------
-
-    def _await_end(self) -> Any:
-        clock = _StartupClock(self._timeouts)
-        follower = watch.LogFollower(self._client, self._namespace, self._name, render.BASE)
-        logged, followed_until = not self._follow_logs, 0.0
-        for kind, pod in watch.pod_events(self._client, self._namespace, self._name, clock.patience):
-            if kind == watch.DELETED:
-                raise BackendError(
-                    self._call.environment.name,
-                    f"{self._call.function}() ended without a result: its pod {self._name} was deleted from outside.",
-                )
-            state = diagnose.container_state(pod)
-            if state and state.terminated:
-                if not logged:
-                    follower.follow(self._log)
-                return pod
-            if pod.status.phase in ("Failed", "Succeeded"):
-                return pod
-            if state and state.running:
-                clock.started = True
-                if self._follow_logs and time.monotonic() - followed_until > _LOG_PATIENCE:
-                    logged = follower.follow(self._log)
-                    followed_until = time.monotonic()
-                continue
-            failure = diagnose.startup_failure(pod, self._call.environment)
-            if failure is not None:
-                raise failure
-            if clock.expired(pod):
-                raise diagnose.startup_timeout(pod, self._call.environment, clock.allowed)
+    def _watch(self) -> End:
+        judge = Judge(self._timeouts, self.seen)
+        self._follower = LogFollower(self._client, self._namespace, self._name, render.BASE, self._log)
+        uid = ""
+        try:
+            for kind, pod in watch.pod_events(self._client, self._namespace, self._name, judge.patience):
+                uid = uid or (pod.metadata.uid if pod else "")
+                replaced = pod is not None and pod.metadata.uid != uid
+                end = judge.see(watch.DELETED, None) if replaced else judge.see(kind, pod)
+                if end is not None:
+                    return end
+                if self._follow_logs and "running" in self.seen:
+                    self._follower.start()
+        except ApiException as error:
+            raise self._refused(error, "watch on the pod") from None
         raise AssertionError("a watch never ends by itself")
 
-    # --- cleaning up --------------------------------------------------------------------------------------
+    # --- reading ------------------------------------------------------------------------------------------
+
+    def _finish_log(self) -> bool:
+        if not self._follow_logs:
+            return True
+        if self._follower is None:
+            self._follower = LogFollower(self._client, self._namespace, self._name, render.BASE, self._log)
+        return self._follower.finish()
+
+    def _show_evidence(self, pod: Any) -> None:
+        """Log what the pod's end does not say itself: the last lines of what failed, where they are not logged yet."""
+        failed = diagnose.failed_init_container(pod)
+        container = failed.name if failed is not None else None if self._follow_logs else render.BASE
+        if container is None:
+            return
+        try:
+            text = self._client.read_namespaced_pod_log(
+                self._name, self._namespace, container=container, tail_lines=_LAST_LINES, _preload_content=False
+            ).data.decode("utf-8", "backslashreplace")
+        except (ApiException, HTTPError, OSError):
+            return
+        for line in text.splitlines():
+            self._log(line)
+
+    def _last_warning(self) -> str:
+        """Return what Kubernetes last complained about, if it may be asked."""
+        try:
+            events = self._client.list_namespaced_event(
+                self._namespace, field_selector=f"involvedObject.name={self._name},type=Warning"
+            ).items
+        except (ApiException, HTTPError, OSError):
+            return ""
+        return f"{events[-1].reason}: {events[-1].message}" if events else ""
+
+    # --- asking and cleaning up ---------------------------------------------------------------------------
+
+    def _ask(self, ask: Callable[[], Any], what: str) -> Any:
+        try:
+            return patiently(ask, self._call.environment)
+        except ApiException as error:
+            if error.status == 409 and not is_conflict(error):
+                raise _ExistsError from None
+            if error.status == 404 and what.startswith("look"):
+                raise _GoneError from None
+            raise self._refused(error, what) from None
 
     def _delete(self) -> None:
         try:
-            self._client.delete_namespaced_pod(self._name, self._namespace)
-        except ApiException as error:
-            if error.status != 404:
-                self._log(f"The pod {self._name} could not be deleted: {error.reason}")
+            patiently(lambda: self._client.delete_namespaced_pod(self._name, self._namespace), self._call.environment)
+        except (ApiException, BackendError) as error:
+            if getattr(error, "status", None) != 404:
+                self._say(f"The pod {self._name} could not be deleted: {getattr(error, 'reason', error)}")
+
+    def _mark_checked(self) -> None:
+        """Say on a kept pod that its result was read, so that no later try takes it over."""
+        try:
+            body = {"metadata": {"labels": {takeover.CHECKED: "True"}}}
+            self._client.patch_namespaced_pod(self._name, self._namespace, body)
+        except (ApiException, HTTPError, OSError) as error:
+            if getattr(error, "status", None) != 404:
+                reason = getattr(error, "reason", error)
+                self._say(
+                    f"The pod {self._name} is kept but could not be marked as read ({reason}); Airflow's account needs "
+                    "the right to `patch` pods. A later try of this task would take its result."
+                )
 
     def _refused(self, error: ApiException, what: str) -> BackendError:
         return diagnose.refused(error, self._call.environment, what, self._namespace)
 
 
-class _StartupClock:
-    """Counts the time until a pod is scheduled, and from then until it runs."""
+class _ExistsError(Exception):
+    """Something of that name is there already."""
 
-    def __init__(self, timeouts: Timeouts) -> None:
-        self._timeouts = timeouts
-        self._since = time.monotonic()
-        self._scheduled = False
-        self.started = False
 
-    @property
-    def allowed(self) -> float:
-        return self._timeouts.startup if self._scheduled else self._timeouts.schedule
-
-    def patience(self) -> float:
-        if self.started:
-            return _LOG_PATIENCE
-        return max(0.0, self._since + self.allowed - time.monotonic())
-
-    def expired(self, pod: Any) -> bool:
-        conditions = pod.status.conditions or []
-        if not self._scheduled and any(c.type == "PodScheduled" and c.status == "True" for c in conditions):
-            self._scheduled = True
-            self._since = time.monotonic()
-        return time.monotonic() - self._since > self.allowed
+class _GoneError(Exception):
+    """Nothing of that name is there any more."""

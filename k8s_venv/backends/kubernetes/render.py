@@ -11,6 +11,7 @@ import base64
 import hashlib
 import json
 import re
+import secrets
 from typing import TYPE_CHECKING, Any
 
 from kubernetes.client import models as k8s
@@ -34,6 +35,7 @@ SECRET_LIMIT = 1024 * 1024
 NAME_LIMIT = 63
 LABELS = {"app.kubernetes.io/managed-by": "k8s-venv"}
 
+_CALL_VOLUME = "k8s-venv-call"
 _ARCHIVE = f"{CALL_FOLDER}/{protocol.ARCHIVE}"
 
 
@@ -84,7 +86,7 @@ def volumes(secret: str) -> list[k8s.V1Volume]:
         secret: the name of the Secret with the archive.
     """
     return [
-        k8s.V1Volume(name="k8s-venv-call", secret=k8s.V1SecretVolumeSource(secret_name=secret)),
+        k8s.V1Volume(name=_CALL_VOLUME, secret=k8s.V1SecretVolumeSource(secret_name=secret)),
         k8s.V1Volume(name="k8s-venv-scratch", empty_dir=k8s.V1EmptyDirVolumeSource()),
         k8s.V1Volume(name="k8s-venv-result", empty_dir=k8s.V1EmptyDirVolumeSource()),
     ]
@@ -97,7 +99,7 @@ def mounts() -> list[k8s.V1VolumeMount]:
 
 def _shared_mounts() -> list[k8s.V1VolumeMount]:
     return [
-        k8s.V1VolumeMount(name="k8s-venv-call", mount_path=CALL_FOLDER, read_only=True),
+        k8s.V1VolumeMount(name=_CALL_VOLUME, mount_path=CALL_FOLDER, read_only=True),
         k8s.V1VolumeMount(name="k8s-venv-result", mount_path=RESULT_FOLDER),
     ]
 
@@ -185,6 +187,21 @@ def sidecar(image: str, pull_policy: str | None, security: Any) -> k8s.V1Contain
     )
 
 
+def fresh_secret_name(name: str) -> str:
+    """Return a Secret's name that is used once: what is left of an earlier pod must never meet a new one.
+
+    Args:
+        name: the pod's name.
+    """
+    return f"{name}-{secrets.token_hex(4)}"
+
+
+def secret_name(pod: k8s.V1Pod) -> str:
+    """Return the name of the Secret that a pod waits for."""
+    name: str = next(volume.secret.secret_name for volume in pod.spec.volumes if volume.name == _CALL_VOLUME)
+    return name
+
+
 def call_secret(pod: k8s.V1Pod, call: PackedCall) -> k8s.V1Secret:
     """Return the Secret with a call's archive and connections.
 
@@ -197,7 +214,7 @@ def call_secret(pod: k8s.V1Pod, call: PackedCall) -> k8s.V1Secret:
     owner = k8s.V1OwnerReference(api_version="v1", kind="Pod", name=pod.metadata.name, uid=pod.metadata.uid)
     return k8s.V1Secret(
         metadata=k8s.V1ObjectMeta(
-            name=pod.metadata.name, namespace=pod.metadata.namespace, owner_references=[owner], labels=LABELS
+            name=secret_name(pod), namespace=pod.metadata.namespace, owner_references=[owner], labels=LABELS
         ),
         immutable=True,
         data={name: base64.b64encode(data).decode("ascii") for name, data in secret_files(call).items()},

@@ -1,0 +1,60 @@
+"""Ask the API server again while it is away, so that a restart of it loses nothing."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING, TypeVar
+
+from kubernetes.client.exceptions import ApiException
+from urllib3.exceptions import HTTPError
+
+from k8s_venv.backends.kubernetes import diagnose
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from k8s_venv.environment import Environment
+
+T = TypeVar("T")
+
+# Answers that pass: too many requests, and those of a server that starts, ends or is overloaded.
+_PASSING = (429, 500, 502, 503, 504)
+_SECONDS = 60.0
+_PAUSE = 1.0
+
+
+def patiently(ask: Callable[[], T], environment: Environment) -> T:
+    """Return what the API server answers, asking again for a minute while it is away.
+
+    Args:
+        ask: asks; it must be safe to repeat.
+        environment: whose call it is, for messages.
+
+    Raises:
+        ApiException: the server refused.
+        BackendError: it did not answer.
+    """
+    deadline = time.monotonic() + _SECONDS
+    while True:
+        try:
+            return ask()
+        except ApiException as error:
+            if not (error.status in _PASSING or is_conflict(error)) or time.monotonic() > deadline:
+                raise
+        except (HTTPError, OSError) as error:
+            if time.monotonic() > deadline:
+                raise diagnose.unreachable(error, environment, _SECONDS) from None
+        time.sleep(_PAUSE)
+
+
+def is_conflict(error: ApiException) -> bool:
+    """Say whether two requests met, as on a quota; that something of the name exists is another 409."""
+    return error.status == 409 and _reason(error) == "Conflict"
+
+
+def _reason(error: ApiException) -> str:
+    try:
+        return str(json.loads(error.body)["reason"])
+    except (ValueError, KeyError, TypeError):
+        return ""
