@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+import json
 from typing import Any
 
 import pytest
@@ -12,13 +12,13 @@ pytest.importorskip("kubernetes", reason="the kubernetes client is not installed
 from pathlib import Path
 
 from kubernetes.client import ApiClient
-from kubernetes.client import models as k8s
 
-from k8s_venv.backends.kubernetes import diagnose, render
+from k8s_venv.backends.kubernetes import diagnose, render, stages, takeover
 from k8s_venv.backends.kubernetes.logs import _split
 from k8s_venv.calls import PackedCall
 from k8s_venv.environment import Environment
 from k8s_venv.errors import CallError
+from k8s_venv.runner import protocol
 
 ENVIRONMENT = Environment(name="x", root=Path(), python="3.12")
 MOUNTS = [
@@ -94,11 +94,14 @@ def test_the_whole_pod() -> None:
 
 
 def test_the_secret_belongs_to_its_pod() -> None:
-    pod = k8s.V1Pod(metadata=k8s.V1ObjectMeta(name="work-1", namespace="tasks", uid="u1"))
+    pod = render.pod("work-1", "tasks", 600, {"image": "registry/x:1"})
+    pod.metadata.uid = "u1"
+    pod.spec.volumes = render.volumes(render.fresh_secret_name("work-1"))
 
     secret = plain(render.call_secret(pod, call(db={"conn_type": "postgres", "password": "hidden"})))
 
     assert secret["immutable"] is True
+    assert secret["metadata"]["name"] == pod.spec.volumes[0].secret.secret_name != "work-1"
     assert secret["metadata"]["ownerReferences"] == [{"apiVersion": "v1", "kind": "Pod", "name": "work-1", "uid": "u1"}]
     assert set(secret["data"]) == {"call.pyz", "connections.json"}
 
@@ -130,14 +133,28 @@ def test_log_lines_compare_by_time_whatever_their_precision() -> None:
     assert _split("no time") == ("", "no time")
 
 
+def pod_with(state: dict[str, Any], *, deleted: dict[str, Any] | None = None, **status: Any) -> Any:
+    """A pod as the API server tells it, with the call's container in a state."""
+    container = {"name": "base", "image": "registry/x:1", "imageID": "", "ready": False, "restartCount": 0}
+    return stages.to_pod(
+        {
+            "metadata": {"name": "work-1", "namespace": "tasks", "uid": "u1", **(deleted or {})},
+            "spec": {"containers": [{"name": "base"}]},
+            "status": {"containerStatuses": [{**container, "state": state}], **status},
+        }
+    )
+
+
 def waiting(reason: str, message: str) -> Any:
-    state = SimpleNamespace(waiting=SimpleNamespace(reason=reason, message=message), terminated=None, running=None)
-    status = SimpleNamespace(name="base", image="registry/x:1", state=state)
-    return SimpleNamespace(status=SimpleNamespace(init_container_statuses=None, container_statuses=[status]))
+    return pod_with({"waiting": {"reason": reason, "message": message}})
+
+
+def ended(code: int, reason: str = "Error", message: str = "", at: str = "2026-01-01T00:00:10Z") -> dict[str, Any]:
+    return {"terminated": {"exitCode": code, "reason": reason, "message": message, "finishedAt": at}}
 
 
 def test_an_image_that_may_come_yet_is_waited_for() -> None:
-    assert diagnose.startup_failure(waiting("ErrImagePull", "429 Too Many Requests"), ENVIRONMENT) is None
+    assert diagnose.cannot_start(waiting("ErrImagePull", "429 Too Many Requests")) is None
     failure = diagnose.startup_failure(waiting("ErrImagePull", "not found"), ENVIRONMENT)
     assert "k8s-venv build-images x" in str(failure)
 
@@ -147,11 +164,78 @@ def test_an_image_that_may_come_yet_is_waited_for() -> None:
     [(139, "SIGSEGV (a crash in compiled code)"), (137, "SIGKILL"), (7, "exit code 7"), (250, "exit code 250")],
 )
 def test_the_exit_code_tells_the_cause(code: int, says: str) -> None:
-    ended = SimpleNamespace(reason="Error", exit_code=code, message=None)
-    status = SimpleNamespace(name="base", state=SimpleNamespace(terminated=ended))
-    pod = SimpleNamespace(
-        metadata=SimpleNamespace(deletion_timestamp=None),
-        status=SimpleNamespace(reason=None, phase="Failed", container_statuses=[status], init_container_statuses=None),
-    )
+    assert says in str(diagnose.death(pod_with(ended(code), phase="Failed"), ENVIRONMENT, "work"))
 
-    assert says in str(diagnose.death(pod, ENVIRONMENT, "work"))
+
+@pytest.mark.parametrize(
+    ("at", "was"), [("2026-01-01T00:00:10Z", False), ("2026-01-01T00:00:30Z", True), ("2026-01-01T00:00:59Z", True)]
+)
+def test_what_ended_before_its_pod_was_deleted_ended_by_itself(at: str, was: bool) -> None:
+    deleted = {"deletionTimestamp": "2026-01-01T00:01:00Z", "deletionGracePeriodSeconds": 30}
+
+    assert diagnose.was_ended(pod_with(ended(1, at=at), deleted=deleted)) is was
+
+
+def test_a_message_of_the_users_is_no_result() -> None:
+    assert diagnose.message(pod_with(ended(1, message='{"level": "info"}'))) == ""
+    assert diagnose.message(pod_with(ended(0, message='{"protocol": 1}'))) == '{"protocol": 1}'
+
+
+def document(outcome: str) -> str:
+    return json.dumps(protocol.Document(outcome, 0, "", "3.12.0", {}).to_json())
+
+
+def of_try(pod: Any, number: str) -> Any:
+    pod.metadata.labels = {takeover.TRY: number}
+    return pod
+
+
+@pytest.mark.parametrize(
+    ("state", "fate"),
+    [
+        ({"waiting": {}}, takeover.Fate.TAKEN),
+        ({"running": {}}, takeover.Fate.TAKEN),
+        (ended(0, message=document("value")), takeover.Fate.TAKEN),
+        (ended(0, message=document("skip")), takeover.Fate.TAKEN),
+        (ended(1, message=document("fail")), takeover.Fate.TAKEN),
+        (ended(1, message=document("failure")), takeover.Fate.FAILED),
+        (ended(137, "OOMKilled"), takeover.Fate.FAILED),
+    ],
+)
+def test_what_becomes_of_the_pod_of_an_earlier_try(state: dict[str, Any], fate: takeover.Fate) -> None:
+    assert takeover.fate(of_try(pod_with(state), "1"), "2") is fate
+    assert takeover.fate(of_try(pod_with(state), "1"), "1") is takeover.Fate.TAKEN
+
+
+def test_a_pod_that_leaves_or_was_dealt_with_is_never_taken_over() -> None:
+    leaving = {"deletionTimestamp": "2026-01-01T00:01:00Z"}
+    assert takeover.fate(pod_with({"running": {}}, deleted=leaving), "1") is takeover.Fate.LEAVING
+    checked = {"labels": {takeover.CHECKED: "True"}}
+    assert takeover.fate(pod_with(ended(0), deleted=checked), "1") is takeover.Fate.CHECKED
+
+
+def test_an_end_travels_as_plain_data() -> None:
+    pod = {
+        "metadata": {"name": "work-1", "namespace": "tasks", "uid": "u1", "annotations": {"a": "hidden"}},
+        "spec": {"containers": [{"name": "base", "env": [{"name": "TOKEN", "value": "hidden"}]}]},
+        "status": {"phase": "Failed", "reason": "Evicted", "message": "no disk"},
+    }
+    end = stages.End("ended", stages.to_pod(pod), {"created": 1.0}, 120.0)
+
+    fields = json.loads(json.dumps(stages.to_json(end, stages.summary(pod))))
+
+    assert "hidden" not in str(fields)
+    again = stages.from_json(fields)
+    assert (again.why, again.seen, again.allowed) == ("ended", {"created": 1.0}, 120.0)
+    assert "evicted from its node: no disk." in str(diagnose.death(again.pod, ENVIRONMENT, "work"))
+
+
+def test_phases_add_up_even_where_clocks_differ() -> None:
+    seen = {"created": 100.0, "scheduled": 100.1, "ready": 100.4, "running": 101.0, "ended": 101.5}
+
+    text = stages.phases(seen, {"imports": 0.1, "run": 0.2, "clock": 101.3})
+    assert text == (
+        "Phases: scheduled 0.10 s, start 0.30 s, image 0.60 s, imports 0.10 s, run 0.20 s, result 0.20 s; "
+        "together 1.50 s."
+    )
+    assert "result 0.00 s" in stages.phases(seen, {"imports": 0.1, "run": 0.2, "clock": 999.0})
