@@ -20,7 +20,7 @@ FILE = "k8s-venv.toml"
 PROJECT_VARIABLE = "K8S_VENV_PROJECT"
 REGISTRY_VARIABLE = "K8S_VENV_REGISTRY"
 
-BackendName = Literal["kubernetes", "local"]
+BackendName = Literal["kubernetes", "docker", "local"]
 
 _REGISTRY = re.compile(r"[A-Za-z0-9.-]+(?::\d+)?(?:/[a-z0-9._/-]+)?/?")
 

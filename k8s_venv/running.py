@@ -50,10 +50,15 @@ def run(environment: str, function: Callable[..., T], /, *args: Any, **kwargs: A
 
 
 def _backend(project: Project) -> Backend:
-    if choose_backend(None, project) == "local":
+    chosen = choose_backend(None, project)
+    if chosen == "local":
         from k8s_venv.backends.local import LocalBackend
 
         return LocalBackend(_show)
+    if chosen == "docker":
+        from k8s_venv.backends.docker import DockerBackend
+
+        return DockerBackend(project, progress=_show)
     from k8s_venv.backends.kubernetes.backend import KubernetesBackend
 
     return KubernetesBackend(project, f"{getpass.getuser()}-{uuid.uuid4().hex}")

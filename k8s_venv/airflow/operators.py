@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     import jinja2
 
     from k8s_venv.airflow.pod_operator import IsolatedPodOperator
+    from k8s_venv.backends.docker import DockerBackend
     from k8s_venv.backends.local import LocalBackend
     from k8s_venv.calls import PackedCall, Result
     from k8s_venv.calls.transport import Transport
@@ -58,8 +59,8 @@ class IsolatedOperator(BaseOperator):
         python_callable: the function.
         op_args: its positional arguments (templated).
         op_kwargs: its keyword arguments (templated). Parameters named like keys of Airflow's context get these.
-        backend: ``kubernetes`` or ``local``; by default what ``K8S_VENV_BACKEND``, airflow.cfg or the project
-            file say, else ``kubernetes``.
+        backend: ``kubernetes``, ``docker`` or ``local``; by default what ``K8S_VENV_BACKEND``, airflow.cfg or the
+            project file say, else ``kubernetes``.
         transport: ``cloudpickle`` or ``source``; by default cloudpickle between equal minor versions of Python.
         connections: ids of the connections that the function may use.
         optional_connections: ids of those that it may use where they are defined.
@@ -112,7 +113,7 @@ class IsolatedOperator(BaseOperator):
         self.result = result
         if result == "reference":
             self.multiple_outputs = False  # Airflow infers it from annotations; a document is one value
-        self._running: LocalBackend | IsolatedPodOperator | None = None
+        self._running: DockerBackend | LocalBackend | IsolatedPodOperator | None = None
         project = self.project()
         check_options(set(project.environment(environment).pod), f"{project.path}: environment {environment!r}")
         choose_backend(backend, project)
@@ -138,7 +139,10 @@ class IsolatedOperator(BaseOperator):
             call.transport,
             f"{len(call.archive):,}",
         )
-        result = self._run_locally(call) if backend == "local" else self._run_as_pod(call, project, context)
+        if backend == "kubernetes":
+            result = self._run_as_pod(call, project, context)
+        else:
+            result = self._run_here(call, project, backend)
         try:
             if self.result == "reference":
                 return to_document(sealed_value(result, call))
@@ -193,10 +197,15 @@ class IsolatedOperator(BaseOperator):
             discard_value=not self.do_xcom_push,
         )
 
-    def _run_locally(self, call: PackedCall) -> Result:
-        from k8s_venv.backends.local import LocalBackend
+    def _run_here(self, call: PackedCall, project: Project, backend: str) -> Result:
+        if backend == "docker":
+            from k8s_venv.backends.docker import DockerBackend
 
-        self._running = LocalBackend(progress=self.log.info)
+            self._running = DockerBackend(project, self.pod_options(), self.log.info)
+        else:
+            from k8s_venv.backends.local import LocalBackend
+
+            self._running = LocalBackend(self.log.info)
         return self._running.run(call, line_logger(self.log))
 
     def _run_as_pod(self, call: PackedCall, project: Project, context: Context) -> Result:

@@ -19,7 +19,7 @@ def get_provider_info() -> dict[str, Any]:
                 "description": "Isolated tasks.",
                 "options": {
                     "backend": _option(
-                        "Where isolated tasks run unless a task says otherwise: ``kubernetes`` or ``local``.",
+                        "Where isolated tasks run unless they say otherwise: ``kubernetes``, ``docker`` or ``local``.",
                         "local",
                     ),
                     "project": _option(

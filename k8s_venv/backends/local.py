@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import codecs
 import contextlib
-import io
 import json
 import os
 import select
@@ -19,6 +17,8 @@ from typing import TYPE_CHECKING
 from filelock import FileLock
 
 from k8s_venv import uv
+from k8s_venv.backends.exits import exit_reason
+from k8s_venv.backends.lines import LineSplitter
 from k8s_venv.calls import PackedCall, Result, parse_document
 from k8s_venv.errors import BackendError
 from k8s_venv.locking import Lock, lock_for_here, read_lock
@@ -64,16 +64,13 @@ class LocalBackend:
     def run(self, call: PackedCall, log: Callable[[str], None]) -> Result:
         """Run a call as a subprocess; see ``Backend.run``."""
         python = make_environment(call.environment, self._progress)
-        # The folder is ours alone (mode 0700): it holds the connections.
+        # The folder is ours alone (mode 0700); the connections are in no file.
         with tempfile.TemporaryDirectory(prefix="k8s-venv-call-") as name:
             folder = Path(name)
             archive = folder / protocol.ARCHIVE
             archive.write_bytes(call.archive)
-            if call.connections:
-                connections = folder / protocol.CONNECTIONS
-                connections.touch(mode=0o600)
-                connections.write_text(json.dumps(call.connections), "utf-8")
-            code = self._run(python, [str(archive), "--result", str(folder / "result")], log)
+            arguments = [str(archive), "--result", str(folder / "result"), "--connections", "-"]
+            code = self._run(python, arguments, json.dumps(dict(call.connections)), log)
             return _read(folder / "result", call, code)
 
     def on_kill(self) -> None:
@@ -81,11 +78,11 @@ class LocalBackend:
         if self._process is not None:
             _end(self._process)
 
-    def _run(self, python: Path, arguments: list[str], log: Callable[[str], None]) -> int:
+    def _run(self, python: Path, arguments: list[str], connections: str, log: Callable[[str], None]) -> int:
         # A session of its own, so that what the task starts ends with it.
         with subprocess.Popen(
             [str(python), *arguments],
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,  # it ends when this is closed, which is when we are gone
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             env=_environ(python),
@@ -94,6 +91,9 @@ class LocalBackend:
         ) as process:
             self._process = process
             try:
+                assert process.stdin is not None  # noqa: S101 -- it is a pipe
+                with contextlib.suppress(BrokenPipeError):  # it died already
+                    process.stdin.write(connections.encode() + b"\n")
                 for line in _lines(process):
                     log(line)
                 return process.wait()
@@ -107,20 +107,13 @@ class LocalBackend:
 def _lines(process: subprocess.Popen[bytes]) -> Iterator[str]:
     """Yield what a process prints until it has ended, even where a child of its keeps the output open."""
     assert process.stdout is not None  # noqa: S101 -- it is a pipe
-    decode = io.IncrementalNewlineDecoder(codecs.getincrementaldecoder("utf-8")("replace"), translate=True).decode
-    rest, ended, data = "", False, b"-"
+    splitter, ended, data = LineSplitter(), False, b"-"
     while data and not ended:
         ended = process.poll() is not None  # asked first: all that it printed is in the pipe then
         if select.select([process.stdout], [], [], 0 if ended else _LOOK)[0]:
             data = process.stdout.read(_PIPE) or b""
-            *lines, rest = (rest + decode(data)).split("\n")
-            yield from lines
-        if len(rest) > _PIPE:  # a line without an end
-            yield rest
-            rest = ""
-    rest += decode(b"", final=True)
-    if rest:
-        yield rest
+            yield from splitter.feed(data)
+    yield from splitter.end()
 
 
 def make_environment(environment: Environment, progress: Progress | None = None) -> Path:
@@ -229,16 +222,5 @@ def _read(folder: Path, call: PackedCall, code: int) -> Result:
     environment = call.environment.name
     document, payload = folder / protocol.DOCUMENT, folder / protocol.PAYLOAD
     if not (document.is_file() and payload.is_file()):
-        raise BackendError(environment, f"{call.function}() ended without a result: {_death(code)}.")
+        raise BackendError(environment, f"{call.function}() ended without a result: {exit_reason(code)}.")
     return Result(parse_document(document.read_bytes(), environment), map_file(str(payload)))
-
-
-def _death(code: int) -> str:
-    if code >= 0:
-        return f"its process left with exit code {code} (os._exit?)"
-    try:
-        name = signal.Signals(-code).name
-    except ValueError:
-        name = f"signal {-code}"
-    reasons = {"SIGKILL": " (out of memory?)", "SIGSEGV": " (a crash in compiled code)"}
-    return f"its process was ended by {name}{reasons.get(name, '')}"

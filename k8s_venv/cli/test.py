@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import click
 
@@ -14,6 +14,7 @@ from k8s_venv.cli.airflow_home import airflow_home, require_airflow
 from k8s_venv.cli.console import aligned, progress
 from k8s_venv.cli.lock import lock_missing
 from k8s_venv.errors import K8sVenvError
+from k8s_venv.project import BackendName
 
 if TYPE_CHECKING:
     from k8s_venv.airflow.testing import TaskOutcome
@@ -25,14 +26,15 @@ _LONGEST_VALUE = 2000  # characters of a value in the table
 
 @click.command()
 @click.argument("dag_file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--backend", type=click.Choice(["kubernetes", "local"]), help="Where isolated tasks run.")
+@click.option("--backend", type=click.Choice(get_args(BackendName)), help="Where isolated tasks run.")
 @click.option("--dag", "dag_id", help="The DAG's id, when the file has several.")
 @click.pass_obj
 def test(given: Path | None, dag_file: Path, backend: str | None, dag_id: str | None) -> None:
     """Run a DAG file's DAG once, in this process.
 
     With --backend local no cluster is needed: each environment is made here from its lock (and locked first, where it
-    never was). Without it, tasks run where the DAG, K8S_VENV_BACKEND or the project say, by default on Kubernetes.
+    never was); with --backend docker, a Docker Engine and the images that `k8s-venv build-images` made. Without it,
+    tasks run where the DAG, K8S_VENV_BACKEND or the project say, by default on Kubernetes.
 
     Airflow needs no set-up: unless AIRFLOW_HOME is set, the run gets a database of its own, which is removed
     afterwards.

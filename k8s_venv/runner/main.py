@@ -1,6 +1,7 @@
 """Open a call, run its function, report how it ended.
 
-``python call.pyz --result DIR [--message FILE [--message-limit BYTES]]`` runs the call. ``python call.pyz
+``python call.pyz --result DIR [--message FILE [--message-limit BYTES]] [--connections -]`` runs the call; with the
+last, the connections come on standard input, and the call ends when that is closed. ``python call.pyz
 --hand-over DIR`` waits beside it in a pod, as the container from which the sender reads a result that is too large
 for the pod's status. ``python call.pyz --read DIR [--from BYTE]`` writes that result to standard output, ``--release
 DIR`` ends the wait.
@@ -52,7 +53,7 @@ def main(archive: str, arguments: List[str]) -> int:
     if modes[0] == "--result":
         limit = int(options.get("--message-limit", protocol.MESSAGE_LIMIT))
         with report.Reporter(folder, options.get("--message"), limit) as reporter:
-            return run(archive, reporter)
+            return run(archive, reporter, attached=options.get("--connections") == "-")
     hand_over: Any = importlib.import_module("k8s_venv.runner.hand_over")
     if modes[0] == "--read":
         return int(hand_over.send(folder, int(options.get("--from", 0))))
@@ -60,12 +61,13 @@ def main(archive: str, arguments: List[str]) -> int:
     return int(act(folder))
 
 
-def run(path: str, reporter: report.Reporter) -> int:
+def run(path: str, reporter: report.Reporter, *, attached: bool = False) -> int:
     """Run the call in an archive and report how it ended.
 
     Args:
         path: the archive.
         reporter: where the result goes.
+        attached: whether the sender holds standard input and sends the connections there.
 
     Returns:
         0 when the call returned a value or was skipped, else 1.
@@ -73,7 +75,7 @@ def run(path: str, reporter: report.Reporter) -> int:
     _prepare_process()
     started = time.perf_counter()
     try:
-        call, args, kwargs, discard = _open(path, reporter)
+        call, args, kwargs, discard = _open(path, reporter, attached)
         reporter.timings["open"] = time.perf_counter() - started
         started = time.perf_counter()
         value = call(*args, **kwargs)
@@ -93,13 +95,16 @@ def run(path: str, reporter: report.Reporter) -> int:
     return 1
 
 
-def _open(path: str, reporter: report.Reporter) -> Tuple[function.Function, List[Any], Dict[str, Any], bool]:
+def _open(
+    path: str, reporter: report.Reporter, attached: bool
+) -> Tuple[function.Function, List[Any], Dict[str, Any], bool]:
+    connections = _receive() if attached else _delivered(os.path.dirname(path))
     read = zipimporter(path).get_data
     header = json.loads(read(protocol.HEADER))
     _check_python(header)
     sys.path.insert(1, os.path.join(path, protocol.VENDOR))
     sys.path.append(os.path.join(path, protocol.BESIDE))  # last, as Airflow's own DAG folder
-    from_context = _install_runtime(os.path.dirname(path), read(protocol.CONTEXT))
+    from_context = _install_runtime(connections, read(protocol.CONTEXT))
     call, pickled_types = function.load(read, header)
     reporter.types = _shipped_types(header, call, pickled_types)
     packed = values.loads(read(protocol.ARGUMENTS), function.unpickle, reporter.types)
@@ -133,13 +138,23 @@ def _check_python(header: Dict[str, Any]) -> None:
         )
 
 
-def _install_runtime(folder: str, context: bytes) -> Dict[str, Any]:
+def _receive() -> Dict[str, Any]:
+    from k8s_venv.runner import lifeline
+
+    return lifeline.receive()
+
+
+def _delivered(folder: str) -> Dict[str, Any]:
+    path = os.path.join(folder, protocol.CONNECTIONS)
+    if not os.path.exists(path):
+        return {}
+    with open(path, encoding="utf-8") as stream:
+        connections: Dict[str, Any] = json.load(stream)
+    return connections
+
+
+def _install_runtime(connections: Dict[str, Any], context: bytes) -> Dict[str, Any]:
     """Make connections and context available; return the arguments that the context gives."""
-    connections = {}
-    delivered = os.path.join(folder, protocol.CONNECTIONS)
-    if os.path.exists(delivered):
-        with open(delivered, encoding="utf-8") as stream:
-            connections = json.load(stream)
     for conn_id, fields in connections.items():
         os.environ["AIRFLOW_CONN_" + conn_id.upper()] = json.dumps(fields)
     packed = values.loads(context)

@@ -73,7 +73,7 @@ def isolated(decorator: str, function: str = "def work(): return 1") -> str:
         ('task.isolated("smae")', "def work(): ...", "There is no environment 'smae'. Did you mean 'same'?"),
         ("task.isolated", "def work(): ...", "takes the environment's name: @task.isolated("),
         ("task.isolated()", "def work(): ...", "takes the environment's name: @task.isolated("),
-        ('task.isolated("same", backend="docker")', "def work(): ...", "there is no backend 'docker'"),
+        ('task.isolated("same", backend="podman")', "def work(): ...", "there is no backend 'podman'"),
         ('task.isolated("same", imag="x")', "def work(): ...", "there is no option 'imag'. Did you mean 'image'?"),
         ('task.isolated("same", cmds=["x"])', "def work(): ...", "'cmds' cannot be set: k8s-venv sets it itself"),
         ('task.isolated("same", requirements=["x"])', "def work(): ...", "requirements = ['x']"),

@@ -21,6 +21,7 @@ from k8s_venv.calls import PackedCall, open_result, pack
 from k8s_venv.environment import Environment
 from k8s_venv.errors import BackendError, K8sVenvError, LockError
 from k8s_venv.locking import read_lock, write_lock
+from tests.contract import BackendContract, Runner
 
 pytestmark = pytest.mark.usefixtures("no_settings")
 HERE = "{}.{}".format(*sys.version_info)
@@ -38,9 +39,9 @@ def call(environment: Environment, function: Callable[..., Any], *args: Any, **o
     return open_result(LocalBackend().run(packed, lines.append), packed), lines
 
 
-def ended(pid: int) -> bool:
+def ended(pid: int, seconds: int = 5) -> bool:
     """Wait until a process has ended: killed ones take a moment to go."""
-    for _ in range(100):
+    for _ in range(seconds * 20):
         try:
             state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
         except (FileNotFoundError, ProcessLookupError):
@@ -75,7 +76,7 @@ def place() -> tuple[str, int, list[tuple[str, int]]]:
     return (
         str(folder),
         folder.stat().st_mode & 0o777,
-        [(file.name, file.stat().st_mode & 0o777) for file in folder.iterdir()],
+        sorted((file.name, file.stat().st_mode & 0o777) for file in folder.iterdir()),
     )
 
 
@@ -200,7 +201,7 @@ def test_the_calls_folder_is_private_and_removed(bare_environment: BareEnvironme
     (folder, mode, files), _ = call(bare_environment(HERE), place, connections=connections)
 
     assert mode == 0o700
-    assert dict(files)["connections.json"] == 0o600
+    assert [name for name, _ in files] == ["call.pyz", "result"]  # the connections are in no file
     assert not Path(folder).exists()
 
 
@@ -216,7 +217,7 @@ DEATHS: dict[str, tuple[Callable[..., Any], tuple[Any, ...], str]] = {
     "os._exit": (leave, (3,), r"leave\(\) ended without a result: its process left with exit code 3 \(os\._exit\?\)"),
     "os._exit with success": (leave, (0,), r"leave\(\) ended without a result: its process left with exit code 0"),
     "a segfault": (crash, (), r"crash\(\) ended without a result: its process was ended by SIGSEGV \(a crash in comp"),
-    "being killed": (kill_itself, (), r"its process was ended by SIGKILL \(out of memory\?\)"),
+    "being killed": (kill_itself, (), r"its process was ended by SIGKILL \(killed from outside, or out of memory\)"),
 }
 
 
@@ -295,6 +296,34 @@ def test_a_task_may_leave_through_sys_exit(bare_environment: BareEnvironment) ->
     assert call(environment, leave_through_exit, 0)[0] is None
     with pytest.raises(BaseException, match="7"):
         call(environment, leave_through_exit, 7)
+
+
+@pytest.fixture
+def run(bare_environment: BareEnvironment) -> Runner:
+    return Runner(LocalBackend, bare_environment(HERE))
+
+
+class TestContract(BackendContract):
+    pass
+
+
+def test_a_call_ends_with_its_sender(bare_environment: BareEnvironment, tmp_path: Path) -> None:
+    environment = bare_environment(HERE)
+    code = (
+        "import pathlib; from k8s_venv.backends.local import LocalBackend; from k8s_venv.calls import pack; "
+        "from k8s_venv.environment import Environment; "
+        "from tests.integration.test_local_backend import start_a_child_and_wait as function; "
+        f"environment = Environment(name='bare', root=pathlib.Path({str(environment.root)!r}), python='{HERE}'); "
+        "LocalBackend().run(pack(function, (), {}, environment=environment), lambda line: print(line, flush=True))"
+    )
+    sender = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert sender.stdout is not None
+    child = int(sender.stdout.readline().split()[1])
+
+    sender.kill()
+    sender.wait()
+
+    assert ended(child, seconds=30)
 
 
 # Environments.

@@ -178,7 +178,11 @@ WRONG = {
         3,
         "'libpq5; reboot' is not a Debian package's name",
     ),
-    "an unknown backend": ('backend = "locl"', 1, "Unknown backend 'locl'. Did you mean 'local'? Known: kubernetes, l"),
+    "an unknown backend": (
+        'backend = "locl"',
+        1,
+        "Unknown backend 'locl'. Did you mean 'local'? Known: kubernetes, docker",
+    ),
     "a registry with a scheme": ('registry = "https://registry.example.com"', 1, "without https:// and without a tag"),
     "a registry of another type": ("registry = 5", 1, "`registry` of the project: must be text"),
     "broken TOML": ("[environments.etl\n", None, "This file is not valid TOML: "),

@@ -1,0 +1,294 @@
+"""The docker backend: the environment's image on the local engine, through Docker's SDK.
+
+The archive lies in a volume of the container's own, which also receives the result. The connections come over the
+attached standard input, so they are nowhere on the engine's disk; when that connection is cut, the call ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import io
+import json
+import os
+import tarfile
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from k8s_venv.backends.dockeroptions import FOLDER, container_options, memory_limit
+from k8s_venv.backends.exits import exit_reason
+from k8s_venv.backends.lines import LineSplitter
+from k8s_venv.calls import PackedCall, Result, parse_document
+from k8s_venv.errors import BackendError
+from k8s_venv.locking import read_lock
+from k8s_venv.runner import protocol
+
+if TYPE_CHECKING:
+    from docker import DockerClient
+    from docker.models.containers import Container
+    from docker.models.images import Image
+
+    from k8s_venv.environment import Environment
+    from k8s_venv.project import Project
+
+Progress = Callable[[str], None]
+
+LABEL = "k8s-venv.environment"
+RESULT_FOLDER = f"{FOLDER}/result"
+_GRACE = 10  # seconds between asking a task to end and ending it
+_END_PATIENCE = 30.0  # seconds between the end of a container's output and its own
+# A container that ended, or was never started, so long ago has no sender any more.
+_ABANDONED = datetime.timedelta(hours=1)
+
+
+class DockerBackend:
+    """Runs calls as containers on the engine that ``DOCKER_HOST`` or its usual socket gives.
+
+    Args:
+        project: the project, for the images' references.
+        options: the task's own options, which win over its environment's ``pod``.
+        progress: is called with what happens before the call starts.
+    """
+
+    def __init__(
+        self, project: Project, options: Mapping[str, Any] | None = None, progress: Progress | None = None
+    ) -> None:
+        self._project = project
+        self._options = dict(options or {})
+        self._progress = progress or (lambda line: None)
+        self._container: Container | None = None
+        self._killed = False
+
+    def run(self, call: PackedCall, log: Callable[[str], None]) -> Result:
+        """Run a call as a container; see ``Backend.run``."""
+        environment = call.environment
+        with _explained(environment), contextlib.closing(_connect(environment)) as client:
+            _remove_abandoned(client)
+            given = {**environment.pod, **self._options}
+            image = self._image(client, environment, given)
+            options, ignored = container_options(environment, given, image.attrs["Config"].get("User") or "")
+            if ignored:
+                self._progress(f"One engine has no use for {', '.join(ignored)}; these options are for Kubernetes")
+            labels = {LABEL: environment.name, "k8s-venv.function": call.function}
+            container = client.containers.create(image, labels=labels, **options)
+            self._container = container
+            try:
+                container.put_archive(FOLDER, _folders(call.archive))
+                ended = _attend(client, container, call, log)
+                if self._killed:
+                    raise BackendError(environment.name, f"{call.function}() was ended, since its task was killed.")
+                return _result(container, call, ended, memory_limit(given))
+            finally:
+                _end(container)
+
+    def on_kill(self) -> None:
+        """End the running call and remove its container."""
+        if self._container is not None:
+            self._killed = True
+            _end(self._container)
+
+    def _image(self, client: DockerClient, environment: Environment, given: Mapping[str, Any]) -> Image:
+        import docker
+
+        named = given.get("image") or environment.image
+        reference = named or environment.image_reference(
+            self._project.require_registry(), read_lock(environment).digest
+        )
+        policy = given.get("image_pull_policy") or "IfNotPresent"
+        remedy = (
+            "Is the name right, and does `docker pull` get it?"
+            if named
+            else f"Is it built? Run `k8s-venv build-images {environment.name}`."
+        )
+        if policy != "Always":
+            with contextlib.suppress(docker.errors.ImageNotFound):
+                return client.images.get(reference)
+        if policy == "Never":
+            raise BackendError(
+                environment.name,
+                f"its image {reference} is not on the engine, and image_pull_policy='Never' forbids pulling. {remedy}",
+            )
+        self._progress(f"Pulling {reference}")
+        try:
+            return client.images.pull(reference)
+        except docker.errors.APIError as error:
+            raise BackendError(
+                environment.name,
+                f"its image {reference} is not on the engine and cannot be pulled. {remedy} "
+                f"The engine says: {_said(error)}.",
+            ) from None
+
+
+def _connect(environment: Environment) -> DockerClient:
+    try:
+        import docker
+    except ImportError:
+        raise BackendError(
+            environment.name, "the docker backend needs the package docker. Run: pip install 'k8s-venv[docker]'."
+        ) from None
+    try:
+        client = docker.from_env()
+        client.ping()
+    except docker.errors.DockerException:
+        address = os.environ.get("DOCKER_HOST") or "its usual socket"
+        raise BackendError(
+            environment.name,
+            f"no Docker Engine answers at {address}. Install or start one, or set DOCKER_HOST to one that runs.",
+        ) from None
+    return client
+
+
+@contextlib.contextmanager
+def _explained(environment: Environment) -> Iterator[None]:
+    """Tell what the engine refused in its own words."""
+    try:
+        yield
+    except Exception as error:
+        docker_error = type(error).__module__.partition(".")[0] in ("docker", "requests")
+        if not docker_error:
+            raise
+        raise BackendError(environment.name, f"the Docker Engine failed: {_said(error)}.") from None
+
+
+def _said(error: Exception) -> str:
+    return str(getattr(error, "explanation", None) or error).strip().rstrip(".")
+
+
+def _folders(archive: bytes) -> bytes:
+    """Return a tar with the archive and the result's folder, which any user may write to."""
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as tar:
+        folder = tarfile.TarInfo("result")
+        folder.type, folder.mode = tarfile.DIRTYPE, 0o777
+        tar.addfile(folder)
+        file = tarfile.TarInfo(protocol.ARCHIVE)
+        file.size, file.mode = len(archive), 0o444
+        tar.addfile(file, io.BytesIO(archive))
+    return stream.getvalue()
+
+
+def _attend(
+    client: DockerClient, container: Container, call: PackedCall, log: Callable[[str], None]
+) -> Mapping[str, Any]:
+    """Start a container, pass on what it prints, and return its state when it has ended."""
+    import docker
+    from docker.utils.socket import frames_iter
+
+    streams = {"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1}
+    # Attached before it starts, so that no line is missed; held until it ends, since it ends with us.
+    with contextlib.closing(client.api.attach_socket(str(container.id), streams)) as attached:
+        socket = getattr(attached, "_sock", attached)
+        socket.settimeout(None)
+        try:
+            container.start()
+        except docker.errors.APIError as error:
+            raise BackendError(
+                call.environment.name,
+                f"its image cannot run `python`: {_said(error)}. An image needs `python` on its PATH.",
+            ) from None
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            socket.sendall(json.dumps(dict(call.connections)).encode() + b"\n")
+        splitters: dict[int, LineSplitter] = {}
+        for stream, data in frames_iter(attached, tty=False):  # type: ignore[no-untyped-call]
+            for line in splitters.setdefault(stream, LineSplitter()).feed(data):
+                log(line)
+        for splitter in splitters.values():
+            for line in splitter.end():
+                log(line)
+        try:
+            container.wait(timeout=_END_PATIENCE)
+            container.reload()
+        except docker.errors.NotFound:
+            return {}
+    state: Mapping[str, Any] = container.attrs["State"]
+    return state
+
+
+def _result(container: Container, call: PackedCall, state: Mapping[str, Any], limit: str) -> Result:
+    name = call.environment.name
+    document = _read(container, protocol.DOCUMENT, protocol.DOCUMENT_LIMIT) if state else None
+    if document is None:
+        raise BackendError(name, _death(call, state, limit))
+    parsed = parse_document(document, name)
+    return Result(parsed, _read(container, protocol.PAYLOAD, parsed.size) or b"")
+
+
+def _read(container: Container, file: str, limit: int) -> bytes | None:
+    """Return a file of the result; one that is longer than allowed is cut, which its checksum tells."""
+    import docker
+
+    try:
+        chunks, _ = container.get_archive(f"{RESULT_FOLDER}/{file}")
+    except docker.errors.NotFound:
+        return None
+    with contextlib.closing(_Stream(chunks)) as stream, tarfile.open(fileobj=stream, mode="r|") as tar:
+        member = tar.next()
+        content = tar.extractfile(member) if member is not None and member.isreg() else None
+        return content.read(limit + 1) if content is not None else None
+
+
+class _Stream(io.RawIOBase):
+    """Chunks of bytes as a file."""
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self._chunks = chunks
+        self._rest = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._rest:
+            chunk = next(self._chunks, None)
+            if chunk is None:
+                return 0
+            self._rest = chunk
+        size = min(len(buffer), len(self._rest))
+        buffer[:size], self._rest = self._rest[:size], self._rest[size:]
+        return size
+
+
+def _death(call: PackedCall, state: Mapping[str, Any], limit: str) -> str:
+    if not state:
+        return f"{call.function}() ended without a result: its container was removed from outside."
+    if state["OOMKilled"]:
+        return (
+            f"{call.function}() used more memory than its container may ({limit}) and was killed. Raise it with "
+            "`container_resources`, on the task or in the environment's `pod` options."
+        )
+    return f"{call.function}() ended without a result: {exit_reason(state['ExitCode'])}."
+
+
+def _end(container: Container) -> None:
+    """Ask a container to end, and remove it with its volume."""
+    import docker
+
+    with contextlib.suppress(docker.errors.APIError):
+        container.stop(timeout=_GRACE)
+    with contextlib.suppress(docker.errors.NotFound):
+        try:
+            container.remove(force=True, v=True)
+        except docker.errors.APIError as error:
+            if error.status_code != 409:  # somebody else is removing it
+                raise
+
+
+def _remove_abandoned(client: DockerClient) -> None:
+    """Remove the containers that senders which died have left behind."""
+    import docker
+
+    for state in ("exited", "created"):
+        for container in client.containers.list(all=True, sparse=True, filters={"label": LABEL, "status": state}):
+            made = datetime.datetime.fromtimestamp(container.attrs["Created"], datetime.UTC)
+            with contextlib.suppress(docker.errors.APIError):
+                if datetime.datetime.now(datetime.UTC) - made > _ABANDONED and _is_old(container):
+                    container.remove(force=True, v=True)
+
+
+def _is_old(container: Container) -> bool:
+    container.reload()
+    state = container.attrs["State"]
+    if state["Running"]:
+        return False
+    ended = datetime.datetime.fromisoformat(state["FinishedAt"])  # the year 1 where it was never started
+    return datetime.datetime.now(datetime.UTC) - ended > _ABANDONED

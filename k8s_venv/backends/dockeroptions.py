@@ -1,0 +1,123 @@
+"""What pod options mean for one container of a Docker Engine, as pure functions."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from k8s_venv.errors import BackendError
+from k8s_venv.runner import protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from k8s_venv.environment import Environment
+
+FOLDER = "/k8s-venv"
+SCRATCH = "/tmp"  # noqa: S108 -- a file system of the container's own
+# Who runs a call in an image that names nobody, or root: as in images that k8s-venv builds.
+USER = "50000:0"
+_USED = ("container_resources", "env_vars", "image", "image_pull_policy")
+_ROOT = re.compile(r"(?:|0|root)(?::.*)?")
+_PERIOD = 100_000  # microseconds, of which a container gets its share of CPU time
+_QUANTITY = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(m|k|[MGTP]|[KMGTP]i)?")
+_FACTORS = {"": 1.0, "m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15}
+_FACTORS |= {f"{letter}i": 1024.0 ** (power + 1) for power, letter in enumerate("KMGTP")}
+
+
+def container_options(
+    environment: Environment, given: Mapping[str, Any], image_user: str
+) -> tuple[dict[str, Any], list[str]]:
+    """Return how a call's container is made, and the given options that mean nothing here.
+
+    Args:
+        environment: whose call it is.
+        given: pod options by name, in any of the forms that ``KubernetesPodOperator`` takes.
+        image_user: the user whom the image names.
+
+    Raises:
+        BackendError: an option cannot be honoured.
+    """
+    from docker.types import LogConfig, Mount
+
+    settings = {"HOME": SCRATCH, "PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"}
+    options: dict[str, Any] = {
+        "entrypoint": ["python"],
+        "command": [
+            f"{FOLDER}/{protocol.ARCHIVE}",
+            *("--result", f"{FOLDER}/result"),
+            *("--connections", "-"),
+        ],
+        "environment": {**settings, **_variables(environment, given.get("env_vars"))},
+        "user": USER if _ROOT.fullmatch(image_user) else image_user,
+        "stdin_open": True,
+        "read_only": True,
+        "tmpfs": {SCRATCH: "rw,exec,nosuid,nodev,mode=1777"},
+        # Without a name: it goes with the container.
+        "mounts": [Mount(FOLDER, None, no_copy=True)],
+        "cap_drop": ["ALL"],
+        "security_opt": ["no-new-privileges"],
+        # What a task prints goes to its sender alone.
+        "log_config": LogConfig(type="none"),
+        **_resources(environment, given.get("container_resources")),
+    }
+    return options, sorted(set(given) - set(_USED))
+
+
+def memory_limit(given: Mapping[str, Any]) -> str:
+    """Return a container's limit of memory in its author's words, for messages.
+
+    Args:
+        given: pod options by name.
+    """
+    size = _limits(given.get("container_resources")).get("memory")
+    return f"limit {size}" if size else "no limit of its own: the machine ran out"
+
+
+def _variables(environment: Environment, given: Any) -> dict[str, str]:
+    if not given:
+        return {}
+    if hasattr(given, "items"):
+        return {str(name): str(value) for name, value in given.items()}
+    found = {}
+    for variable in given:
+        name, value = _field(variable, "name"), _field(variable, "value")
+        if value is None:
+            raise BackendError(
+                environment.name,
+                f"its variable {name!r} in `env_vars` takes its value from Kubernetes, which the docker backend has "
+                "not. Give it a value.",
+            )
+        found[str(name)] = str(value)
+    return found
+
+
+def _resources(environment: Environment, given: Any) -> dict[str, Any]:
+    """Return a container's limits; requests only tell a scheduler where there is room."""
+    limits = _limits(given)
+    options: dict[str, Any] = {}
+    if "memory" in limits:
+        size = int(_quantity(environment, limits["memory"]))
+        options |= {"mem_limit": size, "memswap_limit": size}
+    if "cpu" in limits:
+        share = int(_quantity(environment, limits["cpu"]) * _PERIOD)
+        options |= {"cpu_period": _PERIOD, "cpu_quota": max(share, 1000)}
+    return options
+
+
+def _limits(given: Any) -> Mapping[str, Any]:
+    return (_field(given, "limits") if given else None) or {}
+
+
+def _field(value: Any, name: str) -> Any:
+    return value.get(name) if hasattr(value, "get") else getattr(value, name, None)
+
+
+def _quantity(environment: Environment, text: Any) -> float:
+    """Return what a quantity of Kubernetes stands for, such as ``500m`` or ``2Gi``."""
+    found = _QUANTITY.fullmatch(str(text))
+    if found is None:
+        raise BackendError(
+            environment.name, f"{text!r} in `container_resources` is not a quantity, such as 500m or 2Gi."
+        )
+    return float(found[1]) * _FACTORS[found[2] or ""]

@@ -1,0 +1,60 @@
+"""Standard input as what brings the connections, and as the sign that the sender still lives."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+import warnings
+from typing import Any, Dict
+
+# Seconds between asking this process to end and ending it, once its sender is gone.
+GRACE = 10.0
+_CHUNK = 65536
+
+
+def receive() -> Dict[str, Dict[str, Any]]:
+    """Return the connections, one line of JSON on standard input, and end this process when that is closed.
+
+    The function that is called finds an empty standard input.
+
+    Raises:
+        SystemExit: the sender was gone before it had said anything.
+    """
+    line = os.dup(0)
+    empty = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(empty, 0)
+    os.close(empty)
+    text = b""
+    while not text.endswith(b"\n"):
+        read = os.read(line, _CHUNK)
+        if not read:
+            raise SystemExit("the sender is gone")
+        text += read
+    threading.Thread(target=_watch, args=(line,), name="k8s-venv-lifeline", daemon=True).start()
+    connections: Dict[str, Dict[str, Any]] = json.loads(text)
+    return connections
+
+
+def _watch(line: int) -> None:
+    # No file object: one that a thread reads from cannot be closed when the interpreter ends.
+    while os.read(line, _CHUNK):
+        pass
+    _end_what_remains()
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(GRACE)
+    os._exit(128 + signal.SIGKILL)
+
+
+def _end_what_remains() -> None:
+    """Leave a process behind that ends this one's group when this one has ended, or does not."""
+    parent, deadline = os.getpid(), time.monotonic() + GRACE
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of forking beside threads: what follows needs none of them
+        child = os.fork()
+    if child == 0:
+        while os.getppid() == parent and time.monotonic() < deadline:
+            time.sleep(0.1)
+        os.killpg(0, signal.SIGKILL)
