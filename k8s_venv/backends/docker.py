@@ -12,8 +12,9 @@ import io
 import json
 import os
 import tarfile
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from k8s_venv.backends.dockeroptions import FOLDER, container_options, memory_limit
 from k8s_venv.backends.exits import exit_reason
@@ -22,6 +23,7 @@ from k8s_venv.calls import PackedCall, Result, parse_document
 from k8s_venv.errors import BackendError
 from k8s_venv.locking import read_lock
 from k8s_venv.runner import protocol
+from k8s_venv.runner.mapped import map_file
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -30,12 +32,14 @@ if TYPE_CHECKING:
 
     from k8s_venv.environment import Environment
     from k8s_venv.project import Project
+    from k8s_venv.runner.values import Buffer
 
 Progress = Callable[[str], None]
 
 LABEL = "k8s-venv.environment"
 RESULT_FOLDER = f"{FOLDER}/result"
 _GRACE = 10  # seconds between asking a task to end and ending it
+_CHUNK = 1 << 20  # bytes of a result that are in memory at once
 _END_PATIENCE = 30.0  # seconds between the end of a container's output and its own
 # A container that ended, or was never started, so long ago has no sender any more.
 _ABANDONED = datetime.timedelta(hours=1)
@@ -206,25 +210,43 @@ def _attend(
 
 def _result(container: Container, call: PackedCall, state: Mapping[str, Any], limit: str) -> Result:
     name = call.environment.name
-    document = _read(container, protocol.DOCUMENT, protocol.DOCUMENT_LIMIT) if state else None
-    if document is None:
+    with _file_of(container, protocol.DOCUMENT) if state else contextlib.nullcontext() as file:
+        text = file.read(protocol.DOCUMENT_LIMIT + 1) if file else None
+    if text is None:
         raise BackendError(name, _death(call, state, limit))
-    parsed = parse_document(document, name)
-    return Result(parsed, _read(container, protocol.PAYLOAD, parsed.size) or b"")
+    document = parse_document(text, name)
+    with _file_of(container, protocol.PAYLOAD) as file:
+        return Result(document, _kept(file, document.size, name) if file else b"")
 
 
-def _read(container: Container, file: str, limit: int) -> bytes | None:
-    """Return a file of the result; one that is longer than allowed is cut, which its checksum tells."""
+def _kept(file: IO[bytes], size: int, environment: str) -> Buffer:
+    """Return a payload as a mapped file; one that is not as long as announced is told by its checksum."""
+    try:
+        with tempfile.TemporaryFile(prefix="k8s-venv-result-") as kept:
+            while size > 0 and (data := file.read(min(size, _CHUNK))):
+                kept.write(data)
+                size -= len(data)
+            kept.flush()
+            return map_file(kept.fileno())
+    except OSError as error:
+        raise BackendError(
+            environment, f"the call's result cannot be kept in {tempfile.gettempdir()}: {error}. Set TMPDIR."
+        ) from None
+
+
+@contextlib.contextmanager
+def _file_of(container: Container, name: str) -> Iterator[IO[bytes] | None]:
+    """Give a file of the result, or None where the container left none."""
     import docker
 
     try:
-        chunks, _ = container.get_archive(f"{RESULT_FOLDER}/{file}")
+        chunks, _ = container.get_archive(f"{RESULT_FOLDER}/{name}")
     except docker.errors.NotFound:
-        return None
+        yield None
+        return
     with contextlib.closing(_Stream(chunks)) as stream, tarfile.open(fileobj=stream, mode="r|") as tar:
         member = tar.next()
-        content = tar.extractfile(member) if member is not None and member.isreg() else None
-        return content.read(limit + 1) if content is not None else None
+        yield tar.extractfile(member) if member is not None and member.isreg() else None
 
 
 class _Stream(io.RawIOBase):
