@@ -18,10 +18,15 @@ OLDEST_PYTHON = (3, 8)
 NAME = re.compile(r"(?!.{64})[a-z0-9]+(?:(?:_{1,2}|-+)[a-z0-9]+)*")
 # Where a lock's packages can be installed; those of Linux are also what an image is made for.
 PLATFORMS = ("linux/amd64", "linux/arm64", "macos/amd64", "macos/arm64")
-_DEBIAN_PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]*(?:=[\w.+:~-]+)?")
+DEBIAN_PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]*(?:=[\w.+:~-]+)?")
 
 
-def _python_version(value: object) -> str:
+def python_version(value: object) -> str:
+    """Return a minor version such as ``3.12`` that calls can run on.
+
+    Raises:
+        ValueError: it is none; the text continues "Python …".
+    """
     if isinstance(value, float | int):
         raise ValueError('must be text in quotes, such as python = "3.12" (without them, 3.10 would read as 3.1)')
     if not isinstance(value, str) or not re.fullmatch(r"\d+\.\d+", value):
@@ -53,7 +58,7 @@ class Environment(BaseModel):
 
     name: str = Field(exclude=True)
     root: Path = Field(exclude=True)
-    python: Annotated[str, BeforeValidator(_python_version)]
+    python: Annotated[str, BeforeValidator(python_version)]
     requirements: str | tuple[str, ...] | None = None
     constraints: str | None = None
     platforms: tuple[str, ...] = PLATFORMS[:1]
@@ -66,7 +71,7 @@ class Environment(BaseModel):
     @classmethod
     def _debian_packages(cls, packages: tuple[str, ...]) -> tuple[str, ...]:
         for package in packages:
-            if not _DEBIAN_PACKAGE.fullmatch(package):
+            if not DEBIAN_PACKAGE.fullmatch(package):
                 raise ValueError(f"{package!r} is not a Debian package's name, such as libpq5 or libpq5=15.8-0+deb12u1")
         return packages
 

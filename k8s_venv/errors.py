@@ -65,6 +65,7 @@ class LockError(K8sVenvError):
 
     def __init__(self, environment: str, problem: str) -> None:
         self.environment = environment
+        self.problem = problem
         super().__init__(f"Environment {environment!r}: {problem}")
 
 

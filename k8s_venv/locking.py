@@ -107,7 +107,7 @@ def write_lock(
 
     Args:
         environment: what to lock.
-        progress: is called with each line of uv's progress.
+        progress: is called with what happens.
         renewal: which versions of an older lock are not kept.
 
     Raises:

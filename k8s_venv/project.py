@@ -123,6 +123,11 @@ def find_project(*starts: Path) -> Path:
     )
 
 
+def has_project(folder: Path) -> bool:
+    """Tell whether a folder has a project file."""
+    return _project_in(folder) is not None
+
+
 def project_at(path: Path, setting: str) -> Path:
     """Return the project file that a setting names.
 

@@ -64,7 +64,7 @@ def resolve(
         environment: whose requirements to resolve.
         older: the packages of an older lock, whose versions are kept where they still fit.
         renewal: what of it is not kept.
-        progress: is called with each line of uv's progress.
+        progress: is called with what happens.
 
     Raises:
         LockError: the requirements cannot be resolved.
@@ -77,7 +77,9 @@ def resolve(
         for platform in environment.platforms:
             arguments = ["--python-platform", _PLATFORMS[platform][0]]
             arguments += [part for name in upgrades for part in ("--upgrade-package", name)]
-            found[platform] = _compile(environment, platform, arguments, kept, progress)
+            if progress:
+                progress(f"resolving for Python {environment.python} on {platform}")
+            found[platform] = _compile(environment, platform, arguments, kept)
             kept = _preferring(found[platform], kept)
             upgrades = ()
         if found == before or _agree(found):
@@ -103,7 +105,7 @@ def resolve_here(environment: Environment, python: str, locked: Sequence[Package
     with tempfile.TemporaryDirectory(prefix="k8s-venv-lock-") as folder:
         constraints = Path(folder) / "locked.txt"
         constraints.write_text("\n".join(exact), "utf-8")
-        return _compile(environment, host_platform(), ["--python", python, "-c", str(constraints)], locked, None)
+        return _compile(environment, host_platform(), ["--python", python, "-c", str(constraints)], locked)
 
 
 def uv_platform(platform: str) -> str:
@@ -145,7 +147,6 @@ def _compile(
     platform: str,
     arguments: Sequence[str],
     kept: Sequence[Package],
-    progress: Callable[[str], None] | None,
 ) -> list[Package]:
     file = environment.requirements_file
     stdin = "" if file else "\n".join(environment.requirements or ())
@@ -168,7 +169,6 @@ def _compile(
                 stdin=stdin,
                 cwd=environment.root,
                 indexes=index_settings(environment),
-                progress=progress,
             )
         except uv.UvError as error:
             raise LockError(environment.name, explain(environment, platform, stdin, error.output)) from None

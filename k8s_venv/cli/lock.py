@@ -84,7 +84,6 @@ def lock_environments(environments: Iterable[Environment], renewal: Renewal | No
 
         def lock_one(environment: Environment) -> LockError | None:
             name = environment.name
-            report(name, f"resolving for Python {environment.python} on {', '.join(environment.platforms)}")
             before = locked_packages(environment)
             try:
                 written = write_lock(environment, lambda line: report(name, line), renewal or Renewal())
@@ -92,7 +91,8 @@ def lock_environments(environments: Iterable[Environment], renewal: Renewal | No
                 finished(name, "failed")
                 return error
             changes = _changes(before, locked_packages(environment)) if before else ""
-            finished(name, f"locked {len(written.packages)} packages in {written.path.name}{changes}")
+            count = "1 package" if len(written.packages) == 1 else f"{len(written.packages)} packages"
+            finished(name, f"locked {count} in {written.path.name}{changes}")
             return None
 
         try:

@@ -9,6 +9,8 @@ import click
 from k8s_venv import __version__
 from k8s_venv.cli.build import build_images
 from k8s_venv.cli.check import check, explain
+from k8s_venv.cli.init import init
+from k8s_venv.cli.list import list_environments
 from k8s_venv.cli.lock import lock
 from k8s_venv.cli.test import test
 from k8s_venv.errors import K8sVenvError
@@ -26,9 +28,10 @@ Environments are declared in k8s-venv.toml, beside the DAGs:
 
 A task names one: @task.isolated("snowpark").
 """
-_FIRST_STEPS = """First steps, once k8s-venv.toml is written:
+_FIRST_STEPS = """First steps:
 
 \b
+    k8s-venv init                              write k8s-venv.toml and a DAG to begin with
     k8s-venv lock                              fix exact versions
     k8s-venv test --backend local DAG_FILE     run a DAG here
     k8s-venv build-images                      build and push its images
@@ -69,5 +72,7 @@ def main(context: click.Context, project: Path | None) -> None:
 main.add_command(build_images)
 main.add_command(check)
 main.add_command(explain)
+main.add_command(init)
+main.add_command(list_environments)
 main.add_command(lock)
 main.add_command(test)

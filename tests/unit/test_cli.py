@@ -33,6 +33,7 @@ def test_help_teaches_the_way_from_nothing_to_a_run(cli: Command) -> None:
     assert 'A task names one: @task.isolated("snowpark").' in lines
     steps = [line.partition("  ")[0] for line in lines if line.startswith("k8s-venv ")]
     assert steps == [
+        "k8s-venv init",
         "k8s-venv lock",
         "k8s-venv test --backend local DAG_FILE",
         "k8s-venv build-images",
@@ -40,12 +41,14 @@ def test_help_teaches_the_way_from_nothing_to_a_run(cli: Command) -> None:
     ]
 
 
-@pytest.mark.parametrize("command", ["lock", "build-images", "test"])
+@pytest.mark.parametrize("command", ["init", "list", "lock", "build-images", "test"])
 def test_each_command_explains_itself_without_a_project(cli: Command, command: str) -> None:
     shown = cli(command, "--help")
 
     assert shown.returncode == 0
     assert len(shown.stdout.splitlines()) > 6
+    if command in ("init", "list", "lock"):
+        assert f"\n      k8s-venv {command}" in shown.stdout  # an example
 
 
 def test_lock_writes_locks_and_shows_progress_apart_from_results(cli: Command, project_file: Path) -> None:

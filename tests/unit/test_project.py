@@ -168,6 +168,22 @@ WRONG = {
         3,
         'must be the name of a file ("requirements.txt") or a list of requirements (["pandas>=2"]), not 5.',
     ),
+    "a missing constraints file": (
+        '[environments.etl]\npython = "3.12"\nconstraints = "limits.txt"',
+        3,
+        "The constraints file 'limits.txt' of environment 'etl' does not exist",
+    ),
+    "an unknown platform": (
+        '[environments.etl]\npython = "3.12"\nplatforms = ["linux/arm"]',
+        3,
+        "'linux/arm' is not a platform. Did you mean 'linux/arm64'? Known: linux/amd64, linux/arm64, macos/",
+    ),
+    "no platform for images": ('[environments.etl]\npython = "3.12"\nplatforms = []', 3, "one that images run on"),
+    "a platform as text": (
+        '[environments.etl]\npython = "3.12"\nplatforms = "linux/arm64"',
+        3,
+        "must be a list of platforms, such as",
+    ),
     "packages as text": (
         '[environments.etl]\npython = "3.12"\npackages = "libpq5"',
         3,
@@ -262,6 +278,7 @@ def test_whatever_is_an_environments_name_is_one_for_files_images_and_labels(nam
         assert not set(name) - set("abcdefghijklmnopqrstuvwxyz0123456789-_")
 
 
+_KEYS = ["python", "requirements", "constraints", "platforms", "packages", "base", "pod", "name"]
 _VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text("ab.[]{}= \n\"'#", max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["python", "x", "pod"]), inner),
@@ -269,7 +286,7 @@ _VALUES = st.recursive(
 )
 
 
-@given(table=st.dictionaries(st.sampled_from(["python", "requirements", "packages", "base", "pod", "name"]), _VALUES))
+@given(table=st.dictionaries(st.sampled_from(_KEYS), _VALUES))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 def test_whatever_stands_in_an_environment_it_is_read_or_refused_in_one_sentence(
     write_project: ProjectWriter, table: dict[str, object]
