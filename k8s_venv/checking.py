@@ -7,8 +7,8 @@ import functools
 import inspect
 from typing import TYPE_CHECKING, Any
 
+from k8s_venv.calls.capturing import capture
 from k8s_venv.calls.imports import imports_of
-from k8s_venv.calls.packing import capture
 from k8s_venv.calls.syntax import newer_syntax
 from k8s_venv.errors import CallError, K8sVenvError
 from k8s_venv.locking import read_lock
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
-    from k8s_venv.calls.packing import Captured
+    from k8s_venv.calls.capturing import Captured
     from k8s_venv.calls.transport import Transport
     from k8s_venv.environment import Environment
     from k8s_venv.locking import Lock

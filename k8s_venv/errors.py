@@ -94,11 +94,15 @@ class CallError(K8sVenvError):
     """
 
     def __init__(self, problem: str, path: str | None = None, line: int | None = None) -> None:
-        self.problem = problem
+        self.problem = readable(problem)
         self.path = path
         self.line = line
         place = "" if path is None else f"{path}:{line}: " if line else f"{path}: "
-        super().__init__(place + problem)
+        super().__init__(place + self.problem)
+
+
+class SourceError(CallError):
+    """A function that cannot travel as source, though it may by cloudpickle to the same version of Python."""
 
 
 class BackendError(K8sVenvError):
@@ -124,10 +128,19 @@ class RemoteError(K8sVenvError):
     """
 
     def __init__(self, kind: str, message: str, arguments: tuple[object, ...] | None = None) -> None:
-        self.kind = kind
+        self.kind = readable(kind)
         self.message = message
         self.arguments = arguments
-        super().__init__(f"{kind}: {message}" if message else kind)
+        super().__init__(f"{self.kind}: {message}" if message else self.kind)
+
+
+def readable(text: str) -> str:
+    """Return a text with the modules of DAG files named as their files, not as Airflow loads them.
+
+    Args:
+        text: a message.
+    """
+    return re.sub(r"\bunusual_prefix_[0-9a-f]+_(?=\w)", "", text)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -61,7 +61,8 @@ class IsolatedOperator(BaseOperator):
         op_kwargs: its keyword arguments (templated). Parameters named like keys of Airflow's context get these.
         backend: ``kubernetes``, ``docker`` or ``local``; by default what ``K8S_VENV_BACKEND``, airflow.cfg or the
             project file say, else ``kubernetes``.
-        transport: ``cloudpickle`` or ``source``; by default cloudpickle between equal minor versions of Python.
+        transport: ``source`` or ``cloudpickle``; by default source, and cloudpickle for what source cannot say where
+            both sides have the same minor version of Python.
         connections: ids of the connections that the function may use.
         optional_connections: ids of those that it may use where they are defined.
         result: ``reference`` stores the value still encoded; the next isolated task takes it as the value itself,

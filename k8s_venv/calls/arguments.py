@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ from k8s_venv.calls.origins import Origins
 from k8s_venv.calls.references import with_references
 from k8s_venv.calls.slicing import function_name, place_of, written_function
 from k8s_venv.calls.transport import same_python
-from k8s_venv.errors import CallError
+from k8s_venv.errors import CallError, SourceError
 from k8s_venv.runner.errors import MalformedError, NoCodecError
 from k8s_venv.runner.shipped_types import resolver
 from k8s_venv.runner.values import dumps
@@ -17,12 +18,34 @@ from k8s_venv.runner.values import dumps
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from k8s_venv.calls.transport import Transport
     from k8s_venv.environment import Environment
 
 
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """The arguments of a call, encoded.
+
+    Args:
+        data: the encoded arguments.
+        types: the types of the project's own modules among them.
+        names: the names of the project's own modules that they refer to, each with its module.
+        pickled: whether any of them is pickled.
+    """
+
+    data: bytes = dataclasses.field(repr=False)
+    types: set[type]
+    names: set[tuple[str, str]]
+    pickled: bool
+
+
 def encode_arguments(
-    function: Callable[..., Any], environment: Environment, args: Sequence[Any], kwargs: Mapping[str, Any]
-) -> tuple[bytes, set[type]]:
+    function: Callable[..., Any],
+    environment: Environment,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    transport: Transport,
+) -> Arguments:
     """Encode the arguments of a call.
 
     Args:
@@ -30,31 +53,36 @@ def encode_arguments(
         environment: where.
         args: its positional arguments.
         kwargs: its keyword arguments.
-
-    Returns:
-        The encoded arguments, and the types among them that the project's own modules define.
+        transport: how the function itself travels: as source, its classes and functions have their names there.
 
     Raises:
+        SourceError: an argument cannot travel beside a function that travels as source.
         CallError: an argument cannot travel.
     """
+    types: set[type] = set()
     pickle = None
     if same_python(environment.python):
-        from k8s_venv.calls.pickling import argument_pickler  # cloudpickle is not for the parsing of DAG files
+        from k8s_venv.calls.pickling import ArgumentPickler  # cloudpickle is not for the parsing of DAG files
 
-        pickle = argument_pickler(function, environment.root)
-    found: set[type] = set()
+        pickle = ArgumentPickler(function, environment.root, by_name=transport == "source")
     packed = with_references({"args": list(args), "kwargs": dict(kwargs)})
     try:
-        return dumps(packed, pickle, _project_types(function, environment, found)), found
+        data = dumps(packed, pickle, _project_types(function, environment, types))
     except MalformedError as error:
         raise CallError(f"A value handed on by reference is damaged: {error}.", *place_of(function)) from None
     except NoCodecError as error:
         path = _argument_path(error.path, list(_parameter_names(function)), len(args), list(kwargs))
-        raise CallError(
+        kind = SourceError if pickle is not None and pickle.met_unnamed else CallError
+        raise kind(
             f"An argument of {function_name(function)}() cannot travel to Python {environment.python}: {path} is "
-            f"{error.kind}. Pass plain data, numpy arrays or pandas frames.",
+            f"{error.kind}. Pass plain data, arrays, frames or dataclasses of the project, or say how its type travels "
+            "with k8s_venv.runtime.register_codec().",
             *place_of(function),
         ) from None
+    names = {(each.__module__, each.__qualname__.partition(".")[0]) for each in types}
+    if pickle is None:
+        return Arguments(data, types, names, pickled=False)
+    return Arguments(data, types, names | pickle.names, pickle.used)
 
 
 def _project_types(

@@ -11,7 +11,7 @@ import contextlib
 import sys
 from typing import TYPE_CHECKING, Any
 
-from k8s_venv.errors import BackendError, CallError, RemoteError
+from k8s_venv.errors import BackendError, CallError, RemoteError, readable
 from k8s_venv.runner import protocol
 from k8s_venv.runtime import FailTask, SkipTask
 
@@ -32,8 +32,8 @@ class RemoteTraceback(Exception):  # noqa: N818 -- the cause of another exceptio
     """
 
     def __init__(self, text: str) -> None:
-        self.text = text
-        super().__init__(text)
+        self.text = readable(text)
+        super().__init__(self.text)
 
     def __str__(self) -> str:
         return f"\n\n{self.text}"
@@ -76,6 +76,9 @@ def _exception(failure: Mapping[str, Any], call: PackedCall) -> BaseException:
         error.name = missing
     if name == "ModuleNotFoundError" and missing:
         error.add_note(_requirement_hint(str(missing), call))
+    elif name == "ImportError" and missing:
+        environment = call.environment
+        error.add_note(f"Environment {environment.name!r} (Python {environment.python}) has a {missing!r} without it.")
     return error
 
 
@@ -122,6 +125,12 @@ def _our_error(failure: Mapping[str, Any], call: PackedCall) -> Exception:
     if name in ("UnknownTypeError", "UnknownCodecError", "UnreadableVersionError"):
         return CallError(
             f"An argument of {call.function}() cannot be read in environment {environment.name!r}: {message}."
+        )
+    if name == "RestoringError":
+        return CallError(
+            f"What {call.function}() needs cannot be restored in environment {environment.name!r} (Python "
+            f"{environment.python}): {message}. Its Python or a package there is another than here: "
+            "make it inside the function, or pass plain data."
         )
     return BackendError(environment.name, message)
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from k8s_venv.calls import repeating
 from k8s_venv.calls.modulefile import Binding, Definition, Facts, ModuleFile, Slice, facts_of, first_line, module_file
 from k8s_venv.calls.state import StateError, is_builtin, is_plain, portable, type_name
-from k8s_venv.errors import CallError
+from k8s_venv.errors import CallError, SourceError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -45,13 +45,13 @@ class ModuleSlice:
         name: the module's name.
         names: what its names stand for.
         origins: tells how other modules travel.
-        refuse: makes the error for a name that cannot travel, from name, problem, file and line.
+        refuse: makes the error for a name that cannot travel, from its kind, name, problem, file and line.
     """
 
     name: str
     names: dict[str, Any]
     origins: Origins
-    refuse: Callable[[str, str, str | None, int | None], CallError]
+    refuse: Callable[[type[CallError], str, str, str | None, int | None], CallError]
     files: list[ModuleFile]
 
     def __post_init__(self) -> None:
@@ -144,7 +144,7 @@ class ModuleSlice:
         number, last = bindings[-1]
         if type(value).__module__.partition(".")[0] == "airflow":
             problem = "is an Airflow task or operator, which cannot be called inside an environment"
-            raise self.refuse(name, problem, self.files[number].filename, last.statement.lineno)
+            raise self.refuse(CallError, name, problem, self.files[number].filename, last.statement.lineno)
         chosen = [pair for pair in bindings if self._defines(pair, value)]
         if len(chosen) == 1 and all(isinstance(b.statement, Definition) for _, b in bindings):
             bindings = chosen
@@ -219,19 +219,22 @@ class ModuleSlice:
             if early and bindings:
                 self._add_early(name, value)
             else:
-                self._add_value(name, value)
+                self._add_value(name, value, has_statements=bool(bindings))
         except StateError as error:
             if not bindings or any(isinstance(b.statement, ast.With | ast.AsyncWith) for _, b in bindings):
-                raise self._refusal(name, f"{error.problem}", bindings) from None
+                raise self._refusal(SourceError, name, error.problem, bindings) from None
             self._repeat(name, bindings, whole=True)
 
     def _refuse_tied(self, name: str, value: Any, bindings: list[tuple[int, Binding]]) -> None:
-        if isinstance(value, _TIED_TO_PROCESS) and not isinstance(value, _IN_MEMORY):
-            raise self._refusal(name, f"holds {type_name(value)}, which belongs to this process", bindings)
+        problem = bound_to_process(value)
+        if problem:
+            raise self._refusal(CallError, name, problem, bindings)
 
-    def _refusal(self, name: str, problem: str, bindings: list[tuple[int, Binding]]) -> CallError:
+    def _refusal(
+        self, kind: type[CallError], name: str, problem: str, bindings: list[tuple[int, Binding]]
+    ) -> CallError:
         number, line = (bindings[-1][0], bindings[-1][1].statement.lineno) if bindings else (0, None)
-        return self.refuse(name, problem, self.files[number].filename if self.files else None, line)
+        return self.refuse(kind, name, problem, self.files[number].filename if self.files else None, line)
 
     def _fits_early(self, name: str, value: Any, bindings: list[tuple[int, Binding]]) -> bool:
         """Tell whether the value of now may stand where the module's statements run."""
@@ -247,9 +250,13 @@ class ModuleSlice:
         self.late.pop(name, None)
         self.early[name] = value
 
-    def _add_value(self, name: str, value: Any) -> None:
+    def _add_value(self, name: str, value: Any, *, has_statements: bool = False) -> None:
         unnamed = {id(value)} if isinstance(value, FunctionType) else set()
         parts = portable(value, self.origins, unnamed)
+        if (self.name, name) in parts.globals and not isinstance(value, FunctionType):
+            raise StateError("refers to itself by its name")  # as a `TypeVar` does
+        if parts.calls_own and has_statements:
+            raise StateError("restores itself by functions of its own module")
         self.late[name] = value
         for module, used in parts.globals:
             if module == self.name:
@@ -354,6 +361,13 @@ def files_of(names: dict[str, Any], filename: str) -> list[ModuleFile]:
         except CallError:  # a cell that never ran
             continue
     return found
+
+
+def bound_to_process(value: Any) -> str | None:
+    """Return why a value belongs to this process and can travel in no way, or None."""
+    if isinstance(value, _TIED_TO_PROCESS) and not isinstance(value, _IN_MEMORY):
+        return f"holds {type_name(value)}, which belongs to this process"
+    return None
 
 
 def _without_decorators(node: Any, kept: list[ast.expr]) -> ast.stmt:

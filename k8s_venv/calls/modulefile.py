@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from k8s_venv.calls.names import Uses, uses
-from k8s_venv.errors import CallError
+from k8s_venv.errors import SourceError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -75,7 +75,7 @@ class ModuleFile:
         as_main: it ran as the process's ``__main__``.
 
     Raises:
-        CallError: the source does not parse.
+        SourceError: the source does not parse.
     """
 
     def __init__(self, filename: str, lines: list[str], *, as_main: bool) -> None:
@@ -87,7 +87,7 @@ class ModuleFile:
         try:
             self.tree = ast.parse(self.text, filename)
         except SyntaxError as error:
-            raise CallError(
+            raise SourceError(
                 f"The file has changed and no longer parses: {error.msg}.", filename, error.lineno
             ) from None
 
@@ -145,7 +145,7 @@ class ModuleFile:
         """Return where a function is defined, by its line and name.
 
         Raises:
-            CallError: there is no such definition.
+            SourceError: there is no such definition.
         """
         line = code.co_firstlineno
         if code.co_name == "<lambda>":
@@ -154,7 +154,7 @@ class ModuleFile:
                 return node
         elif (line, code.co_name) in self._definitions:
             return self._definitions[line, code.co_name]
-        raise CallError(
+        raise SourceError(
             f"The file has changed: the function {code.co_name!r} no longer starts here. Load the DAG again.",
             self.filename,
             line,
@@ -208,7 +208,7 @@ def module_file(filename: str, *, as_main: bool = False) -> ModuleFile:
         as_main: it ran as the process's ``__main__``.
 
     Raises:
-        CallError: the source cannot be had, or does not parse.
+        SourceError: the source cannot be had, or does not parse.
     """
     try:
         status = Path(filename).stat()
@@ -224,9 +224,9 @@ def _parsed(filename: str, version: Any, as_main: bool) -> ModuleFile:
     linecache.checkcache(filename)
     lines = linecache.getlines(filename)
     if not lines:
-        raise CallError(
-            "The source of the function cannot be read, and only source can travel to another Python version. Define "
-            "the function in a file or a notebook.",
+        raise SourceError(
+            "The source of the function cannot be read, and nothing else can travel to another version of Python. "
+            "Define the function in a file or a notebook.",
             filename,
         )
     return ModuleFile(filename, lines, as_main=as_main)

@@ -16,22 +16,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from k8s_venv._version import __version__
-from k8s_venv.calls.arguments import encode_arguments
-from k8s_venv.calls.beside import dotted_name, imported_names, modules_beside
-from k8s_venv.calls.modulefile import module_file
-from k8s_venv.calls.origins import is_installed_file
-from k8s_venv.calls.slicing import Slicer, function_name, place_of, refuse_nonlocal, written_function
+from k8s_venv.calls.capturing import capture
+from k8s_venv.calls.slicing import function_name, place_of
 from k8s_venv.calls.state import sent_name
 from k8s_venv.calls.syntax import check_syntax
-from k8s_venv.calls.transport import choose_transport, same_python
+from k8s_venv.calls.transport import same_python
 from k8s_venv.errors import CallError
 from k8s_venv.runner import protocol
 from k8s_venv.runner.errors import NoCodecError
 from k8s_venv.runner.values import dumps
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
+    from k8s_venv.calls.capturing import Captured
     from k8s_venv.calls.transport import Transport
     from k8s_venv.environment import Environment
 
@@ -66,47 +64,6 @@ class PackedCall:
     connections: Mapping[str, Mapping[str, Any]] = dataclasses.field(repr=False)
 
 
-@dataclasses.dataclass(frozen=True)
-class Captured:
-    """What of a function travels.
-
-    Args:
-        callable: the function.
-        function: its name.
-        environment: where it will run.
-        transport: how it travels.
-        why: why in this way.
-        entries: what it adds to the archive, by its path there.
-        beside: the files of the project that travel whole, by their paths below the import root.
-        slicer: what cut the slices, where the function travels as source.
-    """
-
-    callable: Callable[..., Any]
-    function: str
-    environment: Environment
-    transport: Transport
-    why: str
-    entries: Mapping[str, bytes] = dataclasses.field(repr=False)
-    beside: Mapping[str, Path]
-    slicer: Slicer | None = dataclasses.field(default=None, repr=False)
-
-    @property
-    def beside_modules(self) -> list[str]:
-        """Return the names of the modules that travel as whole files."""
-        return [dotted_name(path) for path in self.beside]
-
-    @functools.cached_property
-    def source(self) -> list[tuple[str, int, str]]:
-        """Return each piece of source that runs in the environment, as file, first line and text."""
-        try:
-            slices = (self.slicer or Slicer(self.callable, self.environment.root)).slices()
-        except CallError:
-            if self.transport == "source":
-                raise
-            slices = []  # what travels as bytecode may have no source that can be sliced
-        return [*slices, *((str(file), 1, file.read_text("utf-8")) for file in self.beside.values())]
-
-
 def pack(
     function: Callable[..., Any],
     args: Sequence[Any],
@@ -125,7 +82,7 @@ def pack(
         args: its positional arguments.
         kwargs: its keyword arguments.
         environment: where it will run.
-        transport: overrides the rule: cloudpickle between equal minor versions, else source.
+        transport: overrides the rule, which stands in ``transport``.
         context: Airflow's context, as ``values``, ``objects`` and ``parameters``, or None outside Airflow.
         connections: the connections to deliver, each one's fields by its id.
         discard_value: tells the runner to report success without the value.
@@ -133,53 +90,18 @@ def pack(
     Raises:
         CallError: the function or an argument cannot travel.
     """
-    arguments, types = encode_arguments(function, environment, args, kwargs)
-    captured = capture(function, environment, transport, types)
+    captured = capture(function, environment, transport, args, kwargs)
     if captured.transport == "source" and not same_python(environment.python):
         check_syntax(captured.source, environment.python)
     entries = dict(captured.entries)
-    own = {str(getattr(function, "__module__", "")), *(kind.__module__ for kind in types)}
+    pickled = captured.transport == "cloudpickle" or captured.arguments.pickled
+    own = {str(getattr(function, "__module__", "")), *(module for module, _ in captured.arguments.names)}
     modules = frozenset({*own, *captured.beside_modules})
-    entries[protocol.ARGUMENTS] = arguments
+    entries[protocol.ARGUMENTS] = captured.arguments.data
     entries[protocol.CONTEXT] = _encode_context(function, context)
     entries[protocol.HEADER] = json.dumps(_header(captured, modules, discard_value)).encode()
-    archive = _zip(entries, _runner_archive(same_minor=same_python(environment.python)))
+    archive = _zip(entries, _runner_archive(same_minor=same_python(environment.python), with_cloudpickle=pickled))
     return PackedCall(environment, captured.function, modules, captured.transport, archive, dict(connections or {}))
-
-
-def capture(
-    function: Callable[..., Any],
-    environment: Environment,
-    transport: Transport | None = None,
-    types: Collection[type] = (),
-) -> Captured:
-    """Return what of a function travels, before there are arguments: for a call, and for looking at it.
-
-    Args:
-        function: the function.
-        environment: where it will run.
-        transport: overrides the rule.
-        types: those of its arguments' types that travel, whether the function names them or not.
-
-    Raises:
-        CallError: the function cannot travel.
-    """
-    chosen, why = choose_transport(environment.python)
-    name = function_name(function)
-    if transport == "cloudpickle" != chosen:
-        raise CallError(
-            f"{name}() asks for transport='cloudpickle', but environment {environment.name!r} runs Python "
-            f"{environment.python} and this is {platform.python_version()}: pickled functions only travel between "
-            "equal minor versions. Leave `transport` out.",
-            *place_of(function),
-        )
-    if transport is not None:
-        chosen, why = transport, "the task asks for it"
-    entries: dict[str, bytes] = {}
-    slicer = Slicer(function, environment.root, types) if chosen == "source" else None
-    beside = _add_source(entries, slicer) if slicer else _add_pickle(entries, function, environment, types)
-    entries.update({f"{protocol.BESIDE}/{path}": file.read_bytes() for path, file in beside.items()})
-    return Captured(function, name, environment, chosen, why, entries, beside, slicer)
 
 
 def _header(captured: Captured, modules: frozenset[str], discard_value: bool) -> dict[str, Any]:
@@ -196,37 +118,6 @@ def _header(captured: Captured, modules: frozenset[str], discard_value: bool) ->
     }
 
 
-def _add_source(entries: dict[str, bytes], slicer: Slicer) -> dict[str, Path]:
-    _add_recipe(entries, slicer)
-    entries[protocol.SOURCES] = json.dumps(slicer.sources).encode()
-    return slicer.beside
-
-
-def _add_recipe(entries: dict[str, bytes], slicer: Slicer) -> None:
-    entries[protocol.SOURCE_FUNCTION] = json.dumps(slicer.recipe()).encode()
-    entries[protocol.SOURCE_VALUES] = dumps(slicer.values())
-
-
-def _add_pickle(
-    entries: dict[str, bytes], function: Callable[..., Any], environment: Environment, types: Collection[type]
-) -> dict[str, Path]:
-    from k8s_venv.calls.pickling import pickle_function  # cloudpickle is not for the parsing of DAG files
-
-    refuse_nonlocal(function)
-    entries[protocol.PICKLED_FUNCTION] = pickle_function(function, environment.root, types)
-    file, _ = place_of(function)
-    path = Path(file) if file else None
-    if path is None or not path.is_file() or is_installed_file(str(path)):
-        entries[protocol.SOURCES] = b"{}"
-        return {}
-    settings = Slicer(function, environment.root, settings_only=True)
-    if settings.has_statements:
-        _add_recipe(entries, settings)
-    entries[protocol.SOURCES] = json.dumps({file: module_file(str(path)).text}).encode()
-    package = getattr(written_function(function), "__globals__", {}).get("__package__") or ""
-    return modules_beside(imported_names(path, package), path, environment.root)
-
-
 def _encode_context(function: Callable[..., Any], context: Mapping[str, Any] | None) -> bytes:
     try:
         return dumps(context)
@@ -238,16 +129,17 @@ def _encode_context(function: Callable[..., Any], context: Mapping[str, Any] | N
 
 
 @functools.cache
-def _runner_archive(*, same_minor: bool) -> bytes:
+def _runner_archive(*, same_minor: bool, with_cloudpickle: bool) -> bytes:
     """Return an archive with what every call carries, made once.
 
     Args:
-        same_minor: whether the environment can read this Python's pickles and bytecode.
+        same_minor: whether the environment can read this Python's bytecode.
+        with_cloudpickle: whether anything in the call is pickled.
     """
     package = importlib.resources.files("k8s_venv")
     runner = [(f"k8s_venv/runner/{file.name}", file) for file in package.joinpath("runner").iterdir()]
     files = [("k8s_venv/runtime.py", package.joinpath("runtime.py")), *runner]
-    if same_minor:
+    if with_cloudpickle:
         vendored = importlib.resources.files("cloudpickle").iterdir()
         files += [(f"{protocol.VENDOR}/cloudpickle/{file.name}", file) for file in vendored]
     entries = {name: file.read_bytes() for name, file in files if name.endswith(".py")}

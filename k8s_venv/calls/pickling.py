@@ -12,14 +12,16 @@ import io
 import pickle
 import pickletools
 import sys
+from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 import cloudpickle
 
 from k8s_venv.calls.origins import Origins, is_installed
-from k8s_venv.calls.slicing import function_name, outer_values, written_function
+from k8s_venv.calls.slicing import function_name, of_airflow, outer_values, written_function
+from k8s_venv.calls.state import resolve, sent_name
 from k8s_venv.errors import CallError
-from k8s_venv.runner.building import Builder
+from k8s_venv.runner.building import Builder, named
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
@@ -29,7 +31,7 @@ _STANDARD = (sys.stdin, sys.stdout, sys.stderr, sys.__stdin__, sys.__stdout__, s
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
-    """Take by value what is wrapped by ``functools.lru_cache`` in modules that cannot be imported there."""
+    """Take by value what cloudpickle takes by a name which cannot be imported there."""
 
     def __init__(self, stream: io.BytesIO, origins: Origins) -> None:
         super().__init__(stream)
@@ -41,7 +43,70 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             return Builder.cached, (value.__wrapped__, parameters["maxsize"], parameters["typed"])
         if isinstance(value, io.IOBase) and value not in _STANDARD and not isinstance(value, io.StringIO | io.BytesIO):
             raise pickle.PicklingError(f"cannot pickle {type(value).__name__!r} object")
+        if not isinstance(value, type | FunctionType) and of_airflow(value):
+            raise pickle.PicklingError(f"it {of_airflow(value)}")
         return super().reducer_override(value)
+
+
+class _NamePickler(_Pickler):
+    """Take what has a name in a sliced module by this name: the environment builds the module from source."""
+
+    def __init__(self, stream: io.BytesIO, origins: Origins) -> None:
+        super().__init__(stream, origins)
+        self.names: set[tuple[str, str]] = set()
+        self.met_unnamed = False
+
+    def reducer_override(self, value: Any) -> Any:
+        module, qualname = getattr(value, "__module__", None), getattr(value, "__qualname__", None)
+        if isinstance(module, str) and isinstance(qualname, str) and self._origins.is_sliced(module):
+            if resolve(self._origins.namespace(module), qualname) is value:
+                self.names.add((module, qualname.partition(".")[0]))
+                return named, (sent_name(module), qualname)
+            if isinstance(value, type):
+                self.met_unnamed = True
+                raise pickle.PicklingError(f"the class {qualname} is local to a function")
+        return super().reducer_override(value)
+
+
+class ArgumentPickler:
+    """Pickle arguments of a function, and remember what they refer to.
+
+    Args:
+        function: the function.
+        root: the project's folder.
+        by_name: the function travels as source, so its module's classes and functions are there by their names.
+    """
+
+    def __init__(self, function: Callable[..., Any], root: Path, *, by_name: bool) -> None:
+        self._function = function
+        self._root = root
+        self._by_name = by_name
+        self.used = False
+        self.names: set[tuple[str, str]] = set()
+        self.met_unnamed = False
+
+    def __call__(self, value: Any) -> bytes:
+        """Return a value, pickled.
+
+        Raises:
+            Exception: it cannot be pickled; ``met_unnamed`` tells whether it could beside a pickled function.
+        """
+        self.used = True
+        with _own_module(self._function, self._root, by_value=not self._by_name) as origins:
+            stream = io.BytesIO()
+            pickler = (_NamePickler if self._by_name else _Pickler)(stream, origins)
+            try:
+                pickler.dump(value)
+            finally:
+                if isinstance(pickler, _NamePickler):
+                    self.names |= pickler.names
+                    self.met_unnamed |= pickler.met_unnamed
+            for module, name in _references(stream.getvalue()):
+                if origins.is_sliced(module) and (not self._by_name or sent_name(module) != module):
+                    raise pickle.PicklingError(f"it pickles itself as {name!r} of a module that has no file there")
+                if origins.is_sliced(module):
+                    self.names.add((module, name.partition(".")[0]))
+            return stream.getvalue()
 
 
 def pickle_function(function: Callable[..., Any], root: Path, types: Collection[type] = ()) -> bytes:
@@ -64,36 +129,21 @@ def pickle_function(function: Callable[..., Any], root: Path, types: Collection[
         return data
 
 
-def argument_pickler(function: Callable[..., Any], root: Path) -> Callable[[Any], bytes]:
-    """Return what pickles the arguments of a function, by the same rules.
-
-    Args:
-        function: the function.
-        root: the project's folder.
-    """
-
-    def dumps(value: Any) -> bytes:
-        with _own_module(function, root) as origins:
-            return _dumps(value, origins)
-
-    return dumps
-
-
 @contextlib.contextmanager
-def _own_module(function: Callable[..., Any], root: Path) -> Iterator[Origins]:
-    """Let cloudpickle take a function's own module by value."""
+def _own_module(function: Callable[..., Any], root: Path, *, by_value: bool = True) -> Iterator[Origins]:
+    """Tell the origins of modules as a function sees them, and let cloudpickle take its own module by value."""
     origins = Origins(root)
     inner = written_function(function)
     if inner is not None and not is_installed(inner.__module__):
         origins.slice(inner)  # also where it could be imported by its name: its file does not travel
     home = sys.modules.get(str(getattr(inner or function, "__module__", "")))
-    by_value = home is not None and home.__name__ != "__main__" and origins.is_sliced(home.__name__)
+    register = by_value and home is not None and home.__name__ != "__main__" and origins.is_sliced(home.__name__)
     try:
-        if by_value:
+        if register:
             cloudpickle.register_pickle_by_value(home)
         yield origins
     finally:
-        if by_value:
+        if register:
             cloudpickle.unregister_pickle_by_value(home)
 
 
@@ -105,7 +155,7 @@ def _refuse_references(function: Any, data: bytes, origins: Origins) -> None:
             code = inner.__code__ if inner is not None else None
             raise CallError(
                 f"{function_name(function)}() uses {name!r}, which pickles itself as a name of its own module, "
-                "and that cannot be imported there. Use transport='source' for this task.",
+                "and that cannot be imported there. Make it inside the function, or leave transport='cloudpickle' out.",
                 *((code.co_filename, code.co_firstlineno) if code else ()),
             )
 
@@ -151,8 +201,7 @@ def _refusal(function: Any, error: Exception, origins: Origins) -> CallError:
         problem = f"cannot be pickled: {error}"
     code = inner.__code__
     return CallError(
-        f"{function_name(function)}() {problem}. Make it inside the function, or pass plain data as an argument; or "
-        "try transport='source' for this task, which runs the statements that make it again.",
+        f"{function_name(function)}() {problem}. Make it inside the function, or pass plain data as an argument.",
         code.co_filename,
         code.co_firstlineno,
     )

@@ -37,11 +37,11 @@ from types import CodeType, FunctionType, MethodType
 from typing import TYPE_CHECKING, Any
 
 from k8s_venv.calls.beside import dotted_name, modules_beside, names_of
-from k8s_venv.calls.follow import ModuleSlice, files_of
+from k8s_venv.calls.follow import ModuleSlice, bound_to_process, files_of
 from k8s_venv.calls.modulefile import module_file
 from k8s_venv.calls.origins import Origins, is_installed_file
 from k8s_venv.calls.state import StateError, is_empty, portable, sent_name, type_name
-from k8s_venv.errors import CallError
+from k8s_venv.errors import CallError, SourceError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
@@ -56,18 +56,24 @@ class Slicer:
     Args:
         function: the function, as the decorator received it.
         root: the project's folder; code below it travels.
-        types: those of its arguments' types that travel, whether the function names them or not.
+        needed: names that its arguments refer to, each with its module, whether the function uses them or not.
         settings_only: leaves out the function itself, which travels in another way.
 
     Raises:
-        CallError: something that the function uses cannot travel.
+        SourceError: something that the function uses cannot travel as source.
+        CallError: it cannot travel at all.
     """
 
     def __init__(
-        self, function: Callable[..., Any], root: Path, types: Collection[type] = (), *, settings_only: bool = False
+        self,
+        function: Callable[..., Any],
+        root: Path,
+        needed: Collection[tuple[str, str]] = (),
+        *,
+        settings_only: bool = False,
     ) -> None:
         self._function = function
-        self._types = {(kind.__module__, kind.__qualname__.partition(".")[0]) for kind in types}
+        self._needed = needed
         self._settings_only = settings_only
         self._origins = Origins(root)
         self._root = root
@@ -164,7 +170,7 @@ class Slicer:
             self._target = None
         try:
             needed = portable(self._target, self._origins, self._unnamed).globals
-            self._follow(needed | {each for each in self._types if self._origins.is_sliced(each[0])})
+            self._follow(needed | {each for each in self._needed if self._origins.is_sliced(each[0])})
         except StateError as error:
             raise self._blame(error) from None
         for module in self._modules.values():
@@ -254,10 +260,10 @@ class Slicer:
 
     # --- refusing ------------------------------------------------------------------------------------------
 
-    def _refusal(self, name: str, problem: str, file: str | None, line: int | None) -> CallError:
-        return CallError(
-            f"{function_name(self._function)}() uses {name!r}, which cannot be sent to another Python version: it "
-            f"{problem}. Make it inside the function, or pass plain data as an argument.",
+    def _refusal(self, kind: type[CallError], name: str, problem: str, file: str | None, line: int | None) -> CallError:
+        return kind(
+            f"{function_name(self._function)}() uses {name!r}, which cannot travel: it {problem}. Make it inside the "
+            "function, or pass plain data as an argument.",
             file or self.filename or None,
             line,
         )
@@ -271,11 +277,14 @@ class Slicer:
                 try:
                     portable(value, self._origins, self._unnamed)
                 except StateError as own:
+                    final = bound_to_process(value) or of_airflow(value)
+                    if final:
+                        return self._refusal(CallError, name, final, None, line)
                     problem = own.problem if str(own).startswith("holds") else f"holds {type_name(value)}, which {own}"
-                    return self._refusal(name, problem, None, line)
-        return CallError(
-            f"{function_name(self._function)}() cannot be sent to another Python version: it {error.problem}. Define a "
-            "function with `def` that makes what it needs itself.",
+                    return self._refusal(SourceError, name, problem, None, line)
+        return SourceError(
+            f"{function_name(self._function)}() cannot travel as source: it {error.problem}. Define a function with "
+            "`def` that makes what it needs itself.",
             self.filename or None,
             line,
         )
@@ -295,6 +304,16 @@ def written_function(function: Any) -> FunctionType | None:
         else:
             return None
     return function
+
+
+def of_airflow(value: Any) -> str | None:
+    """Return what is in the way of an object of Airflow's that means nothing outside a DAG, or None."""
+    kinds = {kind.__name__ for kind in type(value).__mro__ if kind.__module__.partition(".")[0] == "airflow"}
+    if "XComArg" in kinds:
+        return "is another task's value, which is known only when it has run and travels as an argument alone"
+    if kinds & {"DAG", "DAGNode", "_TaskDecorator"}:
+        return f"is an Airflow {type(value).__name__}, which means nothing inside an environment"
+    return None
 
 
 def place_of(function: Callable[..., Any]) -> tuple[str | None, int | None]:

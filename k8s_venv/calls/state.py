@@ -82,6 +82,7 @@ class Parts:
         sources: the functions and classes without a name in their module, as slices.
         globals: the names of sliced modules that it refers to, with their modules.
         modules: the other modules that it imports from.
+        calls_own: restoring it calls functions of sliced modules (``__reduce__``), which need their names by then.
     """
 
     data: bytes = b""
@@ -89,6 +90,7 @@ class Parts:
     sources: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     globals: set[tuple[str, str]] = dataclasses.field(default_factory=set)
     modules: set[str] = dataclasses.field(default_factory=set)
+    calls_own: bool = False
 
 
 def portable(value: Any, origins: Origins, unnamed: Container[int] = ()) -> Parts:
@@ -188,6 +190,8 @@ class _Pickler(pickle.Pickler):
             )
             if not known or (module in _PLACEHOLDERS and kind is type(value)):
                 raise StateError(f"holds {type_name(value)}, which cannot travel as a value")
+            if self._origins.is_sliced(module) and vars(kind).keys() & {"__reduce__", "__reduce_ex__"}:
+                self.parts.calls_own = True
 
     def _is_project(self, module: str) -> bool:
         return self._origins.is_sliced(module) or self._origins.is_beside(module)

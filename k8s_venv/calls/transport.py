@@ -1,23 +1,73 @@
-"""How a function travels to a Python version."""
+"""How a function travels: a rule, applied when a call is packed, never after something has failed elsewhere.
+
+1. By **source** (``slicing``) wherever its text and values say all that it needs, to any Python from 3.8 on. Between
+   equal minor versions as well: what is built again by its own statements keeps its identities (sentinels,
+   registries, singletons), and depends neither on the order in which a pickle restores it nor on equal versions of
+   the packages on both sides.
+2. By **cloudpickle** (``pickling``) what source cannot say, between equal minor versions of CPython only: functions
+   without source text (typed at the plain prompt, made by ``exec``), and values without a portable form that no
+   statement of the module makes, such as a closure's instance of an installed package's class.
+3. What belongs to the sender's process (open files, locks, sockets, ``nonlocal`` state, Airflow's own objects), and
+   what neither way can carry, is **refused**.
+
+``transport=`` on a task asks for one of the two ways and leaves no other.
+"""
 
 from __future__ import annotations
 
 import platform
 import sys
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from k8s_venv.calls.slicing import function_name, place_of
+from k8s_venv.errors import CallError, SourceError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from k8s_venv.environment import Environment
 
 Transport = Literal["cloudpickle", "source"]
+T = TypeVar("T")
 
 
-def choose_transport(python: str) -> tuple[Transport, str]:
-    """Return how a function travels to a Python version, and why: never by bytecode of another one.
+def by_rule(
+    function: Callable[..., Any],
+    environment: Environment,
+    asked: Transport | None,
+    attempt: Callable[[Transport, str], T],
+) -> T:
+    """Capture a function in the way that the rule chooses.
 
     Args:
-        python: the environment's minor version.
+        function: the function.
+        environment: where it will run.
+        asked: the way that the task asks for, if any.
+        attempt: captures it in one way; it is told which, and why in this one.
+
+    Returns:
+        What ``attempt`` returned.
+
+    Raises:
+        SourceError: the function cannot travel as source, and to this version in no other way.
+        CallError: it cannot travel.
     """
-    if same_python(python):
-        return "cloudpickle", f"both sides run Python {python}"
-    return "source", f"the environment runs Python {python}, this is {platform.python_version()}"
+    python = environment.python
+    if asked == "cloudpickle" and not same_python(python):
+        raise CallError(
+            f"{function_name(function)}() asks for transport='cloudpickle', but environment {environment.name!r} runs "
+            f"Python {python} and this is {platform.python_version()}: pickled functions only travel between equal "
+            "minor versions. Leave `transport` out.",
+            *place_of(function),
+        )
+    if asked is not None:
+        return attempt(asked, "the task asks for it")
+    if not same_python(python):
+        return attempt("source", f"the environment runs Python {python}, this is {platform.python_version()}")
+    try:
+        return attempt("source", "its text and values say all that it needs")
+    except SourceError as refused:
+        return attempt("cloudpickle", f"both sides run Python {python}, and source cannot say it: {refused.problem}")
 
 
 def same_python(python: str) -> bool:

@@ -17,7 +17,7 @@ from k8s_venv.errors import K8sVenvError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from k8s_venv.calls.packing import Captured
+    from k8s_venv.calls.capturing import Captured
     from k8s_venv.checking import Task
 
 
@@ -81,7 +81,7 @@ def explain(given: Path | None, dag_file: Path, task: str) -> None:
     _use_project(given)
     with airflow_home(dag_file.resolve().parent, log_level="CRITICAL"):
         from k8s_venv.airflow.loading import load_tasks
-        from k8s_venv.calls.packing import capture
+        from k8s_venv.calls.capturing import capture
 
         tasks, broken = load_tasks(dag_file.resolve())
         if broken:

@@ -15,6 +15,8 @@ import sys
 import types
 from typing import Any, Callable, Dict, List, Tuple
 
+from k8s_venv.runner.function import restored
+
 Function = Callable[..., Any]
 
 
@@ -28,13 +30,13 @@ def build(recipe: Dict[str, Any], sent: Dict[str, Any]) -> Any:
             function itself (``late``), each with the values that codecs carried (``early_coded``, ``late_coded``).
     """
     namespaces = {module["name"]: _make_module(module) for module in recipe["modules"]}
-    early = Builder(sent["early"], sent["early_coded"], recipe["early"], namespaces).load()
+    early = restored(Builder(sent["early"], sent["early_coded"], recipe["early"], namespaces).load)
     for name, found in early.items():
         namespaces[name].update(found)
     for module in recipe["modules"]:
         for statement in module["statements"]:
             _execute(parse_slice(statement), statement["file"], namespaces[module["name"]])
-    late = Builder(sent["late"], sent["late_coded"], recipe["late"], namespaces).load()
+    late = restored(Builder(sent["late"], sent["late_coded"], recipe["late"], namespaces).load)
     for name, found in late["globals"].items():
         namespaces[name].update(found)
     home, name, function = late["home"], late["name"], late["function"]
@@ -43,6 +45,11 @@ def build(recipe: Dict[str, Any], sent: Dict[str, Any]) -> Any:
     if name:
         namespaces[home][name] = function
     return function
+
+
+def named(module: str, qualname: str) -> Any:
+    """Return what an argument refers to by its name in a module that was built here."""
+    return functools.reduce(getattr, qualname.split("."), sys.modules[module])
 
 
 def _make_module(recipe: Dict[str, Any]) -> Dict[str, Any]:

@@ -107,3 +107,7 @@ class MissingLibraryError(ImportError):
 
 class WrongPythonError(RuntimeError):
     """The environment's Python is not the one that it is declared with."""
+
+
+class RestoringError(RuntimeError):
+    """What a function or an argument consists of cannot be restored in the environment."""

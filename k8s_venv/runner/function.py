@@ -36,7 +36,27 @@ def load(read: Callable[[str], bytes], header: Dict[str, Any]) -> Tuple[Function
 
 def unpickle(data: Any) -> Any:
     """Return what the sender pickled: an environment trusts its sender, never the other way round."""
-    return importlib.import_module("cloudpickle").loads(bytes(data))
+    return restored(lambda: importlib.import_module("cloudpickle").loads(bytes(data)))
+
+
+def restored(load: Callable[[], Any]) -> Any:
+    """Return what the sender's objects were restored to; a missing module speaks for itself.
+
+    Args:
+        load: restores them.
+
+    Raises:
+        ImportError: a module that they need is missing here.
+        RestoringError: they cannot be restored here.
+    """
+    try:
+        return load()
+    except ImportError:
+        raise
+    except Exception as error:
+        from k8s_venv.runner.errors import RestoringError
+
+        raise RestoringError(f"{type(error).__name__}: {error}") from error
 
 
 def _remember_sources(sources: Dict[str, str]) -> None:

@@ -44,12 +44,13 @@ PACKAGES = [
     "inflection",
     "jmespath",
     "more-itertools",
+    "natsort",
     "pyrsistent",
     "sortedcontainers",
     "tabulate",
     "toolz",
 ]
-HELD_OUT = ["humanfriendly", "natsort", "pydash"]
+HELD_OUT = ["anytree", "dictdiffer", "humanfriendly", "parse", "pydash"]
 WAYS = {
     "text": "the text of the one function",
     "cloudpickle": "cloudpickle, by value",

@@ -228,6 +228,94 @@ def test_functions_of_the_plain_prompt_are_refused_with_a_sentence(send: Send) -
         send(names["f"])
 
 
+SENTINELS = """
+    class Missing:
+        def __reduce__(self): return "MISSING"
+    MISSING = Missing()
+    class Unset: pass
+    UNSET = Unset()
+    class Tree:
+        def __init__(self, size): self.size = size
+        def __reduce__(self): return make, (self.size,)
+    EMPTY = Tree(0)
+    def make(size): return EMPTY if size == 0 else Tree(size)
+    def find(key, default=MISSING): return "missing" if default is MISSING else default
+    def is_empty(tree): return tree is EMPTY, make(0) is EMPTY, isinstance(tree, Tree), tree.size
+    def same(value): return value is UNSET
+"""
+
+
+@pytest.mark.parametrize("python", ["3.8", HERE])
+def test_objects_that_are_compared_by_identity_stay_what_they_are(load: Load, send: Send, python: str) -> None:
+    module = load(SENTINELS)
+
+    assert send(module.find, 1, python=python) == "missing"
+    assert send(module.find, 1, 2, python=python) == 2
+
+
+def test_arguments_are_of_the_classes_that_the_function_knows(load: Load, send: Send) -> None:
+    module = load(SENTINELS)
+
+    assert send(module.is_empty, module.Tree(2), python=HERE) == (False, True, True, 2)
+    assert send(module.find, 1, module.MISSING, python=HERE) == "missing"
+    assert send(module.is_empty, module.EMPTY, python=HERE) == (True, True, True, 0)
+
+
+def test_what_only_bytecode_can_say_travels_to_the_same_minor_version(load: Load, send: Send) -> None:
+    module = load("""
+        import argparse
+        exec("def made(x): return x + 1")
+        def factory(options):
+            class Local:
+                value = 1
+            def work(other=None): return options.size + (isinstance(other, Local) and 1)
+            return work, Local
+        work, Local = factory(argparse.Namespace(size=3))
+    """)
+
+    assert send(module.made, 1, python=HERE) == 2
+    assert send(module.work, python=HERE) == 3
+    with pytest.raises(CallError, match=r"uses 'options', which cannot travel: it holds argparse\.Namespace"):
+        send(module.work, python="3.8")
+    with pytest.raises(CallError, match="source of the function cannot be read"):
+        send(module.made, 1, python="3.8")
+
+
+def test_an_argument_of_a_class_local_to_a_function_takes_the_function_along_as_bytecode(
+    load: Load, send: Send
+) -> None:
+    module = load("""
+        def factory():
+            class Local: value = 2
+            def work(other): return isinstance(other, Local) and other.value
+            return work, Local
+        work, Local = factory()
+    """)
+
+    assert send(module.work, module.Local(), python=HERE) == 2
+    with pytest.raises(CallError, match=r"other is my_dag\.factory\.<locals>\.Local"):
+        send(module.work, module.Local(), python="3.8")
+
+
+def test_what_cannot_be_restored_there_is_told_in_a_sentence(load: Load, send: Send) -> None:
+    module = load("""
+        import os, sys
+        class Picky:
+            def __reduce__(self): return Picky.make, (sys.version_info[:2],)
+            @staticmethod
+            def make(version):
+                if sys.version_info[:2] != version: raise RuntimeError("made for another Python")
+                return Picky()
+        def factory(picky):
+            def work(): return picky
+            return work
+        work = factory(Picky())
+    """)
+
+    with pytest.raises(CallError, match=r"What work\(\) needs cannot be restored .* RuntimeError: made for another"):
+        send(module.work, python="3.8")
+
+
 def test_tracebacks_show_the_lines_of_the_dag_file(load: Load, send: Send) -> None:
     module = load("""
         def f():
