@@ -118,6 +118,11 @@ class Environment(BaseModel):
         """Return the image that this environment's image is built on."""
         return self.base or f"python:{self.python}-slim-bookworm"
 
+    @property
+    def image_builder(self) -> str:
+        """Return what makes the image: ``layers`` where wheels suffice, else ``buildkit``."""
+        return "buildkit" if self.packages else "layers"
+
     def image_tag(self, lock_digest: str) -> str:
         """Return the image's tag: a digest of everything that goes into the image.
 

@@ -1,8 +1,8 @@
 """Locks: requirements -> ``pylock.<environment>.toml`` (PEP 751), and whether one still fits.
 
 A lock ends with a table ``[tool.k8s-venv]``: ``inputs`` is what was locked, by which a stale lock is known, and why;
-``builder`` and ``epoch`` say how the image is made, and go into its tag. So a new version of k8s-venv changes no tag
-before the next ``k8s-venv lock``.
+``builder``, ``epoch`` and ``base`` say how the image is made and on what, and go into its tag. So neither a new version
+of k8s-venv nor a new base image changes a tag before the next ``k8s-venv lock``.
 """
 
 from __future__ import annotations
@@ -28,9 +28,8 @@ if TYPE_CHECKING:
 
     from k8s_venv.environment import Environment
 
-BUILDER = "buildkit"
-# Raised whenever the same lock would give another image, such as when the Dockerfile changes.
-EPOCH = 1
+# The generation of each builder: raised whenever the same lock would give another image.
+EPOCHS = {"layers": 1, "buildkit": 2}
 _HEADER = "# Written by `k8s-venv lock {name}`. Commit this file; change the requirements, not the lock.\n"
 _MOST_CHANGES = 5
 _KEEP_ALL = Renewal()
@@ -45,6 +44,7 @@ class Lock:
         packages: each package's name, version and hashes, sorted; without where they were found.
         builder: what makes the image.
         epoch: the generation of that builder.
+        base: the base image with its digest, or nothing where it is not pinned.
         local_files: the wheels that lie in the project's folder, by their paths from there, and their SHA-256.
     """
 
@@ -52,12 +52,18 @@ class Lock:
     packages: tuple[tuple[str, str, tuple[str, ...]], ...]
     builder: str
     epoch: int
+    base: str = ""
     local_files: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    @property
+    def base_digest(self) -> str:
+        """Return the digest of the base image, or nothing where it is not pinned."""
+        return self.base.rpartition("@")[2]
 
     @property
     def digest(self) -> str:
         """Return a digest of what is locked; two indexes with the same files give the same one."""
-        content = [self.builder, self.epoch, self.packages]
+        content = [self.builder, self.epoch, self.base_digest, self.packages]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
@@ -75,7 +81,7 @@ def read_lock(environment: Environment) -> Lock:
         lock, inputs = _parse(path)
     except (OSError, ValueError) as error:
         raise LockError(environment.name, f"its lock {path} cannot be read: {error}. Run `{command}`.") from None
-    if changes := _changes(inputs, _inputs(environment)):
+    if changes := [*_changes(inputs, _inputs(environment)), *_image_changes(lock, environment)]:
         raise LockError(environment.name, f"its lock is stale: {'; '.join(changes)}. Run `{command}`.")
     return lock
 
@@ -99,7 +105,10 @@ def check_lock(environment: Environment) -> Lock:
 
 
 def write_lock(
-    environment: Environment, progress: Callable[[str], None] | None = None, renewal: Renewal = _KEEP_ALL
+    environment: Environment,
+    progress: Callable[[str], None] | None = None,
+    renewal: Renewal = _KEEP_ALL,
+    base: str | None = None,
 ) -> Lock:
     """Resolve an environment's requirements and write its lock.
 
@@ -109,6 +118,7 @@ def write_lock(
         environment: what to lock.
         progress: is called with what happens.
         renewal: which versions of an older lock are not kept.
+        base: the base image's digest; by default an older lock's, where it is for the same base.
 
     Raises:
         LockError: the requirements cannot be resolved; the older lock stays as it was.
@@ -118,7 +128,11 @@ def write_lock(
     if not uv.is_known(environment.python):
         raise LockError(environment.name, f"there is no Python {environment.python} that uv could find or download.")
     packages = resolve(environment, locked_packages(environment), renewal, progress) if lines else []
-    tool = {"builder": BUILDER, "epoch": EPOCH, "inputs": _inputs(environment)}
+    digest = locked_base(environment) if base is None else base
+    builder = environment.image_builder
+    tool = {"builder": builder, "epoch": EPOCHS[builder], "inputs": _inputs(environment)}
+    if digest:
+        tool["base"] = f"{environment.base_image}@{digest}"
     text = lock_text(packages, environment.platforms, tool)
     _replace(environment, _HEADER.format(name=environment.name) + text)
     return read_lock(environment)
@@ -177,6 +191,15 @@ def locked_packages(environment: Environment) -> list[dict[str, Any]]:
     return packages
 
 
+def locked_base(environment: Environment) -> str:
+    """Return the digest of the base image in an environment's lock; nothing where it is for another base, or none."""
+    try:
+        lock, _ = _parse(environment.lock_path)
+    except (OSError, ValueError):
+        return ""
+    return "" if _image_changes(lock, environment) else lock.base_digest
+
+
 def _replace(environment: Environment, text: str) -> None:
     path = environment.lock_path
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -200,7 +223,8 @@ def _parse(path: Path) -> tuple[Lock, dict[str, Any]]:
     content = tomllib.loads(path.read_text("utf-8"))
     try:
         table = content["tool"]["k8s-venv"]
-        lock = Lock(path, _packages(content), str(table["builder"]), int(table["epoch"]), _local_files(content))
+        made = (str(table["builder"]), int(table["epoch"]), str(table.get("base", "")))
+        lock = Lock(path, _packages(content), *made, _local_files(content))
         inputs = table["inputs"]
         return lock, {
             "python": str(inputs["python"]),
@@ -258,6 +282,17 @@ def _changes(locked: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     said += [f"{line!r} was removed" for line in before - now]
     if len(said) > _MOST_CHANGES:
         said[_MOST_CHANGES:] = [f"and {len(said) - _MOST_CHANGES} more changes"]
+    return said
+
+
+def _image_changes(lock: Lock, environment: Environment) -> list[str]:
+    """Say in which ways a locked image is not the one that is wanted; another builder than today's default is none."""
+    said = []
+    name = lock.base.rpartition("@")[0]
+    if name and name != environment.base_image:
+        said.append(f"its base was {name} when it was locked, and now {environment.base_image}")
+    if lock.builder == "layers" and environment.image_builder != "layers":
+        said.append(f"its image needs the builder {environment.image_builder} now")
     return said
 
 

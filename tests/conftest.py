@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import decimal
 import os
 import random
@@ -21,6 +22,20 @@ from k8s_venv.project import Project, load_project
 
 # What the shell of whoever runs the tests may say, and what would change their outcome.
 _SETTINGS = ("K8S_VENV_PROJECT", "K8S_VENV_REGISTRY", "K8S_VENV_BACKEND")
+
+BASE_REGISTRY = "K8S_VENV_BASE_REGISTRY"
+
+
+def pytest_configure() -> None:
+    """Take base images from the tests' registry, where it has them."""
+    registry = os.environ.get("K8S_VENV_TEST_REGISTRY")
+    if registry and BASE_REGISTRY not in os.environ:
+        from k8s_venv.registry import RegistryError, resolve_base
+
+        with contextlib.suppress(RegistryError):
+            resolve_base(f"{registry}/library/python:3.12-slim-bookworm", attempts=1)
+            os.environ[BASE_REGISTRY] = f"{registry}/library"
+
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 ProjectWriter = Callable[..., Project]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.resources
-import os
 import re
 import shutil
 import subprocess
@@ -13,6 +12,8 @@ from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from k8s_venv.builders.base import BASE_REGISTRY_VARIABLE, base_reference
+from k8s_venv.builders.layered import image_labels
 from k8s_venv.errors import BuildError
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from k8s_venv.environment import Environment
     from k8s_venv.locking import Lock
 
-BASE_REGISTRY_VARIABLE = "K8S_VENV_BASE_REGISTRY"
 # What a line of BuildKit's progress means, by what stands in it.
 _STEPS = {
     "] FROM ": "pulling the base image",
@@ -44,15 +44,21 @@ class BuildKit:
         self._stopped = False
         self._running: set[subprocess.Popen[str]] = set()
 
-    def build_and_push(
-        self, environment: Environment, lock: Lock, reference: str, progress: Callable[[str], None]
+    def build(
+        self,
+        environment: Environment,
+        lock: Lock,
+        reference: str,
+        destination: str | Path,
+        progress: Callable[[str], None],
     ) -> None:
-        """Build an image and push it under its reference, or leave the registry as it was.
+        """Build an image and bring it to its destination, or leave that as it was.
 
         Args:
             environment: what to build.
             lock: its lock.
             reference: the image's full reference.
+            destination: ``push``, ``load``, or the path of an OCI archive.
             progress: is called with each step's name.
 
         Raises:
@@ -63,7 +69,7 @@ class BuildKit:
             shutil.copy(lock.path, context / "pylock.toml")
             template = importlib.resources.files("k8s_venv.builders").joinpath("Dockerfile")
             (context / "Dockerfile").write_text(template.read_text("utf-8"), "utf-8")
-            lines = self._run(_command(environment, lock, reference, context), progress)
+            lines = self._run(_command(environment, lock, reference, destination, context), progress)
         if lines is not None:
             raise BuildError(environment.name, *_explain(environment, reference, lines))
 
@@ -105,33 +111,27 @@ class BuildKit:
         return list(last) if process.returncode else None
 
 
-def base_reference(environment: Environment) -> str:
-    """Return the base image to pull, where ``K8S_VENV_BASE_REGISTRY`` may name a mirror of the official ones."""
-    mirror = os.environ.get(BASE_REGISTRY_VARIABLE)
-    if mirror and environment.base is None:
-        return f"{mirror.rstrip('/')}/{environment.base_image}"
-    return environment.base_image
-
-
-def _command(environment: Environment, lock: Lock, reference: str, context: Path) -> list[str]:
+def _command(environment: Environment, lock: Lock, reference: str, destination: str | Path, context: Path) -> list[str]:
     arguments = {
-        "BASE": base_reference(environment),
+        "BASE": base_reference(environment, lock.base_digest),
         "PYTHON": environment.python,
         "PACKAGES": " ".join(sorted(environment.packages)),
         "UV_VERSION": importlib.metadata.version("uv"),
     }
-    labels = {
-        "org.opencontainers.image.title": environment.name,
-        "io.k8s-venv.environment": environment.name,
-        "io.k8s-venv.python": environment.python,
-        "io.k8s-venv.lock": lock.digest,
-    }
+    labels = image_labels(environment, lock)
     return [
-        *("docker", "buildx", "build", "--progress", "plain", "--provenance", "false", "--push"),
+        *("docker", "buildx", "build", "--progress", "plain", "--provenance", "false"),
+        *_output(destination),
         *(f"--build-arg={name}={value}" for name, value in arguments.items()),
         *(f"--label={name}={value}" for name, value in labels.items()),
         *("--tag", reference, str(context)),
     ]
+
+
+def _output(destination: str | Path) -> list[str]:
+    if isinstance(destination, Path):
+        return [f"--output=type=oci,dest={destination}"]
+    return [f"--{destination}"]
 
 
 def _explain(environment: Environment, reference: str, lines: list[str]) -> tuple[str, str]:

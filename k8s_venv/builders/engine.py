@@ -1,26 +1,34 @@
-"""The local Docker Engine, and what the registry behind it has."""
+"""The local Docker Engine."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import subprocess
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from k8s_venv.builders.archive import write_archive
 from k8s_venv.errors import K8sVenvError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import docker
 
-_UNREACHABLE = ("connection refused", "no such host", "dial tcp", "i/o timeout", "connect:", "lookup ")
+    from k8s_venv.builders.image import Image
 
 
 class EngineError(K8sVenvError):
-    """Docker Engine, buildx or the registry cannot be used."""
+    """Docker Engine or buildx cannot be used."""
 
 
-def connect() -> docker.DockerClient:
-    """Return a client of the running Docker Engine, after making sure that it can build.
+def connect(*, buildx: bool = True) -> docker.DockerClient:
+    """Return a client of the running Docker Engine.
+
+    Args:
+        buildx: whether it must be able to build, too.
 
     Raises:
         EngineError: the engine, its client library or buildx is missing.
@@ -37,39 +45,36 @@ def connect() -> docker.DockerClient:
         raise EngineError(
             f"No Docker Engine answers at {address}. Start it, or set DOCKER_HOST to one that runs."
         ) from None
-    _require_buildx()
+    if buildx:
+        _require_buildx()
     return client
 
 
-def image_exists(client: docker.DockerClient, reference: str) -> bool:
-    """Tell whether the registry has an image.
+def load_archive(client: docker.DockerClient, reference: str, images: Sequence[Image]) -> None:
+    """Load an image into the engine; of several platforms, the engine's own.
 
     Args:
-        client: asks the registry, with the credentials of `docker login`.
-        reference: the image's full reference.
+        client: the engine.
+        reference: the image's name there.
+        images: the image for each platform.
 
     Raises:
-        EngineError: the registry cannot be asked.
+        EngineError: the engine refuses it, or there is none for its platform.
     """
     import docker
 
-    try:
-        client.images.get_registry_data(reference)
-    except docker.errors.NotFound:
-        return False
-    except docker.errors.APIError as error:
-        reason = str(error.explanation or error).strip().rstrip(".")
-        registry = reference.partition("/")[0]
-        if "denied" in reason or "unauthorized" in reason.lower():
-            raise EngineError(
-                f"The registry {registry} refused access: {reason}. Run `docker login {registry}`."
-            ) from None
-        if any(word in reason for word in _UNREACHABLE):
-            raise EngineError(f"The registry {registry} cannot be reached: {reason}.") from None
-        if "manifest unknown" in reason or "not found" in reason:
-            return False
-        raise EngineError(f"The registry {registry} cannot be asked for {reference}: {reason}.") from None
-    return True
+    machine = {"x86_64": "amd64", "aarch64": "arm64"}.get(client.info()["Architecture"], "")
+    fitting = [image for image in images if image.platform == f"linux/{machine}"]
+    if not fitting:
+        raise EngineError(f"Docker Engine runs on linux/{machine}, for which {reference} has no image.")
+    with tempfile.TemporaryDirectory(prefix="k8s-venv-load-") as folder:
+        path = Path(folder) / "image.tar"
+        write_archive({reference: fitting}, path)
+        try:
+            with path.open("rb") as stream:
+                client.images.load(stream)
+        except docker.errors.DockerException as error:
+            raise EngineError(f"Docker Engine does not take {reference}: {error}") from None
 
 
 def _require_buildx() -> None:

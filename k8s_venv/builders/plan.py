@@ -1,24 +1,29 @@
-"""What has to be built: each environment's reference, and whether the registry has it."""
+"""What has to be built: each environment's reference, whether the registry has it, and what building it will take."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from k8s_venv.builders.buildkit import BuildKit
-from k8s_venv.builders.engine import image_exists
+from k8s_venv.builders.base import has_python
+from k8s_venv.builders.engine import EngineError, connect
+from k8s_venv.builders.layered import Parts, find_parts
+from k8s_venv.builders.push import known_repositories
+from k8s_venv.builders.selection import NoWheelError
+from k8s_venv.builders.wheel_layers import known_layers
 from k8s_venv.errors import BuildError, LockError
-from k8s_venv.locking import BUILDER, EPOCH, Lock, read_lock
+from k8s_venv.locking import EPOCHS, Lock, read_lock
+from k8s_venv.registry import Reference, Registry
+from k8s_venv.registry.images import find_manifest, list_tags
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
-    import docker
+    from collections.abc import Iterable, Sequence
 
     from k8s_venv.environment import Environment
     from k8s_venv.project import Project
+
+BUILDERS = ("layers", "buildkit")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,74 +34,166 @@ class Step:
         environment: which one.
         lock: its lock.
         reference: the image's full reference.
-        exists: whether the registry has it.
+        digest: the image's digest in the registry, or None where it has to be built.
+        state: whether it exists, or why not.
+        builder: what builds it.
+        why: why that builder.
+        parts: what the layer builder makes it from, for each platform.
+        problem: why it cannot be built.
     """
 
     environment: Environment
     lock: Lock
     reference: str
-    exists: bool
+    digest: str | None
+    state: str
+    builder: str = ""
+    why: str = ""
+    parts: tuple[Parts, ...] = ()
+    problem: BuildError | None = None
+
+    @property
+    def exists(self) -> bool:
+        """Tell whether the registry has it."""
+        return self.digest is not None
+
+    @property
+    def packages(self) -> int:
+        """Return the number of packages."""
+        return len({name for name, _, _ in self.lock.packages})
 
 
-def make_plan(project: Project, environments: Iterable[Environment], client: docker.DockerClient) -> list[Step]:
+@dataclasses.dataclass(frozen=True)
+class Volume:
+    """How much of an image has to be uploaded.
+
+    Args:
+        upload: the bytes of layers that are made and that the registry lacks.
+        shared: the bytes of those that it has, or gets with an image before this one.
+        unmade: the packages whose layers have yet to be made.
+        unmade_bytes: their wheels' sizes, where the index told all of them.
+    """
+
+    upload: int
+    shared: int
+    unmade: int
+    unmade_bytes: int | None
+
+
+def make_plan(
+    project: Project,
+    environments: Iterable[Environment],
+    builder: str | None = None,
+    *,
+    details: bool = True,
+    anew: bool = False,
+) -> list[Step]:
     """Find out what has to be built; nothing is built before every question is answered.
 
     Args:
         project: the project, for its registry.
         environments: those to plan for.
-        client: asks the registry.
+        builder: the builder to use whatever an environment needs.
+        details: whether it is asked what building takes, too.
+        anew: whether everything is built, without asking the registry for it.
 
     Raises:
         K8sVenvError: there is no registry, or it cannot be asked, or a lock is missing, stale or outdated.
     """
-    registry = project.require_registry()
+    place = project.require_registry()
     chosen = list(environments)
     locks = [read_lock(environment) for environment in chosen]
-    references = [env.image_reference(registry, lock.digest) for env, lock in zip(chosen, locks, strict=True)]
-    with ThreadPoolExecutor() as pool:
-        found = list(pool.map(functools.partial(image_exists, client), references))
-    steps = [Step(*parts) for parts in zip(chosen, locks, references, found, strict=True)]
+    references = [env.image_reference(place, lock.digest) for env, lock in zip(chosen, locks, strict=True)]
+    registry = Registry(Reference.parse(f"{place.rstrip('/')}/x").host)
+
+    def plan(environment: Environment, lock: Lock, text: str) -> Step:
+        reference = Reference.parse(text)
+        if anew:
+            return _with_parts(Step(environment, lock, text, None, "to build", lock.builder), builder)
+        digest = find_manifest(registry, reference)
+        if digest is not None:
+            return Step(environment, lock, text, digest, "exists")
+        tags = list_tags(registry, reference.repository) if details else []
+        state = f"to build: {'it changed' if tags else 'new'}"
+        step = Step(environment, lock, text, None, state, lock.builder)
+        return _with_parts(step, builder) if details else step
+
+    with ThreadPoolExecutor(8) as pool:
+        steps = list(pool.map(plan, chosen, locks, references))
     for step in steps:
-        if not step.exists and (step.lock.builder, step.lock.epoch) != (BUILDER, EPOCH):
-            raise LockError(
-                step.environment.name,
-                "its lock asks for an image that only another version of k8s-venv makes. Run "
-                f"`k8s-venv lock {step.environment.name}`, which gives the image another tag.",
-            )
+        _require_epoch(step)
     return steps
 
 
-def run_plan(
-    steps: Iterable[Step],
-    jobs: int,
-    progress: Callable[[Step, str], None],
-    done: Callable[[Step, BuildError | None], None],
-) -> list[BuildError]:
-    """Build and push what is missing; one failure does not stop the others.
+def volumes(steps: Sequence[Step]) -> dict[str, Volume]:
+    """Return how much the layer builder has to upload for each step of a plan, by the environment's name.
 
     Args:
         steps: the plan.
-        jobs: how many images to build at once.
-        progress: is called with a step and what it does now.
-        done: is called with each finished step, and its error where it failed.
-
-    Returns:
-        The errors of those that failed.
     """
-    builder = BuildKit()
+    seen: set[str] = set()
+    found = {}
+    for step in steps:
+        if step.exists or not step.parts:
+            continue
+        host = Reference.parse(step.reference).host
+        upload = shared = 0
+        lacking = set()
+        for parts in step.parts:
+            layers, unmade = known_layers(parts.wheels, step.environment.python)
+            lacking |= {(wheel.digest, wheel.size) for wheel in unmade}
+            base = [(str(one["digest"]), int(one["size"])) for one in parts.base.layers]
+            at_hand = parts.base.reference.host == host
+            for digest, size in [*base, *((layer.blob.digest, layer.blob.size) for layer in layers)]:
+                has = digest in seen or (at_hand and (digest, size) in base) or bool(known_repositories(host, digest))
+                shared, upload = (shared + size, upload) if has else (shared, upload + size)
+                seen.add(digest)
+        new = {one for one in lacking if one[0] not in seen}
+        seen |= {digest for digest, _ in new}
+        sizes = [size for _, size in new]
+        total = None if None in sizes else sum(size or 0 for size in sizes)
+        found[step.environment.name] = Volume(upload, shared, len(new), total)
+    return found
 
-    def build(step: Step) -> BuildError | None:
-        failure = None
-        try:
-            builder.build_and_push(step.environment, step.lock, step.reference, lambda text: progress(step, text))
-        except BuildError as error:
-            failure = error
-        done(step, failure)
-        return failure
 
-    with ThreadPoolExecutor(jobs) as pool:
-        try:
-            return [error for error in pool.map(build, [s for s in steps if not s.exists]) if error]
-        except BaseException:
-            builder.stop()
-            raise
+def _with_parts(step: Step, forced: str | None) -> Step:
+    """Choose the builder, and find the parts of an image where that is the layer builder."""
+    environment = step.environment
+    if forced == "buildkit":
+        return _with_buildkit(step, "--builder")
+    if environment.image_builder == "buildkit" and forced is None:
+        return _with_buildkit(step, "Debian packages")
+    step = dataclasses.replace(step, builder="layers", why="--builder" if forced else "wheels suffice")
+    if environment.image_builder == "buildkit":
+        problem = BuildError(environment.name, "its Debian packages need BuildKit: leave out --builder layers.")
+        return dataclasses.replace(step, problem=problem)
+    try:
+        parts = tuple(find_parts(environment, step.lock, platform) for platform in environment.image_platforms)
+        if forced is None and not all(has_python(environment, one.base) for one in parts):
+            return _with_buildkit(step, f"its base has no Python {environment.python}")
+    except NoWheelError as error:
+        if forced is None:
+            return _with_buildkit(step, "a package without wheels")
+        return dataclasses.replace(step, problem=error)
+    except BuildError as error:
+        return dataclasses.replace(step, problem=error)
+    return dataclasses.replace(step, parts=parts)
+
+
+def _with_buildkit(step: Step, why: str) -> Step:
+    """Choose BuildKit, which is not there everywhere."""
+    problem = None
+    try:
+        connect()
+    except EngineError as error:
+        problem = BuildError(step.environment.name, f"its image needs BuildKit ({why}). {error}")
+    return dataclasses.replace(step, builder="buildkit", why=why, problem=problem)
+
+
+def _require_epoch(step: Step) -> None:
+    if not step.exists and EPOCHS.get(step.lock.builder) != step.lock.epoch:
+        raise LockError(
+            step.environment.name,
+            "its lock asks for an image that only another version of k8s-venv makes. Run "
+            f"`k8s-venv lock {step.environment.name}`, which gives the image another tag.",
+        )

@@ -2,77 +2,182 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from k8s_venv.builders.engine import connect
-from k8s_venv.builders.plan import Step, make_plan, run_plan
 from k8s_venv.cli.console import aligned, console, open_project, progress, show_error
 from k8s_venv.cli.lock import lock_missing
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from k8s_venv.builders.plan import Step
+    from k8s_venv.builders.run import Done
 
 
 @click.command("build-images")
 @click.argument("environments", nargs=-1, metavar="[ENVIRONMENT]...")
-@click.option("--jobs", "-j", type=click.IntRange(1), default=2, show_default=True, help="Images to build at once.")
+@click.option("--jobs", "-j", type=click.IntRange(1), default=4, show_default=True, help="Images to build at once.")
 @click.option("--dry-run", is_flag=True, help="Show what would be built, and build nothing.")
+@click.option("--check", is_flag=True, help="Build nothing; exit with 1 when an image is missing from the registry.")
+@click.option(
+    "--builder",
+    type=click.Choice(["layers", "buildkit"]),
+    help="Build with this one, whatever an environment needs.",
+)
+@click.option("--load", is_flag=True, help="Load the images into Docker Engine instead of pushing them.")
+@click.option(
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Write the images into one OCI archive instead of pushing them.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the plan, and what became of it, as JSON.")
 @click.pass_obj
-def build_images(given: Path | None, environments: tuple[str, ...], jobs: int, dry_run: bool) -> None:
-    """Build the environments' images with BuildKit and push them.
+def build_images(
+    given: Path | None,
+    environments: tuple[str, ...],
+    jobs: int,
+    dry_run: bool,
+    check: bool,
+    builder: str | None,
+    load: bool,
+    output: Path | None,
+    as_json: bool,
+) -> None:
+    """Build the environments' images and push them.
 
     All of the project's environments, or the named ones. An image's tag is a digest of its environment and lock, so
-    one that the registry has is skipped. Environments that were never locked are locked first. Standard output gets
-    one line for each image: the environment's name and the reference.
+    one that the registry has is skipped, and a build that was interrupted goes on where it stopped. Environments that
+    were never locked are locked first. Standard output gets one line for each image: the environment's name and the
+    reference.
 
-    It needs a running Docker Engine with buildx, and a registry: `registry` in k8s-venv.toml, or K8S_VENV_REGISTRY.
-    """
+    \b
+    Examples:
+        k8s-venv build-images --dry-run           what would be built, how, and how much it uploads
+        k8s-venv build-images etl training        these two alone
+        k8s-venv build-images --check             before a deployment: is every image there?
+        k8s-venv build-images --output img.tar    for `kind load image-archive`, `ctr images import`, `docker load`
+
+    Where wheels suffice, images are made from layers, without Docker: each package is packed once and shared by all
+    images. Debian packages need BuildKit, that is a running Docker Engine with buildx. The registry is `registry` in
+    k8s-venv.toml, or K8S_VENV_REGISTRY; its credentials are those of `docker login`. Plain HTTP is spoken to this
+    machine, and to the hosts in K8S_VENV_PLAIN_HTTP.
+    """  # noqa: D301 -- click leaves the lines after a \b as they are
+    from k8s_venv.builders.plan import make_plan, volumes
+
+    if load and output:
+        raise click.UsageError("Choose one of --load and --output.")
     project = open_project(given)
     selected = project.select(environments)
     chosen = [environment for environment in selected if environment.image is None]
     project.require_registry()
-    client = connect()
-    lock_missing(chosen)
-    steps = make_plan(project, chosen, client)
+    if not check:
+        lock_missing(chosen)
     for environment in selected:
         if environment.image is not None:
             console.print(
                 f"{environment.name} is not built: it has an image of its own, {environment.image}", markup=False
             )
-    _show(steps)
-    failed = set() if dry_run else _build(steps, jobs)
-    for step in steps:
-        if step.environment.name not in failed:
-            click.echo(f"{step.environment.name} {step.reference}")
-    if failed:
+    elsewhere = bool(load or output)
+    steps = make_plan(project, chosen, builder, details=not check, anew=elsewhere)
+    _show(steps, {} if elsewhere else volumes(steps))
+    if check or dry_run:
+        _print(steps, {}, as_json)
+        for step in steps:
+            if step.problem:
+                show_error(step.problem)
+        missing = [step for step in steps if not step.exists]
+        raise click.exceptions.Exit(1 if (check and missing) or any(step.problem for step in steps) else 0)
+    ended = {done.step.environment.name: done for done in _build(steps, jobs, output or ("load" if load else "push"))}
+    _print(steps, ended, as_json)
+    if any(done.error for done in ended.values()):
         raise click.exceptions.Exit(1)
 
 
-def _show(steps: list[Step]) -> None:
-    rows = [
-        (
-            step.environment.name,
-            step.environment.python,
-            str(len(step.lock.packages)),
-            "exists" if step.exists else "to build",
+def _show(steps: list[Step], sizes: dict[str, Any]) -> None:
+    rows = []
+    for step in steps:
+        size = sizes.get(step.environment.name)
+        rows.append(
+            (
+                step.environment.name,
+                step.environment.python,
+                str(step.packages),
+                step.builder and f"{step.builder} ({step.why})",
+                _upload(size.upload, size.unmade, size.unmade_bytes) if size else "",
+                _megabytes(size.shared) if size else "",
+                "cannot be built" if step.problem else step.state,
+            )
         )
-        for step in steps
-    ]
-    console.print(aligned(("environment", "Python", "packages", "image"), rows), markup=False)
+    header = ("environment", "Python", "packages", "builder", "to upload", "shared", "image")
+    console.print(aligned(header, rows), markup=False)
 
 
-def _build(steps: list[Step], jobs: int) -> set[str]:
-    """Build what is missing; return the names of the environments that could not be built."""
-    missing = [step.environment.name for step in steps if not step.exists]
-    with progress(missing) as (report, finished):
-        failures = run_plan(
-            steps,
-            jobs,
-            lambda step, text: report(step.environment.name, text),
-            lambda step, error: finished(step.environment.name, "failed" if error else "pushed"),
-        )
-    for failure in failures:
-        show_error(failure)
-    return {failure.environment for failure in failures}
+def _upload(upload: int, unmade: int, unmade_bytes: int | None) -> str:
+    if unmade_bytes is not None:
+        return _megabytes(upload + unmade_bytes)
+    return f"{_megabytes(upload)} + {unmade} new package{'s' * (unmade != 1)}"
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:.1f} MB"
+
+
+def _build(steps: list[Step], jobs: int, destination: Any) -> list[Done]:
+    """Build what is missing, and show how each ended."""
+    from k8s_venv.builders.run import Run
+
+    missing = [step for step in steps if not step.exists]
+    with progress([step.environment.name for step in missing]) as (report, finished):
+
+        def done(one: Done) -> None:
+            what = {"push": f"pushed, {_megabytes(one.sent)} sent" if one.step.parts else "pushed", "load": "loaded"}
+            finished(one.step.environment.name, "failed" if one.error else what.get(str(destination), "built"))
+
+        def sent(step: Step, number: int) -> None:
+            if console.is_terminal:
+                report(step.environment.name, f"pushing, {_megabytes(number)} sent")
+
+        run = Run(destination, lambda step, text: report(step.environment.name, text), sent, done)
+        ended = run.all(missing, jobs)
+    for one in ended:
+        if one.error:
+            show_error(one.error)
+    return ended
+
+
+def _print(steps: list[Step], ended: dict[str, Done], as_json: bool) -> None:
+    """Print the references of the images that can be used, or everything as JSON."""
+    from k8s_venv.builders.plan import volumes
+
+    if not as_json:
+        for step in steps:
+            done = ended.get(step.environment.name)
+            if not (done.error if done else step.problem):
+                click.echo(f"{step.environment.name} {step.reference}")
+        return
+    sizes = volumes(steps) if not ended else {}
+    click.echo(json.dumps([_document(step, ended.get(step.environment.name), sizes) for step in steps], indent=2))
+
+
+def _document(step: Step, done: Done | None, sizes: dict[str, Any]) -> dict[str, Any]:
+    size = sizes.get(step.environment.name)
+    error = done.error if done else step.problem
+    return {
+        "environment": step.environment.name,
+        "python": step.environment.python,
+        "platforms": list(step.environment.image_platforms),
+        "packages": step.packages,
+        "reference": step.reference,
+        "digest": step.digest or (done.digest if done else None) or None,
+        "exists": step.exists,
+        "state": "failed" if error else "built" if done else step.state,
+        "builder": step.builder or None,
+        "why": step.why or None,
+        "upload": (done.sent if done.step.parts else None) if done else size.upload if size else None,
+        "shared": size.shared if size else None,
+        "new_packages": size.unmade if size else None,
+        "error": str(error) if error else None,
+    }

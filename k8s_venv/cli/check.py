@@ -46,10 +46,9 @@ def check(given: Path | None, paths: tuple[Path, ...], registry: bool, form: str
     _use_project(given)
     exists: Callable[[str], bool] | None = None
     if registry:
-        from k8s_venv.builders.engine import connect, image_exists
+        from k8s_venv.registry import image_exists
 
-        client = connect()
-        exists = lambda reference: image_exists(client, reference)  # noqa: E731
+        exists = image_exists
     files = list(files_to_load(paths or (Path.cwd(),)))
     start = (paths[0] if paths else Path.cwd()).resolve()
     with airflow_home(start if start.is_dir() else start.parent, log_level="CRITICAL"):

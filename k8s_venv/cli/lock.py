@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from k8s_venv.builders.base import pin_base
 from k8s_venv.cli.console import console, open_project, progress, show_error
 from k8s_venv.errors import K8sVenvError, LockError, did_you_mean
 from k8s_venv.locking import check_lock, locked_packages, write_lock
@@ -85,14 +86,20 @@ def lock_environments(environments: Iterable[Environment], renewal: Renewal | No
         def lock_one(environment: Environment) -> LockError | None:
             name = environment.name
             before = locked_packages(environment)
+            chosen_renewal = renewal or Renewal()
+            base, unpinned = "", ""
+            if environment.image is None:
+                base, unpinned = pin_base(environment, renew=chosen_renewal.everything)
             try:
-                written = write_lock(environment, lambda line: report(name, line), renewal or Renewal())
+                written = write_lock(environment, lambda line: report(name, line), chosen_renewal, base)
             except LockError as error:
                 finished(name, "failed")
                 return error
             changes = _changes(before, locked_packages(environment)) if before else ""
             count = "1 package" if len(written.packages) == 1 else f"{len(written.packages)} packages"
             finished(name, f"locked {count} in {written.path.name}{changes}")
+            if unpinned:
+                console.print(f"Note: {name}: {unpinned}", markup=False)
             return None
 
         try:

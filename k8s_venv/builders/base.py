@@ -1,0 +1,286 @@
+"""The base image: which one, where its Python is, and the bytecode that its standard library lacks."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import posixpath
+import re
+import tarfile
+import tempfile
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from filelock import FileLock
+from isal import igzip
+
+from k8s_venv.builders.bytecode import compile_files
+from k8s_venv.builders.install import File
+from k8s_venv.builders.layers import EPOCH, Layer, blob_path, digest_of, find_layer, make_layer
+from k8s_venv.errors import BuildError
+from k8s_venv.locking import locked_base
+from k8s_venv.registry import BaseImage, Blob, Reference, Registry, RegistryError, find_base, resolve_base
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from k8s_venv.environment import Environment
+
+BASE_REGISTRY_VARIABLE = "K8S_VENV_BASE_REGISTRY"
+# What no task imports, and what is not the standard library's.
+_LEFT_OUT = re.compile(r"/(test|tests|idlelib|lib2to3|turtledemo|site-packages|dist-packages)/")
+_WHITEOUT = ".wh."
+
+
+class WrongBaseError(BuildError):
+    """The base image does not have the environment's Python."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Python:
+    """The Python of a base image.
+
+    Args:
+        version: its version, as exact as the image tells.
+        program: its path in the image.
+    """
+
+    version: str
+    program: str
+
+
+def base_reference(environment: Environment, digest: str = "") -> str:
+    """Return the base image to pull, where ``K8S_VENV_BASE_REGISTRY`` may name a mirror of the official ones.
+
+    Args:
+        environment: whose base.
+        digest: the digest that the environment's lock records, if it does.
+    """
+    mirror = os.environ.get(BASE_REGISTRY_VARIABLE)
+    name = environment.base_image
+    if mirror and environment.base is None:
+        name = f"{mirror.rstrip('/')}/{name}"
+    return f"{name}@{digest}" if digest and "@" not in name else name
+
+
+def pin_base(environment: Environment, *, renew: bool) -> tuple[str, str]:
+    """Find the digest that an environment's lock shall record for its base image.
+
+    Args:
+        environment: which one.
+        renew: whether to ask for the base of today, where an older lock has one.
+
+    Returns:
+        The digest, or nothing where no registry could be asked; and then why.
+    """
+    locked = locked_base(environment)
+    if locked and not renew:
+        return locked, ""
+    try:
+        return resolve_base(base_reference(environment), attempts=1), ""
+    except RegistryError as error:
+        return locked, "" if locked else f"the base {environment.base_image} is not pinned: {error}"
+
+
+def read_base(environment: Environment, digest: str, platform: str) -> BaseImage:
+    """Find an environment's base image in its registry.
+
+    Args:
+        environment: whose base.
+        digest: the digest that the lock records, if it does.
+        platform: such as ``linux/arm64``.
+
+    Raises:
+        BuildError: it does not exist there, or cannot be reached.
+    """
+    reference = Reference.parse(base_reference(environment, digest))
+    try:
+        return find_base(Registry(reference.host), reference, platform)
+    except RegistryError as error:
+        reason = str(error).rstrip(".")
+        raise BuildError(
+            environment.name,
+            f"its base image {base_reference(environment)} does not exist or cannot be reached ({reason}). "
+            f"Is there a Python "
+            f"{environment.python}? `base` of [environments.{environment.name}], or {BASE_REGISTRY_VARIABLE} for a "
+            "mirror of the official images, names another.",
+        ) from None
+
+
+def check_version(environment: Environment, base: BaseImage) -> None:
+    """Refuse a base image that says it has another Python.
+
+    Raises:
+        WrongBaseError: it does.
+    """
+    found = base.environ.get("PYTHON_VERSION", "")
+    minor = ".".join(found.split(".")[:2])
+    if found and minor != environment.python:
+        raise WrongBaseError(
+            environment.name,
+            f"its base image {base_reference(environment)} does not fit. The base image has Python {minor} instead of "
+            f"{environment.python}.",
+        )
+
+
+def has_python(environment: Environment, base: BaseImage) -> bool:
+    """Tell whether a base image has the environment's Python; one that says so is not looked through.
+
+    Raises:
+        RegistryError: its layers cannot be downloaded.
+    """
+    if "PYTHON_VERSION" in base.environ:
+        return True
+    with tempfile.TemporaryDirectory(prefix="k8s-venv-base-") as name:
+        try:
+            _program(environment, base, _read_layers(base, environment.python, Path(name)))
+        except WrongBaseError:
+            return False
+    return True
+
+
+def base_blob(base: BaseImage, descriptor: Mapping[str, Any]) -> Blob:
+    """Return one of the base's layers as a file, downloaded once.
+
+    Raises:
+        RegistryError: it cannot be downloaded.
+    """
+    digest, size = str(descriptor["digest"]), int(descriptor["size"])
+    path = blob_path(digest)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.parent / f".{path.name}.lock"):
+        if not path.exists():
+            _download(base, digest, path)
+    return Blob(path, digest, size)
+
+
+def _download(base: BaseImage, digest: str, path: Path) -> None:
+    registry = Registry(base.reference.host)
+    name = base.reference.repository
+    for attempt in range(registry.attempts):
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", delete=False) as stream:
+            partial = Path(stream.name)
+            try:
+                response = registry.request("GET", f"{name}/blobs/{digest}", pull=[name], stream=True)
+                found = hashlib.sha256()
+                for piece in response.iter_content(1 << 20):
+                    found.update(piece)
+                    stream.write(piece)
+                if f"sha256:{found.hexdigest()}" == digest:
+                    stream.close()
+                    partial.replace(path)
+                    return
+            except OSError:  # also those of requests: the connection broke
+                if attempt == registry.attempts - 1:
+                    raise RegistryError(f"The registry {registry.host} breaks off in the middle of {digest}.") from None
+            finally:
+                partial.unlink(missing_ok=True)
+    raise RegistryError(f"The registry {registry.host} gives other content than {digest} asks for.")
+
+
+def inspect_base(environment: Environment, base: BaseImage, interpreter: str) -> tuple[Python, Layer]:
+    """Find the Python of a base image, and make the layer with its standard library's bytecode.
+
+    Args:
+        environment: the environment that is built on it.
+        base: the base image.
+        interpreter: a Python of the same minor version, here.
+
+    Raises:
+        BuildError: the base has no such Python.
+    """
+    check_version(environment, base)
+    key = digest_of(["stdlib", EPOCH, environment.python, [layer["digest"] for layer in base.layers]])
+    made = find_layer(key)
+    if made is not None:
+        # The layer's title carries what only the base's files could tell.
+        return Python(base.environ.get("PYTHON_VERSION", environment.python), made.title), made
+    return _make(key, environment, base, interpreter)
+
+
+def _make(key: str, environment: Environment, base: BaseImage, interpreter: str) -> tuple[Python, Layer]:
+    with tempfile.TemporaryDirectory(prefix="k8s-venv-base-") as name:
+        folder = Path(name)
+        found = _read_layers(base, environment.python, folder)
+        program = _program(environment, base, found)
+        library = f"{posixpath.dirname(posixpath.dirname(program))}/lib/python{environment.python}/".lstrip("/")
+        files = [
+            File(name, path)
+            for name, path in sorted(found.files.items())
+            if path is not None and name.startswith(library) and not _LEFT_OUT.search(name)
+        ]
+        compiled = compile_files(files, environment.python, interpreter, folder / "bytecode")
+        lacking = [file for file in compiled.values() if file.name not in found.files]
+        layer = make_layer(key, program, lacking, folders=found.folders)
+    return Python(base.environ.get("PYTHON_VERSION", environment.python), program), layer
+
+
+def _read_layers(base: BaseImage, python: str, folder: Path) -> _Tree:
+    """Read the Python among a base's files."""
+    minor = re.escape(python)
+    found = _Tree(re.compile(rf"(.*/)?(bin/python{minor}|lib/python{minor}/.*)"), folder / "files")
+    for descriptor in base.layers:
+        with base_blob(base, descriptor).path.open("rb") as stream:
+            found.add(stream, str(descriptor["mediaType"]))
+    return found
+
+
+def _program(environment: Environment, base: BaseImage, found: _Tree) -> str:
+    folders = (base.environ.get("PATH") or "/usr/local/bin:/usr/bin:/bin").split(":")
+    for folder in folders:
+        if f"{folder}/python{environment.python}".lstrip("/") in found.files:
+            return f"{folder}/python{environment.python}"
+    raise WrongBaseError(
+        environment.name,
+        f"its base image {base_reference(environment)} has no Python {environment.python} on its PATH. "
+        "`k8s-venv build-images --builder buildkit` takes the interpreter from the official image.",
+    )
+
+
+class _Tree:
+    """The wanted files of an image, as its layers leave them (OCI image specification, layer.md)."""
+
+    def __init__(self, wanted: re.Pattern[str], folder: Path) -> None:
+        self.files: dict[str, Path | None] = {}  # None for a link
+        self.folders: dict[str, int] = {}
+        self._wanted, self._folder = wanted, folder
+        folder.mkdir()
+
+    def add(self, stream: IO[bytes], media_type: str) -> None:
+        """Add a layer."""
+        before = set(self.files)
+        with _opened(stream, media_type) as archive:
+            for entry in archive:
+                name = posixpath.normpath(entry.name).lstrip("/")
+                folder, base = posixpath.split(name)
+                if base.startswith(_WHITEOUT):
+                    hidden = folder if base == ".wh..wh..opq" else posixpath.join(folder, base.removeprefix(_WHITEOUT))
+                    self._remove(hidden, before)
+                elif entry.isdir():
+                    self.folders[name] = entry.mode
+                elif self._wanted.fullmatch(name):
+                    self.files[name] = self._extract(archive, entry)
+
+    def _remove(self, hidden: str, before: set[str]) -> None:
+        for name in before:
+            if name == hidden or name.startswith(f"{hidden}/"):
+                self.files.pop(name, None)
+
+    def _extract(self, archive: tarfile.TarFile, entry: tarfile.TarInfo) -> Path | None:
+        if not entry.isreg() or not entry.name.endswith((".py", ".pyc")):
+            return None
+        content = archive.extractfile(entry)
+        assert content is not None  # noqa: S101 -- it is a regular file
+        path = self._folder / f"{len(self.files)}-{posixpath.basename(entry.name)}"
+        path.write_bytes(content.read())
+        return path
+
+
+def _opened(stream: IO[bytes], media_type: str) -> Any:
+    if media_type.endswith("zstd"):
+        raise RegistryError("The base image has layers compressed with zstd, which only `--builder buildkit` reads.")
+    plain: Any = stream
+    if media_type.endswith("gzip"):
+        plain = igzip.IGzipFile(fileobj=stream, mode="rb")  # type: ignore[no-untyped-call]
+    return tarfile.open(fileobj=plain, mode="r|", bufsize=1 << 20)

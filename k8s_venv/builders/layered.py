@@ -1,0 +1,100 @@
+"""The layer builder: images from wheels, without a Docker daemon and without root."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+from k8s_venv import uv
+from k8s_venv.builders.base import check_version, inspect_base, read_base
+from k8s_venv.builders.image import Image, assemble
+from k8s_venv.builders.install import PREFIX, Target
+from k8s_venv.builders.revision import source_revision
+from k8s_venv.builders.selection import Wheel, select_wheels
+from k8s_venv.builders.wheel_layers import make_layers, skeleton_layer
+from k8s_venv.errors import BuildError
+from k8s_venv.requirements import index_settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from k8s_venv.environment import Environment
+    from k8s_venv.locking import Lock
+    from k8s_venv.registry import BaseImage
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """What an image for one platform is made from.
+
+    Args:
+        platform: such as ``linux/arm64``.
+        base: the base image.
+        wheels: the packages.
+    """
+
+    platform: str
+    base: BaseImage
+    wheels: tuple[Wheel, ...]
+
+
+def find_parts(environment: Environment, lock: Lock, platform: str) -> Parts:
+    """Find out what an image is made from; nothing is downloaded but descriptions.
+
+    Args:
+        environment: what to build.
+        lock: its lock.
+        platform: such as ``linux/arm64``.
+
+    Raises:
+        BuildError: the base or a wheel does not fit, or the base cannot be reached.
+    """
+    base = read_base(environment, lock.base_digest, platform)
+    check_version(environment, base)
+    python = base.environ.get("PYTHON_VERSION", environment.python)
+    return Parts(platform, base, tuple(select_wheels(environment.name, lock.path, python, platform)))
+
+
+def build(environment: Environment, lock: Lock, parts: Parts, progress: Callable[[str], None]) -> Image:
+    """Make the image for one platform, from layers that are made already as far as possible.
+
+    Args:
+        environment: what to build.
+        lock: its lock.
+        parts: what the image is made from.
+        progress: is called with what is done now.
+
+    Raises:
+        BuildError: a wheel cannot be had or installed, or the base does not fit.
+    """
+    python = environment.python
+    try:
+        interpreter = uv.find_interpreter(python)
+        if interpreter is None:
+            progress(f"downloading Python {python}, to compile with")
+            interpreter = uv.install_python(python)
+        progress("reading the base image")
+        found, library = inspect_base(environment, parts.base, interpreter)
+        target = Target(python, interpreter, parts.platform, index_settings(environment))
+        layers = make_layers(parts.wheels, target, progress)
+    except uv.UvError as error:
+        raise BuildError(environment.name, f"its packages cannot be installed.\n{error}") from None
+    labels = image_labels(environment, lock)
+    return assemble(parts.platform, parts.base, [library, skeleton_layer(python, found), *layers], labels, PREFIX)
+
+
+def image_labels(environment: Environment, lock: Lock) -> dict[str, str]:
+    """Return the labels of an environment's image.
+
+    Args:
+        environment: what is built.
+        lock: its lock.
+    """
+    revision = source_revision(lock.path)
+    return {
+        "org.opencontainers.image.title": environment.name,
+        "io.k8s-venv.environment": environment.name,
+        "io.k8s-venv.python": environment.python,
+        "io.k8s-venv.lock": lock.digest,
+        **({"org.opencontainers.image.revision": revision} if revision else {}),
+    }

@@ -1,0 +1,188 @@
+"""Layers of an image: reproducible archives, kept on disk under what went into them.
+
+The same files give the same bytes: sorted, owned by root, with one fixed time (OCI image specification, layer.md).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import json
+import posixpath
+import tarfile
+import tempfile
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from isal import isal_zlib
+
+from k8s_venv import uv
+from k8s_venv.registry import Blob
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from k8s_venv.builders.install import File
+
+# Raised whenever the same wheels would give other layers.
+EPOCH = 1
+LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar+gzip"
+_TIME = 315532800  # 1980, before which zip files know no time
+_GZIP = 31  # zlib's way to ask for a gzip header, without a time in it
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """A finished layer.
+
+    Args:
+        blob: its compressed archive.
+        diff_id: the digest of the archive before compression.
+        media_type: how it is compressed.
+        title: what is in it, for people.
+    """
+
+    blob: Blob
+    diff_id: str
+    media_type: str = LAYER_TYPE
+    title: str = ""
+
+    @property
+    def descriptor(self) -> dict[str, object]:
+        """Return how a manifest refers to it."""
+        return {"mediaType": self.media_type, "digest": self.blob.digest, "size": self.blob.size}
+
+
+def blob_path(digest: str) -> Path:
+    """Return where the cache keeps a blob.
+
+    Args:
+        digest: its ``sha256:…``.
+    """
+    return uv.cache_folder() / "blobs" / digest.replace(":", "/")
+
+
+def find_layer(key: str) -> Layer | None:
+    """Return the layer that was made under a key, or None.
+
+    Args:
+        key: a digest of all that goes into the layer.
+    """
+    try:
+        found = json.loads(_note(key).read_text("utf-8"))
+        blob = Blob(blob_path(found["digest"]), found["digest"], found["size"])
+        if blob.path.stat().st_size == blob.size:
+            return Layer(blob, found["diff_id"], title=found["title"])
+    except (OSError, ValueError, KeyError):
+        pass
+    return None
+
+
+def make_layer(
+    key: str,
+    title: str,
+    files: Iterable[File],
+    links: Mapping[str, str] | None = None,
+    folders: Mapping[str, int] | None = None,
+) -> Layer:
+    """Make a layer and keep it under its key.
+
+    Args:
+        key: a digest of all that goes into the layer.
+        title: what is in it, for people.
+        files: its files.
+        links: the targets of its symbolic links, by their names.
+        folders: the modes of folders that the base has; others are made with 0755.
+    """
+    path = uv.require_cache() / "blobs" / "sha256"
+    path.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path, prefix=".", delete=False) as stream:
+        partial = Path(stream.name)
+        try:
+            packed = _Packed(stream)
+            with tarfile.open(None, "w|", packed, 1 << 20, format=tarfile.PAX_FORMAT) as archive:
+                _fill(archive, {file.name: file for file in files}, links or {}, folders or {})
+            packed.finish()
+            stream.close()
+            partial.chmod(0o644)
+            blob = Blob(path / packed.digest.hexdigest(), f"sha256:{packed.digest.hexdigest()}", packed.size)
+            partial.replace(blob.path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+    layer = Layer(blob, f"sha256:{packed.plain.hexdigest()}", title=title)
+    note = {"digest": blob.digest, "size": blob.size, "diff_id": layer.diff_id, "title": title}
+    write_note(_note(key), note)
+    return layer
+
+
+def write_note(path: Path, note: Mapping[str, object]) -> None:
+    """Write a small JSON document that no reader ever sees half of."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=".", delete=False, encoding="utf-8") as stream:
+        json.dump(note, stream)
+    Path(stream.name).replace(path)
+
+
+def digest_of(content: object) -> str:
+    """Return a digest of plain data."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _note(key: str) -> Path:
+    return uv.cache_folder() / "layers" / f"{key}.json"
+
+
+class _Packed(io.RawIOBase):
+    """Compresses what is written, and digests it before and after."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        super().__init__()
+        self._stream = stream
+        self._compressor = isal_zlib.compressobj(level=3, wbits=_GZIP)
+        self.plain, self.digest, self.size = hashlib.sha256(), hashlib.sha256(), 0
+
+    def write(self, data: Any) -> int:
+        self.plain.update(data)
+        self._put(self._compressor.compress(data))
+        return len(data)
+
+    def finish(self) -> None:
+        self._put(self._compressor.flush())
+
+    def _put(self, data: bytes) -> None:
+        self.digest.update(data)
+        self.size += len(data)
+        self._stream.write(data)
+
+
+def _fill(
+    archive: tarfile.TarFile, files: Mapping[str, File], links: Mapping[str, str], folders: Mapping[str, int]
+) -> None:
+    parents = {parent for name in [*files, *links] for parent in _parents(name)}
+    for name in sorted([*parents, *files, *links]):
+        entry = tarfile.TarInfo(name)
+        entry.mtime = _TIME
+        if name in files:
+            file = files[name]
+            entry.mode = 0o755 if file.executable else 0o644
+            entry.size = file.size
+            if isinstance(file.source, bytes):
+                archive.addfile(entry, io.BytesIO(file.source))
+            else:
+                with file.source.open("rb") as stream:
+                    archive.addfile(entry, stream)
+            continue
+        if name in links:
+            entry.type, entry.linkname, entry.mode = tarfile.SYMTYPE, links[name], 0o777
+        else:
+            entry.type, entry.mode = tarfile.DIRTYPE, folders.get(name, 0o755)
+        archive.addfile(entry)
+
+
+def _parents(name: str) -> list[str]:
+    found = []
+    while name := posixpath.dirname(name):
+        found.append(name)
+    return found

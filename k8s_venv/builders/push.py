@@ -1,0 +1,126 @@
+"""Push finished images: blobs first, each by the shortest way, the tag last."""
+
+from __future__ import annotations
+
+import functools
+import json
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from k8s_venv import uv
+from k8s_venv.builders.base import base_blob
+from k8s_venv.builders.image import index_of
+from k8s_venv.builders.layers import digest_of, write_note
+from k8s_venv.registry import Blob, Reference, Registry, RegistryError, upload
+from k8s_venv.registry.images import put_manifest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from typing import Any
+
+    from k8s_venv.builders.image import Image
+
+_AT_ONCE = 4
+
+
+class Pusher:
+    """Pushes images to one registry, and remembers which repositories have which layers, for mounting.
+
+    Args:
+        registry: where to push.
+        stopped: tells whether to give up.
+    """
+
+    def __init__(self, registry: Registry, stopped: Callable[[], bool]) -> None:
+        self._registry, self._stopped = registry, stopped
+
+    def push(self, images: Sequence[Image], reference: Reference, progress: Callable[[int], None]) -> int:
+        """Push an image's platforms under one tag; until the last request, the tag is what it was.
+
+        Args:
+            images: the image for each platform.
+            reference: where to.
+            progress: is called with each number of bytes that were sent.
+
+        Returns:
+            The bytes that were sent.
+
+        Raises:
+            RegistryError: the registry cannot be reached or refuses.
+        """
+        sent: list[int] = []
+
+        def count(number: int) -> None:
+            sent.append(number)
+            progress(number)
+
+        with tempfile.TemporaryDirectory(prefix="k8s-venv-push-") as folder, ThreadPoolExecutor(_AT_ONCE) as pool:
+            try:
+                jobs = [
+                    pool.submit(self._bring, reference.repository, image, descriptor, Path(folder), count)
+                    for image in images
+                    for descriptor in [image.manifest["config"], *image.manifest["layers"]]
+                ]
+                for job in jobs:
+                    job.result()
+            except BaseException:
+                pool.shutdown(wait=True, cancel_futures=True)
+                raise
+        if self._stopped():
+            raise RegistryError("The push was interrupted.")
+        if len(images) == 1:
+            put_manifest(self._registry, reference.repository, reference.tag, images[0].manifest)
+            return sum(sent)
+        for image in images:
+            put_manifest(self._registry, reference.repository, image.digest, image.manifest)
+        put_manifest(self._registry, reference.repository, reference.tag, index_of(images))
+        return sum(sent)
+
+    def _bring(
+        self,
+        repository: str,
+        image: Image,
+        descriptor: Mapping[str, Any],
+        folder: Path,
+        count: Callable[[int], None],
+    ) -> None:
+        digest = str(descriptor["digest"])
+        sources = known_repositories(self._registry.host, digest)
+        if image.base.reference.host == self._registry.host and descriptor in image.base_layers:
+            sources.insert(0, image.base.reference.repository)
+        sources = [one for one in dict.fromkeys(sources) if one != repository]
+        fetch = functools.partial(find_blob, image, descriptor, folder)
+        way = upload(self._registry, repository, digest, fetch, sources, count, self._stopped)
+        if way == "sent" or not known_repositories(self._registry.host, digest):
+            write_note(_note(self._registry.host, digest), {"repository": repository})
+
+
+def find_blob(image: Image, descriptor: Mapping[str, Any], folder: Path) -> Blob:
+    """Return a part of an image as a file; a layer of the base is downloaded for it.
+
+    Args:
+        image: the image.
+        descriptor: the part.
+        folder: where the configuration is written.
+    """
+    digest = str(descriptor["digest"])
+    if digest == image.config_digest:
+        path = folder / digest.replace(":", "-")
+        path.write_bytes(image.config)
+        return Blob(path, digest, len(image.config))
+    own = {layer.blob.digest: layer.blob for layer in image.layers}
+    return own[digest] if digest in own else base_blob(image.base, descriptor)
+
+
+def known_repositories(host: str, digest: str) -> list[str]:
+    """Return a repository that had a blob when it was last pushed there from here, if any did."""
+    try:
+        return [json.loads(_note(host, digest).read_text("utf-8"))["repository"]]
+    except (OSError, ValueError, KeyError):
+        return []
+
+
+def _note(host: str, digest: str) -> Path:
+    return uv.cache_folder() / "pushed" / f"{digest_of([host, digest])}.json"

@@ -1,0 +1,134 @@
+"""Carry out a plan: build what is missing, several images at once, and bring each where it belongs."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from k8s_venv.builders.archive import write_archive
+from k8s_venv.builders.buildkit import BuildKit
+from k8s_venv.builders.engine import connect, load_archive
+from k8s_venv.builders.layered import build
+from k8s_venv.builders.push import Pusher
+from k8s_venv.errors import BuildError, K8sVenvError
+from k8s_venv.registry import Reference, Registry
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from k8s_venv.builders.image import Image
+    from k8s_venv.builders.plan import Step
+
+Destination = Literal["push", "load"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Done:
+    """How a step ended.
+
+    Args:
+        step: the step.
+        sent: the bytes that were uploaded.
+        digest: the image's digest, where it is known.
+        error: why it failed.
+    """
+
+    step: Step
+    sent: int = 0
+    digest: str = ""
+    error: K8sVenvError | None = None
+
+
+class Run:
+    """Builds images until it is told to stop.
+
+    Args:
+        destination: a registry, or the local Docker Engine.
+        progress: is called with a step and what it does now.
+        sent: is called with a step and how many bytes of it were sent so far.
+        done: is called with each finished step.
+    """
+
+    def __init__(
+        self,
+        destination: Destination | Path,
+        progress: Callable[[Step, str], None],
+        sent: Callable[[Step, int], None],
+        done: Callable[[Done], None],
+    ) -> None:
+        self._destination, self._progress, self._sent, self._done = destination, progress, sent, done
+        self._stopped = False
+        self._buildkit = BuildKit()
+        self._images: dict[str, list[Image]] = {}
+
+    def all(self, steps: Iterable[Step], jobs: int) -> list[Done]:
+        """Build every step; one failure does not stop the others.
+
+        Args:
+            steps: what to build.
+            jobs: how many images to build at once.
+
+        Raises:
+            K8sVenvError: the archive of all images cannot be written.
+        """
+        with ThreadPoolExecutor(jobs) as pool:
+            try:
+                ended = list(pool.map(self._one, steps))
+            except BaseException:
+                self._stopped = True
+                self._buildkit.stop()
+                pool.shutdown(wait=True, cancel_futures=True)
+                raise
+        if isinstance(self._destination, Path) and self._images:
+            try:
+                write_archive(self._images, self._destination)
+            except OSError as error:
+                raise K8sVenvError(f"The archive {self._destination} cannot be written: {error.strerror}.") from None
+        return ended
+
+    def _one(self, step: Step) -> Done:
+        try:
+            if self._stopped:
+                raise BuildError(step.environment.name, "its build was interrupted.")
+            if step.problem:
+                raise step.problem
+            ended = self._build(step)
+        except BuildError as error:
+            ended = Done(step, error=error)
+        except K8sVenvError as error:
+            ended = Done(step, error=BuildError(step.environment.name, f"its image could not be built. {error}"))
+        self._done(ended)
+        return ended
+
+    def _build(self, step: Step) -> Done:
+        report = functools.partial(self._progress, step)
+        if step.builder == "buildkit":
+            self._buildkit.build(step.environment, step.lock, step.reference, self._destination, report)
+            return Done(step)
+        images = []
+        for parts in step.parts:
+            images.append(build(step.environment, step.lock, parts, report))
+        digest = images[0].digest if len(images) == 1 else ""
+        if isinstance(self._destination, Path):
+            self._images[step.reference] = images
+            return Done(step, 0, digest)
+        if self._destination == "load":
+            report("loading into Docker Engine")
+            load_archive(connect(buildx=False), step.reference, images)
+            return Done(step, 0, digest)
+        report("pushing")
+        return Done(step, self._push(step, images), digest)
+
+    def _push(self, step: Step, images: list[Image]) -> int:
+        reference = Reference.parse(step.reference)
+        sent = 0
+
+        def count(number: int) -> None:
+            nonlocal sent
+            sent += number
+            self._sent(step, sent)
+
+        return Pusher(Registry(reference.host), lambda: self._stopped).push(images, reference, count)

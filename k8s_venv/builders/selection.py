@@ -1,0 +1,144 @@
+"""Which of a lock's wheels go into an image for a platform (PEP 751, "Installation")."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import tomllib
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+from packaging.markers import Marker
+from packaging.tags import Tag, compatible_tags, cpython_tags
+from packaging.utils import InvalidWheelFilename, parse_wheel_filename
+
+from k8s_venv.errors import BuildError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+# The machine's name in wheels and markers, by that in images.
+MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
+GLIBC = (2, 36)  # Debian bookworm's, which locks are made for
+# The older names of some manylinux tags (PEP 600).
+_LEGACY = {17: "manylinux2014", 12: "manylinux2010", 5: "manylinux1"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Wheel:
+    """One wheel of a lock.
+
+    Args:
+        name: the distribution.
+        version: its version.
+        source: the wheel's table in the lock: where it is, and its hashes.
+        digest: the hash that it is known by.
+    """
+
+    name: str
+    version: str
+    source: dict[str, Any] = dataclasses.field(compare=False)
+    digest: str
+
+    @property
+    def size(self) -> int | None:
+        """Return the wheel's size where the index told it."""
+        return self.source.get("size")
+
+
+class NoWheelError(BuildError):
+    """A locked package has no wheel for a platform."""
+
+
+def select_wheels(environment: str, lock: Path, python: str, platform: str) -> list[Wheel]:
+    """Return the wheels of a lock for a platform, sorted by name.
+
+    Args:
+        environment: the environment's name, for messages.
+        lock: the lock file.
+        python: the version of Python, as exact as it is known.
+        platform: such as ``linux/arm64``.
+
+    Raises:
+        NoWheelError: a package has none.
+    """
+    packages = tomllib.loads(lock.read_text("utf-8"))["packages"]
+    machine = MACHINES[platform.partition("/")[2]]
+    markers = _marker_environment(python, machine)
+    ranks = _ranks(".".join(python.split(".")[:2]), machine)
+    chosen = []
+    for package in packages:
+        if "marker" in package and not Marker(package["marker"]).evaluate(markers):
+            continue
+        wheel = _best(package, ranks, lock.parent)
+        if wheel is None:
+            raise NoWheelError(
+                environment,
+                f"{package['name']} {package.get('version', '')} has no wheel for Python {python} on {platform}. "
+                f"Run `k8s-venv lock {environment}`.",
+            )
+        chosen.append(wheel)
+    return sorted(chosen, key=lambda wheel: wheel.name)
+
+
+def _best(package: dict[str, Any], ranks: dict[Tag, int], folder: Path) -> Wheel | None:
+    candidates = []
+    archive = [package["archive"]] if "archive" in package else []
+    for source in [*package.get("wheels", ()), *archive]:
+        try:
+            _, version, _, tags = parse_wheel_filename(_filename(source))
+        except InvalidWheelFilename:
+            continue
+        rank = min((ranks[tag] for tag in tags if tag in ranks), default=None)
+        if rank is not None:
+            candidates.append((rank, str(version), source))
+    if not candidates:
+        return None
+    _, built, source = min(candidates, key=lambda found: found[0])
+    hashes = source["hashes"]
+    kind = "sha256" if "sha256" in hashes else min(hashes)
+    if "path" in source:  # relative to the lock; it is installed through a lock elsewhere
+        source = {**source, "path": str((folder / source["path"]).resolve())}
+    return Wheel(package["name"], package.get("version", built), source, f"{kind}:{hashes[kind]}")
+
+
+def _filename(source: dict[str, Any]) -> str:
+    if "name" in source:
+        return str(source["name"])
+    place = unquote(urlsplit(source["url"]).path) if "url" in source else source["path"]
+    return str(place).replace("\\", "/").rpartition("/")[2]
+
+
+@functools.cache
+def _ranks(minor: str, machine: str) -> dict[Tag, int]:
+    major_minor = tuple(map(int, minor.split(".")))
+    platforms = list(_platforms(machine))
+    tags = [*cpython_tags(major_minor, platforms=platforms)]
+    tags += compatible_tags(major_minor, interpreter="cp" + minor.replace(".", ""), platforms=platforms)
+    return {tag: rank for rank, tag in reversed(list(enumerate(tags)))}
+
+
+def _platforms(machine: str) -> Iterator[str]:
+    for minor in range(GLIBC[1], 4, -1):
+        yield f"manylinux_{GLIBC[0]}_{minor}_{machine}"
+        if minor in _LEGACY:
+            yield f"{_LEGACY[minor]}_{machine}"
+    yield f"linux_{machine}"
+
+
+def _marker_environment(python: str, machine: str) -> dict[str, str]:
+    full = python if python.count(".") > 1 else f"{python}.0"
+    return {
+        "implementation_name": "cpython",
+        "implementation_version": full,
+        "os_name": "posix",
+        "platform_machine": machine,
+        "platform_python_implementation": "CPython",
+        "platform_release": "",
+        "platform_system": "Linux",
+        "platform_version": "",
+        "python_full_version": full,
+        "python_version": ".".join(full.split(".")[:2]),
+        "sys_platform": "linux",
+    }

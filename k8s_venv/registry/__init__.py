@@ -1,0 +1,21 @@
+"""Image registries, through the OCI distribution API.
+
+https://github.com/opencontainers/distribution-spec/blob/v1.1.0/spec.md
+"""
+
+from k8s_venv.registry.client import Registry, RegistryError
+from k8s_venv.registry.images import BaseImage, find_base, image_exists, resolve_base
+from k8s_venv.registry.reference import Reference
+from k8s_venv.registry.uploads import Blob, upload
+
+__all__ = [
+    "BaseImage",
+    "Blob",
+    "Reference",
+    "Registry",
+    "RegistryError",
+    "find_base",
+    "image_exists",
+    "resolve_base",
+    "upload",
+]

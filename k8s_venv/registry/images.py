@@ -1,0 +1,168 @@
+"""The images of a registry: manifests, their configuration, and the base that an environment is built on."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from typing import TYPE_CHECKING, Any
+
+from k8s_venv.registry.client import MANIFESTS, Registry, RegistryError
+from k8s_venv.registry.reference import Reference
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+INDEX_TYPES = MANIFESTS[:2]
+
+
+@dataclasses.dataclass(frozen=True)
+class BaseImage:
+    """An image for one platform, as a registry has it.
+
+    Args:
+        reference: the image, with the digest of this platform's manifest.
+        config: its configuration (OCI image specification, config.md).
+        layers: the descriptors of its layers.
+    """
+
+    reference: Reference
+    config: Mapping[str, Any]
+    layers: tuple[Mapping[str, Any], ...]
+
+    @property
+    def environ(self) -> dict[str, str]:
+        """Return the variables that the image sets."""
+        pairs = (self.config.get("config") or {}).get("Env") or []
+        return dict(pair.partition("=")[::2] for pair in pairs)
+
+
+def find_manifest(registry: Registry, reference: Reference) -> str | None:
+    """Return the digest of an image's manifest or index, or None when the registry does not have it.
+
+    Raises:
+        RegistryError: the registry cannot be asked.
+    """
+    response = registry.request(
+        "HEAD",
+        f"{reference.repository}/manifests/{reference.target}",
+        pull=[reference.repository],
+        expect=(200, 404),
+        headers={"Accept": ", ".join(MANIFESTS)},
+    )
+    if response.status_code == 404:
+        return None
+    return response.headers.get("Docker-Content-Digest") or _read(registry, reference)[1]
+
+
+def image_exists(reference: str) -> bool:
+    """Tell whether a registry has an image.
+
+    Raises:
+        RegistryError: the registry cannot be asked.
+    """
+    wanted = Reference.parse(reference)
+    return find_manifest(Registry(wanted.host), wanted) is not None
+
+
+def list_tags(registry: Registry, repository: str) -> list[str]:
+    """Return the tags of a repository; none when the registry does not know it."""
+    response = registry.request("GET", f"{repository}/tags/list", pull=[repository], expect=(200, 404))
+    return list(response.json().get("tags") or ()) if response.status_code == 200 else []
+
+
+def put_manifest(registry: Registry, repository: str, target: str, manifest: Mapping[str, Any]) -> None:
+    """Write a manifest or an index under a tag or its digest."""
+    registry.request(
+        "PUT",
+        f"{repository}/manifests/{target}",
+        push=repository,
+        expect=(201,),
+        headers={"Content-Type": manifest["mediaType"]},
+        data=encoded(manifest),
+    )
+
+
+def encoded(document: object) -> bytes:
+    """Return a document's bytes, the same for the same content."""
+    return json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
+
+
+def resolve_base(reference: str, attempts: int = 6) -> str:
+    """Return the digest of the image, or index of images, that a base's reference names now.
+
+    Args:
+        reference: the image; one with a digest is not asked for.
+        attempts: how often a request is tried.
+
+    Raises:
+        RegistryError: the registry cannot be asked, or does not have it.
+    """
+    wanted = Reference.parse(reference)
+    if wanted.digest:
+        return wanted.digest
+    found = find_manifest(Registry(wanted.host, attempts), wanted)
+    if found is None:
+        raise RegistryError(f"The registry {wanted.host} has no image {wanted}.", 404)
+    return found
+
+
+def find_base(registry: Registry, reference: Reference, platform: str) -> BaseImage:
+    """Read the manifest and configuration of an image for a platform.
+
+    Args:
+        registry: has it.
+        reference: the image.
+        platform: such as ``linux/arm64``.
+
+    Raises:
+        RegistryError: the registry cannot be asked, or does not have it for that platform.
+    """
+    manifest, digest = _read(registry, reference)
+    if manifest.get("mediaType") in INDEX_TYPES or "manifests" in manifest:
+        digest = _of_platform(manifest, reference, platform)
+        reference = dataclasses.replace(reference, digest=digest)
+        manifest, digest = _read(registry, reference)
+    config = json.loads(read_blob(registry, reference.repository, manifest["config"]["digest"]))
+    made_for = f"{config.get('os', 'linux')}/{config.get('architecture')}"
+    if made_for != platform:
+        raise RegistryError(f"The image {reference} is for {made_for} alone, not for {platform}.", 404)
+    return BaseImage(dataclasses.replace(reference, digest=digest), config, tuple(manifest["layers"]))
+
+
+def read_blob(registry: Registry, repository: str, digest: str) -> bytes:
+    """Return a small blob's content, checked against its digest."""
+    content = registry.request("GET", f"{repository}/blobs/{digest}", pull=[repository]).content
+    if digest != f"sha256:{hashlib.sha256(content).hexdigest()}":
+        raise RegistryError(f"The registry {registry.host} gave other content than {digest} asks for.")
+    return content
+
+
+def _of_platform(index: Mapping[str, Any], reference: Reference, platform: str) -> str:
+    platforms: dict[str, str] = {}
+    for entry in index["manifests"]:
+        found = entry.get("platform") or {}
+        platforms.setdefault(f"{found.get('os')}/{found.get('architecture')}", str(entry["digest"]))
+    if platform not in platforms:
+        known = ", ".join(sorted(name for name in platforms if not name.startswith("unknown")))
+        raise RegistryError(f"The image {reference} is for {known}, not for {platform}.", 404)
+    return platforms[platform]
+
+
+def _read(registry: Registry, reference: Reference) -> tuple[dict[str, Any], str]:
+    """Return a manifest or an index, and its digest."""
+    response = registry.request(
+        "GET",
+        f"{reference.repository}/manifests/{reference.target}",
+        pull=[reference.repository],
+        expect=(200, 404),
+        headers={"Accept": ", ".join(MANIFESTS)},
+    )
+    if response.status_code == 404:
+        raise RegistryError(f"The registry {registry.host} has no image {reference}.", 404)
+    digest = f"sha256:{hashlib.sha256(response.content).hexdigest()}"
+    if reference.digest and reference.digest != digest:
+        raise RegistryError(f"The registry {registry.host} gave another manifest than {reference} asks for.")
+    manifest = response.json()
+    manifest.setdefault("mediaType", response.headers.get("Content-Type", ""))
+    return manifest, digest
