@@ -26,14 +26,24 @@ if TYPE_CHECKING or AIRFLOW_3:
     from airflow.sdk.bases.decorator import DecoratedOperator, TaskDecorator, task_decorator_factory
     from airflow.sdk.configuration import conf
     from airflow.sdk.definitions.context import KNOWN_CONTEXT_KEYS, Context
-    from airflow.sdk.exceptions import AirflowFailException, AirflowNotFoundException, AirflowSkipException
+    from airflow.sdk.exceptions import (
+        AirflowFailException,
+        AirflowNotFoundException,
+        AirflowSkipException,
+        AirflowTaskTimeout,
+    )
 
     OLD_CONTEXT_KEYS: tuple[str, ...] = ()
     XCOM_BACKEND = "airflow.sdk.execution_time.xcom.BaseXCom"
 else:
     from airflow.configuration import conf
     from airflow.decorators.base import DecoratedOperator, TaskDecorator, task_decorator_factory
-    from airflow.exceptions import AirflowFailException, AirflowNotFoundException, AirflowSkipException
+    from airflow.exceptions import (
+        AirflowFailException,
+        AirflowNotFoundException,
+        AirflowSkipException,
+        AirflowTaskTimeout,
+    )
     from airflow.hooks.base import BaseHook
     from airflow.models.baseoperator import BaseOperator
     from airflow.utils.context import KNOWN_CONTEXT_KEYS, Context
@@ -54,6 +64,7 @@ __all__ = [
     "AirflowFailException",
     "AirflowNotFoundException",
     "AirflowSkipException",
+    "AirflowTaskTimeout",
     "BaseHook",
     "BaseOperator",
     "Context",

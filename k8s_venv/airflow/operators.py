@@ -29,7 +29,7 @@ from k8s_venv.airflow.options import (
 )
 from k8s_venv.airflow.xcom import check_storable
 from k8s_venv.backends import choose_backend
-from k8s_venv.calls import open_result, pack, sealed_value, to_document
+from k8s_venv.calls import Result, open_result, pack, sealed_value, to_document
 from k8s_venv.errors import K8sVenvError
 from k8s_venv.project import Project, find_project, load_project, project_at
 from k8s_venv.runtime import FailTask, SkipTask
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from k8s_venv.airflow.pod_operator import IsolatedPodOperator
     from k8s_venv.backends.docker import DockerBackend
     from k8s_venv.backends.local import LocalBackend
-    from k8s_venv.calls import PackedCall, Result
+    from k8s_venv.calls import PackedCall
     from k8s_venv.calls.transport import Transport
 
 _BASE_OPTIONS = frozenset(inspect.signature(BaseOperator.__init__).parameters)
@@ -67,6 +67,8 @@ class IsolatedOperator(BaseOperator):
         optional_connections: ids of those that it may use where they are defined.
         result: ``reference`` stores the value still encoded; the next isolated task takes it as the value itself,
             and ``k8s_venv.load`` opens it elsewhere, so nothing beside Airflow needs the value's libraries.
+        deferrable: hand the waiting for a pod to Airflow's triggerer, so that the worker is free meanwhile; by default
+            what ``[operators] default_deferrable`` in airflow.cfg says.
 
     Raises:
         K8sVenvError: the environment or an option is unknown, or the function asks for what cannot travel.
@@ -90,6 +92,7 @@ class IsolatedOperator(BaseOperator):
         connections: Sequence[str] = (),
         optional_connections: Sequence[str] = (),
         result: Literal["value", "reference"] = "value",
+        deferrable: bool | None = None,
         **kwargs: Any,
     ) -> None:
         given = {name: kwargs.pop(name) for name in OPTIONS & set(kwargs)}
@@ -114,6 +117,9 @@ class IsolatedOperator(BaseOperator):
         self.result = result
         if result == "reference":
             self.multiple_outputs = False  # Airflow infers it from annotations; a document is one value
+        if deferrable is None:
+            deferrable = conf.getboolean("operators", "default_deferrable", fallback=False)
+        self.deferrable = deferrable
         self._running: DockerBackend | LocalBackend | IsolatedPodOperator | None = None
         project = self.project()
         check_options(set(project.environment(environment).pod), f"{project.path}: environment {environment!r}")
@@ -140,10 +146,30 @@ class IsolatedOperator(BaseOperator):
             call.transport,
             f"{len(call.archive):,}",
         )
-        if backend == "kubernetes":
-            result = self._run_as_pod(call, project, context)
-        else:
-            result = self._run_here(call, project, backend)
+        if backend != "kubernetes":
+            return self._opened(self._run_here(call, project, backend), call)
+        pod = self._pod_operator(call, project, context)
+        if self.deferrable:
+            self.defer(trigger=pod.begin(context), method_name="trigger_reentry")
+        return self._opened(pod.execute_sync(context), call)
+
+    def trigger_reentry(self, context: Context, event: dict[str, Any]) -> Any:
+        """Go on where a deferred task's pod has ended, and return the call's value; see ``execute``.
+
+        Args:
+            context: Airflow's.
+            event: what the trigger fired.
+        """
+        project = self.project()
+        call = self._pack(context, project)  # its connections are masked in the log that is read now
+        pod = self._pod_operator(call, project, context)
+        result = pod.resume(context, event)
+        if not isinstance(result, Result):
+            self.defer(trigger=result, method_name="trigger_reentry")
+        return self._opened(result, call)
+
+    def _opened(self, result: Result, call: PackedCall) -> Any:
+        """Return the value of a result as Airflow shall store it, or raise its failure."""
         try:
             if self.result == "reference":
                 return to_document(sealed_value(result, call))
@@ -209,11 +235,11 @@ class IsolatedOperator(BaseOperator):
             self._running = LocalBackend(self.log.info)
         return self._running.run(call, line_logger(self.log))
 
-    def _run_as_pod(self, call: PackedCall, project: Project, context: Context) -> Result:
+    def _pod_operator(self, call: PackedCall, project: Project, context: Context) -> IsolatedPodOperator:
         from k8s_venv.airflow.pod_operator import IsolatedPodOperator
 
         self._running = IsolatedPodOperator.for_call(call, project, self.pod_options(), self, context)
-        return self._running.execute_sync(context)
+        return self._running
 
 
 def project_of(function: Callable[..., Any], dag_file: str | None) -> Project:

@@ -92,7 +92,6 @@ REFUSED: Mapping[str, str] = {
     "cmds": _OWN,
     "container_logs": _LATER,
     "container_name_log_prefix_enabled": _LATER,
-    "deferrable": _LATER,
     "durable": "the pod of the same try is always taken over",
     "init_container_logs": _LATER,
     "is_delete_operator_pod": "use on_finish_action",

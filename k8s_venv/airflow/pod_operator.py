@@ -8,23 +8,27 @@ hub for its sidecar, and knows only JSON results.
 from __future__ import annotations
 
 import copy
+import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
 from airflow.providers.cncf.kubernetes.backcompat.backwards_compat_converters import convert_env_vars
 from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
 from airflow.providers.cncf.kubernetes.pod_generator import PodGenerator
 from kubernetes.client import models as k8s
 
-from k8s_venv.airflow.compat import deployment
+from k8s_venv.airflow.compat import AirflowTaskTimeout, deployment
 from k8s_venv.airflow.lines import line_logger
 from k8s_venv.backends.kubernetes import render
 from k8s_venv.backends.kubernetes.engine import Keep, PodRun
-from k8s_venv.backends.kubernetes.stages import Timeouts
+from k8s_venv.backends.kubernetes.stages import Timeouts, from_json
 from k8s_venv.errors import BackendError
 from k8s_venv.locking import read_lock
 
 if TYPE_CHECKING:
     from k8s_venv.airflow.compat import BaseOperator, Context
+    from k8s_venv.airflow.trigger import IsolatedPodTrigger
     from k8s_venv.calls import PackedCall, Result
     from k8s_venv.project import Project
 
@@ -114,6 +118,82 @@ class IsolatedPodOperator(KubernetesPodOperator):
             return run.wait()
         finally:
             self._finish(run)
+
+    def begin(self, context: Context) -> IsolatedPodTrigger:
+        """Create the pod and return what waits for it in the triggerer.
+
+        Raises:
+            BackendError: the pod could not be created.
+        """
+        from k8s_venv.airflow.trigger import IsolatedPodTrigger
+
+        run = self._start(context)
+        assert self.pod is not None  # noqa: S101 -- it was just made
+        deadline = None
+        if self.execution_timeout is not None and context["ti"].start_date is not None:
+            deadline = (context["ti"].start_date + self.execution_timeout).timestamp()
+        self.convert_config_file_to_dict()
+        return IsolatedPodTrigger(
+            uid=self.pod.metadata.uid,
+            seen=run.seen,
+            deadline=deadline,
+            taken_over=run.taken_over,
+            pod_name=self.pod.metadata.name,
+            pod_namespace=self.pod.metadata.namespace,
+            trigger_start_time=datetime.datetime.now(datetime.UTC),
+            base_container_name=render.BASE,
+            kubernetes_conn_id=self.kubernetes_conn_id,
+            cluster_context=self.cluster_context,
+            config_dict=self._config_dict,
+            in_cluster=self.in_cluster,
+            get_logs=self.get_logs,
+            startup_timeout=self.startup_timeout_seconds,
+            schedule_timeout=self.schedule_timeout_seconds,
+            on_finish_action=self.on_finish_action.value,
+            on_kill_action=self.on_kill_action.value,
+            termination_grace_period=self.termination_grace_period,
+        )
+
+    def resume(self, context: Context, event: dict[str, Any]) -> Result | IsolatedPodTrigger:
+        """Return the result of a pod that the triggerer waited for.
+
+        Args:
+            context: Airflow's.
+            event: what the trigger fired.
+
+        Returns:
+            The result; or what to wait for next, where the pod was one of an earlier try that has been removed.
+
+        Raises:
+            BackendError: the pod could not be run, or ended without a result.
+            AirflowTaskTimeout: the task's time was over.
+        """
+        metadata = k8s.V1ObjectMeta(name=event["name"], namespace=event["namespace"])
+        self.pod = k8s.V1Pod(metadata=metadata)
+        run = self._run(self.pod)
+        if event.get("timeout"):
+            raise AirflowTaskTimeout(f"{self.call.function}() took longer than its execution_timeout.")
+        if event.get("refused"):
+            run.finish("delete_pod")
+            raise BackendError(
+                self.call.environment.name,
+                f"Airflow's triggerer could not watch the pods of namespace {event['namespace']!r} "
+                f"({event['refused']}): its account needs the rights to `list` and `watch` pods.",
+            )
+        end = from_json(event)
+        run.taken_over = event["taken_over"]
+        if run.must_start_anew(end):
+            return self.begin(context)
+        try:
+            return run.collect(end)
+        finally:
+            self._finish(run)
+
+    def convert_config_file_to_dict(self) -> None:
+        """Read the kubeconfig that the task names, for the triggerer; its own it finds by itself."""
+        self._config_dict = None
+        if self.config_file:
+            self._config_dict = yaml.safe_load(Path(self.config_file).read_text("utf-8"))
 
     def _start(self, context: Context) -> PodRun:
         """Create the pod, or take over the one that an earlier try left."""

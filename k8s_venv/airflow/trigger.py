@@ -1,0 +1,174 @@
+"""Wait for a deferred task's pod, in the triggerer."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.cncf.kubernetes.triggers.pod import KubernetesPodTrigger
+from airflow.providers.cncf.kubernetes.utils.pod_manager import OnKillAction
+from airflow.triggers.base import TriggerEvent
+from kubernetes_asyncio import client
+from kubernetes_asyncio.client.exceptions import ApiException
+
+from k8s_venv.airflow.compat import AIRFLOW_3
+from k8s_venv.airflow.lines import line_logger
+from k8s_venv.airflow.shared_watch import subscribe
+from k8s_venv.backends.kubernetes import render, stages
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+# How long a pod may stay unknown to the watch before it is asked for, and what counts as "at the deadline"; in seconds.
+_UNKNOWN = 10.0
+_LONGEST = 3600.0
+_NEARLY = 2.0
+_LAST_LINES = 1000
+
+
+class IsolatedPodTrigger(KubernetesPodTrigger):
+    """Fire when a pod has ended, is gone, or cannot start, with what tells why.
+
+    Of ``KubernetesPodTrigger`` it keeps how it reaches the cluster and how it tells a task that was killed from a
+    triggerer that restarts; it watches instead of polling.
+
+    Args:
+        uid: the pod's uid: another pod of its name is never touched.
+        seen: when each of the pod's phases was seen, in seconds since the epoch.
+        deadline: when the task's ``execution_timeout`` ends, in seconds since the epoch.
+        taken_over: whether the pod is one of an earlier try.
+        options: those of ``KubernetesPodTrigger``.
+    """
+
+    def __init__(
+        self,
+        uid: str,
+        seen: dict[str, float],
+        deadline: float | None = None,
+        *,
+        taken_over: bool = False,
+        **options: Any,
+    ) -> None:
+        options.pop("poll_interval", None)
+        super().__init__(**options)
+        self.uid = uid
+        self.seen = seen
+        self.deadline = deadline
+        self.taken_over = taken_over
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """Return what this trigger is made from."""
+        _, options = super().serialize()
+        ours = {"uid": self.uid, "seen": self.seen, "deadline": self.deadline, "taken_over": self.taken_over}
+        return f"{type(self).__module__}.{type(self).__qualname__}", {**options, **ours}
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Wait until the pod has ended, and fire."""
+        event = {"name": self.pod_name, "namespace": self.pod_namespace, "taken_over": self.taken_over}
+        try:
+            event |= await self._wait()
+        except ApiException as error:
+            event["refused"] = f"{error.status} {error.reason}"
+        self._fired_event = True
+        yield _Event(payload=event)
+
+    async def on_kill(self) -> None:
+        """Remove the pod of a task that somebody cleared or marked while it was deferred."""
+        if not self._fired_event and self.on_kill_action == OnKillAction.DELETE_POD:
+            self.log.info("Deleting pod %s/%s: its task was ended.", self.pod_namespace, self.pod_name)
+            await self._delete()
+
+    async def cleanup(self) -> None:
+        """Remove the pod of a task that was killed while it was deferred, or whose time is over."""
+        if self._fired_event:
+            return
+        if self._is_over(_NEARLY):
+            await self._end_in_time()
+        elif not AIRFLOW_3 and await self.safe_to_cancel():  # Airflow 3 calls `on_kill` itself
+            await self.on_kill()
+
+    async def safe_to_cancel(self) -> bool:
+        """Say whether the task was ended, rather than this triggerer: then it neither waits nor goes on elsewhere."""
+        state: str | None = await self.get_task_state()  # type: ignore[no-untyped-call]
+        return state not in ("deferred", "scheduled", "queued", "running")
+
+    async def _wait(self) -> dict[str, Any]:
+        judge = stages.Judge(stages.Timeouts(self.schedule_timeout, self.startup_timeout), dict(self.seen))
+        access = (self.kubernetes_conn_id, self.cluster_context, self.in_cluster, repr(self.config_dict))
+        started = time.monotonic()
+        pod: dict[str, Any] | None = None
+        async with subscribe(self.hook, access, self.pod_namespace, self.pod_name, self.uid) as states:
+            while True:
+                longest = _UNKNOWN if pod is None else _LONGEST
+                pod, gone = await states.next(min(judge.patience(), self._time_left(), longest))
+                if pod is None and not gone and time.monotonic() - started > _UNKNOWN:
+                    gone = await self._is_gone()
+                if pod is not None or gone:
+                    end = judge.see("DELETED" if gone else "MODIFIED", stages.to_pod(pod) if pod else None)
+                    if end is not None:
+                        return stages.to_json(end, pod)
+                if self._is_over():
+                    await self._end_in_time()
+                    return {"timeout": True}
+
+    def _time_left(self) -> float:
+        return float("inf") if self.deadline is None else self.deadline - time.time()
+
+    def _is_over(self, nearly: float = 0.0) -> bool:
+        return self._time_left() <= nearly
+
+    async def _is_gone(self) -> bool:
+        async with self.hook.get_conn() as connection:
+            try:
+                pod = await client.CoreV1Api(connection).read_namespaced_pod(self.pod_name, self.pod_namespace)
+            except ApiException as error:
+                if error.status == 404:
+                    return True
+                raise
+        return bool(pod.metadata.uid != self.uid)
+
+    async def _end_in_time(self) -> None:
+        """End a pod whose task's time is over; Airflow 2 does not come back to the worker for that."""
+        self._fired_event = True
+        async with self.hook.get_conn() as connection:
+            api: Any = client.CoreV1Api(connection)
+            try:
+                response = await api.read_namespaced_pod_log(
+                    self.pod_name,
+                    self.pod_namespace,
+                    container=render.BASE,
+                    tail_lines=_LAST_LINES,
+                    _preload_content=False,
+                )
+                if self.get_logs and response.status == 200:
+                    log = line_logger(self.log)
+                    for line in (await response.read()).decode("utf-8", "backslashreplace").splitlines():
+                        log(line)
+            except ApiException as error:
+                self.log.warning("The log of pod %s could not be read: %s", self.pod_name, error.reason)
+        await self._delete()
+
+    async def _delete(self) -> None:
+        options = client.V1DeleteOptions(
+            grace_period_seconds=self.termination_grace_period, preconditions=client.V1Preconditions(uid=self.uid)
+        )
+        async with self.hook.get_conn() as connection:
+            try:
+                await client.CoreV1Api(connection).delete_namespaced_pod(
+                    self.pod_name, self.pod_namespace, body=options
+                )
+            except ApiException as error:
+                if error.status not in (404, 409):  # it is gone, or another one has its name
+                    self.log.warning("The pod %s could not be deleted: %s", self.pod_name, error.reason)
+
+
+class _Event(TriggerEvent):
+    """An event that the triggerer can log: a result, which may be in it, has no place in a log."""
+
+    def __repr__(self) -> str:
+        pod = self.payload.get("pod")
+        shown = {name: value for name, value in self.payload.items() if name != "pod"}
+        phase = pod["status"].get("phase") if pod else None
+        return f"TriggerEvent<{ {**shown, 'phase': phase}!r}>"
+
+    __str__ = __repr__
