@@ -114,7 +114,7 @@ def test_every_option_of_the_provider_is_taken_or_refused_by_name() -> None:
     from k8s_venv.airflow.options import OPTIONS, REFUSED, TEMPLATED
 
     theirs = set(inspect.signature(KubernetesPodOperator.__init__).parameters)
-    assert theirs - {"self", "kwargs", "do_xcom_push"} == OPTIONS | set(REFUSED)
+    assert theirs - {"self", "kwargs", "do_xcom_push", "deferrable"} == OPTIONS | set(REFUSED)
     assert set(KubernetesPodOperator.template_fields) - set(REFUSED) <= set(TEMPLATED)
 
 
