@@ -9,6 +9,7 @@ import click
 from k8s_venv import __version__
 from k8s_venv.cli.build import build_images
 from k8s_venv.cli.check import check, explain
+from k8s_venv.cli.helm_values import helm_values
 from k8s_venv.cli.init import init
 from k8s_venv.cli.list import list_environments
 from k8s_venv.cli.lock import lock
@@ -72,6 +73,7 @@ def main(context: click.Context, project: Path | None) -> None:
 main.add_command(build_images)
 main.add_command(check)
 main.add_command(explain)
+main.add_command(helm_values)
 main.add_command(init)
 main.add_command(list_environments)
 main.add_command(lock)

@@ -1,0 +1,142 @@
+"""``k8s-venv helm-values``: what the Helm chart has to know about the environments."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from k8s_venv.cli.console import open_project
+from k8s_venv.errors import K8sVenvError
+from k8s_venv.locking import locked_packages, read_lock
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from k8s_venv.environment import Environment
+    from k8s_venv.project import Project
+
+_HEADER = (
+    "# Values of the chart k8s-venv, written by `k8s-venv helm-values` from {file} and the locks beside it.\n"
+    "# Write them anew after a change there; what only the cluster knows goes into a values file of its own.\n"
+)
+# click leaves the lines after a \b as they are.
+_HELP = """Print the environments as values of the Helm chart.
+
+All of the project's environments, or the named ones: for each the image's reference, the locked versions, which
+`helm test` compares with the image, and from its pod options the resources, the service account, pull secrets, node
+selector and tolerations.
+
+\b
+    k8s-venv helm-values --output environments.yaml
+    helm upgrade --install k8s-venv charts/k8s-venv -n airflow-tasks -f environments.yaml
+
+Nothing is asked of a registry or a cluster. Every environment needs a lock that fits, but for those with an image of
+their own.
+"""
+
+
+@click.command("helm-values", help=_HELP)
+@click.argument("environments", nargs=-1, metavar="[ENVIRONMENT]...")
+@click.option("--output", "-o", type=click.Path(dir_okay=False, path_type=Path), help="Write a file instead.")
+@click.pass_obj
+def helm_values(given: Path | None, environments: tuple[str, ...], output: Path | None) -> None:
+    """Print the environments as values of the Helm chart."""
+    import yaml
+
+    project = open_project(given)
+    chosen = project.select(environments)
+    values = {"environments": {each.name: chart_values(project, each) for each in chosen}}
+    text = _HEADER.format(file=project.path.name) + yaml.safe_dump(values, sort_keys=False, width=120)
+    if output is None:
+        click.echo(text, nl=False)
+        return
+    try:
+        output.write_text(text, "utf-8")
+    except OSError as error:
+        raise K8sVenvError(f"{output} cannot be written: {error.strerror}.") from None
+
+
+def chart_values(project: Project, environment: Environment) -> dict[str, Any]:
+    """Return the chart's values for one environment.
+
+    Args:
+        project: the project, for its registry.
+        environment: which one.
+
+    Raises:
+        K8sVenvError: its lock is missing or stale, no registry is configured, or a pod option that the chart needs is
+            only known when a task runs.
+    """
+    own = environment.image is not None or "image" in environment.pod
+    pod = environment.pod
+    values: dict[str, Any] = {
+        "image": pod.get("image", environment.image) if own else _built_image(project, environment),
+        "python": environment.python,
+        "packages": {} if own else _packages(environment),
+        "resources": {
+            key: dict(amounts)
+            for key, amounts in _table(environment, "container_resources").items()
+            if key in ("requests", "limits")
+        },
+        "imagePullPolicy": pod.get("image_pull_policy"),
+        "imagePullSecrets": [{"name": name} for name in _names(pod.get("image_pull_secrets", ()))],
+        "nodeSelector": dict(_table(environment, "node_selector")),
+        "tolerations": [_toleration(each) for each in pod.get("tolerations", ())],
+        "serviceAccount": _service_account(pod.get("service_account_name")),
+    }
+    given = {key: value for key, value in values.items() if value}
+    _refuse_templates(environment, given)
+    return given
+
+
+def _built_image(project: Project, environment: Environment) -> str:
+    return environment.image_reference(project.require_registry(), read_lock(environment).digest)
+
+
+def _packages(environment: Environment) -> dict[str, str]:
+    """Return the locked versions; what only some platforms have cannot be compared with an image."""
+    return {
+        package["name"]: package["version"]
+        for package in locked_packages(environment)
+        if "version" in package and "marker" not in package
+    }
+
+
+def _service_account(name: str | None) -> dict[str, Any]:
+    # Every namespace has the account `default`; the chart cannot make it.
+    return {"create": False, "name": name} if name == "default" else {"name": name} if name else {}
+
+
+def _table(environment: Environment, option: str) -> Mapping[str, Any]:
+    found = environment.pod.get(option, {})
+    if not hasattr(found, "items"):
+        raise K8sVenvError(f"Environment {environment.name!r}: its pod option {option!r} must be a table.")
+    table: Mapping[str, Any] = found
+    return table
+
+
+def _names(secrets: str | Iterable[Any]) -> list[str]:
+    """Return the names of pull secrets, in each of the ways in which ``KubernetesPodOperator`` takes them."""
+    if isinstance(secrets, str):
+        return [name.strip() for name in secrets.split(",")]
+    return [each["name"] if isinstance(each, dict) else str(each) for each in secrets]
+
+
+def _toleration(option: Mapping[str, Any]) -> dict[str, Any]:
+    return {"tolerationSeconds" if key == "toleration_seconds" else key: value for key, value in option.items()}
+
+
+def _refuse_templates(environment: Environment, values: Any, place: str = "") -> None:
+    if isinstance(values, dict):
+        for key, value in values.items():
+            _refuse_templates(environment, value, place or key)
+    elif isinstance(values, list):
+        for value in values:
+            _refuse_templates(environment, value, place)
+    elif isinstance(values, str) and "{{" in values:
+        raise K8sVenvError(
+            f"Environment {environment.name!r}: the pod option behind the chart's `{place}` is a template, {values!r}, "
+            "which only a running task can fill in. Give it on the task instead of in the project file."
+        )

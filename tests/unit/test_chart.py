@@ -1,0 +1,242 @@
+"""What the chart makes of its values, and which values it refuses."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import yaml
+
+from k8s_venv import __version__
+from k8s_venv.backends.kubernetes import render
+from tests.chart import CHART, ENVIRONMENTS, NAMESPACE, helm, refusal, rendered
+from tests.chart_readme import README, generated, value_comments
+
+ENVIRONMENT = {"image": "a:1", "python": "3.8"}
+Objects = set[tuple[str, str]]
+
+# What is made without any environment, by its switch.
+LAUNCHER = {("Role", "k8s-venv-launcher"), ("RoleBinding", "k8s-venv-launcher")}
+POLICIES = {("NetworkPolicy", "k8s-venv-tasks"), ("NetworkPolicy", "k8s-venv-chart")}
+QUOTA = {("ResourceQuota", "k8s-venv")}
+RANGE = {("LimitRange", "k8s-venv")}
+BARE = LAUNCHER | POLICIES | QUOTA | RANGE
+# What environments add.
+ACCOUNTS = {("ServiceAccount", "k8s-venv-snowpark"), ("ServiceAccount", "trainer")}
+SCRIPTS = {("ConfigMap", "k8s-venv-scripts")}
+TESTS = {
+    *(("Pod", f"k8s-venv-test-{name}") for name in ("snowpark", "training-gpu", "rights")),
+    *((kind, "k8s-venv-test-rights") for kind in ("ServiceAccount", "Role", "RoleBinding")),
+}
+FULL = BARE | ACCOUNTS | SCRIPTS | TESTS
+PULLER = {("DaemonSet", "k8s-venv-image-puller")}
+JANITOR = {(kind, "k8s-venv-janitor") for kind in ("ServiceAccount", "Role", "RoleBinding", "CronJob")}
+SETTINGS = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "settings"}}
+TEXT = '{"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "{{ .Chart.Name }}-text"}}'
+EXTRA = {("ConfigMap", "settings"), ("Secret", "k8s-venv-text")}
+FOREIGN = {**ENVIRONMENT, "serviceAccount": {"create": False, "name": "somebody"}}
+
+SCENARIOS: dict[str, tuple[dict[str, Any], Objects]] = {
+    "nothing declared": ({"environments": {}}, BARE),
+    "environments": ({}, FULL),
+    "rights off": ({"rights": {"create": False}}, FULL - LAUNCHER),
+    "network policy off": ({"networkPolicy": {"enabled": False}}, FULL - POLICIES),
+    "quota off": ({"resourceQuota": {"enabled": False}}, FULL - QUOTA),
+    "limit range off": ({"limitRange": {"enabled": False}}, FULL - RANGE),
+    "tests off": ({"tests": {"enabled": False}}, FULL - TESTS - SCRIPTS),
+    "image puller on": ({"imagePuller": {"enabled": True}}, FULL | PULLER),
+    "janitor on": ({"janitor": {"enabled": True}}, FULL | JANITOR),
+    "janitor on, tests off": (
+        {"janitor": {"enabled": True}, "tests": {"enabled": False}},
+        FULL - TESTS | JANITOR,
+    ),
+    "everything on": ({"janitor": {"enabled": True}, "imagePuller": {"enabled": True}}, FULL | JANITOR | PULLER),
+    "extra objects": ({"extraObjects": [SETTINGS, TEXT]}, FULL | EXTRA),
+    "an account of somebody else": (
+        {"environments": {"snowpark": FOREIGN}},
+        FULL - ACCOUNTS - {("Pod", "k8s-venv-test-training-gpu")},
+    ),
+}
+
+
+@pytest.mark.parametrize(("values", "expected"), SCENARIOS.values(), ids=SCENARIOS)
+def test_each_switch_makes_exactly_its_objects(values: dict[str, Any], expected: Objects) -> None:
+    objects = rendered({"environments": ENVIRONMENTS, **values})
+
+    assert set(objects) == expected
+    ours = [each["metadata"] for key, each in objects.items() if key not in EXTRA]
+    assert {metadata["namespace"] for metadata in ours} == {NAMESPACE}
+    assert {metadata["labels"]["app.kubernetes.io/managed-by"] for metadata in ours} == {"Helm"}
+
+
+def test_names_and_labels_can_be_chosen() -> None:
+    objects = rendered({"fullnameOverride": "tasks", "commonLabels": {"team": "data"}, "environments": ENVIRONMENTS})
+
+    assert {name for _, name in objects} >= {"tasks-launcher", "tasks-snowpark", "tasks-test-rights", "tasks"}
+    assert {each["metadata"]["labels"]["team"] for each in objects.values()} == {"data"}
+
+
+def test_a_release_of_another_name_makes_objects_of_another_name() -> None:
+    text = helm("template", "blue", str(CHART), "--kube-version", "1.34").stdout
+
+    names = {each["metadata"]["name"] for each in yaml.safe_load_all(text)}
+    assert names == {f"blue-k8s-venv{suffix}" for suffix in ("", "-launcher", "-tasks", "-chart")}
+
+
+def test_long_names_stay_within_a_cron_jobs_limit() -> None:
+    values = {"fullnameOverride": "x" * 39, "environments": ENVIRONMENTS}
+
+    objects = rendered({**values, "janitor": {"enabled": True}, "imagePuller": {"enabled": True}})
+
+    assert max(len(name) for kind, name in objects if kind in ("CronJob", "DaemonSet")) <= 52
+
+
+def test_the_network_policy_selects_the_pods_that_the_engine_makes() -> None:
+    policy = rendered()["NetworkPolicy", "k8s-venv-tasks"]
+
+    assert policy["spec"]["podSelector"] == {"matchLabels": render.LABELS}
+
+
+def _except_of(cidr: str, **policy: Any) -> list[str] | None:
+    egress = [{"to": [{"ipBlock": {"cidr": cidr}}]}]
+    rules = rendered({"networkPolicy": {"egress": egress, **policy}})["NetworkPolicy", "k8s-venv-tasks"]
+    found: list[str] | None = rules["spec"]["egress"][1]["to"][0]["ipBlock"].get("except")
+    return found
+
+
+@pytest.mark.parametrize("cidr", ["0.0.0.0/0", "128.0.0.0/1", "168.0.0.0/5", "169.254.0.0/16", "169.254.169.252/30"])
+def test_the_metadata_address_is_taken_out_of_every_block_with_it(cidr: str) -> None:
+    assert _except_of(cidr) == ["169.254.169.254/32"]
+
+
+@pytest.mark.parametrize("cidr", ["10.0.0.0/8", "0.0.0.0/1", "169.254.169.248/30", "170.0.0.0/8"])
+def test_other_blocks_stay_as_they_are(cidr: str) -> None:
+    assert _except_of(cidr) is None
+
+
+def test_the_metadata_address_of_ipv6_is_taken_out_too() -> None:
+    assert _except_of("::/0") == ["fd00:ec2::254/128"]
+
+
+def test_the_metadata_address_can_be_allowed() -> None:
+    assert _except_of("0.0.0.0/0", allowCloudMetadata=True) is None
+
+
+def test_environments_that_share_an_account_share_its_settings() -> None:
+    environments = {
+        name: {**ENVIRONMENT, "imagePullSecrets": [{"name": name}], "serviceAccount": {"name": "both"}} for name in "ab"
+    }
+
+    objects = rendered({"environments": environments, "imagePullSecrets": [{"name": "all"}]})
+
+    account = objects["ServiceAccount", "both"]
+    assert account["imagePullSecrets"] == [{"name": "all"}, {"name": "a"}, {"name": "b"}]
+
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "unknown switch": ({"janitr": {}}, "additional properties 'janitr' not allowed"),
+    "unknown key of an environment": ({"environments": {"a": {**ENVIRONMENT, "imge": 1}}}, "at '/environments/a'"),
+    "no image": ({"environments": {"a": {"python": "3.8"}}}, "at '/environments/a': missing property 'image'"),
+    "a URL": ({"environments": {"a": {**ENVIRONMENT, "image": "https://x/y"}}}, "at '/environments/a/image'"),
+    "no reference": ({"environments": {"a": {**ENVIRONMENT, "image": "x:y:z"}}}, "at '/environments/a/image'"),
+    "a number": ({"environments": {"a": {**ENVIRONMENT, "python": 3.1}}}, "at '/environments/a/python'"),
+    "a bad name": ({"environments": {"A.b": ENVIRONMENT}}, "'A.b' does not match pattern"),
+    "no account": ({"airflow": {"serviceAccounts": []}}, "at '/airflow/serviceAccounts'"),
+    "no namespace": ({"airflow": {"serviceAccounts": [{"name": "x"}]}}, "missing property 'namespace'"),
+    "a bad schedule": ({"janitor": {"schedule": "hourly"}}, "at '/janitor/schedule'"),
+    "two of one name": (
+        {"environments": {"a-b": ENVIRONMENT, "a_b": ENVIRONMENT}},
+        "environments.a_b: its objects would have the names of those of environments.a-b",
+    ),
+    "an account with two identities": (
+        {
+            "environments": {
+                name: {**ENVIRONMENT, "serviceAccount": {"name": "s", "annotations": {"role": name}}} for name in "ab"
+            }
+        },
+        'environments.b.serviceAccount.annotations: another environment gives the account "s" another "role"',
+    ),
+    "egress to everywhere": (
+        {"networkPolicy": {"egress": [{"ports": [{"port": 443}]}]}},
+        "networkPolicy.egress[0]: without `to` it would open the cloud's metadata address",
+    ),
+    "a janitor without an image": ({"janitor": {"enabled": True}}, "janitor.image: name an image with Python"),
+}
+
+
+@pytest.mark.parametrize(("values", "sentence"), REFUSED.values(), ids=REFUSED)
+def test_wrong_values_get_a_sentence_with_their_path(values: dict[str, Any], sentence: str) -> None:
+    assert sentence in refusal(values)
+
+
+# --- the chart's own files ------------------------------------------------------------------------------------
+
+
+def test_helm_has_nothing_to_complain_about() -> None:
+    helm("lint", "--strict", str(CHART), "--kube-version", "1.34")
+
+
+def test_the_chart_has_the_version_of_the_package() -> None:
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text("utf-8"))
+
+    assert chart["appVersion"] == chart["version"] == __version__
+
+
+SCHEMA: dict[str, Any] = json.loads((CHART / "values.schema.json").read_text("utf-8"))
+
+
+def _subschemas(schema: Any, place: str = "") -> list[tuple[str, dict[str, Any]]]:
+    if isinstance(schema, list):
+        return [each for part in schema for each in _subschemas(part, place)]
+    if not isinstance(schema, dict):
+        return []
+    below = [each for key, part in schema.items() if key != "examples" for each in _subschemas(part, f"{place}/{key}")]
+    return [(place, schema), *below]
+
+
+@pytest.mark.parametrize(
+    ("schema", "example"),
+    [
+        pytest.param(schema, example, id=f"{place}-{number}")
+        for place, schema in _subschemas(SCHEMA)
+        for number, example in enumerate(schema.get("examples", ()))
+    ],
+)
+def test_the_schemas_examples_are_valid(schema: dict[str, Any], example: object) -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+
+    jsonschema.validate(example, {**schema, "definitions": SCHEMA["definitions"]}, jsonschema.Draft7Validator)
+
+
+def test_the_schema_closes_every_table() -> None:
+    open_ones = {
+        place
+        for place, schema in _subschemas(SCHEMA)
+        if schema.get("type") == "object" and "additionalProperties" not in schema
+    }
+
+    # What Kubernetes itself describes, and what Helm passes to every chart.
+    assert {place.rpartition("/properties/")[2] for place in open_ones} == {
+        "ports/items",
+        "podSelector",
+        "namespaceSelector",
+        "global",
+    }
+
+
+def _declared(schema: dict[str, Any], place: str = "") -> set[str]:
+    if "properties" not in schema:
+        return {place}
+    return {each for key, part in schema["properties"].items() for each in _declared(part, f"{place}.{key}".strip("."))}
+
+
+def test_every_value_has_a_comment_and_a_schema() -> None:
+    comments = value_comments((CHART / "values.yaml").read_text("utf-8"))
+
+    assert set(comments) == _declared(SCHEMA) - {"global"}
+    assert all(comment.endswith((".", ";")) for comment in comments.values())
+
+
+def test_the_readme_shows_the_values_as_they_are() -> None:
+    assert README.read_text("utf-8") == generated(), "run `python -m tests.chart_readme`"

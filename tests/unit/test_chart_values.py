@@ -1,0 +1,134 @@
+"""`k8s-venv helm-values`: what it prints, and what it refuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from k8s_venv.environment import Environment
+from k8s_venv.locking import read_lock, write_lock
+from tests.chart import CHART, helm
+from tests.conftest import Command
+from tests.wheels import make_wheel
+
+BUILT = '[environments.built]\npython = "3.12"\n'
+POD = """
+[environments.ready]
+python = "3.8"
+image = "registry.example.com/ours/ready:7"
+[environments.ready.pod]
+service_account_name = "reader"
+image_pull_policy = "Always"
+image_pull_secrets = ["one", "two"]
+node_selector = { disk = "fast" }
+container_resources = { requests = { cpu = 2 }, limits = { memory = "2Gi" } }
+tolerations = [{ key = "spot", operator = "Exists", toleration_seconds = 60 }]
+"""
+
+
+def values_of(cli: Command, folder: Path, text: str, *arguments: str, **environ: str) -> dict[str, Any]:
+    (folder / "k8s-venv.toml").write_text(text)
+    ran = cli("helm-values", *arguments, **environ)
+    assert ran.returncode == 0, ran.stderr
+    found: dict[str, Any] = yaml.safe_load(ran.stdout)["environments"]
+    return found
+
+
+def locked(folder: Path, *requirements: str) -> Environment:
+    environment = Environment(name="built", root=folder, python="3.12", requirements=requirements or None)
+    write_lock(environment)
+    return environment
+
+
+def test_a_built_environment_has_the_reference_that_workers_compute(cli: Command, tmp_path: Path) -> None:
+    wheel = make_wheel(tmp_path / "wheels", "ours", "1.5")
+    environment = locked(tmp_path, f"ours @ {wheel.as_uri()}")
+    text = f'registry = "registry.example.com/x"\n{BUILT}requirements = ["ours @ {wheel.as_uri()}"]\n'
+
+    values = values_of(cli, tmp_path, text)
+
+    reference = environment.image_reference("registry.example.com/x", read_lock(environment).digest)
+    assert values == {"built": {"image": reference, "python": "3.12", "packages": {"ours": "1.5"}}}
+
+
+def test_pod_options_become_the_charts_values(cli: Command, tmp_path: Path) -> None:
+    values = values_of(cli, tmp_path, POD)
+
+    assert values["ready"] == {
+        "image": "registry.example.com/ours/ready:7",
+        "python": "3.8",
+        "resources": {"requests": {"cpu": 2}, "limits": {"memory": "2Gi"}},
+        "imagePullPolicy": "Always",
+        "imagePullSecrets": [{"name": "one"}, {"name": "two"}],
+        "nodeSelector": {"disk": "fast"},
+        "tolerations": [{"key": "spot", "operator": "Exists", "tolerationSeconds": 60}],
+        "serviceAccount": {"name": "reader"},
+    }
+
+
+def test_the_chart_takes_what_is_printed(cli: Command, tmp_path: Path) -> None:
+    (tmp_path / "k8s-venv.toml").write_text(BUILT + POD)
+    locked(tmp_path)
+
+    ran = cli("helm-values", "--output", "environments.yaml", K8S_VENV_REGISTRY="localhost:5000/x")
+
+    assert (ran.returncode, ran.stdout) == (0, "")
+    helm("lint", "--strict", str(CHART), "--kube-version", "1.34", "--values", str(tmp_path / "environments.yaml"))
+
+
+def test_names_choose_environments(cli: Command, tmp_path: Path) -> None:
+    assert list(values_of(cli, tmp_path, BUILT + POD, "ready")) == ["ready"]
+
+
+def test_the_pod_options_image_wins_as_it_does_for_tasks(cli: Command, tmp_path: Path) -> None:
+    values = values_of(cli, tmp_path, BUILT + 'pod = { image = "mirror.example.com/x:1" }\n')
+
+    assert values == {"built": {"image": "mirror.example.com/x:1", "python": "3.12"}}
+
+
+def test_the_namespaces_own_account_is_not_made(cli: Command, tmp_path: Path) -> None:
+    values = values_of(cli, tmp_path, POD.replace('"reader"', '"default"'))
+
+    assert values["ready"]["serviceAccount"] == {"create": False, "name": "default"}
+
+
+def refusal(cli: Command, folder: Path, text: str) -> str:
+    (folder / "k8s-venv.toml").write_text(text)
+    ran = cli("helm-values", "--output", "values.yaml")
+    assert ran.returncode == 1
+    assert "Traceback" not in ran.stderr
+    assert not (folder / "values.yaml").exists()
+    return ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (BUILT, "No registry is configured."),
+        (f'registry = "r.example.com"\n{BUILT}', "it was never locked: "),
+        (POD.replace('"reader"', '"{{ params.account }}"'), "`serviceAccount` is a template, '{{ params.account }}'"),
+        (POD.replace('{ disk = "fast" }', '"fast"'), "its pod option 'node_selector' must be a table"),
+    ],
+)
+def test_what_cannot_be_known_gets_a_sentence(cli: Command, tmp_path: Path, text: str, sentence: str) -> None:
+    assert sentence in refusal(cli, tmp_path, text)
+
+
+def test_a_stale_lock_is_refused(cli: Command, tmp_path: Path) -> None:
+    locked(tmp_path)
+
+    said = refusal(cli, tmp_path, f'registry = "r.example.com"\n{BUILT.replace("3.12", "3.11")}')
+
+    assert "its lock is stale: its Python was 3.12 when it was locked, and now 3.11" in said
+
+
+def test_a_file_that_cannot_be_written_gets_a_sentence(cli: Command, tmp_path: Path) -> None:
+    (tmp_path / "k8s-venv.toml").write_text(POD)
+
+    ran = cli("helm-values", "--output", "nowhere/values.yaml")
+
+    assert ran.returncode == 1
+    assert "Error: nowhere/values.yaml cannot be written: No such file or directory." in ran.stderr
