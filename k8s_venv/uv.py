@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -61,9 +62,45 @@ def require_cache() -> Path:
         with tempfile.TemporaryFile(dir=folder):
             return folder
     except OSError as error:
-        raise K8sVenvError(
-            f"The cache folder {folder} cannot be written to ({error.strerror}). Set {CACHE_VARIABLE} to another."
-        ) from None
+        raise K8sVenvError(f"The cache folder {cache_problem(folder, error.errno)}") from None
+
+
+def cache_problem(folder: Path, number: int | None) -> str:
+    """Say what is wrong with a cache folder that cannot be written to, and what to do, after its name.
+
+    Args:
+        folder: the folder.
+        number: the error's number (``errno``).
+    """
+    elsewhere = f"Set {CACHE_VARIABLE} to a folder"
+    if number in (errno.ENOSPC, errno.EDQUOT):
+        return f"{folder} has no space left. Free some, or s{elsewhere[1:]} on another disk."
+    if number == errno.EROFS:
+        return f"{folder} lies on a read-only file system. {elsewhere} that can be written to."
+    if number in (errno.EACCES, errno.EPERM):
+        place = next((place for place in (folder, *folder.parents) if os.access(place, os.F_OK)), folder)
+        return (
+            f"{folder} cannot be written to by user {_user(os.geteuid())}: {place} belongs to {_owner(place)}. "
+            f"{elsewhere} of this user's own."
+        )
+    reason = os.strerror(number) if number else "unknown reason"
+    return f"{folder} cannot be written to ({reason}). Set {CACHE_VARIABLE} to another."
+
+
+def _owner(place: Path) -> str:
+    try:
+        return _user(place.stat().st_uid)
+    except OSError:
+        return "somebody else"
+
+
+def _user(number: int) -> str:
+    import pwd
+
+    try:
+        return pwd.getpwuid(number).pw_name
+    except KeyError:  # containers run as users that nobody wrote down
+        return str(number)
 
 
 def run(
@@ -132,7 +169,8 @@ def _program() -> str:
 def _environ(indexes: Mapping[str, str]) -> dict[str, str]:
     cache = str(require_cache() / "uv")
     given = {name: value for name, value in os.environ.items() if not name.startswith("UV_") or _PASSED.fullmatch(name)}
-    given.pop("VIRTUAL_ENV", None)  # the caller's is never the target
+    for name in ("VIRTUAL_ENV", "PYTHONHOME", "PYTHONPATH"):  # the caller's are not the environment's
+        given.pop(name, None)
     given = {"UV_CACHE_DIR": cache, "UV_NO_PROGRESS": "1", "UV_NO_WRAP": "1", **given, **uv_variables(given)}
     if shutil.which("keyring"):  # as pip does
         given.setdefault("UV_KEYRING_PROVIDER", "subprocess")

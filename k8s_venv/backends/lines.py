@@ -13,10 +13,11 @@ LONGEST = 1 << 20  # characters; a longer line comes in pieces
 
 
 class LineSplitter:
-    """Collects what one stream says until there are whole lines; what is no UTF-8 becomes replacement characters."""
+    """Collects what one stream says until there are whole lines; bytes that are no UTF-8 are escaped."""
 
     def __init__(self) -> None:
-        self._decode = io.IncrementalNewlineDecoder(codecs.getincrementaldecoder("utf-8")("replace"), translate=True)
+        text = codecs.getincrementaldecoder("utf-8")("backslashreplace")
+        self._decode = io.IncrementalNewlineDecoder(text, translate=True)
         self._rest = ""
 
     def feed(self, data: bytes) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import select
@@ -10,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -134,24 +136,45 @@ def make_environment(environment: Environment, progress: Progress | None = None)
     python = folder / "bin" / "python"
     if python.exists():
         return python
-    uv.require_cache()
+    _require_usable(environment)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{folder}.lock"):
             if not python.exists():
                 _make(environment, lock, folder, progress or (lambda line: None))
     except OSError as error:
-        raise BackendError(
-            environment.name,
-            f"cannot be made in {folder.parent}: {error}. {uv.CACHE_VARIABLE} names another folder.",
-        ) from None
+        raise _unmade(environment, error.errno) from None
     return python
 
 
+def _require_usable(environment: Environment) -> None:
+    """Refuse a cache folder that an environment cannot be made in, or could not run from.
+
+    Raises:
+        K8sVenvError: it cannot be written to.
+        BackendError: nothing in it can be executed.
+    """
+    folder = uv.require_cache()
+    if os.statvfs(folder).f_flag & getattr(os, "ST_NOEXEC", 0):
+        raise BackendError(
+            environment.name,
+            f"cannot be made: the cache folder {folder} lies on a file system that executes nothing (mounted noexec), "
+            f"so compiled packages would not load. Set {uv.CACHE_VARIABLE} to a folder on another one.",
+        )
+
+
+def _unmade(environment: Environment, number: int | None) -> BackendError:
+    return BackendError(
+        environment.name, f"cannot be made: the cache folder {uv.cache_problem(uv.cache_folder(), number)}"
+    )
+
+
 def _make(environment: Environment, lock: Lock, folder: Path, progress: Progress) -> None:
-    partial = folder.with_name(f"{folder.name}.part")
-    shutil.rmtree(partial, ignore_errors=True)
+    # What others who were killed have left; each makes its own, since an installer may outlive who started it.
+    for left in folder.parent.glob(f"{folder.name}.part*"):
+        shutil.rmtree(left, ignore_errors=True)
     shutil.rmtree(folder, ignore_errors=True)  # one whose interpreter is gone
+    partial = folder.with_name(f"{folder.name}.part-{uuid.uuid4().hex[:8]}")
     try:
         _make_venv(environment, partial, progress)
         if lock.packages:
@@ -178,9 +201,7 @@ def _make_venv(environment: Environment, folder: Path, progress: Progress) -> No
     try:
         uv.run(["venv", "--relocatable", "--no-project", "--python", interpreter, str(folder)])
     except uv.UvError as error:
-        raise BackendError(
-            environment.name, f"its virtual environment cannot be made with {interpreter}.\n{error.output}"
-        ) from None
+        raise _failed(environment, f"its virtual environment cannot be made with {interpreter}", error) from None
 
 
 def _install(environment: Environment, lock: Lock, folder: Path, progress: Progress) -> None:
@@ -193,7 +214,15 @@ def _install(environment: Environment, lock: Lock, folder: Path, progress: Progr
                 progress=lambda line: progress(line) if line.startswith(_SHOWN) else None,
             )
     except uv.UvError as error:
-        raise BackendError(environment.name, f"its packages cannot be installed.\n{error.output}") from None
+        raise _failed(environment, "its packages cannot be installed", error) from None
+
+
+def _failed(environment: Environment, what: str, error: uv.UvError) -> BackendError:
+    """Return what an error of uv means: the cache's fault, where uv met one."""
+    for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+        if os.strerror(number) in error.output:
+            return _unmade(environment, number)
+    return BackendError(environment.name, f"{what}.\n{error.output}")
 
 
 def _environ(python: Path) -> dict[str, str]:
