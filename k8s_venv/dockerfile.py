@@ -8,6 +8,7 @@ here-documents.
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 from typing import TYPE_CHECKING
 
@@ -153,14 +154,7 @@ def _venv(path: Path, number: int, words: list[str]) -> Venv:
     if not NAME.fullmatch(name):
         raise ProjectError(f"{written!r} cannot be an environment's name.", path, number)
     file = requirements[0] if requirements else None
-    if file is not None and not _is_file(path.parent / file):
+    if file is not None and not os.path.isfile(path.parent / file):  # noqa: PTH113 -- of any name
         near = did_you_mean(file, [found.name for found in path.parent.glob("*") if found.is_file()])
         raise ProjectError(f"The requirements file {file!r} does not exist in {path.parent}.{near}", path, number)
     return Venv(name, written, python, file, number)
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except (OSError, ValueError):  # a name too long, or with a zero byte
-        return False

@@ -46,7 +46,7 @@ class Environment(BaseModel):
         root: the folder of the project file, from which paths are meant.
         python: the minor version, such as ``3.12``.
         requirements: a requirements file's path, a list of requirements, or None for the bare Python.
-        constraints: the path of a constraints file, which limits versions without asking for packages.
+        constraints: the path or URL of a constraints file, which limits versions without asking for packages.
         platforms: where the locked packages can be installed, such as ``linux/arm64``.
         packages: Debian packages of the image.
         base: the image to build on, with Debian and this Python in it; by default the official slim one.
@@ -93,8 +93,10 @@ class Environment(BaseModel):
 
     @property
     def constraints_file(self) -> Path | None:
-        """Return the constraints file's path, if there is one."""
-        return self.root / self.constraints if self.constraints is not None else None
+        """Return the constraints file's path, if there is one and it has no URL."""
+        if self.constraints is None or "://" in self.constraints:
+            return None
+        return self.root / self.constraints
 
     @property
     def requirements_file(self) -> Path | None:

@@ -60,13 +60,13 @@ class LockError(K8sVenvError):
 
     Args:
         environment: the environment's name.
-        problem: what is wrong and what to do, as sentences.
+        problem: what is wrong and what to do, as sentences; passwords in URLs are not shown.
     """
 
     def __init__(self, environment: str, problem: str) -> None:
         self.environment = environment
-        self.problem = problem
-        super().__init__(f"Environment {environment!r}: {problem}")
+        self.problem = masked(problem)
+        super().__init__(f"Environment {environment!r}: {self.problem}")
 
 
 class BuildError(K8sVenvError):

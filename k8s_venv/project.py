@@ -193,6 +193,6 @@ def _load(path: Path, changed: int) -> Project:
     for environment in project.environments.values():
         for key in ("requirements", "constraints"):
             file = getattr(environment, f"{key}_file")
-            if file is not None and not file.is_file():
+            if file is not None and not os.path.isfile(file):  # noqa: PTH113 -- also of names too long for any file
                 raise missing_file(environment, key, file, path, text)
     return project

@@ -14,7 +14,7 @@ _NO_MATCH = re.compile(r"\b([\w.-]+)(?:[=<>]=?[\w.*]+)? has no (?:usable )?wheel
 _NO_SOLUTION = "No solution found when resolving dependencies\n"
 # uv also mentions missing wheels when versions without any were only some of those that it passed over.
 _CONFLICT = re.compile(r"\bdepends? on\b")
-_NOT_PARSED = re.compile(r"Couldn't parse requirement in `([^`]+)` at position (\d+)\n\s*(.+)")
+_NOT_PARSED = re.compile(r"(?:Couldn't parse requirement|Invalid URL) in `([^`]+)` at position (\d+)(?:: .*)?\n\s*(.+)")
 _NO_FOLDER = re.compile(r"Invalid URL in `([^`]+)` at position \d+: `?([^`\s]+)`?\n\s*relative URL")
 _NOT_FETCHED = re.compile(r"Failed to fetch: `?([^`\s]+)`?\n(?:.*\n)*\s*(.+)")
 _NOT_ALLOWED = re.compile(r"index URL \((\S+)\) could not be queried due to a lack of valid authentication")
@@ -34,11 +34,11 @@ def explain(environment: Environment, platform: str, stdin: str, output: str) ->
         output: what uv said.
     """
     place, output = environment.requirements_place, output.removeprefix(_NO_SOLUTION)
-    if found := _NOT_PARSED.search(output):
-        return _not_parsed(environment, stdin, *found.groups())
     if found := _NO_FOLDER.search(output):
         beside = "the project file" if found[1] == "-" else found[1]
         return f"there is no folder {found[2]!r} beside {beside}, which names it in --find-links."
+    if found := _NOT_PARSED.search(output):
+        return _not_parsed(environment, stdin, *found.groups())
     if refused := _NOT_ALLOWED.search(output):
         return _not_allowed(refused[1])
     if found := _NOT_FETCHED.search(output):

@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from k8s_venv.errors import LockError, without_credentials
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from k8s_venv.environment import Environment
 
@@ -62,6 +62,8 @@ def requirement_lines(environment: Environment) -> list[Line]:
         lines += [line, *_included(environment, line, environment.root, ())]
     if environment.constraints_file is not None:
         lines += _file_lines(environment, environment.constraints_file, (), constraint=True)
+    elif environment.constraints is not None:
+        lines.append(Line(environment.constraints, f"`constraints` of [environments.{environment.name}]", True))
     return lines
 
 
@@ -75,8 +77,9 @@ def refuse_sources(environment: Environment, lines: list[Line]) -> None:
         found = _PATH.search(line.text)
         source = found[1].strip() if found else "FOLDER"
         if kind := _source_kind(environment, line.text, source):
-            text = without_credentials(line.text)
-            raise LockError(environment.name, f"{text!r} in {line.place} is {kind}. {_INSTEAD.format(source=source)}")
+            raise LockError(
+                environment.name, f"{line.text!r} in {line.place} is {kind}. {_INSTEAD.format(source=source)}"
+            )
 
 
 def _source_kind(environment: Environment, text: str, source: str) -> str | None:
@@ -88,7 +91,8 @@ def _source_kind(environment: Environment, text: str, source: str) -> str | None
         return None
     if source.endswith((".tar.gz", ".zip")):
         return "a source distribution"
-    return "a folder" if (environment.root / Path(source).expanduser()).is_dir() else None
+    path = os.path.expanduser(source)  # noqa: PTH111 -- also of users that do not exist
+    return "a folder" if os.path.isdir(environment.root / path) else None  # noqa: PTH112 -- of any name
 
 
 def index_settings(environment: Environment) -> dict[str, str]:

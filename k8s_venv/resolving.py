@@ -150,7 +150,7 @@ def _compile(
 ) -> list[Package]:
     file = environment.requirements_file
     stdin = "" if file else "\n".join(environment.requirements or ())
-    constraints = environment.constraints_file
+    constraints = environment.constraints_file or environment.constraints
     with tempfile.TemporaryDirectory(prefix="k8s-venv-lock-") as folder:
         output = Path(folder).resolve() / "pylock.toml"
         if kept:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import tomllib
@@ -9,12 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from k8s_venv.environment import Environment
 from k8s_venv.errors import LockError
 from k8s_venv.locking import Lock, read_lock, write_lock
+from k8s_venv.requirements import index_settings, refuse_sources, requirement_lines
 
 needs_index = pytest.mark.usefixtures("package_index")
 EnvironmentMaker = Callable[..., Environment]
@@ -254,6 +256,10 @@ UNLOCKABLE = {
         r'packages = \["libpq-dev"\]\.',
     ),
     "no wheel": (["pyspark==3.5.0"], r"pyspark in .* has no wheel for Python 3\.12 on linux/amd64"),
+    "no requirement that has a password": (
+        ["--index-url https://u:p4ss@example.com x y"],
+        r"'--index-url https://\*\*\*@example\.com x y' in `requirements`",
+    ),
     "no requirement": (
         ["idna", "requests=="],
         r"'requests==' in `requirements` of \[environments\.etl\] is not a requirement: unexpected end of version",
@@ -266,7 +272,7 @@ UNLOCKABLE = {
     ),
     "a repository": (
         ["x @ git+https://u:p@example.com/x"],
-        r"'x @ git\+https://example\.com/x' in .* a repository",
+        r"'x @ git\+https://\*\*\*@example\.com/x' in .* a repository",
     ),
     "an unknown option": (
         ["--no-such-option"],
@@ -358,3 +364,30 @@ def test_a_lock_that_cannot_be_renewed_stays_as_it_was(declare: EnvironmentMaker
         write_lock(declare(["idna==99"]))
 
     assert lock.path.read_bytes() == written
+
+
+_LINES = st.lists(
+    st.text(max_size=12)
+    | st.sampled_from(
+        ["-r", "-r main.txt", "-c /dev", "-r \0", "-e .", "x @ file:///", "\\", "# y", "--index-url x", "./"]
+    )
+)
+
+
+@given(lines=_LINES)
+@example(lines=["-r " + "x" * 5000])
+@example(lines=["./" + "x" * 5000])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_whatever_stands_in_a_requirements_file_it_is_read_or_refused(
+    declare: EnvironmentMaker, lines: list[str]
+) -> None:
+    environment = declare("main.txt")
+    (environment.root / "main.txt").write_bytes("\n".join(lines).encode("utf-8", "surrogatepass"))
+
+    found = []
+    with contextlib.suppress(LockError):
+        found = requirement_lines(environment)
+        refuse_sources(environment, found)
+        index_settings(environment)
+
+    assert all(line.text and "\n" not in line.text for line in found)

@@ -168,6 +168,11 @@ WRONG = {
         3,
         'must be the name of a file ("requirements.txt") or a list of requirements (["pandas>=2"]), not 5.',
     ),
+    "a name too long for a file": (
+        f'[environments.etl]\npython = "3.12"\nrequirements = "{"x" * 5000}"',
+        3,
+        "of environment 'etl' does not exist",
+    ),
     "a missing constraints file": (
         '[environments.etl]\npython = "3.12"\nconstraints = "limits.txt"',
         3,
