@@ -55,3 +55,12 @@ def test_the_commands_of_the_examples_readme_work(examples: Path, command: str) 
     run = _run(command, examples)
 
     assert run.returncode == 0, run.stderr + run.stdout
+
+
+def test_the_commands_about_locks_work(examples: Path) -> None:
+    run = _run(" && ".join(commands(README, "Locks")), examples)
+
+    assert run.returncode == 0, run.stderr
+    listed = {line.split()[0]: line.split() for line in run.stdout.splitlines()}
+    assert listed["requests-old"][2] == "fresh"
+    assert listed["requests-old"][-1] == "conflicting_requests.old"
