@@ -119,7 +119,7 @@ class _Checker:
                 self.findings.append(Finding(found.file, found.line, task.name, message))
 
     def check_environment(self, task: Task) -> None:
-        if task.environment.image is not None:
+        if not task.environment.needs_lock:
             return
         lock = self._lock(task.environment)
         if isinstance(lock, str):
@@ -164,7 +164,7 @@ class _Checker:
 
     def _provided(self, environment: Environment) -> Provided | None:
         """Return what an environment provides, where that can be known."""
-        lock = "somebody else's image" if environment.image is not None else self._lock(environment)
+        lock = self._lock(environment) if environment.needs_lock else "somebody else made it"
         if isinstance(lock, str):
             return None
         if lock.path not in self._provisions:

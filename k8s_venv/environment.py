@@ -51,6 +51,7 @@ class Environment(BaseModel):
         packages: Debian packages of the image.
         base: the image to build on, with Debian and this Python in it; by default the official slim one.
         image: an image of one's own to use instead of a built one.
+        interpreter: the path of an existing Python, which the local backend uses as it is.
         pod: options of ``KubernetesPodOperator`` for this environment's pods; a task's own options win.
     """
 
@@ -65,6 +66,7 @@ class Environment(BaseModel):
     packages: tuple[str, ...] = ()
     base: str | None = None
     image: str | None = None
+    interpreter: str | None = None
     pod: Mapping[str, Any] = Field(default_factory=dict)
 
     @field_validator("packages")
@@ -102,6 +104,16 @@ class Environment(BaseModel):
     def requirements_file(self) -> Path | None:
         """Return the requirements file's path, if the requirements are in a file."""
         return self.root / self.requirements if isinstance(self.requirements, str) else None
+
+    @property
+    def interpreter_path(self) -> Path | None:
+        """Return the path of the existing Python, if one is named."""
+        return self.root / Path(self.interpreter).expanduser() if self.interpreter is not None else None
+
+    @property
+    def needs_lock(self) -> bool:
+        """Tell whether a lock says what is in it; else its image or interpreter, which somebody else made, does."""
+        return self.image is None and (self.interpreter is None or self.lock_path.exists())
 
     @property
     def requirements_place(self) -> str:

@@ -25,6 +25,7 @@ _TAKES = {
     "packages": 'must be a list of Debian packages, such as packages = ["libgomp1"]',
     "base": 'must be the name of an image, such as base = "python:3.12-slim"',
     "image": 'must be the name of an image, such as image = "registry.example.com/ours:1"',
+    "interpreter": 'must be the path of a Python, such as interpreter = "/opt/venvs/etl/bin/python"',
     "pod": "must be a table of options of KubernetesPodOperator",
 }
 

@@ -119,7 +119,7 @@ def _lines(process: subprocess.Popen[bytes]) -> Iterator[str]:
 
 
 def make_environment(environment: Environment, progress: Progress | None = None) -> Path:
-    """Return the Python of an environment, made from its lock on first use.
+    """Return the Python of an environment: the interpreter that it names, or one made from its lock on first use.
 
     It is made once, even when several processes ask at once, and appears whole or not at all.
 
@@ -131,6 +131,8 @@ def make_environment(environment: Environment, progress: Progress | None = None)
         LockError: the environment has no lock, or a stale one.
         BackendError: it cannot be made.
     """
+    if environment.interpreter_path is not None:
+        return _existing(environment, environment.interpreter_path)
     lock = read_lock(environment)
     folder = uv.cache_folder() / "environments" / f"{environment.name}-{environment.python}-{lock.digest[:20]}"
     python = folder / "bin" / "python"
@@ -145,6 +147,40 @@ def make_environment(environment: Environment, progress: Progress | None = None)
     except OSError as error:
         raise _unmade(environment, error.errno) from None
     return python
+
+
+def _existing(environment: Environment, python: Path) -> Path:
+    """Return an interpreter that somebody else made, after asking it for its version.
+
+    Raises:
+        BackendError: it does not run, or is another Python than declared.
+    """
+    code = "import sys; print('%d.%d' % sys.version_info[:2])"
+    try:
+        asked = subprocess.run(
+            [str(python), "-c", code], env=_environ(python), stdin=subprocess.DEVNULL, capture_output=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise BackendError(
+            environment.name,
+            f"its interpreter {python} cannot be run: {_why(error)}. Correct `interpreter` of "
+            f"[environments.{environment.name}], or leave it out to have one made from the lock.",
+        ) from None
+    found = asked.stdout.decode("utf-8", "replace").strip()
+    if found != environment.python:
+        raise BackendError(
+            environment.name,
+            f"it is declared with Python {environment.python}, but its interpreter {python} is Python {found}. Correct "
+            f"one of them in [environments.{environment.name}].",
+        )
+    return python
+
+
+def _why(error: OSError | subprocess.CalledProcessError) -> str:
+    if isinstance(error, OSError):
+        return str(error.strerror)
+    said = error.stderr.decode("utf-8", "replace").strip().splitlines()
+    return said[-1] if said else exit_reason(error.returncode)
 
 
 def _require_usable(environment: Environment) -> None:

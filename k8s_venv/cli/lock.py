@@ -124,8 +124,8 @@ def _check(environments: Sequence[Environment]) -> None:
     """Print what is wrong with locks, a line each, and end with 1 when there is something."""
     wrong = 0
     for environment in environments:
-        if environment.image is not None and not environment.lock_path.exists():
-            continue  # somebody else's image; a lock would be for the local backend alone
+        if not environment.needs_lock and not environment.lock_path.exists():
+            continue  # somebody else's image or interpreter; a lock would be for the local backend alone
         try:
             check_lock(environment)
         except LockError as error:

@@ -60,7 +60,7 @@ def _run(dag_file: Path, dag_id: str | None) -> tuple[str, list[TaskOutcome]]:
     for task in isolated_tasks(dag):
         if task.backend == "local":
             local[task.environment.name] = task.environment
-    lock_missing(local.values())
+    lock_missing(environment for environment in local.values() if environment.interpreter is None)
     _make_local(local)
     return run_dag(dag)
 

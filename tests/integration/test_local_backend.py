@@ -23,6 +23,7 @@ from k8s_venv.environment import Environment
 from k8s_venv.errors import BackendError, K8sVenvError, LockError
 from k8s_venv.locking import read_lock, write_lock
 from tests.contract import BackendContract, Runner
+from tests.interpreters import interpreter
 
 pytestmark = pytest.mark.usefixtures("no_settings")
 HERE = "{}.{}".format(*sys.version_info)
@@ -476,6 +477,65 @@ def test_a_stale_lock_makes_no_environment(own_cache: Path, bare_environment: Ba
         make_environment(environment)
 
     assert not (own_cache / "environments").exists()
+
+
+# Interpreters that somebody else made.
+
+
+@pytest.fixture
+def python_311(tmp_path: Path) -> Path:
+    """Return a virtual environment's Python, with a module that nothing declares."""
+    folder = tmp_path / "theirs"
+    uv.run(["venv", "--python", interpreter("3.11"), str(folder)])
+    (folder / "lib" / "python3.11" / "site-packages" / "theirs.py").write_text("ANSWER = 42")
+    return folder / "bin" / "python"
+
+
+def import_theirs() -> tuple[int, str]:
+    import sys
+
+    import theirs  # type: ignore[import-not-found]
+
+    return theirs.ANSWER, sys.executable
+
+
+@pytest.mark.parametrize("path", ["{python}", "theirs/bin/python"], ids=["absolute", "relative"])
+def test_an_existing_interpreter_is_used_as_it_is(own_cache: Path, tmp_path: Path, python_311: Path, path: str) -> None:
+    environment = Environment(
+        name="etl",
+        root=tmp_path,
+        python="3.11",
+        requirements=("idna==3.6",),  # for the image; there is no lock
+        interpreter=path.format(python=python_311),
+    )
+
+    value, _ = call(environment, import_theirs)
+
+    assert value == (42, str(python_311))
+    assert not (own_cache / "environments").exists()
+    assert installed(python_311) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (None, "its interpreter {path} cannot be run: No such file or directory. Correct `interpreter` of [environm"),
+        ("#!/bin/sh\necho broken >&2\nexit 3\n", "its interpreter {path} cannot be run: broken."),
+        ("#!/bin/sh\necho 3.9\n", "it is declared with Python 3.11, but its interpreter {path} is Python 3.9."),
+    ],
+    ids=["missing", "broken", "another version"],
+)
+def test_an_interpreter_that_does_not_fit_is_told(tmp_path: Path, content: str | None, sentence: str) -> None:
+    path = tmp_path / "python"
+    if content is not None:
+        path.write_text(content)
+        path.chmod(0o755)
+    environment = Environment(name="etl", root=tmp_path, python="3.11", interpreter=str(path))
+
+    with pytest.raises(BackendError) as raised:
+        make_environment(environment)
+
+    assert sentence.format(path=path) in str(raised.value)
 
 
 # Caches that cannot be used.
