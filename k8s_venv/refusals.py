@@ -52,7 +52,9 @@ def explain(environment: Environment, platform: str, stdin: str, output: str) ->
     if names and not _CONFLICT.search(output):
         return (
             f"{', '.join(names)} in {place} has no wheel for {target}, and a lock takes nothing that would have to be "
-            f"compiled. Choose a version, or a Python, that has one.\n{_NO_WHEEL.sub('', output).strip()}"
+            "compiled. Choose a version, or a Python, that has one; or let the image's build compile it, with "
+            f'builder = "buildkit" in [environments.{environment.name}] and the Debian packages that it needs in '
+            f"`packages`.\n{_NO_WHEEL.sub('', output).strip()}"
         )
     return f"{place} cannot be met for {target}:\n{_NO_WHEEL.sub('', output).rstrip()}"
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +14,8 @@ import click
 from k8s_venv.cli.console import aligned, console, open_project
 from k8s_venv.errors import LockError, ProjectError
 from k8s_venv.locking import check_lock
+from k8s_venv.registry import Reference, Registry, find_base
+from k8s_venv.registry.images import find_manifest
 
 if TYPE_CHECKING:
     from k8s_venv.environment import Environment
@@ -30,6 +34,9 @@ class Row:
         why: what is wrong with the lock.
         packages: how many packages are locked.
         image: the reference of its image, where that is known.
+        exists: whether a registry has the image, or None where nobody asked.
+        size: the bytes of the image's layers, compressed, on its first platform.
+        created: when the image was made (RFC 3339); one built from wheels has the time of its base.
         tasks: which tasks use it, or None where nobody asked.
     """
 
@@ -40,6 +47,9 @@ class Row:
     why: str | None
     packages: int | None
     image: str | None
+    exists: bool | None = None
+    size: int | None = None
+    created: str | None = None
     tasks: list[str] | None = None
 
 
@@ -52,10 +62,11 @@ class Row:
     metavar="PATH",
     help="Also show which tasks of this DAG file or folder use each environment.",
 )
+@click.option("--registry", is_flag=True, help="Ask the registry for each image: is it there, how large, how old?")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON list instead of a table.")
 @click.pass_obj
 def list_environments(
-    given: Path | None, environments: tuple[str, ...], tasks: tuple[Path, ...], as_json: bool
+    given: Path | None, environments: tuple[str, ...], tasks: tuple[Path, ...], registry: bool, as_json: bool
 ) -> None:
     """List the project's environments, or the named ones.
 
@@ -65,17 +76,21 @@ def list_environments(
     Examples:
         k8s-venv list
         k8s-venv list --tasks dags            which task uses which environment?
+        k8s-venv list --registry              which images exist? An image from wheels is as old as its base.
         k8s-venv list --json | jq -r '.[] | select(.lock == "stale") | .environment'
     """  # noqa: D301 -- click leaves the lines after a \b as they are
     project = open_project(given)
     chosen = project.select(environments)
     rows = [_row(project, environment) for environment in chosen]
+    if registry:
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(_ask_registry, rows, chosen))
     if tasks:
         _add_tasks(project, rows, tasks)
     if as_json:
         click.echo(json.dumps([dataclasses.asdict(row) for row in rows], indent=2))
     else:
-        _show(rows, with_tasks=bool(tasks))
+        _show(rows, with_registry=registry, with_tasks=bool(tasks))
 
 
 def _row(project: Project, environment: Environment) -> Row:
@@ -94,6 +109,23 @@ def _row(project: Project, environment: Environment) -> Row:
     except ProjectError:
         row.image = None  # no registry is configured, which building says
     return row
+
+
+def _ask_registry(row: Row, environment: Environment) -> None:
+    """Look an image up in its registry.
+
+    Raises:
+        RegistryError: the registry cannot be asked.
+    """
+    if row.image is None:
+        return
+    wanted = Reference.parse(row.image)
+    registry = Registry(wanted.host)
+    row.exists = find_manifest(registry, wanted) is not None
+    if row.exists:
+        found = find_base(registry, wanted, environment.image_platforms[0])
+        row.size = sum(int(layer["size"]) for layer in found.layers)
+        row.created = found.config.get("created")
 
 
 def _add_tasks(project: Project, rows: list[Row], paths: tuple[Path, ...]) -> None:
@@ -118,17 +150,35 @@ def _add_tasks(project: Project, rows: list[Row], paths: tuple[Path, ...]) -> No
         row.tasks = sorted(used[row.environment])
 
 
-def _show(rows: list[Row], *, with_tasks: bool) -> None:
-    header = ["environment", "Python", "lock", "packages", "image"]
-    cells = [
-        [row.environment, row.python, row.lock, "" if row.packages is None else str(row.packages), row.image or "-"]
-        for row in rows
-    ]
+def _show(rows: list[Row], *, with_registry: bool, with_tasks: bool) -> None:
+    columns: dict[str, list[str]] = {
+        "environment": [row.environment for row in rows],
+        "Python": [row.python for row in rows],
+        "lock": [row.lock for row in rows],
+        "packages": ["" if row.packages is None else str(row.packages) for row in rows],
+        "image": [row.image or "-" for row in rows],
+    }
+    if with_registry:
+        built = {True: "exists", False: "to build", None: "-"}
+        columns["built"] = [built[row.exists] for row in rows]
+        columns["size"] = ["-" if row.size is None else f"{row.size / 1e6:.1f} MB" for row in rows]
+        columns["age"] = [_age(row.created) for row in rows]
     if with_tasks:
-        header.append("tasks")
-        for row, line in zip(rows, cells, strict=True):
-            line.append("\n".join(row.tasks or ()) or "-")
-    click.echo(aligned(header, cells))
+        columns["tasks"] = ["\n".join(row.tasks or ()) or "-" for row in rows]
+    click.echo(aligned(list(columns), list(zip(*columns.values(), strict=True))))
     for row in rows:
         if row.why:
             console.print(f"{row.environment}: {row.why}", markup=False)
+
+
+def _age(created: str | None) -> str:
+    """Return the time since a moment in the largest unit that fits, such as ``3 days``."""
+    try:
+        seconds = (datetime.now(UTC) - datetime.fromisoformat(created or "")).total_seconds()
+    except (ValueError, TypeError):  # none, or one without a zone
+        return "-"
+    for unit, length in (("day", 86_400), ("hour", 3_600), ("minute", 60)):
+        if seconds >= length:
+            count = int(seconds // length)
+            return f"{count} {unit}{'s' if count > 1 else ''}"
+    return "now"
