@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from k8s_venv.backends import choose_backend
+from k8s_venv.backends.marks import STDERR, parse_line
 from k8s_venv.calls import open_result, pack
 from k8s_venv.project import find_project, load_project
 
@@ -71,5 +72,7 @@ def _places(function: Callable[..., Any]) -> list[Path]:
 
 
 def _show(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
+    kind, text = parse_line(line)
+    stream = sys.stderr if kind == STDERR else sys.stdout
+    stream.write(f"{text}\n" if kind in ("", STDERR) else f"{kind} - {text}\n")
+    stream.flush()

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from k8s_venv.backends import Backend
+from k8s_venv.backends.marks import parse_line
 from k8s_venv.calls import open_result, pack
 from k8s_venv.environment import Environment
 from k8s_venv.errors import BackendError
@@ -107,7 +108,11 @@ class BackendContract:
         value = run(describe, 3)
 
         assert value == {"python": run.environment.python, "set": {3}, "none": None, "arguments": []}
-        assert sorted(run.lines) == ["WARNING - recorded", "printed 3", "said"]
+        assert sorted(parse_line(line) for line in run.lines) == [
+            ("", "printed 3"),
+            ("WARNING", "recorded"),
+            ("stderr", "said"),
+        ]
 
     def test_large_arguments_and_values(self, run: Runner) -> None:
         assert run(repeat, b"abcdefghij" * 50_000, 10) == b"abcdefghij" * 500_000

@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 import logging
-import re
 from typing import TYPE_CHECKING, Any
+
+from k8s_venv.backends.marks import STDERR, parse_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# How the runner prints the records of `logging`.
-_RECORD = re.compile(r"(DEBUG|INFO|WARNING|ERROR|CRITICAL) - ")
-
 
 def line_logger(logger: Any) -> Callable[[str], None]:
-    """Return a function that logs a line: records of `logging` at their own level, what is printed as INFO.
+    """Return a function that logs a line: records of ``logging`` at their own level, what is printed as INFO.
+
+    What goes to standard error is logged as a warning, which tells it apart.
 
     Args:
         logger: the task's logger.
     """
+    levels = {"": logging.INFO, STDERR: logging.WARNING}
 
     def log(line: str) -> None:
-        record = _RECORD.match(line)
-        if record is None:
-            logger.info("%s", line)
-        else:
-            logger.log(logging.getLevelName(record[1]), "%s", line[record.end() :])
+        kind, text = parse_line(line)
+        level = levels.get(kind) or logging.getLevelName(kind)
+        if isinstance(level, int):
+            logger.log(level, "%s", text)
+        else:  # a level of the user's own
+            logger.info("%s", f"{kind} - {text}")
 
     return log

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import logging
 import os
 import sys
 import time
@@ -24,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple
 from zipimport import zipimporter
 
 from k8s_venv import runtime
-from k8s_venv.runner import function, protocol, report, values
+from k8s_venv.runner import function, protocol, report, streams, values
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -77,11 +76,13 @@ def run(path: str, reporter: report.Reporter, *, attached: bool = False) -> int:
     try:
         call, args, kwargs, discard = _open(path, reporter, attached)
         reporter.timings["open"] = time.perf_counter() - started
+        reporter.timings["imports"] = _age()
         started = time.perf_counter()
         value = call(*args, **kwargs)
         if isinstance(value, CoroutineType):  # what an asynchronous function returns
             value = importlib.import_module("asyncio").run(value)
         reporter.timings["run"] = time.perf_counter() - started
+        reporter.timings["clock"] = time.time()
         reporter.value(None if discard else value)
     except SystemExit as error:  # a task that calls sys.exit(0) did what it wanted
         if error.code in (None, 0):
@@ -92,7 +93,19 @@ def run(path: str, reporter: report.Reporter, *, attached: bool = False) -> int:
         return 0 if reporter.failure(error) == protocol.SKIP else 1
     else:
         return 0
+    finally:
+        streams.finish()
     return 1
+
+
+def _age() -> float:
+    """Return for how many seconds this process has lived, where the system says so (proc(5))."""
+    try:
+        with open("/proc/self/stat", "rb") as stat:
+            started = int(stat.read().rpartition(b")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
+        return max(time.clock_gettime(time.CLOCK_BOOTTIME) - started, 0.0)
+    except (OSError, ValueError, IndexError, AttributeError):
+        return 0.0
 
 
 def _open(
@@ -168,13 +181,9 @@ def _install_runtime(connections: Dict[str, Any], context: bytes) -> Dict[str, A
 
 
 def _prepare_process() -> None:
-    """Show the records of ``logging`` from INFO on, as Airflow does in place; end when told to."""
+    """Mark what is printed and logged; end when told to."""
     signal(SIGTERM, _terminate)  # process 1, as in a pod, has no default handler
-    handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(logging.Formatter("%(levelname)s - %(message)s"))
-    root = logging.getLogger()
-    root.addHandler(handler)
-    root.setLevel(logging.INFO)
+    streams.install()
 
 
 def _terminate(number: int, frame: Optional[FrameType]) -> None:

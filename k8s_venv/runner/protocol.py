@@ -30,6 +30,9 @@ DOCUMENT = "result.json"
 PAYLOAD = "result.bin"
 RUNNING = "running"  # locked by the runner for as long as it lives
 
+# Begins a printed line of which the next word says what it is; a control character, so that no text is mistaken for it.
+MARK = "\x1e"
+
 # The transport of functions as bytecode; the other one, `source`, needs no telling apart here.
 CLOUDPICKLE = "cloudpickle"
 

@@ -18,6 +18,7 @@ import pytest
 
 from k8s_venv import uv
 from k8s_venv.backends.local import LocalBackend, make_environment
+from k8s_venv.backends.marks import parse_line
 from k8s_venv.calls import PackedCall, open_result, pack
 from k8s_venv.environment import Environment
 from k8s_venv.errors import BackendError, K8sVenvError, LockError
@@ -166,7 +167,7 @@ def test_a_call_runs_on_its_environments_python(bare_environment: BareEnvironmen
     value, lines = call(bare_environment(python), version)
 
     assert value == python
-    assert lines == ["running"]
+    assert [parse_line(line) for line in lines] == [("stderr", "running")]
 
 
 def test_a_task_sees_none_of_the_senders_variables(

@@ -257,7 +257,7 @@ class PodRun:
         try:
             text = self._client.read_namespaced_pod_log(
                 self._name, self._namespace, container=container, tail_lines=_LAST_LINES, _preload_content=False
-            ).data.decode("utf-8", "backslashreplace")
+            ).data.decode("utf-8", "replace")
         except (ApiException, HTTPError, OSError):
             return
         for line in text.splitlines():
