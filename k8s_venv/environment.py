@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
 from k8s_venv.errors import did_you_mean
 
@@ -52,10 +52,12 @@ class Environment(BaseModel):
         base: the image to build on, with Debian and this Python in it; by default the official slim one.
         image: an image of one's own to use instead of a built one.
         interpreter: the path of an existing Python, which the local backend uses as it is.
+        system_site_packages: whether the local environment sees the interpreter's own packages, which its lock then
+            leaves out.
         pod: options of ``KubernetesPodOperator`` for this environment's pods; a task's own options win.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
     name: str = Field(exclude=True)
     root: Path = Field(exclude=True)
@@ -67,6 +69,7 @@ class Environment(BaseModel):
     base: str | None = None
     image: str | None = None
     interpreter: str | None = None
+    system_site_packages: bool = Field(default=False, alias="system-site-packages", strict=True)
     pod: Mapping[str, Any] = Field(default_factory=dict)
 
     @field_validator("packages")
@@ -76,6 +79,13 @@ class Environment(BaseModel):
             if not DEBIAN_PACKAGE.fullmatch(package):
                 raise ValueError(f"{package!r} is not a Debian package's name, such as libpq5 or libpq5=15.8-0+deb12u1")
         return packages
+
+    @field_validator("system_site_packages")
+    @classmethod
+    def _not_with_an_interpreter(cls, value: bool, info: ValidationInfo) -> bool:
+        if value and info.data.get("interpreter") is not None:
+            raise ValueError("has no meaning with `interpreter`, which is used as it is. Leave one of them out")
+        return value
 
     @field_validator("platforms")
     @classmethod

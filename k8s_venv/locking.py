@@ -22,6 +22,7 @@ from k8s_venv import uv
 from k8s_venv.errors import LockError
 from k8s_venv.requirements import refuse_sources, requirement_lines
 from k8s_venv.resolving import Renewal, host_platform, lock_text, resolve, resolve_here
+from k8s_venv.systempackages import system_packages
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -45,6 +46,8 @@ class Lock:
         builder: what makes the image.
         epoch: the generation of that builder.
         base: the base image with its digest, or nothing where it is not pinned.
+        system: the packages that the interpreter itself has to have, each as ``name==version``; None where the
+            environment sees none of them.
         local_files: the wheels that lie in the project's folder, by their paths from there, and their SHA-256.
     """
 
@@ -53,6 +56,7 @@ class Lock:
     builder: str
     epoch: int
     base: str = ""
+    system: tuple[str, ...] | None = None
     local_files: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @property
@@ -63,7 +67,9 @@ class Lock:
     @property
     def digest(self) -> str:
         """Return a digest of what is locked; two indexes with the same files give the same one."""
-        content = [self.builder, self.epoch, self.base_digest, self.packages]
+        content: list[Any] = [self.builder, self.epoch, self.base_digest, self.packages]
+        if self.system is not None:
+            content.append(self.system)
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
@@ -81,7 +87,7 @@ def read_lock(environment: Environment) -> Lock:
         lock, inputs = _parse(path)
     except (OSError, ValueError) as error:
         raise LockError(environment.name, f"its lock {path} cannot be read: {error}. Run `{command}`.") from None
-    if changes := [*_changes(inputs, _inputs(environment)), *_image_changes(lock, environment)]:
+    if changes := [*_changes(inputs, _wanted(environment)), *_image_changes(lock, environment)]:
         raise LockError(environment.name, f"its lock is stale: {'; '.join(changes)}. Run `{command}`.")
     return lock
 
@@ -127,10 +133,17 @@ def write_lock(
     refuse_sources(environment, lines)
     if not uv.is_known(environment.python):
         raise LockError(environment.name, f"there is no Python {environment.python} that uv could find or download.")
-    packages = resolve(environment, locked_packages(environment), renewal, progress) if lines else []
+    own = system_packages(environment) if environment.system_site_packages else {}
+    preferred = [*({"name": name, "version": version} for name, version in own.items())]
+    preferred += [package for package in locked_packages(environment) if package["name"] not in own]
+    packages = resolve(environment, preferred, renewal, progress) if lines else []
+    present = [package for package in packages if own.get(package["name"]) == package.get("version", "")]
+    packages = [package for package in packages if package not in present]
     digest = locked_base(environment) if base is None else base
     builder = environment.image_builder
     tool = {"builder": builder, "epoch": EPOCHS[builder], "inputs": _inputs(environment)}
+    if environment.system_site_packages:
+        tool["system"] = sorted(f"{package['name']}=={package['version']}" for package in present)
     if digest:
         tool["base"] = f"{environment.base_image}@{digest}"
     text = lock_text(packages, environment.platforms, tool)
@@ -224,12 +237,14 @@ def _parse(path: Path) -> tuple[Lock, dict[str, Any]]:
     try:
         table = content["tool"]["k8s-venv"]
         made = (str(table["builder"]), int(table["epoch"]), str(table.get("base", "")))
-        lock = Lock(path, _packages(content), *made, _local_files(content))
+        system = tuple(str(each) for each in table["system"]) if "system" in table else None
+        lock = Lock(path, _packages(content), *made, system, _local_files(content))
         inputs = table["inputs"]
         return lock, {
             "python": str(inputs["python"]),
             "platforms": [str(each) for each in inputs["platforms"]],
             "requirements": [str(each) for each in inputs["requirements"]],
+            "system-site-packages": str(system is not None).lower(),
         }
     except KeyError as error:
         raise ValueError(f"it lacks {error}, so k8s-venv did not write it") from None
@@ -270,11 +285,19 @@ def _inputs(environment: Environment) -> dict[str, Any]:
     }
 
 
+def _wanted(environment: Environment) -> dict[str, Any]:
+    return {**_inputs(environment), "system-site-packages": str(environment.system_site_packages).lower()}
+
+
 def _changes(locked: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     """Say in which ways what was locked differs from what is wanted."""
     said = [
         f"its {what} {_listed(locked[key])} when it was locked, and now {_listed(wanted[key])}"
-        for key, what in (("python", "Python was"), ("platforms", "platforms were"))
+        for key, what in (
+            ("python", "Python was"),
+            ("platforms", "platforms were"),
+            ("system-site-packages", "`system-site-packages` was"),
+        )
         if locked[key] != wanted[key]
     ]
     before, now = Counter(locked["requirements"]), Counter(wanted["requirements"])

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 # Fields of the models that come from where the file is, not from what stands in it.
 _OWN = {"name", "root", "path"}
+# Fields that have another name in the file.
+_ALIASED = {name for name, field in Environment.model_fields.items() if field.alias}
 # What each key takes, for values of another type.
 _TAKES = {
     "registry": 'must be text, such as registry = "registry.example.com/airflow"',
@@ -26,6 +28,7 @@ _TAKES = {
     "base": 'must be the name of an image, such as base = "python:3.12-slim"',
     "image": 'must be the name of an image, such as image = "registry.example.com/ours:1"',
     "interpreter": 'must be the path of a Python, such as interpreter = "/opt/venvs/etl/bin/python"',
+    "system-site-packages": "must be true or false",
     "pod": "must be a table of options of KubernetesPodOperator",
 }
 
@@ -59,7 +62,7 @@ def environment_tables(content: Mapping[str, Any], path: Path, text: str) -> dic
             )
         if not isinstance(table, dict):
             raise ProjectError(f"`{name}` must be a table: [environments.{name}].", path, line)
-        for key in _OWN & table.keys():
+        for key in (_OWN | _ALIASED) & table.keys():
             raise unknown_key(key, Environment, f"[environments.{name}]", path, line)
     return {name: {**table, "name": name, "root": path.parent} for name, table in declared.items()}
 
@@ -103,7 +106,7 @@ def unknown_key(key: str, model: type[BaseModel], table: str, path: Path, line: 
         path: the project file.
         line: the key's line.
     """
-    known = sorted(set(model.model_fields) - _OWN)
+    known = sorted(field.alias or name for name, field in model.model_fields.items() if name not in _OWN)
     hint = did_you_mean(key, known)
     return ProjectError(f"Unknown key {key!r} in {table}.{hint} Known: {', '.join(known)}.", path, line)
 

@@ -27,6 +27,7 @@ from k8s_venv.locking import Lock, lock_for_here, read_lock
 from k8s_venv.requirements import index_settings
 from k8s_venv.runner import protocol
 from k8s_venv.runner.mapped import map_file
+from k8s_venv.systempackages import system_packages
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -212,6 +213,7 @@ def _make(environment: Environment, lock: Lock, folder: Path, progress: Progress
     shutil.rmtree(folder, ignore_errors=True)  # one whose interpreter is gone
     partial = folder.with_name(f"{folder.name}.part-{uuid.uuid4().hex[:8]}")
     try:
+        _require_system(environment, lock)
         _make_venv(environment, partial, progress)
         if lock.packages:
             _install(environment, lock, partial, progress)
@@ -219,6 +221,21 @@ def _make(environment: Environment, lock: Lock, folder: Path, progress: Progress
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+
+
+def _require_system(environment: Environment, lock: Lock) -> None:
+    """Refuse an interpreter that lacks what the lock left out because it had it."""
+    if not lock.system:
+        return
+    own = system_packages(environment)
+    for requirement in lock.system:
+        name, _, version = requirement.partition("==")
+        if own.get(name) != version:
+            raise BackendError(
+                environment.name,
+                f"its lock counts on {requirement} among the packages of Python {environment.python} itself, which has "
+                f"{own.get(name, 'none')} here. Install that version there, or run `k8s-venv lock {environment.name}`.",
+            )
 
 
 def _make_venv(environment: Environment, folder: Path, progress: Progress) -> None:
@@ -235,7 +252,8 @@ def _make_venv(environment: Environment, folder: Path, progress: Progress) -> No
         ) from None
     progress(f"Python {environment.python}: {interpreter}")
     try:
-        uv.run(["venv", "--relocatable", "--no-project", "--python", interpreter, str(folder)])
+        seen = ["--system-site-packages"] if environment.system_site_packages else []
+        uv.run(["venv", "--relocatable", "--no-project", *seen, "--python", interpreter, str(folder)])
     except uv.UvError as error:
         raise _failed(environment, f"its virtual environment cannot be made with {interpreter}", error) from None
 

@@ -539,6 +539,61 @@ def test_an_interpreter_that_does_not_fit_is_told(tmp_path: Path, content: str |
     assert sentence.format(path=path) in str(raised.value)
 
 
+# Environments that see their Python's own packages.
+
+
+@pytest.fixture
+def seeing(tmp_path: Path) -> Environment:
+    """An environment of a Python that has setuptools by itself."""
+    listed = subprocess.check_output([interpreter("3.9"), "-c", "import setuptools; print(setuptools.__version__)"])
+    assert listed
+    return Environment(
+        name="etl",
+        root=tmp_path,
+        python="3.9",
+        requirements=("setuptools", "idna==3.6"),
+        system_site_packages=True,
+    )
+
+
+def origin_of_setuptools() -> tuple[str, str]:
+    import idna
+    import setuptools  # type: ignore[import-untyped]
+
+    return setuptools.__file__, idna.__file__
+
+
+@pytest.mark.usefixtures("package_index")
+def test_what_the_interpreter_has_is_seen_and_not_locked(own_cache: Path, seeing: Environment) -> None:
+    lock = write_lock(seeing)
+
+    assert [name for name, _, _ in lock.packages] == ["idna"]
+    assert [each.partition("==")[0] for each in lock.system or ()] == ["setuptools"]
+    (system, own), _ = call(seeing, origin_of_setuptools)
+    folder = make_environment(seeing).parent.parent
+    assert not Path(system).is_relative_to(folder)
+    assert Path(own).is_relative_to(folder)
+
+
+@pytest.mark.usefixtures("package_index")
+def test_a_lock_that_counts_on_another_interpreter_is_told(own_cache: Path, seeing: Environment) -> None:
+    lock = write_lock(seeing)
+    (requirement,) = lock.system or ()
+    text = lock.path.read_text("utf-8")
+    lock.path.write_text(text.replace(requirement, "setuptools==1.0"), "utf-8")
+
+    with pytest.raises(BackendError, match=r"counts on setuptools==1\.0 among the packages of Python 3\.9 itself"):
+        make_environment(seeing)
+
+
+@pytest.mark.usefixtures("package_index")
+def test_a_lock_is_stale_when_the_interpreters_packages_come_into_view(seeing: Environment) -> None:
+    write_lock(seeing)
+
+    with pytest.raises(LockError, match="its `system-site-packages` was true when it was locked, and now false"):
+        read_lock(seeing.model_copy(update={"system_site_packages": False}))
+
+
 # Caches that cannot be used.
 
 

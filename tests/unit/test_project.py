@@ -199,6 +199,21 @@ WRONG = {
         3,
         "'libpq5; reboot' is not a Debian package's name",
     ),
+    "an unknown spelling of a key": (
+        '[environments.etl]\npython = "3.12"\nsystem_site_packages = true',
+        1,
+        "Unknown key 'system_site_packages' in [environments.etl]. Did you mean 'system-site-packages'?",
+    ),
+    "a flag that is none": (
+        '[environments.etl]\npython = "3.12"\nsystem-site-packages = "yes"',
+        3,
+        "`system-site-packages` of [environments.etl]: must be true or false, not 'yes'",
+    ),
+    "two interpreters": (
+        '[environments.etl]\npython = "3.12"\ninterpreter = "/x"\nsystem-site-packages = true',
+        4,
+        "has no meaning with `interpreter`, which is used as it is. Leave one of them out",
+    ),
     "an unknown backend": (
         'backend = "locl"',
         1,
