@@ -83,6 +83,12 @@ def ignored_settings(given: Mapping[str, str]) -> list[str]:
         + (f" ({_INSTEAD[name]})." if name in _INSTEAD else ".")
         for name, place in found
     ]
+    said += [
+        f"{path} has no effect here: what is locked follows from committed files. Indexes are named among the "
+        "requirements, or in UV_INDEX_URL and UV_EXTRA_INDEX_URL."
+        for path in (_config_folder(given) / "uv" / "uv.toml", Path("/etc/uv/uv.toml"))
+        if path.is_file()
+    ]
     links, place = _settings(given).get("find-links", ([], ""))
     if local := [value for value in links if "://" not in value or value.startswith("file:")]:
         said.append(
@@ -116,10 +122,10 @@ def _files(given: Mapping[str, str]) -> Iterator[Path]:
     chosen = given.get("PIP_CONFIG_FILE")
     if chosen == os.devnull:
         return
-    home, config = Path.home(), Path(given.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+    home = Path.home()
     support = Path("Library/Application Support/pip/pip.conf")
     shared = [Path(each) for each in given.get("XDG_CONFIG_DIRS", "/etc/xdg").split(os.pathsep) if each]
-    of_user = config / "pip" / "pip.conf"
+    of_user = _config_folder(given) / "pip" / "pip.conf"
     if sys.platform == "darwin":
         shared = [Path("/Library/Application Support")]
         of_user = home / support if (home / support).parent.is_dir() else of_user
@@ -128,3 +134,7 @@ def _files(given: Mapping[str, str]) -> Iterator[Path]:
     if chosen:
         candidates.append(Path(chosen))
     yield from (path for path in candidates if path.is_file())
+
+
+def _config_folder(given: Mapping[str, str]) -> Path:
+    return Path(given.get("XDG_CONFIG_HOME") or Path.home() / ".config")

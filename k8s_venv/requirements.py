@@ -21,6 +21,7 @@ _REPOSITORY = re.compile(r"(?:^|@\s*)(?:git|hg|svn|bzr)\+")
 _PATH = re.compile(r"(?:^|@\s*)(?:file:(?://(?:localhost)?)?)?(~?\.{0,2}/[^;#]*|\.\.?(?=\s|$))")
 _INDEX = re.compile(r"(-i|--index-url|--extra-index-url|-f|--find-links)(?:\s+|=)(\S+)")
 _VARIABLE = re.compile(r"\$\{([A-Z0-9_]+)\}")
+_PASSWORD = re.compile(r"://[^\s/:@]*:(?!\$\{)[^\s/]+@")
 _COMMENT = re.compile(r"(^|\s)#.*")
 _INSTEAD = (
     "A lock holds finished packages: build a wheel of it (uv build --wheel -o wheels {source}) and require that "
@@ -93,6 +94,11 @@ def _source_kind(environment: Environment, text: str, source: str) -> str | None
         return "a source distribution"
     path = os.path.expanduser(source)  # noqa: PTH111 -- also of users that do not exist
     return "a folder" if os.path.isdir(environment.root / path) else None  # noqa: PTH112 -- of any name
+
+
+def written_passwords(lines: list[Line]) -> list[str]:
+    """Return the places of lines that hold a password themselves, instead of the name of a variable."""
+    return [line.place for line in lines if _PASSWORD.search(line.text)]
 
 
 def index_settings(environment: Environment) -> dict[str, str]:

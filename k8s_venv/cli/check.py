@@ -41,7 +41,12 @@ def check(given: Path | None, paths: tuple[Path, ...], registry: bool, form: str
     uses travel, and does the lock, or the folder of the DAG, provide every import?
 
     One finding a line, as path:line: task: message. The exit code is 1 when there are findings.
-    """
+
+    \b
+    Examples:
+        k8s-venv check dags
+        k8s-venv check --registry --format github dags    in CI, before a deployment
+    """  # noqa: D301 -- click leaves the lines after a \b as they are
     require_airflow()
     _use_project(given)
     exists: Callable[[str], bool] | None = None
@@ -75,7 +80,11 @@ def explain(given: Path | None, dag_file: Path, task: str) -> None:
     """Show what would travel for one task of a DAG file, without running it.
 
     TASK is the task's id, or DAG.TASK where several DAGs have it.
-    """
+
+    \b
+    Example:
+        k8s-venv explain dags/sales.py clean
+    """  # noqa: D301 -- click leaves the lines after a \b as they are
     require_airflow()
     _use_project(given)
     with airflow_home(dag_file.resolve().parent, log_level="CRITICAL"):

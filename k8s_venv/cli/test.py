@@ -36,9 +36,14 @@ def test(given: Path | None, dag_file: Path, backend: str | None, dag_id: str | 
     never was); with --backend docker, a Docker Engine and the images that `k8s-venv build-images` made. Without it,
     tasks run where the DAG, K8S_VENV_BACKEND or the project say, by default on Kubernetes.
 
+    \b
+    Examples:
+        k8s-venv test --backend local dags/sales.py
+        k8s-venv test dags/sales.py --dag sales_daily
+
     Airflow needs no set-up: unless AIRFLOW_HOME is set, the run gets a database of its own, which is removed
     afterwards.
-    """
+    """  # noqa: D301 -- click leaves the lines after a \b as they are
     require_airflow()
     if backend:
         os.environ[BACKEND_VARIABLE] = backend

@@ -211,7 +211,11 @@ def test_settings_without_effect_are_named(index: Index, tmp_path: Path, cli: Co
     (tmp_path / "k8s-venv.toml").write_text('[environments.etl]\npython = "3.12"\n')
     (tmp_path / "pip.conf").write_text("[install]\npre = true\n[global]\nfind-links = /srv/wheels\nuser = true\n")
 
-    said = cli("lock", PIP_CONFIG_FILE="pip.conf", PIP_CONSTRAINT="limits.txt", UV_EXCLUDE_NEWER="2024-01-01").stderr
+    (tmp_path / "config" / "uv").mkdir(parents=True)
+    (tmp_path / "config" / "uv" / "uv.toml").write_text('index-url = "https://example.com/simple"\n')
+    variables = {"PIP_CONFIG_FILE": "pip.conf", "PIP_CONSTRAINT": "limits.txt", "UV_EXCLUDE_NEWER": "2024-01-01"}
+
+    said = cli("lock", XDG_CONFIG_HOME=str(tmp_path / "config"), **variables).stderr
 
     notes = [line for line in said.splitlines() if line.startswith("Note: ")]
     because = "has no effect here: what is locked follows from committed files"
@@ -219,6 +223,8 @@ def test_settings_without_effect_are_named(index: Index, tmp_path: Path, cli: Co
         f"Note: `pre` in pip.conf {because}.",
         f'Note: PIP_CONSTRAINT {because} (constraints = "FILE" in the environment does the same).',
         f"Note: UV_EXCLUDE_NEWER {because}.",
+        f"Note: {tmp_path}/config/uv/uv.toml {because}. Indexes are named among the requirements, or in UV_INDEX_URL "
+        "and UV_EXTRA_INDEX_URL.",
         "Note: /srv/wheels of `find-links` in pip.conf has no effect here: others do not have this folder. Put the "
         "wheels beside the project file, and --find-links FOLDER among the requirements.",
     ]
@@ -230,3 +236,16 @@ def test_a_broken_pip_conf_gets_one_sentence(index: Index, tmp_path: Path, monke
 
     with pytest.raises(K8sVenvError, match=r"pip's configuration file .*pip\.conf cannot be read: .*\.$"):
         write_lock(declare(tmp_path, "own-lib"))
+
+
+def test_a_password_in_a_committed_file_is_noted(index: Index, tmp_path: Path, cli: Command) -> None:
+    (tmp_path / "k8s-venv.toml").write_text('[environments.etl]\npython = "3.12"\nrequirements = "requirements.txt"\n')
+    note = "Note: etl: requirements.txt:1 has a password in it for everybody to read."
+    declare(tmp_path, f"--index-url {with_password(index)}", "own-lib")
+
+    shown = cli("lock").stderr
+
+    assert note in shown
+    assert "s3cret" not in shown
+    declare(tmp_path, f"--index-url http://{USER}:${{INDEX_PASSWORD}}@{index.address}/simple", "own-lib")
+    assert note not in cli("lock", INDEX_PASSWORD=PASSWORD).stderr

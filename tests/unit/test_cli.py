@@ -15,6 +15,7 @@ import pytest
 
 from tests.conftest import Command
 
+COMMANDS = ["build-images", "check", "explain", "helm-values", "init", "list", "lock", "test"]
 LONG = "an-environment-whose-name-is-rather-long-and-must-not-be-cut"
 
 
@@ -41,14 +42,13 @@ def test_help_teaches_the_way_from_nothing_to_a_run(cli: Command) -> None:
     ]
 
 
-@pytest.mark.parametrize("command", ["init", "list", "lock", "build-images", "test"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_each_command_explains_itself_without_a_project(cli: Command, command: str) -> None:
     shown = cli(command, "--help")
 
     assert shown.returncode == 0
     assert len(shown.stdout.splitlines()) > 6
-    if command in ("init", "list", "lock"):
-        assert f"\n      k8s-venv {command}" in shown.stdout  # an example
+    assert f"\n      k8s-venv {command}" in shown.stdout  # an example
 
 
 def test_lock_writes_locks_and_shows_progress_apart_from_results(cli: Command, project_file: Path) -> None:

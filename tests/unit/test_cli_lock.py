@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -130,3 +135,28 @@ def test_list_says_why_a_lock_is_stale(project: Path, cli: Command) -> None:
     assert "etl: its lock is stale: 'own-lib==1.0' was added; " in table.stderr
     assert (found["environment"], found["lock"], found["image"], found["tasks"]) == ("etl", "stale", None, None)
     assert found["why"].startswith("its lock is stale: 'own-lib==1.0' was added; ")
+
+
+def test_an_interrupted_lock_leaves_the_older_one_and_nothing_else(project: Path, cli: Command) -> None:
+    cli("lock")
+    before = {path.name: path.read_bytes() for path in project.iterdir() if path.is_file()}
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # it accepts, and never answers
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/simple"
+        (project / "etl.txt").write_text(f"--index-url {url}\nown-lib\n")
+        process = subprocess.Popen(
+            [sys.executable, "-c", "from k8s_venv.cli import main; main()", "lock"],
+            cwd=project,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        silent.settimeout(60)
+        silent.accept()
+        os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C on a terminal does
+        said = process.communicate(timeout=60)[1]
+
+    assert process.returncode == 1
+    assert said.splitlines()[-1] == "Aborted!"
+    after = {path.name: path.read_bytes() for path in project.iterdir() if path.is_file()}
+    assert after.keys() == before.keys()
+    assert after["pylock.etl.toml"] == before["pylock.etl.toml"]
