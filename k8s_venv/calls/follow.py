@@ -61,6 +61,7 @@ class ModuleSlice:
         self.elsewhere: set[tuple[str, str]] = set()  # names of other sliced modules
         self.imports: list[ast.Import | ast.ImportFrom] = []
         self._reached: dict[str, bool] = {}
+        self._repeated: set[str] = set()
         self._added: set[int] = set()
         self._touching: dict[str, list[tuple[int, ast.stmt]]] | None = None
         self._pending: list[tuple[str, bool]] = []
@@ -82,6 +83,11 @@ class ModuleSlice:
                 self._reached[name] = needed_early
                 self._decide(name, early=needed_early)
 
+    def made_before(self) -> dict[int, tuple[str, str]]:
+        """Return what stands there before the late values are set: ids of objects, with the module and a name."""
+        names = (self._repeated | self.early.keys()) & self.names.keys() - self.late.keys()
+        return {id(self.names[name]): (self.name, name) for name in sorted(names) if not is_plain(self.names[name])}
+
     def claim(self, name: str) -> None:
         """Keep a name from being followed: it is the call's own function."""
         self._reached[name] = True
@@ -91,6 +97,8 @@ class ModuleSlice:
         if name not in self.names and early:  # it was deleted once the statements that need it had run
             bindings = [pair for pair in bindings if not isinstance(pair[1].statement, ast.Delete)]
             self._repeat(name, bindings, whole=True)
+        if name == "__doc__":
+            self.early[name] = self.names.get(name)
         if name not in self.names or name in ("__name__", "__file__", "__package__", "__doc__", "__builtins__"):
             return  # a builtin, what every module has, or a NameError that is the function's own
         value = self.names[name]
@@ -269,6 +277,7 @@ class ModuleSlice:
     def _repeat(self, name: str, bindings: list[tuple[int, Binding]], *, whole: bool) -> None:
         """Run the statements again that bind a name and those that change what it holds."""
         self.late.pop(name, None)
+        self._repeated.add(name)
         early = self._reached.get(name, True)
         for number, binding in bindings:
             by_python = repeating.chooses_by_python(binding.unit, self.names)

@@ -7,6 +7,7 @@ import ast
 import dataclasses
 import dis
 import inspect
+import re
 from types import CodeType
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _LOADS = {"LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS", "STORE_GLOBAL", "DELETE_GLOBAL"}
+_BY_TEXT = {"globals", "vars", "eval", "exec", "modules"}  # what finds names by their text
+_IDENTIFIER = re.compile(r"[^\W\d]\w*")
 _AT_ONCE = {"<listcomp>", "<setcomp>", "<dictcomp>", "<genexpr>"}
 
 
@@ -72,6 +75,11 @@ def _runs_at_once(code: CodeType) -> bool:
 def _looked_up(code: CodeType) -> Iterator[str]:
     if not code.co_names:
         return
+    if not _BY_TEXT.isdisjoint(code.co_names):
+        for text in filter(
+            lambda constant: isinstance(constant, str), code.co_consts[1:]
+        ):  # the first is the docstring
+            yield from _IDENTIFIER.findall(text)
     stored = set()
     for instruction in dis.get_instructions(code):
         if instruction.opname == "STORE_NAME":

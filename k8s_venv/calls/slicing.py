@@ -184,7 +184,8 @@ class Slicer:
         state = {"globals": _renamed(late), "function": self._target, "home": home, "name": self._own_name}
         try:
             self._early = portable(_renamed(early), self._origins)
-            self._late = portable(state, self._origins, self._unnamed)
+            made = {key: place for module in self._modules.values() for key, place in module.made_before().items()}
+            self._late = portable(state, self._origins, self._unnamed, made)
         except StateError as error:
             raise self._blame(error) from None
 
@@ -280,7 +281,8 @@ class Slicer:
                     final = bound_to_process(value) or of_airflow(value)
                     if final:
                         return self._refusal(CallError, name, final, None, line)
-                    problem = own.problem if str(own).startswith("holds") else f"holds {type_name(value)}, which {own}"
+                    held = "is a class that" if isinstance(value, type) else f"holds {type_name(value)}, which"
+                    problem = own.problem if own.problem.startswith("holds") else f"{held} {own}"
                     return self._refusal(SourceError, name, problem, None, line)
         return SourceError(
             f"{function_name(self._function)}() cannot travel as source: it {error.problem}. Define a function with "

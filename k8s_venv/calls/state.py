@@ -93,19 +93,25 @@ class Parts:
     calls_own: bool = False
 
 
-def portable(value: Any, origins: Origins, unnamed: Container[int] = ()) -> Parts:
+def portable(
+    value: Any,
+    origins: Origins,
+    unnamed: Container[int] = (),
+    made: Mapping[int, tuple[str, str]] | None = None,
+) -> Parts:
     """Pickle a value so that any Python can build it.
 
     Args:
         value: the value.
         origins: tells how modules travel.
         unnamed: ids of functions that are built from their parts, though their module has a name for them.
+        made: ids of what statements make there, each with its module and name: it is referred to, never copied.
 
     Raises:
         StateError: it cannot travel.
     """
     stream = io.BytesIO()
-    pickler = _Pickler(stream, origins, unnamed)
+    pickler = _Pickler(stream, origins, unnamed, made or {})
     try:
         pickler.dump(value)
     except StateError:
@@ -119,11 +125,14 @@ def portable(value: Any, origins: Origins, unnamed: Container[int] = ()) -> Part
 
 
 class _Pickler(pickle.Pickler):
-    def __init__(self, stream: io.BytesIO, origins: Origins, unnamed: Container[int]) -> None:
+    def __init__(
+        self, stream: io.BytesIO, origins: Origins, unnamed: Container[int], made: Mapping[int, tuple[str, str]]
+    ) -> None:
         super().__init__(stream, PROTOCOL)
         self.parts = Parts()
         self._origins = origins
         self._unnamed = unnamed
+        self._made = made
         self._keys: dict[tuple[str, int, int], int] = {}
         self._cells: dict[int, tuple[int, CellType]] = {}
 
@@ -134,6 +143,9 @@ class _Pickler(pickle.Pickler):
             return None
         if kind is _Builder:
             return ("builder", value.name)
+        if id(value) in self._made:
+            module, name = self._made[id(value)]
+            return ("global", sent_name(module), name)
         if isinstance(value, ModuleType):
             return self._module(value)
         named = self._global(value)

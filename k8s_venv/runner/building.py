@@ -156,7 +156,8 @@ def _code_of(source: Dict[str, Any]) -> types.CodeType:
     arguments = ", ".join(source["free"])
     if source["name"] == "<lambda>":
         shell = ast.parse(f"def scope({arguments}):\n return (\n{source['text']})", source["file"])
-        ast.increment_lineno(shell, source["line"] - 3)
+        returned: Any = shell.body[0].body[0]  # type: ignore[attr-defined]
+        ast.increment_lineno(returned.value, source["line"] - 3)  # it stands on line 3 of the shell
     else:
         shell = ast.parse(f"def scope({arguments}): pass")
         scope: Any = shell.body[0]

@@ -152,9 +152,15 @@ def test_syntax_that_the_environment_cannot_parse_is_refused_with_its_line(every
         b"n = 0\ndef bump():\n    global n\n    n += 1\n    return n\ndef f(): return bump() and bump()\n",
         b"a = [1]\nb = a\ndef f():\n    a.append(2)\n    return b\n",
         b"class Node:\n    def __init__(self): self.me = self\nnode = Node()\ndef f(): return node.me is node\n",
+        b"import os; x = 1; y = x + 1; h = lambda: y\ndef f(): z = h(); return z, os.sep\n",
+        b'"About."\ndef f(): return __doc__, __name__.rpartition("_")[2]\n',
+        b"import sys\nA = 1\ndef g(): return A\ndef f(): return globals()['A'], eval('g()'), sys.modules[__name__].A\n",
+        b"a = [1]\nb = {'a': a}\nclass C: items = a\ndef f():\n    C.items.append(2)\n    return b, a is b['a']\n",
+        b"import typing as t\nT = t.TypeVar('T')\nK = t.NewType('K', int)\ndef f(): return t.cast(T, 1), K(2)\n",
     ],
     ids=["latin-1", "windows", "non-ascii", "form feed", "walrus", "rebound", "dotted import", "star and del",
-         "decorator on several lines", "global", "alias", "cycle"],
+         "decorator on several lines", "global", "alias", "cycle", "one line", "docstring", "names as text",
+         "state that a class shares", "objects named in their statement"],
 )  # fmt: skip
 def test_any_way_of_writing_travels(load: Load, send: Send, source: bytes) -> None:
     module = load(source)
