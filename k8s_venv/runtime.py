@@ -52,6 +52,10 @@ class Connection(NamedTuple):
         return f"<Connection {self.conn_id} ({self.conn_type})>"  # never the password
 
 
+class NotAvailableError(RuntimeError):
+    """Something of Airflow that cannot be used inside an isolated environment."""
+
+
 class ContextObject:
     """The plain facts about an object of Airflow's context, such as ``ti`` or ``dag_run``.
 
@@ -68,9 +72,10 @@ class ContextObject:
         if attribute.startswith("__"):
             raise AttributeError(attribute)
         known = ", ".join(sorted(key for key in self.__dict__ if not key.startswith("_")))
+        instead = _INSTEAD.get(attribute, "Pass what you need as an argument of the task.")
         raise AttributeError(
             f"{self._name}.{attribute} is not available inside an isolated environment, which has no access "
-            f"to Airflow. Pass what you need as an argument of the task. Available: {known}."
+            f"to Airflow. {instead} Available: {known}."
         )
 
     def __repr__(self) -> str:
@@ -100,8 +105,30 @@ def register_codec(kind: type, name: str, encode: Callable[[Any], Any], decode: 
     registered_names[name] = decode
 
 
+class Context(Dict[str, Any]):
+    """Airflow's context of a task, as far as it can travel."""
+
+    def __missing__(self, key: str) -> NoReturn:
+        instead = _INSTEAD.get(key, "Pass what you need of it as an argument of the task.")
+        raise KeyError(
+            f"{key!r} of Airflow's context is not available inside an isolated environment. {instead} "
+            f"Available: {', '.join(sorted(self))}."
+        )
+
+
+# What to do instead of what needs Airflow.
+_INSTEAD = {
+    "conn": 'Use runtime.get_connection("…").',
+    "get_template_context": "Use runtime.get_current_context().",
+    "outlet_events": "Let a plain task after this one write them.",
+    "var": 'Use runtime.get_variable("…").',
+    "xcom_pull": "Pass the other task's output as an argument: this_task(other_task()).",
+    "xcom_push": "Return the value; with multiple_outputs=True each key of a dictionary becomes an XCom.",
+}
+_MISSING: Any = object()
 _connections: Dict[str, Connection] = {}
-_context: Optional[Dict[str, Any]] = None
+_variables: Dict[str, str] = {}
+_context: Optional[Context] = None
 
 
 def get_connection(conn_id: str) -> Connection:
@@ -115,14 +142,45 @@ def get_connection(conn_id: str) -> Connection:
     """
     if conn_id in _connections:
         return _connections[conn_id]
-    granted = ", ".join(sorted(_connections)) or "none"
-    raise LookupError(
-        f"The connection {conn_id!r} was not delivered to this task. "
-        f"Add it to the task: connections=[{conn_id!r}]. Delivered: {granted}."
+    raise LookupError(not_delivered("connection", conn_id))
+
+
+def get_variable(key: str, default: Any = _MISSING, *, deserialize_json: bool = False) -> Any:
+    """Return an Airflow variable that the task asked for.
+
+    Args:
+        key: its key, one of those in the task's ``variables=[…]``.
+        default: is returned for a variable that was not delivered.
+        deserialize_json: whether to read the variable's text as JSON.
+
+    Returns:
+        The variable's text, or what it says as JSON.
+
+    Raises:
+        LookupError: the task did not ask for this variable, and there is no default.
+    """
+    if key in _variables:
+        return json.loads(_variables[key]) if deserialize_json else _variables[key]
+    if default is not _MISSING:
+        return default
+    raise LookupError(not_delivered("variable", key))
+
+
+def not_delivered(kind: str, name: str) -> str:
+    """Return the sentence for a connection or variable that was not delivered.
+
+    Args:
+        kind: ``connection`` or ``variable``.
+        name: its id or key.
+    """
+    delivered = ", ".join(sorted(_connections if kind == "connection" else _variables)) or "none"
+    return (
+        f"The {kind} {name!r} was not named by this task: add {kind}s=[{name!r}] to it. "
+        f"{kind.capitalize()}s that were: {delivered}."
     )
 
 
-def get_current_context() -> Dict[str, Any]:
+def get_current_context() -> Context:
     """Return Airflow's context of this task, as far as it can travel.
 
     Raises:
@@ -130,7 +188,7 @@ def get_current_context() -> Dict[str, Any]:
     """
     if _context is None:
         raise RuntimeError("There is no Airflow context: this call was not made by an Airflow task.")
-    return dict(_context)
+    return Context(_context)
 
 
 def skip(reason: str = "") -> NoReturn:
@@ -151,14 +209,24 @@ def fail(reason: str = "") -> NoReturn:
     raise FailTask(reason)
 
 
-def install(connections: Mapping[str, Mapping[str, Any]], context: Optional[Dict[str, Any]]) -> None:
-    """Make connections and context available; the runner calls this before the task's function.
+def install(connections: Mapping[str, Mapping[str, Any]], variables: Mapping[str, str]) -> None:
+    """Make connections and variables available; the runner calls this before the task's function.
 
     Args:
         connections: each connection's fields by its id.
-        context: the context's values by their names, or None outside Airflow.
+        variables: each variable's text by its key.
     """
-    global _context
     _connections.clear()
     _connections.update({key: Connection(conn_id=key, **fields) for key, fields in connections.items()})
-    _context = context
+    _variables.clear()
+    _variables.update(variables)
+
+
+def install_context(context: Mapping[str, Any]) -> None:
+    """Make Airflow's context available; the runner calls this before the task's function.
+
+    Args:
+        context: its values by their names.
+    """
+    global _context
+    _context = Context(context)

@@ -73,6 +73,9 @@ __all__ = [
     "can_store_integer",
     "conf",
     "deployment",
+    "find_variable",
+    "is_sensitive",
+    "mask_secret",
     "read_dag_file",
     "returned_values",
     "run_in_process",
@@ -97,6 +100,39 @@ def can_store_integer(value: int) -> bool:
     writes them into its database as JSON.
     """
     return not AIRFLOW_3 or -(2**63) <= value < 2**64
+
+
+def find_variable(key: str) -> str | None:
+    """Return an Airflow variable's text, or None where it is not defined."""
+    if TYPE_CHECKING or AIRFLOW_3:
+        from airflow.sdk import Variable
+
+        found = Variable.get(key, default=None)
+    else:
+        from airflow.models.variable import Variable
+
+        found = Variable.get(key, default_var=None)
+    return None if found is None else str(found)
+
+
+def mask_secret(text: str) -> None:
+    """Let Airflow hide a text in logs and rendered templates from now on."""
+    if TYPE_CHECKING or AIRFLOW_3:
+        from airflow.sdk.log import mask_secret
+    else:
+        from airflow.utils.log.secrets_masker import mask_secret
+
+    mask_secret(text)
+
+
+def is_sensitive(name: str) -> bool:
+    """Say whether what has this name is secret, by Airflow's list and ``[core] sensitive_var_conn_names``."""
+    if TYPE_CHECKING or AIRFLOW_3:
+        from airflow.sdk._shared.secrets_masker import should_hide_value_for_key
+    else:
+        from airflow.utils.log.secrets_masker import should_hide_value_for_key
+
+    return bool(should_hide_value_for_key(name))  # type: ignore[no-untyped-call]
 
 
 def serialize_xcom(value: Any) -> Any:

@@ -15,7 +15,6 @@ from k8s_venv.airflow.compat import (
     Context,
     conf,
 )
-from k8s_venv.airflow.connections import resolve_connections
 from k8s_venv.airflow.context import context_parameters, travelling_context
 from k8s_venv.airflow.lines import line_logger
 from k8s_venv.airflow.options import (
@@ -27,6 +26,7 @@ from k8s_venv.airflow.options import (
     check_options,
     with_pod_options,
 )
+from k8s_venv.airflow.secrets import SecretNames, resolve_secrets
 from k8s_venv.airflow.xcom import check_storable
 from k8s_venv.backends import choose_backend
 from k8s_venv.calls import Result, open_result, pack, sealed_value, to_document
@@ -65,6 +65,8 @@ class IsolatedOperator(BaseOperator):
             both sides have the same minor version of Python.
         connections: ids of the connections that the function may use.
         optional_connections: ids of those that it may use where they are defined.
+        variables: keys of the Airflow variables that the function may use.
+        optional_variables: keys of those that it may use where they are defined.
         result: ``reference`` stores the value still encoded; the next isolated task takes it as the value itself,
             and ``k8s_venv.load`` opens it elsewhere, so nothing beside Airflow needs the value's libraries.
         deferrable: hand the waiting for a pod to Airflow's triggerer, so that the worker is free meanwhile; by default
@@ -91,6 +93,8 @@ class IsolatedOperator(BaseOperator):
         transport: Transport | None = None,
         connections: Sequence[str] = (),
         optional_connections: Sequence[str] = (),
+        variables: Sequence[str] = (),
+        optional_variables: Sequence[str] = (),
         result: Literal["value", "reference"] = "value",
         deferrable: bool | None = None,
         **kwargs: Any,
@@ -110,6 +114,8 @@ class IsolatedOperator(BaseOperator):
         self.transport = transport
         self.connections = _names(connections, "connections", task)
         self.optional_connections = _names(optional_connections, "optional_connections", task)
+        self.variables = _names(variables, "variables", task)
+        self.optional_variables = _names(optional_variables, "optional_variables", task)
         for name in (*TEMPLATED, *PLAIN):
             setattr(self, name, given.get(name, UNSET if name in PLAIN else None))
         if result not in ("value", "reference"):
@@ -220,9 +226,13 @@ class IsolatedOperator(BaseOperator):
             environment=project.environment(self.environment),
             transport=self.transport,
             context=travelling_context(context, asked),
-            connections=resolve_connections(self.connections, self.optional_connections, self.task_id),
+            secrets=self._secrets(),
             discard_value=not self.do_xcom_push,
         )
+
+    def _secrets(self) -> dict[str, Any]:
+        names = SecretNames(self.connections, self.optional_connections, self.variables, self.optional_variables)
+        return resolve_secrets(names, self.task_id)
 
     def _run_here(self, call: PackedCall, project: Project, backend: str) -> Result:
         if backend == "docker":

@@ -1,6 +1,6 @@
 """The docker backend: the environment's image on the local engine, through Docker's SDK.
 
-The archive lies in a volume of the container's own, which also receives the result. The connections come over the
+The archive lies in a volume of the container's own, which also receives the result. The secrets come over the
 attached standard input, so they are nowhere on the engine's disk; when that connection is cut, the call ends.
 """
 
@@ -191,7 +191,7 @@ def _attend(
                 f"its image cannot run `python`: {_said(error)}. An image needs `python` on its PATH.",
             ) from None
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            socket.sendall(json.dumps(dict(call.connections)).encode() + b"\n")
+            socket.sendall(json.dumps(dict(call.secrets)).encode() + b"\n")
         splitters: dict[int, LineSplitter] = {}
         for stream, data in frames_iter(attached, tty=False):  # type: ignore[no-untyped-call]
             for line in splitters.setdefault(stream, LineSplitter()).feed(data):

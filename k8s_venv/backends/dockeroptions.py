@@ -46,7 +46,7 @@ def container_options(
         "command": [
             f"{FOLDER}/{protocol.ARCHIVE}",
             *("--result", f"{FOLDER}/result"),
-            *("--connections", "-"),
+            *("--secrets", "-"),
         ],
         "environment": {**settings, **_variables(environment, given.get("env_vars"))},
         "user": USER if _ROOT.fullmatch(image_user) else image_user,

@@ -67,13 +67,13 @@ class LocalBackend:
     def run(self, call: PackedCall, log: Callable[[str], None]) -> Result:
         """Run a call as a subprocess; see ``Backend.run``."""
         python = make_environment(call.environment, self._progress)
-        # The folder is ours alone (mode 0700); the connections are in no file.
+        # The folder is ours alone (mode 0700); the secrets are in no file.
         with tempfile.TemporaryDirectory(prefix="k8s-venv-call-") as name:
             folder = Path(name)
             archive = folder / protocol.ARCHIVE
             archive.write_bytes(call.archive)
-            arguments = [str(archive), "--result", str(folder / "result"), "--connections", "-"]
-            code = self._run(python, arguments, json.dumps(dict(call.connections)), log)
+            arguments = [str(archive), "--result", str(folder / "result"), "--secrets", "-"]
+            code = self._run(python, arguments, json.dumps(dict(call.secrets)), log)
             return _read(folder / "result", call, code)
 
     def on_kill(self) -> None:
@@ -81,7 +81,7 @@ class LocalBackend:
         if self._process is not None:
             _end(self._process)
 
-    def _run(self, python: Path, arguments: list[str], connections: str, log: Callable[[str], None]) -> int:
+    def _run(self, python: Path, arguments: list[str], secrets: str, log: Callable[[str], None]) -> int:
         # A session of its own, so that what the task starts ends with it.
         with subprocess.Popen(
             [str(python), *arguments],
@@ -96,7 +96,7 @@ class LocalBackend:
             try:
                 assert process.stdin is not None  # noqa: S101 -- it is a pipe
                 with contextlib.suppress(BrokenPipeError):  # it died already
-                    process.stdin.write(connections.encode() + b"\n")
+                    process.stdin.write(secrets.encode() + b"\n")
                 for line in _lines(process):
                     log(line)
                 return process.wait()

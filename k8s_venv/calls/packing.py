@@ -53,7 +53,7 @@ class PackedCall:
         modules: the names of the modules that the call itself shipped, whose exceptions may be raised here.
         transport: how the function travels.
         archive: the zip archive, to be run as ``python call.pyz``.
-        connections: the connections' fields by their ids; they are secret and never part of the archive.
+        secrets: what is delivered beside the archive and never in it, as ``secrets.json``; empty without any.
     """
 
     environment: Environment
@@ -61,7 +61,7 @@ class PackedCall:
     modules: frozenset[str]
     transport: Transport
     archive: bytes = dataclasses.field(repr=False)
-    connections: Mapping[str, Mapping[str, Any]] = dataclasses.field(repr=False)
+    secrets: Mapping[str, Any] = dataclasses.field(repr=False)
 
 
 def pack(
@@ -72,7 +72,7 @@ def pack(
     environment: Environment,
     transport: Transport | None = None,
     context: Mapping[str, Any] | None = None,
-    connections: Mapping[str, Mapping[str, Any]] | None = None,
+    secrets: Mapping[str, Any] | None = None,
     discard_value: bool = False,
 ) -> PackedCall:
     """Pack a call.
@@ -84,7 +84,7 @@ def pack(
         environment: where it will run.
         transport: overrides the rule, which stands in ``transport``.
         context: Airflow's context, as ``values``, ``objects`` and ``parameters``, or None outside Airflow.
-        connections: the connections to deliver, each one's fields by its id.
+        secrets: the connections and variables to deliver, and what of them no log may show.
         discard_value: tells the runner to report success without the value.
 
     Raises:
@@ -101,7 +101,7 @@ def pack(
     entries[protocol.CONTEXT] = _encode_context(function, context)
     entries[protocol.HEADER] = json.dumps(_header(captured, modules, discard_value)).encode()
     archive = _zip(entries, _runner_archive(same_minor=same_python(environment.python), with_cloudpickle=pickled))
-    return PackedCall(environment, captured.function, modules, captured.transport, archive, dict(connections or {}))
+    return PackedCall(environment, captured.function, modules, captured.transport, archive, dict(secrets or {}))
 
 
 def _header(captured: Captured, modules: frozenset[str], discard_value: bool) -> dict[str, Any]:

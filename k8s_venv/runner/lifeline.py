@@ -1,4 +1,4 @@
-"""Standard input as what brings the connections, and as the sign that the sender still lives."""
+"""Standard input as what brings the secrets, and as the sign that the sender still lives."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ GRACE = 10.0
 _CHUNK = 65536
 
 
-def receive() -> Dict[str, Dict[str, Any]]:
-    """Return the connections, one line of JSON on standard input, and end this process when that is closed.
+def receive() -> Dict[str, Any]:
+    """Return the secrets, one line of JSON on standard input, and end this process when that is closed.
 
     The function that is called finds an empty standard input.
 
@@ -34,8 +34,8 @@ def receive() -> Dict[str, Dict[str, Any]]:
             raise SystemExit("the sender is gone")
         text += read
     threading.Thread(target=_watch, args=(line,), name="k8s-venv-lifeline", daemon=True).start()
-    connections: Dict[str, Dict[str, Any]] = json.loads(text)
-    return connections
+    secrets: Dict[str, Any] = json.loads(text)
+    return secrets
 
 
 def _watch(line: int) -> None:

@@ -1,7 +1,7 @@
 """Open a call, run its function, report how it ended.
 
-``python call.pyz --result DIR [--message FILE [--message-limit BYTES]] [--connections -]`` runs the call; with the
-last, the connections come on standard input, and the call ends when that is closed. ``python call.pyz
+``python call.pyz --result DIR [--message FILE [--message-limit BYTES]] [--secrets -]`` runs the call; with the
+last, the secrets come on standard input, and the call ends when that is closed. ``python call.pyz
 --hand-over DIR`` waits beside it in a pod, as the container from which the sender reads a result that is too large
 for the pod's status. ``python call.pyz --read DIR [--from BYTE]`` writes that result to standard output, ``--release
 DIR`` ends the wait.
@@ -52,7 +52,7 @@ def main(archive: str, arguments: List[str]) -> int:
     if modes[0] == "--result":
         limit = int(options.get("--message-limit", protocol.MESSAGE_LIMIT))
         with report.Reporter(folder, options.get("--message"), limit) as reporter:
-            return run(archive, reporter, attached=options.get("--connections") == "-")
+            return run(archive, reporter, attached=options.get("--secrets") == "-")
     hand_over: Any = importlib.import_module("k8s_venv.runner.hand_over")
     if modes[0] == "--read":
         return int(hand_over.send(folder, int(options.get("--from", 0))))
@@ -66,7 +66,7 @@ def run(path: str, reporter: report.Reporter, *, attached: bool = False) -> int:
     Args:
         path: the archive.
         reporter: where the result goes.
-        attached: whether the sender holds standard input and sends the connections there.
+        attached: whether the sender holds standard input and sends the secrets there.
 
     Returns:
         0 when the call returned a value or was skipped, else 1.
@@ -111,13 +111,16 @@ def _age() -> float:
 def _open(
     path: str, reporter: report.Reporter, attached: bool
 ) -> Tuple[function.Function, List[Any], Dict[str, Any], bool]:
-    connections = _receive() if attached else _delivered(os.path.dirname(path))
+    secrets = _receive() if attached else _delivered(os.path.dirname(path))
     read = zipimporter(path).get_data
     header = json.loads(read(protocol.HEADER))
     _check_python(header)
     sys.path.insert(1, os.path.join(path, protocol.VENDOR))
     sys.path.append(os.path.join(path, protocol.BESIDE))  # last, as Airflow's own DAG folder
-    from_context = _install_runtime(connections, read(protocol.CONTEXT))
+    if secrets:
+        _install_secrets(secrets, reporter)
+    sys.meta_path.insert(0, _AirflowImport(os.path.dirname(path)))
+    from_context = _install_context(read(protocol.CONTEXT))
     call, pickled_types = function.load(read, header)
     reporter.types = _shipped_types(header, call, pickled_types)
     packed = values.loads(read(protocol.ARGUMENTS), function.unpickle, reporter.types)
@@ -158,25 +161,53 @@ def _receive() -> Dict[str, Any]:
 
 
 def _delivered(folder: str) -> Dict[str, Any]:
-    path = os.path.join(folder, protocol.CONNECTIONS)
+    path = os.path.join(folder, protocol.SECRETS)
     if not os.path.exists(path):
         return {}
     with open(path, encoding="utf-8") as stream:
-        connections: Dict[str, Any] = json.load(stream)
-    return connections
+        secrets: Dict[str, Any] = json.load(stream)
+    return secrets
 
 
-def _install_runtime(connections: Dict[str, Any], context: bytes) -> Dict[str, Any]:
-    """Make connections and context available; return the arguments that the context gives."""
-    for conn_id, fields in connections.items():
+class _AirflowImport:
+    """Prepares the process when Airflow is first imported, as a finder on ``sys.meta_path``.
+
+    Args:
+        folder: the call's folder.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        if name != "airflow":
+            return None
+        sys.meta_path.remove(self)
+        airflow_inside: Any = importlib.import_module("k8s_venv.runner.airflow_inside")
+        return airflow_inside.prepare(self._folder).find_spec(name)
+
+
+def _install_secrets(secrets: Dict[str, Any], reporter: report.Reporter) -> None:
+    """Make connections and variables available, and keep them out of logs and reports."""
+    from k8s_venv.runner.masking import mask_output, masker
+
+    reporter.mask = masker(secrets["masked"])
+    mask_output(reporter.mask)
+    for conn_id, fields in secrets["connections"].items():
         os.environ["AIRFLOW_CONN_" + conn_id.upper()] = json.dumps(fields)
+    for key, text in secrets["variables"].items():
+        os.environ["AIRFLOW_VAR_" + key.upper()] = text
+    runtime.install(secrets["connections"], secrets["variables"])
+
+
+def _install_context(context: bytes) -> Dict[str, Any]:
+    """Make Airflow's context available; return the arguments that it gives."""
     packed = values.loads(context)
     if packed is None:
-        runtime.install(connections, None)
         return {}
     objects = {name: runtime.ContextObject(name, facts) for name, facts in packed["objects"].items()}
     known = {**packed["values"], **objects}
-    runtime.install(connections, known)
+    runtime.install_context(known)
     return {name: known[name] for name in packed["parameters"]}
 
 

@@ -23,7 +23,7 @@ VENDOR = "vendor"  # folder of the sender's cloudpickle
 
 # Files next to the archive.
 ARCHIVE = "call.pyz"
-CONNECTIONS = "connections.json"
+SECRETS = "secrets.json"
 
 # Files of a result.
 DOCUMENT = "result.json"

@@ -8,7 +8,7 @@ import os
 import sys
 import time
 import zlib
-from typing import TYPE_CHECKING, Any, Dict, List, Optional, Type
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Type
 
 from k8s_venv.runner import protocol, values
 from k8s_venv.runner.errors import NoCodecError
@@ -36,6 +36,7 @@ class Reporter:
     def __init__(self, folder: str, message: Optional[str] = None, limit: int = protocol.MESSAGE_LIMIT) -> None:
         self.timings: Dict[str, float] = {}
         self.types: Optional[Types] = None  # finds the types that travelled with the call
+        self.mask: Optional[Callable[[str], str]] = None  # hides secrets in what is reported of a failure
         self.process = os.getpid()
         self._folder = folder
         self._message = message
@@ -82,12 +83,19 @@ class Reporter:
         from k8s_venv.runner import failures
 
         try:
-            parts = values.dump_parts(failures.describe(error))
+            parts = values.dump_parts(self._masked(failures.describe(error)))
         except Exception:  # noqa: BLE001 -- a failure must not be lost to an exception's own methods
-            parts = values.dump_parts(failures.bare(error))
+            parts = values.dump_parts(self._masked(failures.bare(error)))
         outcome = failures.outcome(error)
         self._leave(outcome, parts)
         return outcome
+
+    def _masked(self, failure: Dict[str, Any]) -> Any:
+        if self.mask is None:
+            return failure
+        from k8s_venv.runner.masking import masked_data
+
+        return masked_data(failure, self.mask)
 
     def _leave(self, outcome: str, parts: List[values.Piece]) -> None:
         if os.getpid() != self.process:

@@ -199,12 +199,12 @@ def test_a_tasks_python_and_scripts_are_the_environments(bare_environment: BareE
 
 
 def test_the_calls_folder_is_private_and_removed(bare_environment: BareEnvironment) -> None:
-    connections = {"db": {"conn_type": "postgres", "password": "secret"}}
+    secrets = {"connections": {"db": {"conn_type": "postgres", "password": "secret"}}, "variables": {}, "masked": []}
 
-    (folder, mode, files), _ = call(bare_environment(HERE), place, connections=connections)
+    (folder, mode, files), _ = call(bare_environment(HERE), place, secrets=secrets)
 
     assert mode == 0o700
-    assert [name for name, _ in files] == ["call.pyz", "result"]  # the connections are in no file
+    assert [name for name, _ in files] == ["call.pyz", "result"]  # the secrets are in no file
     assert not Path(folder).exists()
 
 

@@ -33,8 +33,8 @@ SECURITY = {
 }
 
 
-def call(archive: bytes = b"zip", **connections: Any) -> PackedCall:
-    return PackedCall(ENVIRONMENT, "work", frozenset(), "source", archive, connections)
+def call(archive: bytes = b"zip", **secrets: Any) -> PackedCall:
+    return PackedCall(ENVIRONMENT, "work", frozenset(), "source", archive, secrets)
 
 
 def plain(thing: Any) -> Any:
@@ -98,12 +98,12 @@ def test_the_secret_belongs_to_its_pod() -> None:
     pod.metadata.uid = "u1"
     pod.spec.volumes = render.volumes(render.fresh_secret_name("work-1"))
 
-    secret = plain(render.call_secret(pod, call(db={"conn_type": "postgres", "password": "hidden"})))
+    secret = plain(render.call_secret(pod, call(connections={"db": {"conn_type": "postgres", "password": "hidden"}})))
 
     assert secret["immutable"] is True
     assert secret["metadata"]["name"] == pod.spec.volumes[0].secret.secret_name != "work-1"
     assert secret["metadata"]["ownerReferences"] == [{"apiVersion": "v1", "kind": "Pod", "name": "work-1", "uid": "u1"}]
-    assert set(secret["data"]) == {"call.pyz", "connections.json"}
+    assert set(secret["data"]) == {"call.pyz", "secrets.json"}
 
 
 def test_a_call_that_no_secret_holds_is_refused() -> None:

@@ -2,7 +2,7 @@
 
 The pod has two containers of the environment's own image: ``base`` runs the call; ``result`` ends at once
 when the result fits into the pod's status, else keeps it until the worker has read it, in a volume that they
-share. Another one is mounted as ``/tmp``. The archive and the connections come from a Secret that the pod owns.
+share. Another one is mounted as ``/tmp``. The archive and the secrets come from a Secret that the pod owns.
 """
 
 from __future__ import annotations
@@ -203,7 +203,7 @@ def secret_name(pod: k8s.V1Pod) -> str:
 
 
 def call_secret(pod: k8s.V1Pod, call: PackedCall) -> k8s.V1Secret:
-    """Return the Secret with a call's archive and connections.
+    """Return the Secret with a call's archive and secrets.
 
     The pod owns it, so the cluster removes it with the pod.
 
@@ -228,8 +228,8 @@ def secret_files(call: PackedCall) -> Mapping[str, bytes]:
         CallError: they are more than a Secret holds.
     """
     files = {protocol.ARCHIVE: call.archive}
-    if call.connections:
-        files[protocol.CONNECTIONS] = json.dumps(call.connections).encode()
+    if call.secrets:
+        files[protocol.SECRETS] = json.dumps(call.secrets).encode()
     size = sum(len(data) for data in files.values())
     if size > SECRET_LIMIT:
         raise CallError(

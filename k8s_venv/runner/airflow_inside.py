@@ -1,0 +1,178 @@
+"""Airflow inside an environment: usable without its database, for what was delivered with the call.
+
+Nothing here runs before the environment's code imports Airflow. Some modules of Airflow are then changed as they
+are imported, in Airflow 2 and 3 alike: connections and variables are those that the call brought, the context is
+the task's, and whatever needs the database says so, instead of failing over tables that do not exist. An environment
+whose pod was given a database or a secrets backend keeps Airflow as it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+import logging
+import os
+import sys
+import tempfile
+from importlib.machinery import PathFinder
+from typing import Any, Callable, Dict, Iterator, NoReturn
+
+from k8s_venv import runtime
+
+_OWN_SOURCES = (
+    "AIRFLOW__CORE__SQL_ALCHEMY_CONN",
+    "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN",
+    "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN_CMD",
+    "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN_SECRET",
+    "AIRFLOW__SECRETS__BACKEND",
+)
+
+
+def prepare(folder: str) -> Changing:
+    """Prepare the process for Airflow, which is about to be imported.
+
+    Args:
+        folder: the call's folder, where Airflow keeps its files if it is writable.
+
+    Returns:
+        What finds Airflow from now on.
+    """
+    writable = folder if os.access(folder, os.W_OK) else tempfile.gettempdir()
+    os.environ.setdefault("AIRFLOW_HOME", os.path.join(writable, "airflow"))
+    os.environ.setdefault("AIRFLOW__CORE__LOAD_EXAMPLES", "False")
+    changes = dict(_CHANGES)
+    changes["airflow"] = _kept_logging()
+    if any(name in os.environ for name in _OWN_SOURCES):
+        changes = {"airflow": changes["airflow"]}
+    finder = Changing(changes)
+    sys.meta_path.insert(0, finder)
+    return finder
+
+
+class Changing:
+    """Changes modules as they are imported, as a finder on ``sys.meta_path``.
+
+    Args:
+        changes: what to call with a module after its import, by the module's name.
+    """
+
+    def __init__(self, changes: Dict[str, Callable[[Any], None]]) -> None:
+        self._changes = changes
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        """Return a module's spec, if it is one of those that are changed."""
+        change = self._changes.get(name)
+        spec = PathFinder.find_spec(name, path) if change is not None else None
+        if change is None or spec is None or spec.loader is None:
+            return None
+        execute = spec.loader.exec_module
+
+        def execute_and_change(module: Any) -> None:
+            execute(module)
+            change(module)
+
+        # The loader itself is this module's own; a wrapper of it would hide its other methods.
+        spec.loader.exec_module = execute_and_change  # type: ignore[method-assign]
+        return spec
+
+
+def _kept_logging() -> Callable[[Any], None]:
+    """Return what restores the runner's logging, which Airflow replaces as it is imported, talking about itself."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    root.setLevel(logging.WARNING)
+
+    def restore(module: Any) -> None:
+        root.handlers[:] = handlers
+        root.setLevel(level)
+
+    return restore
+
+
+def _connections(module: Any) -> None:
+    kind = module.Connection
+    for name in ("get", "get_connection_from_secrets"):
+        original = getattr(kind, name, None)
+        if original is not None:
+            setattr(kind, name, staticmethod(_known_connection(original)))
+    original_async = getattr(kind, "async_get", None)
+    if original_async is not None:
+
+        async def async_get(conn_id: str) -> Any:
+            _require_connection(conn_id)
+            return await original_async(conn_id)
+
+        kind.async_get = staticmethod(async_get)
+
+
+def _known_connection(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def get(conn_id: str, *args: Any, **kwargs: Any) -> Any:
+        _require_connection(conn_id)
+        return original(conn_id, *args, **kwargs)
+
+    return get
+
+
+def _require_connection(conn_id: str) -> None:
+    if f"AIRFLOW_CONN_{conn_id.upper()}" not in os.environ:
+        exceptions: Any = importlib.import_module("airflow.exceptions")
+        raise exceptions.AirflowNotFoundException(runtime.not_delivered("connection", conn_id))
+
+
+def _variables(module: Any) -> None:
+    kind = module.Variable
+    original = kind.get
+    missing = object()
+
+    def get(key: str, default_var: Any = missing, deserialize_json: bool = False, **kwargs: Any) -> Any:
+        default = kwargs.get("default", default_var)  # its name in Airflow 3
+        if f"AIRFLOW_VAR_{key.upper()}" in os.environ:
+            return original(key, deserialize_json=deserialize_json)
+        if default is not missing:
+            return default
+        raise KeyError(runtime.not_delivered("variable", key))
+
+    kind.get = staticmethod(functools.wraps(original)(get))
+    for name in ("set", "update", "delete", "setdefault"):
+        if hasattr(kind, name):
+            setattr(kind, name, staticmethod(_refusing(f"Variable.{name}()")))
+
+
+def _refusing(what: str) -> Callable[..., NoReturn]:
+    def refuse(*args: Any, **kwargs: Any) -> NoReturn:
+        raise runtime.NotAvailableError(
+            f"{what} needs Airflow's database, which an isolated environment cannot reach. Return the value, and let "
+            "a plain task after this one store it."
+        )
+
+    return refuse
+
+
+def _context(module: Any) -> None:
+    module.get_current_context = runtime.get_current_context
+
+
+def _sessions(module: Any) -> None:
+    @contextlib.contextmanager
+    def create_session(*args: Any, **kwargs: Any) -> Iterator[Any]:
+        raise runtime.NotAvailableError(
+            "Airflow's database cannot be reached from an isolated environment. Pass what you need as an argument of "
+            "the task, or name connections=[…] and variables=[…]."
+        )
+        yield
+
+    module.create_session = create_session
+
+
+_CHANGES: Dict[str, Callable[[Any], None]] = {
+    "airflow.models.connection": _connections,
+    "airflow.models.variable": _variables,
+    "airflow.operators.python": _context,
+    "airflow.providers.standard.operators.python": _context,
+    "airflow.sdk.definitions.connection": _connections,
+    "airflow.sdk.definitions.context": _context,
+    "airflow.sdk.definitions.variable": _variables,
+    "airflow.utils.session": _sessions,
+}

@@ -1,0 +1,88 @@
+"""Keep secrets out of what a call prints and reports."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from typing import Any, Callable, List, Sequence
+from urllib.parse import quote, quote_plus
+
+# As in Airflow 3 ([logging] min_length_masked_secret): what is shorter stands in too many innocent words.
+SHORTEST = 5
+MASK = "***"
+
+Masker = Callable[[str], str]
+
+
+def masker(secrets: Sequence[str]) -> Masker:
+    """Return a function that replaces secrets in a text, also as URLs, JSON and ``repr`` write them.
+
+    Args:
+        secrets: the texts to hide; of those with several lines, each long line by itself as well.
+    """
+    found = set()
+    for secret in secrets:
+        for part in {secret, *(line.strip() for line in secret.splitlines() if len(line.strip()) >= 4 * SHORTEST)}:
+            found.update({part, quote(part, safe=""), quote(part), quote_plus(part), json.dumps(part)[1:-1]})
+            found.update({json.dumps(part, ensure_ascii=False)[1:-1], repr(part)[1:-1]})
+    import re
+
+    longest_first = sorted((text for text in found if len(text) >= SHORTEST), key=len, reverse=True)
+    if not longest_first:
+        return str
+    pattern = re.compile("|".join(map(re.escape, longest_first)))
+    return lambda text: pattern.sub(MASK, text)
+
+
+def masked_data(data: Any, mask: Masker) -> Any:
+    """Return plain data with every text in it masked; what is no plain data stays.
+
+    Args:
+        data: lists, tuples, dictionaries and texts, of any nesting.
+        mask: what hides secrets in a text.
+    """
+    if isinstance(data, str):
+        return mask(data)
+    if isinstance(data, dict):
+        return {masked_data(key, mask): masked_data(value, mask) for key, value in data.items()}
+    if type(data) in (list, tuple):
+        return type(data)(masked_data(item, mask) for item in data)
+    return data
+
+
+def mask_output(mask: Masker) -> None:
+    """Mask what this process prints and logs from now on; what others write to its file descriptors stays.
+
+    Args:
+        mask: what hides secrets in a text.
+    """
+    replaced = {id(stream): _MaskedStream(stream, mask) for stream in (sys.stdout, sys.stderr)}
+    sys.stdout, sys.stderr = replaced[id(sys.stdout)], replaced[id(sys.stderr)]
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, logging.StreamHandler) and id(handler.stream) in replaced:
+            handler.setStream(replaced[id(handler.stream)])
+
+
+class _MaskedStream:
+    """A text stream that masks what is written to it, and is the stream itself in everything else.
+
+    Args:
+        stream: the stream.
+        mask: what hides secrets in a text.
+    """
+
+    def __init__(self, stream: Any, mask: Masker) -> None:
+        self._stream = stream
+        self._mask = mask
+
+    def write(self, text: str) -> int:
+        self._stream.write(self._mask(text))
+        return len(text)
+
+    def writelines(self, lines: List[str]) -> None:
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
