@@ -145,8 +145,9 @@ class BackendContract:
 
     def test_connections_are_seen_by_the_function_alone(self, run: Runner) -> None:
         connections = {"db": {"conn_type": "postgres", "password": SECRET}}
+        secrets = {"connections": connections, "variables": {}, "masked": []}
 
-        assert run(look_for, SECRET, connections=connections) == (SECRET, [])
+        assert run(look_for, SECRET, secrets=secrets) == (SECRET, [])
 
     def test_standard_input_is_empty(self, run: Runner) -> None:
         assert run(read_input) == ""

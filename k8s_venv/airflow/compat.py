@@ -77,6 +77,7 @@ __all__ = [
     "is_sensitive",
     "mask_secret",
     "read_dag_file",
+    "redact",
     "returned_values",
     "run_in_process",
     "serialize_xcom",
@@ -123,6 +124,16 @@ def mask_secret(text: str) -> None:
         from airflow.utils.log.secrets_masker import mask_secret
 
     mask_secret(text)
+
+
+def redact(text: str) -> str:
+    """Hide in a text what Airflow was told to mask in this process."""
+    if TYPE_CHECKING or AIRFLOW_3:
+        from airflow.sdk._shared.secrets_masker import redact
+    else:
+        from airflow.utils.log.secrets_masker import redact
+
+    return str(redact(text))
 
 
 def is_sensitive(name: str) -> bool:

@@ -11,18 +11,19 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-def line_logger(logger: Any) -> Callable[[str], None]:
+def line_logger(logger: Any, mask: Callable[[str], str] = str) -> Callable[[str], None]:
     """Return a function that logs a line: records of ``logging`` at their own level, what is printed as INFO.
 
     What goes to standard error is logged as a warning, which tells it apart.
 
     Args:
         logger: the task's logger.
+        mask: hides secrets that the runner did not see, since another process printed them.
     """
     levels = {"": logging.INFO, STDERR: logging.WARNING}
 
     def log(line: str) -> None:
-        kind, text = parse_line(line)
+        kind, text = parse_line(mask(line))
         level = levels.get(kind) or logging.getLevelName(kind)
         if isinstance(level, int):
             logger.log(level, "%s", text)

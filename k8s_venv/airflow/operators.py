@@ -243,7 +243,7 @@ class IsolatedOperator(BaseOperator):
             from k8s_venv.backends.local import LocalBackend
 
             self._running = LocalBackend(self.log.info)
-        return self._running.run(call, line_logger(self.log))
+        return self._running.run(call, line_logger(self.log, call.mask))
 
     def _pod_operator(self, call: PackedCall, project: Project, context: Context) -> IsolatedPodOperator:
         from k8s_venv.airflow.pod_operator import IsolatedPodOperator

@@ -219,7 +219,7 @@ class IsolatedPodOperator(KubernetesPodOperator):
             self.client,
             pod,
             self.call,
-            line_logger(self.log),
+            line_logger(self.log, self.call.mask),
             self.log.info,
             Timeouts(schedule=self.schedule_timeout_seconds, startup=self.startup_timeout_seconds),
             follow_logs=self.get_logs,

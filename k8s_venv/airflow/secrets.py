@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from k8s_venv.airflow.compat import AirflowNotFoundException, BaseHook, find_variable, is_sensitive, mask_secret
 from k8s_venv.errors import K8sVenvError
+from k8s_venv.runner.masking import SHORTEST
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -54,7 +55,7 @@ def resolve_secrets(names: SecretNames, task: str) -> dict[str, Any]:
         *(text for fields in connections.values() for text in _connection_secrets(fields)),
         *(text for value in variables.values() for text in _variable_secrets(value)),
     ]
-    for text in masked:
+    for text in filter(lambda text: len(text) >= SHORTEST, masked):  # Airflow warns of shorter ones
         mask_secret(text)
     return {"connections": connections, "variables": variables, "masked": masked} if connections or variables else {}
 

@@ -63,6 +63,13 @@ class PackedCall:
     archive: bytes = dataclasses.field(repr=False)
     secrets: Mapping[str, Any] = dataclasses.field(repr=False)
 
+    @functools.cached_property
+    def mask(self) -> Callable[[str], str]:
+        """Return what hides the call's secrets in a text."""
+        from k8s_venv.runner.masking import masker  # not for the parsing of DAG files
+
+        return masker(self.secrets.get("masked", ()))
+
 
 def pack(
     function: Callable[..., Any],

@@ -94,5 +94,7 @@ def _show(outcomes: list[TaskOutcome]) -> None:
 def _shown(value: object) -> str:
     if isinstance(value, dict) and is_document(value):
         return f"by reference, {value['size']:,} bytes"
-    text = "" if value is None else repr(value)
+    from k8s_venv.airflow.compat import redact
+
+    text = "" if value is None else redact(repr(value))
     return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}… ({len(text):,} characters)"

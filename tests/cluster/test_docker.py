@@ -136,7 +136,8 @@ def test_nothing_of_a_call_is_in_its_container(
     environment: Environment, no_project: Project, engine: DockerClient
 ) -> None:
     connections = {"db": {"conn_type": "postgres", "password": "planted-secret"}}
-    call = pack(wait, (), {}, environment=environment, connections=connections)
+    secrets = {"connections": connections, "variables": {}, "masked": ["planted-secret"]}
+    call = pack(wait, (), {}, environment=environment, secrets=secrets)
     backend, seen = DockerBackend(no_project), []
 
     def log(line: str) -> None:

@@ -8,11 +8,8 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from k8s_venv.errors import K8sVenvError
 from tests.airflow_home import AIRFLOW, airflow_home
@@ -100,54 +97,18 @@ def test_secrets_reach_the_task_and_no_output(run: Run) -> None:
     assert "Pl4nted" not in printed
 
 
-@pytest.mark.parametrize("option", ["connections", "variables"])
-def test_what_airflow_does_not_have_is_told_before_anything_runs(run: Run, option: str) -> None:
-    done = run(
-        f"""
-from {AIRFLOW} import dag, task
-
-@dag(schedule=None)
-def pipeline():
-    @task.isolated("bare", {option}=["absent"])
-    def use(): print("it ran")
-    use()
-
-pipeline()
-"""
-    )
-
-    said = f"Task 'use' asks for the {option[:-1]} 'absent', which is not defined in Airflow."
-    assert said in done.stdout + done.stderr
-    assert "it ran" not in done.stdout
-
-
-@given(
-    fields=st.fixed_dictionaries(
-        {"conn_type": st.sampled_from(["postgres", "google_cloud_platform", "http"])},
-        optional={
-            "host": st.from_regex(r"[a-z0-9.-]{1,20}", fullmatch=True),
-            "login": st.text(min_size=1, max_size=20),
-            "password": st.text(min_size=1, max_size=20),
-            "schema": st.text(min_size=1, max_size=20),
-            "port": st.integers(1, 65535),
-            "extra": st.dictionaries(st.text(min_size=1), st.text() | st.booleans(), min_size=1).map(json.dumps),
-        },
-    )
-)
-def test_airflow_reads_the_uri_of_a_connection_as_the_connection(fields: dict[str, Any]) -> None:
+@pytest.mark.parametrize("kind", ["connection", "variable"])
+def test_what_airflow_does_not_have_is_told(kind: str) -> None:
     airflow_home()
-    from airflow.models.connection import Connection
+    from k8s_venv.airflow.secrets import SecretNames, resolve_secrets
 
-    from k8s_venv import runtime
+    with pytest.raises(K8sVenvError, match=f"Task 'use' asks for the {kind} 'absent', which is not defined in Airflow"):
+        resolve_secrets(SecretNames(**{f"{kind}s": ("absent",)}), "use")
 
-    theirs = Connection(uri=runtime.Connection(conn_id="c", **fields).get_uri())
-
-    found = {name: getattr(theirs, name) for name in fields if name != "extra"}
-    assert found == {name: value for name, value in fields.items() if name != "extra"}
-    assert theirs.extra_dejson == json.loads(fields.get("extra", "{}"))
+    assert resolve_secrets(SecretNames(**{f"optional_{kind}s": ("absent",)}), "use") == {}
 
 
-def test_names_are_lists(run: Run) -> None:
+def test_names_are_lists() -> None:
     airflow_home()
     from k8s_venv.airflow.operators import IsolatedOperator
 

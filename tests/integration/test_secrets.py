@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from k8s_venv import runtime
@@ -18,6 +18,7 @@ from k8s_venv.backends.local import LocalBackend
 from k8s_venv.calls import open_result, pack
 from k8s_venv.environment import Environment
 from k8s_venv.runner.masking import MASK, mask_output, masked_data, masker
+from tests.airflow_home import airflow_home
 
 BareEnvironment = Callable[[str], Environment]
 HERE = "{}.{}".format(*sys.version_info)
@@ -189,7 +190,7 @@ def test_a_masked_stream_is_the_stream_otherwise(monkeypatch: pytest.MonkeyPatch
 
     assert written == len("a hidden word\n")
     assert sys.stdout.encoding == "utf-8"
-    assert stream.buffer.getvalue() == b"a *** word\n***\nshown\n"  # type: ignore[attr-defined]
+    assert stream.buffer.getvalue() == b"a *** word\n***\nshown\n"
 
 
 def test_what_needs_airflow_names_the_alternative() -> None:
@@ -207,3 +208,28 @@ def test_what_needs_airflow_names_the_alternative() -> None:
     assert context.get("var") is None
     with contextlib.suppress(KeyError):
         assert context["ds"] == "2026-01-01"
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    fields=st.fixed_dictionaries(
+        {"conn_type": st.sampled_from(["postgres", "google_cloud_platform", "http"])},
+        optional={
+            "host": st.from_regex(r"[a-z0-9.-]{1,20}", fullmatch=True),
+            "login": st.text(min_size=1, max_size=20),
+            "password": st.text(min_size=1, max_size=20),
+            "schema": st.text(min_size=1, max_size=20),
+            "port": st.integers(1, 65535),
+            "extra": st.dictionaries(st.text(min_size=1), st.text() | st.booleans(), min_size=1).map(json.dumps),
+        },
+    )
+)
+def test_airflow_reads_the_uri_of_a_connection_as_the_connection(fields: dict[str, Any]) -> None:
+    airflow_home()
+    from airflow.models.connection import Connection
+
+    theirs = Connection(uri=runtime.Connection(conn_id="c", **fields).get_uri())
+
+    found = {name: getattr(theirs, name) for name in fields if name != "extra"}
+    assert found == {name: value for name, value in fields.items() if name != "extra"}
+    assert theirs.extra_dejson == json.loads(fields.get("extra", "{}"))
