@@ -189,10 +189,10 @@ class _AirflowImport:
 
 def _install_secrets(secrets: Dict[str, Any], reporter: report.Reporter) -> None:
     """Make connections and variables available, and keep them out of logs and reports."""
-    from k8s_venv.runner.masking import mask_output, masker
+    from k8s_venv.runner.masking import masker
 
     reporter.mask = masker(secrets["masked"])
-    mask_output(reporter.mask)
+    streams.hide(reporter.mask)
     for conn_id, fields in secrets["connections"].items():
         os.environ["AIRFLOW_CONN_" + conn_id.upper()] = json.dumps(fields)
     for key, text in secrets["variables"].items():

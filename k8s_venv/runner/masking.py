@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import logging
-import sys
-from typing import Any, Callable, List, Sequence
+from typing import Any, Callable, Sequence
 from urllib.parse import quote, quote_plus
 
 # As in Airflow 3 ([logging] min_length_masked_secret): what is shorter stands in too many innocent words.
@@ -49,40 +47,3 @@ def masked_data(data: Any, mask: Masker) -> Any:
     if type(data) in (list, tuple):
         return type(data)(masked_data(item, mask) for item in data)
     return data
-
-
-def mask_output(mask: Masker) -> None:
-    """Mask what this process prints and logs from now on; what others write to its file descriptors stays.
-
-    Args:
-        mask: what hides secrets in a text.
-    """
-    replaced = {id(stream): _MaskedStream(stream, mask) for stream in (sys.stdout, sys.stderr)}
-    sys.stdout, sys.stderr = replaced[id(sys.stdout)], replaced[id(sys.stderr)]
-    for handler in logging.getLogger().handlers:
-        if isinstance(handler, logging.StreamHandler) and id(handler.stream) in replaced:
-            handler.setStream(replaced[id(handler.stream)])
-
-
-class _MaskedStream:
-    """A text stream that masks what is written to it, and is the stream itself in everything else.
-
-    Args:
-        stream: the stream.
-        mask: what hides secrets in a text.
-    """
-
-    def __init__(self, stream: Any, mask: Masker) -> None:
-        self._stream = stream
-        self._mask = mask
-
-    def write(self, text: str) -> int:
-        self._stream.write(self._mask(text))
-        return len(text)
-
-    def writelines(self, lines: List[str]) -> None:
-        for line in lines:
-            self.write(line)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)

@@ -11,7 +11,7 @@ import io
 import logging
 import sys
 import time
-from typing import Any, List
+from typing import Any, Callable, List, Optional
 
 from k8s_venv.runner.protocol import MARK
 
@@ -29,6 +29,18 @@ def install() -> None:
     root = logging.getLogger()
     root.addHandler(handler)
     root.setLevel(logging.INFO)
+
+
+def hide(mask: Callable[[str], str]) -> None:
+    """Mask what this process prints and logs from now on; what others write to its file descriptors stays.
+
+    Args:
+        mask: hides secrets in a text.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        lines = getattr(stream, "buffer", None)
+        if isinstance(lines, Lines):
+            lines.mask = mask
 
 
 def finish() -> None:
@@ -56,6 +68,7 @@ class Lines(io.BufferedIOBase):
     """
 
     def __init__(self, target: Any, mark: bytes) -> None:
+        self.mask: Optional[Callable[[str], str]] = None  # hides secrets
         self._target = target
         self._mark = mark
         self._at_start = True
@@ -82,9 +95,11 @@ class Lines(io.BufferedIOBase):
 
     def write(self, data: Any) -> int:
         """Write bytes; see the class."""
-        data = bytes(data)
+        data = shown = bytes(data)
+        if self.mask is not None:
+            shown = self.mask(data.decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape")
         out: List[bytes] = []
-        for line in data.splitlines(keepends=True):
+        for line in shown.splitlines(keepends=True):
             text = line.rstrip(b"\r\n")
             end = line[len(text) :]
             if self._progress:

@@ -17,7 +17,8 @@ from k8s_venv import runtime
 from k8s_venv.backends.local import LocalBackend
 from k8s_venv.calls import open_result, pack
 from k8s_venv.environment import Environment
-from k8s_venv.runner.masking import MASK, mask_output, masked_data, masker
+from k8s_venv.runner import streams
+from k8s_venv.runner.masking import MASK, masked_data, masker
 from tests.airflow_home import airflow_home
 
 BareEnvironment = Callable[[str], Environment]
@@ -178,19 +179,17 @@ def test_data_keeps_its_shape() -> None:
     assert masked_data(data, masker(["hidden"])) == {"args": ("x ***", 1, None), "members": [{"***": b"hidden"}]}
 
 
-def test_a_masked_stream_is_the_stream_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
-    stream = io.TextIOWrapper(io.BytesIO(), "utf-8")
-    monkeypatch.setattr(sys, "stdout", stream)
-    monkeypatch.setattr(sys, "stderr", io.StringIO())
-    mask_output(masker(["hidden"]))
+def test_bytes_are_masked_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    target = io.BytesIO()
+    lines: Any = streams.Lines(target, b"")
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(lines, "utf-8", write_through=True))
+    streams.hide(masker(["hidden"]))
 
     written = sys.stdout.write("a hidden word\n")
-    sys.stdout.writelines(["hidden\n", "shown\n"])
-    sys.stdout.flush()
+    sys.stdout.buffer.write(b"\xff hidden\n")
 
     assert written == len("a hidden word\n")
-    assert sys.stdout.encoding == "utf-8"
-    assert stream.buffer.getvalue() == b"a *** word\n***\nshown\n"
+    assert target.getvalue() == b"a *** word\n\xff ***\n"
 
 
 def test_what_needs_airflow_names_the_alternative() -> None:
