@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from k8s_venv.backends.docker import LABEL, DockerBackend
-from k8s_venv.calls import pack
+from k8s_venv.calls import open_result, pack
 from k8s_venv.environment import Environment
 from k8s_venv.errors import BackendError
 from k8s_venv.project import Project
@@ -114,6 +114,13 @@ def wait() -> None:
 
     print("waiting", flush=True)
     time.sleep(600)
+
+
+def tick() -> None:
+    import time
+
+    print("first", flush=True)
+    time.sleep(1.5)
 
 
 def test_a_container_may_do_as_little_as_a_pod(environment: Environment, no_project: Project) -> None:
@@ -228,16 +235,10 @@ def test_two_calls_at_once(run: Runner) -> None:
 
 
 def test_lines_come_while_the_call_runs(run: Runner) -> None:
-    def tick() -> None:
-        import time
-
-        print("first", flush=True)
-        time.sleep(1.5)
-
     times: list[float] = []
     call = pack(tick, (), {}, environment=run.environment)
 
-    run.make().run(call, lambda line: times.append(time.monotonic()))
+    open_result(run.make().run(call, lambda line: times.append(time.monotonic())), call)
 
     assert len(times) == 1
     assert time.monotonic() - times[0] > 1
