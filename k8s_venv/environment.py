@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
@@ -49,6 +49,9 @@ class Environment(BaseModel):
         constraints: the path or URL of a constraints file, which limits versions without asking for packages.
         platforms: where the locked packages can be installed, such as ``linux/arm64``.
         packages: Debian packages of the image.
+        dockerfile: lines of a Dockerfile for the image, such as ``RUN …``, after its Debian packages.
+        builder: what makes the image; by default ``layers`` where wheels suffice. With ``buildkit``, packages without
+            wheels are compiled in the image's build.
         base: the image to build on, with Debian and this Python in it; by default the official slim one.
         image: an image of one's own to use instead of a built one.
         interpreter: the path of an existing Python, which the local backend uses as it is.
@@ -57,7 +60,7 @@ class Environment(BaseModel):
         pod: options of ``KubernetesPodOperator`` for this environment's pods; a task's own options win.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = Field(exclude=True)
     root: Path = Field(exclude=True)
@@ -66,6 +69,8 @@ class Environment(BaseModel):
     constraints: str | None = None
     platforms: tuple[str, ...] = PLATFORMS[:1]
     packages: tuple[str, ...] = ()
+    dockerfile: tuple[str, ...] = ()
+    builder: Literal["layers", "buildkit"] | None = None
     base: str | None = None
     image: str | None = None
     interpreter: str | None = None
@@ -145,7 +150,13 @@ class Environment(BaseModel):
     @property
     def image_builder(self) -> str:
         """Return what makes the image: ``layers`` where wheels suffice, else ``buildkit``."""
-        return "buildkit" if self.packages else "layers"
+        return self.builder or ("buildkit" if self.buildkit_reason else "layers")
+
+    @property
+    def buildkit_reason(self) -> str:
+        """Return what of the image only BuildKit can make, or nothing."""
+        reasons = {"Debian packages": self.packages, "Dockerfile lines": self.dockerfile}
+        return ", ".join(reason for reason, needed in reasons.items() if needed)
 
     def image_tag(self, lock_digest: str) -> str:
         """Return the image's tag: a digest of everything that goes into the image.
@@ -155,13 +166,16 @@ class Environment(BaseModel):
         Args:
             lock_digest: the digest of the environment's lock.
         """
-        content = {
+        content: dict[str, Any] = {
             "python": self.python,
             "base": self.base_image,
             "packages": sorted(self.packages),
             "platforms": self.image_platforms,
             "lock": lock_digest,
         }
+        # Left out where they say nothing, so that they change no tag that is older than they are.
+        if self.dockerfile:
+            content["dockerfile"] = self.dockerfile
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:20]
 
     def image_reference(self, registry: str, lock_digest: str) -> str:

@@ -273,7 +273,12 @@ def _hashes(package: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _local_files(content: dict[str, Any]) -> dict[str, str]:
-    files = [file for package in content["packages"] for file in (*package.get("wheels", ()), package.get("archive"))]
+    kinds = ("archive", "sdist")
+    files = [
+        file
+        for package in content["packages"]
+        for file in (*package.get("wheels", ()), *(package.get(kind) for kind in kinds))
+    ]
     return {str(file["path"]): str(file["hashes"]["sha256"]) for file in files if file and "path" in file}
 
 

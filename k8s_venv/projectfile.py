@@ -25,6 +25,7 @@ _TAKES = {
     "constraints": 'must be the name or URL of a file, such as constraints = "constraints.txt"',
     "platforms": 'must be a list of platforms, such as platforms = ["linux/amd64", "linux/arm64"]',
     "packages": 'must be a list of Debian packages, such as packages = ["libgomp1"]',
+    "dockerfile": 'must be a list of lines, such as dockerfile = ["RUN locale-gen"]',
     "base": 'must be the name of an image, such as base = "python:3.12-slim"',
     "image": 'must be the name of an image, such as image = "registry.example.com/ours:1"',
     "interpreter": 'must be the path of a Python, such as interpreter = "/opt/venvs/etl/bin/python"',

@@ -163,7 +163,7 @@ def _compile(
                     *("--format", "pylock.toml", "--no-header"),
                     *("--python-version", environment.python, "--no-python-downloads"),
                     # A source distribution would be built here, on another Python and platform than the target's.
-                    *("--only-binary", ":all:"),
+                    *(() if environment.builder == "buildkit" else ("--only-binary", ":all:")),
                     *arguments,
                 ],
                 stdin=stdin,
@@ -186,7 +186,8 @@ def _portable(environment: Environment, package: Package, folder: Path) -> Packa
     """
     name = package["name"]
     files = [*package.get("wheels", ()), *([package["archive"]] if "archive" in package else ())]
-    if not files:
+    source = package.get("sdist") if environment.builder == "buildkit" and not files else None
+    if not files and not source:
         raise LockError(
             environment.name,
             f"{name!r} in {environment.requirements_place} comes from a folder or a repository, which an image's build "
@@ -195,6 +196,8 @@ def _portable(environment: Environment, package: Package, folder: Path) -> Packa
     portable = {key: value for key, value in package.items() if key not in ("index", "sdist")}
     if "archive" in package:
         portable["archive"] = _portable_file(environment, name, package["archive"], folder)
+    elif source:
+        portable["sdist"] = _portable_file(environment, name, source, folder)
     else:
         portable["wheels"] = [_portable_file(environment, name, file, folder) for file in package["wheels"]]
     return portable

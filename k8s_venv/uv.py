@@ -178,6 +178,16 @@ def _environ(indexes: Mapping[str, str]) -> dict[str, str]:
     return {**given, **{name: _with_known_credentials(value, known) for name, value in indexes.items()}}
 
 
+def index_variables(indexes: Mapping[str, str]) -> dict[str, str]:
+    """Return uv's variables for the indexes, with their passwords, for a uv that runs elsewhere.
+
+    Args:
+        indexes: those for the indexes that committed files name; they win.
+    """
+    names = re.compile(r"UV_((DEFAULT_|EXTRA_)?INDEX\w*|FIND_LINKS|INSECURE_HOST)")
+    return {name: value for name, value in _environ(indexes).items() if names.fullmatch(name)}
+
+
 def _with_known_credentials(urls: str, known: Mapping[str, str]) -> str:
     """Give URLs without a user those that another setting has for the same host, as pip does."""
 

@@ -7,6 +7,7 @@ import hashlib
 import os
 import posixpath
 import re
+import shutil
 import tarfile
 import tempfile
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import IO, TYPE_CHECKING, Any
 from filelock import FileLock
 from isal import igzip
 
+from k8s_venv import uv
 from k8s_venv.builders.bytecode import compile_files
 from k8s_venv.builders.install import File
 from k8s_venv.builders.layers import EPOCH, Layer, blob_path, digest_of, find_layer, make_layer
@@ -192,14 +194,13 @@ def inspect_base(environment: Environment, base: BaseImage, interpreter: str) ->
     """
     check_version(environment, base)
     key = digest_of(["stdlib", EPOCH, environment.python, [layer["digest"] for layer in base.layers]])
-    made = find_layer(key)
-    if made is not None:
-        # The layer's title carries what only the base's files could tell.
-        return Python(base.environ.get("PYTHON_VERSION", environment.python), made.title), made
-    return _make(key, environment, base, interpreter)
+    with FileLock(uv.require_cache() / f"base-{key[:12]}.lock"):  # made once, even when several images ask at once
+        made = find_layer(key) or _make(key, environment, base, interpreter)
+    # The layer's title carries what only the base's files could tell.
+    return Python(base.environ.get("PYTHON_VERSION", environment.python), made.title), made
 
 
-def _make(key: str, environment: Environment, base: BaseImage, interpreter: str) -> tuple[Python, Layer]:
+def _make(key: str, environment: Environment, base: BaseImage, interpreter: str) -> Layer:
     with tempfile.TemporaryDirectory(prefix="k8s-venv-base-") as name:
         folder = Path(name)
         found = _read_layers(base, environment.python, folder)
@@ -212,8 +213,7 @@ def _make(key: str, environment: Environment, base: BaseImage, interpreter: str)
         ]
         compiled = compile_files(files, environment.python, interpreter, folder / "bytecode")
         lacking = [file for file in compiled.values() if file.name not in found.files]
-        layer = make_layer(key, program, lacking, folders=found.folders)
-    return Python(base.environ.get("PYTHON_VERSION", environment.python), program), layer
+        return make_layer(key, program, lacking, folders=found.folders)
 
 
 def _read_layers(base: BaseImage, python: str, folder: Path) -> _Tree:
@@ -250,7 +250,7 @@ class _Tree:
     def add(self, stream: IO[bytes], media_type: str) -> None:
         """Add a layer."""
         before = set(self.files)
-        with _opened(stream, media_type) as archive:
+        with tempfile.TemporaryFile() as plain, _opened(stream, media_type, plain) as archive:
             for entry in archive:
                 name = posixpath.normpath(entry.name).lstrip("/")
                 folder, base = posixpath.split(name)
@@ -277,10 +277,13 @@ class _Tree:
         return path
 
 
-def _opened(stream: IO[bytes], media_type: str) -> Any:
+def _opened(stream: IO[bytes], media_type: str, plain: IO[bytes]) -> tarfile.TarFile:
+    """Open a layer, uncompressed into a file in which it is quick to skip what is not wanted."""
     if media_type.endswith("zstd"):
         raise RegistryError("The base image has layers compressed with zstd, which only `--builder buildkit` reads.")
-    plain: Any = stream
-    if media_type.endswith("gzip"):
-        plain = igzip.IGzipFile(fileobj=stream, mode="rb")  # type: ignore[no-untyped-call]
-    return tarfile.open(fileobj=plain, mode="r|", bufsize=1 << 20)
+    if not media_type.endswith("gzip"):
+        return tarfile.open(fileobj=stream)
+    with igzip.IGzipFile(fileobj=stream, mode="rb") as unpacked:  # type: ignore[no-untyped-call]
+        shutil.copyfileobj(unpacked, plain, 1 << 20)
+    plain.seek(0)
+    return tarfile.open(fileobj=plain)

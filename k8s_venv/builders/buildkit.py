@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.resources
+import os
 import re
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -12,9 +14,12 @@ from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from k8s_venv import uv
 from k8s_venv.builders.base import BASE_REGISTRY_VARIABLE, base_reference
 from k8s_venv.builders.layered import image_labels
 from k8s_venv.errors import BuildError
+from k8s_venv.locking import locked_packages
+from k8s_venv.requirements import index_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,6 +40,8 @@ _STEPS = {
     " pushing ": "pushing",
 }
 _LOG_LINES = 25
+# Where the template takes an environment's own lines.
+_LINES = "# (the environment's own lines)"
 
 
 class BuildKit:
@@ -65,11 +72,10 @@ class BuildKit:
             BuildError: BuildKit failed; its last lines are in the error.
         """
         with tempfile.TemporaryDirectory(prefix="k8s-venv-build-") as name:
-            context = Path(name)
-            shutil.copy(lock.path, context / "pylock.toml")
-            template = importlib.resources.files("k8s_venv.builders").joinpath("Dockerfile")
-            (context / "Dockerfile").write_text(template.read_text("utf-8"), "utf-8")
-            lines = self._run(_command(environment, lock, reference, destination, context), progress)
+            folder = Path(name)
+            context = write_context(environment, lock, folder / "context")
+            command = _command(environment, lock, reference, destination)
+            lines = self._run([*command, *_secrets(environment, folder), str(context)], progress)
         if lines is not None:
             raise BuildError(environment.name, *_explain(environment, reference, lines))
 
@@ -111,21 +117,57 @@ class BuildKit:
         return list(last) if process.returncode else None
 
 
-def _command(environment: Environment, lock: Lock, reference: str, destination: str | Path, context: Path) -> list[str]:
+def write_context(environment: Environment, lock: Lock, context: Path) -> Path:
+    """Write what BuildKit gets: the Dockerfile, the lock, and the local wheels that it names.
+
+    Args:
+        environment: what to build.
+        lock: its lock.
+        context: a folder that is made.
+    """
+    context.mkdir()
+    shutil.copy(lock.path, context / "pylock.toml")
+    for file in lock.local_files:
+        (context / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(environment.root / file, context / file)
+    template = importlib.resources.files("k8s_venv.builders").joinpath("Dockerfile").read_text("utf-8")
+    (context / "Dockerfile").write_text(template.replace(_LINES, "\n".join(environment.dockerfile)), "utf-8")
+    return context
+
+
+def _command(environment: Environment, lock: Lock, reference: str, destination: str | Path) -> list[str]:
+    base = base_reference(environment, lock.base_digest)
+    official = environment.model_copy(update={"base": None})
+    sources = any("wheels" not in package and "archive" not in package for package in locked_packages(environment))
     arguments = {
-        "BASE": base_reference(environment, lock.base_digest),
+        "BASE": base,
         "PYTHON": environment.python,
+        # Whose interpreter a base without the wanted one gets; BuildKit pulls it only then.
+        "PYTHON_IMAGE": base_reference(official) if environment.base else base,
         "PACKAGES": " ".join(sorted(environment.packages)),
+        "BUILD_PACKAGES": "build-essential" if sources else "",
         "UV_VERSION": importlib.metadata.version("uv"),
     }
-    labels = image_labels(environment, lock)
+    platforms = environment.image_platforms
     return [
         *("docker", "buildx", "build", "--progress", "plain", "--provenance", "false"),
         *_output(destination),
+        *(("--platform", ",".join(platforms)) if len(platforms) > 1 else ()),
         *(f"--build-arg={name}={value}" for name, value in arguments.items()),
-        *(f"--label={name}={value}" for name, value in labels.items()),
-        *("--tag", reference, str(context)),
+        *(f"--label={name}={value}" for name, value in image_labels(environment, lock).items()),
+        *("--tag", reference),
     ]
+
+
+def _secrets(environment: Environment, folder: Path) -> list[str]:
+    """Hand the package indexes with their passwords to the build, and to nothing that stays of it."""
+    variables = uv.index_variables(index_settings(environment))
+    path = folder / "indexes"
+    path.touch(0o600)
+    path.write_text("".join(f"export {name}={shlex.quote(value)}\n" for name, value in variables.items()), "utf-8")
+    found = [f"--secret=id=indexes,src={path}"]
+    netrc = Path(os.environ.get("NETRC") or Path.home() / ".netrc")
+    return [*found, f"--secret=id=netrc,src={netrc}"] if netrc.is_file() else found
 
 
 def _output(destination: str | Path) -> list[str]:

@@ -145,7 +145,7 @@ def bytecode_name(path: str, python: str) -> str | None:
         python: the minor version.
     """
     folder, name = posixpath.split(path)
-    if not name.endswith(".py") or {"test", "tests"} & set(folder.split("/")) or path.startswith("../../../"):
+    if not name.endswith(".py") or {"test", "tests"} & set(folder.split("/")) or path.startswith("../"):
         return None
     cached = f"__pycache__/{name[:-3]}.cpython-{python.replace('.', '')}.pyc"
     return posixpath.join(folder, cached)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from k8s_venv import uv
@@ -73,10 +74,11 @@ def build(environment: Environment, lock: Lock, parts: Parts, progress: Callable
         if interpreter is None:
             progress(f"downloading Python {python}, to compile with")
             interpreter = uv.install_python(python)
-        progress("reading the base image")
-        found, library = inspect_base(environment, parts.base, interpreter)
         target = Target(python, interpreter, parts.platform, index_settings(environment))
-        layers = make_layers(parts.wheels, target, progress)
+        with ThreadPoolExecutor(1) as pool:
+            base = pool.submit(inspect_base, environment, parts.base, interpreter)
+            layers = make_layers(parts.wheels, target, progress)
+            found, library = base.result()
     except uv.UvError as error:
         raise BuildError(environment.name, f"its packages cannot be installed.\n{error}") from None
     labels = image_labels(environment, lock)

@@ -101,7 +101,7 @@ def make_layer(
         partial = Path(stream.name)
         try:
             packed = _Packed(stream)
-            with tarfile.open(None, "w|", packed, 1 << 20, format=tarfile.PAX_FORMAT) as archive:
+            with tarfile.TarFile(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT, copybufsize=1 << 18) as archive:
                 _fill(archive, {file.name: file for file in files}, links or {}, folders or {})
             packed.finish()
             stream.close()
@@ -142,8 +142,13 @@ class _Packed(io.RawIOBase):
         self._stream = stream
         self._compressor = isal_zlib.compressobj(level=3, wbits=_GZIP)
         self.plain, self.digest, self.size = hashlib.sha256(), hashlib.sha256(), 0
+        self._position = 0
+
+    def tell(self) -> int:
+        return self._position
 
     def write(self, data: Any) -> int:
+        self._position += len(data)
         self.plain.update(data)
         self._put(self._compressor.compress(data))
         return len(data)

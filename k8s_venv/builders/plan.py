@@ -169,10 +169,11 @@ def _with_parts(step: Step, forced: str | None) -> Step:
     if forced == "buildkit":
         return _with_buildkit(step, "--builder")
     if environment.image_builder == "buildkit" and forced is None:
-        return _with_buildkit(step, "Debian packages")
+        return _with_buildkit(step, environment.buildkit_reason or "the environment's `builder`")
     step = dataclasses.replace(step, builder="layers", why="--builder" if forced else "wheels suffice")
     if environment.image_builder == "buildkit":
-        problem = BuildError(environment.name, "its Debian packages need BuildKit: leave out --builder layers.")
+        what = environment.buildkit_reason or "its `builder`"
+        problem = BuildError(environment.name, f"{what} need BuildKit: leave out --builder layers.")
         return dataclasses.replace(step, problem=problem)
     try:
         parts = tuple(find_parts(environment, step.lock, platform) for platform in environment.image_platforms)

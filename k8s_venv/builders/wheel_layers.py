@@ -14,7 +14,7 @@ from filelock import FileLock
 
 from k8s_venv import uv
 from k8s_venv.builders.bytecode import compile_files
-from k8s_venv.builders.install import PREFIX, File, Target, install
+from k8s_venv.builders.install import PREFIX, File, Target, install, site_packages
 from k8s_venv.builders.layers import EPOCH, Layer, digest_of, find_layer, make_layer, write_note
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def make_layers(wheels: Sequence[Wheel], target: Target, progress: Callable[[str
     if (found := find_layers(wheels, target.python)) is not None:
         return found
     cache = uv.require_cache()
-    progress("waiting for another build")
+    progress("waiting for the packages of another image")
     # One at a time: environments share layers, and the work for one uses every processor.
     with (
         FileLock(cache / f"layers-{target.python}.lock"),
@@ -119,9 +119,11 @@ class _Workshop:
         missing = [group for group in groups if find_layer(_key(group, self._python)) is None]
         self._install(wheel for group in missing for wheel in group)
         files = [file for group in missing for wheel in group for file in self._trees[wheel]]
-        self._progress(f"compiling {len(files):,} files")
-        compiled = compile_files(files, self._python, self._target.interpreter, self._folder / "bytecode")
-        self._progress(f"packing {len(missing)} layers")
+        self._progress("compiling")
+        packages = site_packages(self._python)
+        modules = [file for file in files if file.name.startswith(packages)]
+        compiled = compile_files(modules, self._python, self._target.interpreter, self._folder / "bytecode")
+        self._progress(f"packing {len(missing)} layer{'s' * (len(missing) != 1)}")
         with ThreadPoolExecutor() as pool:
             list(pool.map(lambda group: self._pack(group, compiled), missing))
         found = [find_layer(_key(group, self._python)) for group in groups]
@@ -131,7 +133,7 @@ class _Workshop:
         wanted = [wheel for wheel in wheels if wheel not in self._trees]
         if not wanted:
             return
-        self._progress(f"installing {len(wanted)} packages")
+        self._progress(f"installing {len(wanted)} package{'s' * (len(wanted) != 1)}")
         folder = self._folder / f"installed{len(self._trees)}"
         trees = install(wanted, self._target, folder)
         for wheel, files in trees.items():
