@@ -60,7 +60,7 @@ class Environment(BaseModel):
         pod: options of ``KubernetesPodOperator`` for this environment's pods; a task's own options win.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
     name: str = Field(exclude=True)
     root: Path = Field(exclude=True)

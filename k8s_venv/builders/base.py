@@ -132,7 +132,7 @@ def has_python(environment: Environment, base: BaseImage) -> bool:
     Raises:
         RegistryError: its layers cannot be downloaded.
     """
-    if "PYTHON_VERSION" in base.environ:
+    if base.environ.get("PYTHON_VERSION"):
         return True
     with tempfile.TemporaryDirectory(prefix="k8s-venv-base-") as name:
         try:
@@ -197,7 +197,7 @@ def inspect_base(environment: Environment, base: BaseImage, interpreter: str) ->
     with FileLock(uv.require_cache() / f"base-{key[:12]}.lock"):  # made once, even when several images ask at once
         made = find_layer(key) or _make(key, environment, base, interpreter)
     # The layer's title carries what only the base's files could tell.
-    return Python(base.environ.get("PYTHON_VERSION", environment.python), made.title), made
+    return Python((base.environ.get("PYTHON_VERSION") or environment.python), made.title), made
 
 
 def _make(key: str, environment: Environment, base: BaseImage, interpreter: str) -> Layer:

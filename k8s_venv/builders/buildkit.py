@@ -31,9 +31,10 @@ if TYPE_CHECKING:
 _STEPS = {
     "] FROM ": "pulling the base image",
     "sys.version_info": "checking the base image's Python",
+    "cp -a /python": "looking for Python",
     "apt-get install": "Debian packages",
     "compileall": "compiling the standard library",
-    "] RUN --mount=type=cache,target=/root/.cache/pip": "getting uv",
+    "pip install --quiet": "getting uv",
     "uv pip sync": "installing the locked packages",
     "] COPY --from=build": "assembling the image",
     "exporting layers": "exporting layers",

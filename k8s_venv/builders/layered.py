@@ -52,7 +52,7 @@ def find_parts(environment: Environment, lock: Lock, platform: str) -> Parts:
     """
     base = read_base(environment, lock.base_digest, platform)
     check_version(environment, base)
-    python = base.environ.get("PYTHON_VERSION", environment.python)
+    python = base.environ.get("PYTHON_VERSION") or environment.python
     return Parts(platform, base, tuple(select_wheels(environment.name, lock.path, python, platform)))
 
 
