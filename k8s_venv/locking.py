@@ -12,20 +12,19 @@ import dataclasses
 import hashlib
 import json
 import os
-import tempfile
 import tomllib
 from collections import Counter
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from k8s_venv import uv
 from k8s_venv.errors import LockError
 from k8s_venv.requirements import refuse_sources, requirement_lines
-from k8s_venv.resolving import Renewal, host_platform, lock_text, resolve, resolve_here
+from k8s_venv.resolving import Renewal, lock_text, resolve
 from k8s_venv.systempackages import system_packages
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from k8s_venv.environment import Environment
 
@@ -149,49 +148,6 @@ def write_lock(
     text = lock_text(packages, environment.platforms, tool)
     _replace(environment, _HEADER.format(name=environment.name) + text)
     return read_lock(environment)
-
-
-@contextlib.contextmanager
-def lock_for_here(
-    environment: Environment, lock: Lock, python: Path, progress: Callable[[str], None]
-) -> Iterator[Path]:
-    """Give the path of a lock from which this machine can install an environment, for as long as that takes.
-
-    It is the environment's own, where that covers this platform. Else the same requirements are resolved for this
-    machine, in exactly the versions of the lock; what only this platform needs comes in addition.
-
-    Args:
-        environment: which one.
-        lock: its lock.
-        python: the interpreter to install for.
-        progress: is called with what happens.
-
-    Raises:
-        LockError: a locked version does not exist for this platform.
-    """
-    here = host_platform()
-    if here in environment.platforms:
-        yield lock.path
-        return
-    covered = ", ".join(environment.platforms)
-    progress(f"The lock is for {covered}; resolving its versions for {here}")
-    try:
-        packages = resolve_here(environment, str(python), locked_packages(environment))
-    except LockError as error:
-        raise LockError(
-            environment.name,
-            f"its lock is for {covered}, and its versions cannot be had for {here}, this machine. If others can, add "
-            f'"{here}" to `platforms` of [environments.{environment.name}], and run `k8s-venv lock '
-            f"{environment.name}`.\n{error}",
-        ) from None
-    for package in packages:
-        for file in (*package.get("wheels", ()), package.get("archive")):
-            if file and "path" in file:
-                file["path"] = str((environment.root / file["path"]).resolve())
-    with tempfile.TemporaryDirectory(prefix="k8s-venv-lock-") as folder:
-        path = Path(folder) / "pylock.toml"
-        path.write_text(lock_text(packages), "utf-8")
-        yield path
 
 
 def locked_packages(environment: Environment) -> list[dict[str, Any]]:

@@ -23,11 +23,12 @@ from k8s_venv.backends.exits import exit_reason
 from k8s_venv.backends.lines import LineSplitter
 from k8s_venv.calls import PackedCall, Result, parse_document
 from k8s_venv.errors import BackendError
-from k8s_venv.locking import Lock, lock_for_here, read_lock
+from k8s_venv.locking import Lock, read_lock
 from k8s_venv.requirements import index_settings
 from k8s_venv.runner import protocol
 from k8s_venv.runner.mapped import map_file
 from k8s_venv.systempackages import system_packages
+from k8s_venv.uncovered import lock_for_here
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -160,23 +160,33 @@ def test_building_without_a_registry_gets_one_sentence(cli: Command, project_fil
     assert not list(project_file.parent.glob("pylock.*"))
 
 
+@pytest.fixture
+def with_debian_packages(tmp_path: Path) -> None:
+    """Declare an environment that only BuildKit can build."""
+    (tmp_path / "k8s-venv.toml").write_text('[environments.etl]\npython = "3.12"\npackages = ["jq"]\n')
+
+
+@pytest.mark.usefixtures("with_debian_packages")
 def test_building_without_the_docker_package_gets_one_sentence(
-    cli: Command, project_file: Path, tmp_path: Path
+    cli: Command, test_registry: str, tmp_path: Path
 ) -> None:
     (tmp_path / "docker.py").write_text("raise ImportError('not installed')")
 
-    ran = cli("build-images", K8S_VENV_REGISTRY="localhost:1/x", PYTHONPATH=str(tmp_path))
+    said = error_of(cli("build-images", K8S_VENV_REGISTRY=test_registry, PYTHONPATH=str(tmp_path)))
 
-    assert error_of(ran) == "Error: Building needs the docker package: pip install 'k8s-venv[docker]'."
+    assert said.endswith(
+        "its image needs BuildKit (Debian packages). Building needs the docker package: pip install 'k8s-venv[docker]'."
+    )
 
 
+@pytest.mark.usefixtures("with_debian_packages")
 @pytest.mark.parametrize("address", ["unix:///nonexistent", "tcp://localhost:1", "nonsense"])
-def test_building_without_an_engine_gets_one_sentence(cli: Command, project_file: Path, address: str) -> None:
+def test_building_without_an_engine_gets_one_sentence(cli: Command, test_registry: str, address: str) -> None:
     pytest.importorskip("docker", reason="needs the docker extra")
 
-    said = error_of(cli("build-images", K8S_VENV_REGISTRY="localhost:1/x", DOCKER_HOST=address))
+    said = error_of(cli("build-images", K8S_VENV_REGISTRY=test_registry, DOCKER_HOST=address))
 
-    assert said == (f"Error: No Docker Engine answers at {address}. Start it, or set DOCKER_HOST to one that runs.")
+    assert said.endswith(f"No Docker Engine answers at {address}. Start it, or set DOCKER_HOST to one that runs.")
 
 
 def test_progress_on_a_terminal_is_live_and_ends_with_a_mark(project_file: Path) -> None:
