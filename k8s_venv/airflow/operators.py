@@ -30,7 +30,8 @@ from k8s_venv.airflow.secrets import SecretNames, resolve_secrets
 from k8s_venv.airflow.xcom import check_storable
 from k8s_venv.backends import choose_backend
 from k8s_venv.calls import Result, open_result, pack, sealed_value, to_document
-from k8s_venv.errors import K8sVenvError
+from k8s_venv.calls.transport import check_serializer
+from k8s_venv.errors import CallError, K8sVenvError
 from k8s_venv.project import Project, find_project, load_project, project_at
 from k8s_venv.runtime import FailTask, SkipTask
 
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     from k8s_venv.backends.docker import DockerBackend
     from k8s_venv.backends.local import LocalBackend
     from k8s_venv.calls import PackedCall
-    from k8s_venv.calls.transport import Transport
+    from k8s_venv.calls.transport import Serializer, Transport
 
 _BASE_OPTIONS = frozenset(inspect.signature(BaseOperator.__init__).parameters)
 
@@ -69,6 +70,9 @@ class IsolatedOperator(BaseOperator):
         optional_variables: keys of those that it may use where they are defined.
         result: ``reference`` stores the value still encoded; the next isolated task takes it as the value itself,
             and ``k8s_venv.load`` opens it elsewhere, so nothing beside Airflow needs the value's libraries.
+        serializer: ``cloudpickle`` lets what no codec carries of the value travel as a pickle, between equal minor
+            versions of Python. Reading a pickle runs code that the environment chose: on the worker, or with
+            ``result="reference"`` in the next task, which must ask for it as well.
         deferrable: hand the waiting for a pod to Airflow's triggerer, so that the worker is free meanwhile; by default
             what ``[operators] default_deferrable`` in airflow.cfg says.
 
@@ -96,6 +100,7 @@ class IsolatedOperator(BaseOperator):
         variables: Sequence[str] = (),
         optional_variables: Sequence[str] = (),
         result: Literal["value", "reference"] = "value",
+        serializer: Serializer | None = None,
         deferrable: bool | None = None,
         **kwargs: Any,
     ) -> None:
@@ -121,6 +126,7 @@ class IsolatedOperator(BaseOperator):
         if result not in ("value", "reference"):
             raise K8sVenvError(f'{task}: result is "value" or "reference", not {result!r}.')
         self.result = result
+        self.serializer = serializer
         if result == "reference":
             self.multiple_outputs = False  # Airflow infers it from annotations; a document is one value
         if deferrable is None:
@@ -130,6 +136,10 @@ class IsolatedOperator(BaseOperator):
         project = self.project()
         check_options(set(project.environment(environment).pod), f"{project.path}: environment {environment!r}")
         choose_backend(backend, project)
+        try:
+            check_serializer(serializer, project.environment(environment))
+        except CallError as error:
+            raise K8sVenvError(f"{task}: {error}") from None
         if isinstance(self.op_args, list | tuple) and isinstance(self.op_kwargs, dict):  # not yet another task's value
             context_parameters(python_callable, self.op_args, self.op_kwargs)
 
@@ -228,6 +238,7 @@ class IsolatedOperator(BaseOperator):
             context=travelling_context(context, asked),
             secrets=self._secrets(),
             discard_value=not self.do_xcom_push,
+            serializer=self.serializer,
         )
 
     def _secrets(self) -> dict[str, Any]:

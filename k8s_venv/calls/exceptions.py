@@ -114,8 +114,9 @@ def _our_error(failure: Mapping[str, Any], call: PackedCall) -> Exception:
     args: tuple[Any, ...] = tuple(failure["args"] or ())
     if name == "NoCodecError" and len(args) == 2:
         return CallError(
-            f"The result of {call.function}() cannot travel: {args[0]} is {args[1]}. Return plain data, numpy arrays "
-            "or pandas frames."
+            f"The result of {call.function}() cannot travel: {args[0]} is {args[1]}. Return plain data, arrays, frames "
+            "or dataclasses of the project; say how its type travels with k8s_venv.runtime.register_codec(); or let "
+            'this task\'s results be pickled with serializer="cloudpickle", which lets the environment run code here.'
         )
     if name == "MissingLibraryError":
         return CallError(

@@ -20,7 +20,7 @@ from k8s_venv.calls.capturing import capture
 from k8s_venv.calls.slicing import function_name, place_of
 from k8s_venv.calls.state import sent_name
 from k8s_venv.calls.syntax import check_syntax
-from k8s_venv.calls.transport import same_python
+from k8s_venv.calls.transport import check_serializer, same_python
 from k8s_venv.errors import CallError
 from k8s_venv.runner import protocol
 from k8s_venv.runner.errors import NoCodecError
@@ -30,14 +30,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from k8s_venv.calls.capturing import Captured
-    from k8s_venv.calls.transport import Transport
+    from k8s_venv.calls.transport import Serializer, Transport
     from k8s_venv.environment import Environment
 
 _MAIN = "import sys\nfrom k8s_venv.runner.main import main\nsys.exit(main(sys.argv[0], sys.argv[1:]))\n"
 # The modules that most calls run, so that their bytecode is worth its size.
 _OFTEN_RUN = {
     *("building", "cloudpickle", "decoder", "encoder", "errors", "function", "main"),
-    *("protocol", "registry", "report", "runtime", "values"),
+    *("protocol", "registry", "report", "runtime", "streams", "values"),
 }
 _UNCHECKED_HASH = 0b01  # the flags of a pyc file
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the oldest time a zip can hold; the same call gives the same bytes
@@ -54,6 +54,7 @@ class PackedCall:
         transport: how the function travels.
         archive: the zip archive, to be run as ``python call.pyz``.
         secrets: what is delivered beside the archive and never in it, as ``secrets.json``; empty without any.
+        serializer: ``cloudpickle`` where this side shall unpickle what no codec carries of the result.
     """
 
     environment: Environment
@@ -62,6 +63,7 @@ class PackedCall:
     transport: Transport
     archive: bytes = dataclasses.field(repr=False)
     secrets: Mapping[str, Any] = dataclasses.field(repr=False)
+    serializer: Serializer | None = None
 
     @functools.cached_property
     def mask(self) -> Callable[[str], str]:
@@ -81,6 +83,7 @@ def pack(
     context: Mapping[str, Any] | None = None,
     secrets: Mapping[str, Any] | None = None,
     discard_value: bool = False,
+    serializer: Serializer | None = None,
 ) -> PackedCall:
     """Pack a call.
 
@@ -93,25 +96,32 @@ def pack(
         context: Airflow's context, as ``values``, ``objects`` and ``parameters``, or None outside Airflow.
         secrets: the connections and variables to deliver, and what of them no log may show.
         discard_value: tells the runner to report success without the value.
+        serializer: ``cloudpickle`` pickles what no codec carries of the result, and has this side unpickle it: code
+            of the environment's choice then runs here.
 
     Raises:
         CallError: the function or an argument cannot travel.
     """
+    check_serializer(serializer, environment)
     captured = capture(function, environment, transport, args, kwargs)
     if captured.transport == "source" and not same_python(environment.python):
         check_syntax(captured.source, environment.python)
     entries = dict(captured.entries)
-    pickled = captured.transport == "cloudpickle" or captured.arguments.pickled
+    pickled = captured.transport == "cloudpickle" or captured.arguments.pickled or serializer is not None
     own = {str(getattr(function, "__module__", "")), *(module for module, _ in captured.arguments.names)}
     modules = frozenset({*own, *captured.beside_modules})
     entries[protocol.ARGUMENTS] = captured.arguments.data
     entries[protocol.CONTEXT] = _encode_context(function, context)
-    entries[protocol.HEADER] = json.dumps(_header(captured, modules, discard_value)).encode()
+    entries[protocol.HEADER] = json.dumps(_header(captured, modules, discard_value, serializer)).encode()
     archive = _zip(entries, _runner_archive(same_minor=same_python(environment.python), with_cloudpickle=pickled))
-    return PackedCall(environment, captured.function, modules, captured.transport, archive, dict(secrets or {}))
+    return PackedCall(
+        environment, captured.function, modules, captured.transport, archive, dict(secrets or {}), serializer
+    )
 
 
-def _header(captured: Captured, modules: frozenset[str], discard_value: bool) -> dict[str, Any]:
+def _header(
+    captured: Captured, modules: frozenset[str], discard_value: bool, serializer: Serializer | None
+) -> dict[str, Any]:
     return {
         "protocol": protocol.PROTOCOL,
         "sender": {"python": platform.python_version(), "k8s-venv": __version__},
@@ -122,6 +132,7 @@ def _header(captured: Captured, modules: frozenset[str], discard_value: bool) ->
         "function": captured.function,
         "modules": sorted(sent_name(name) for name in modules),
         "discard_value": discard_value,
+        "serializer": serializer,
     }
 
 

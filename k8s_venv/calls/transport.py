@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from k8s_venv.environment import Environment
 
 Transport = Literal["cloudpickle", "source"]
+Serializer = Literal["cloudpickle"]
 T = TypeVar("T")
 
 
@@ -68,6 +69,25 @@ def by_rule(
         return attempt("source", "its text and values say all that it needs")
     except SourceError as refused:
         return attempt("cloudpickle", f"both sides run Python {python}, and source cannot say it: {refused.problem}")
+
+
+def check_serializer(serializer: str | None, environment: Environment) -> None:
+    """Refuse to have results pickled where this side could not read them.
+
+    Args:
+        serializer: what the task says of it.
+        environment: where it will run.
+
+    Raises:
+        CallError: there is no such serializer, or the versions of Python differ.
+    """
+    if serializer not in (None, "cloudpickle"):
+        raise CallError(f'serializer is "cloudpickle" or left out, not {serializer!r}.')
+    if serializer and not same_python(environment.python):
+        raise CallError(
+            f'serializer="cloudpickle" needs equal minor versions of Python: environment {environment.name!r} runs '
+            f"{environment.python}, this is {platform.python_version()}. Leave it out and return plain data."
+        )
 
 
 def same_python(python: str) -> bool:

@@ -39,6 +39,11 @@ def unpickle(data: Any) -> Any:
     return restored(lambda: importlib.import_module("cloudpickle").loads(bytes(data)))
 
 
+def pickled(value: Any) -> bytes:
+    """Return a result's part as a pickle, which the sender reads where its task says so."""
+    return bytes(importlib.import_module("cloudpickle").dumps(value))
+
+
 def restored(load: Callable[[], Any]) -> Any:
     """Return what the sender's objects were restored to; a missing module speaks for itself.
 

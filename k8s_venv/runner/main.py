@@ -123,6 +123,10 @@ def _open(
     from_context = _install_context(read(protocol.CONTEXT))
     call, pickled_types = function.load(read, header)
     reporter.types = _shipped_types(header, call, pickled_types)
+    if header["serializer"]:
+        reporter.pickle = function.pickled
+        references: Any = importlib.import_module("k8s_venv.runner.references")
+        references.unpickle = function.unpickle
     packed = values.loads(read(protocol.ARGUMENTS), function.unpickle, reporter.types)
     return call, packed["args"], {**from_context, **packed["kwargs"]}, header["discard_value"]
 

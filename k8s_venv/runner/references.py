@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, NamedTuple, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, NamedTuple, Optional, Tuple
 
 from k8s_venv.runner import values
 
@@ -10,6 +10,10 @@ if TYPE_CHECKING:
     from k8s_venv.runner.decoder import Decoder
     from k8s_venv.runner.encoder import Encoder
     from k8s_venv.runner.registry import Node
+
+
+# Loads what another task pickled; only where this one's serializer says so.
+unpickle: Optional[Callable[[memoryview], Any]] = None
 
 
 class Reference(NamedTuple):
@@ -44,7 +48,7 @@ def _types_in(node: Any) -> Iterator[Tuple[str, str]]:
 
 
 def _decode(decoder: Decoder, node: Node) -> Any:
-    return values.loads(decoder.buffer(node["b"]), types=decoder.types)
+    return values.loads(decoder.buffer(node["b"]), unpickle, decoder.types)
 
 
 DECODERS: Dict[str, Callable[[Decoder, Node], Any]] = {"reference": _decode}

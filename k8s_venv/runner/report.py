@@ -36,6 +36,7 @@ class Reporter:
     def __init__(self, folder: str, message: Optional[str] = None, limit: int = protocol.MESSAGE_LIMIT) -> None:
         self.timings: Dict[str, float] = {}
         self.types: Optional[Types] = None  # finds the types that travelled with the call
+        self.pickle: Optional[Callable[[Any], bytes]] = None  # pickles what has no codec, where the task wants that
         self.mask: Optional[Callable[[str], str]] = None  # hides secrets in what is reported of a failure
         self.process = os.getpid()
         self._folder = folder
@@ -72,7 +73,7 @@ class Reporter:
         """
         started = time.perf_counter()
         try:
-            parts = values.dump_parts(value, types=self.types)
+            parts = values.dump_parts(value, self.pickle, self.types)
         except NoCodecError as error:
             raise NoCodecError(f"result{error.path}", error.kind) from None
         self.timings["encode"] = time.perf_counter() - started

@@ -82,6 +82,19 @@ def faults():
 
 faults()
 """
+PICKLED = """
+from airflow.sdk import dag, task
+
+@dag(schedule=None)
+def pickled():
+    @task.isolated("old", serializer="cloudpickle")
+    def work():
+        pass
+
+    work()  # other minor version
+
+pickled()
+"""
 BROKEN = """
 from airflow.sdk import dag, task
 
@@ -105,6 +118,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "dags").mkdir()
     (folder / "dags" / "faults.py").write_text(FAULTS)
     (folder / "dags" / "broken.py").write_text(BROKEN)
+    (folder / "dags" / "pickled.py").write_text(PICKLED)
     (folder / "dags" / "helper.py").write_text("def double(x):\n    return x * 2\n")
     environments = load_project(folder / "k8s-venv.toml").environments
     write_lock(environments["old"])
@@ -133,6 +147,7 @@ def test_every_planted_fault_is_found_at_its_line_and_nothing_else(project: Path
     assert [each["task"] for each in findings if "'LOCK'" in each["message"]] == ["faults.lock", "faults.lock_same"]
     expected = {
         ("broken.py", line_of(BROKEN, "work()  #")): "There is no environment 'sme'. Did you mean 'same'?",
+        ("pickled.py", line_of(PICKLED, "work()  #")): 'serializer="cloudpickle" needs equal minor versions',
         ("faults.py", line_of(FAULTS, "import yaml")): "imports yaml, which nothing in environment 'old' provides",
         ("faults.py", line_of(FAULTS, "LOCK = ")): "uses 'LOCK'",
         ("faults.py", line_of(FAULTS, "match x")): "Cannot use `match` statement on Python 3.8",

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from k8s_venv.calls import Result, open_result, pack, parse_document
+from k8s_venv.calls import Result, open_result, pack, parse_document, sealed_value, to_document
 from k8s_venv.environment import Environment
-from k8s_venv.errors import CallError
+from k8s_venv.errors import BackendError, CallError
 from tests.interpreters import interpreter
 
 SAMPLES = Path(__file__).parent.parent / "samples"
@@ -30,9 +30,17 @@ Load = Callable[..., ModuleType]
 def send(tmp_path: Path) -> Send:
     """Return a function that calls another one in a Python of another version."""
 
-    def call(function: Any, *args: Any, python: str = "3.8", transport: Any = None, root: Path = tmp_path) -> Any:
+    def call(
+        function: Any,
+        *args: Any,
+        python: str = "3.8",
+        transport: Any = None,
+        root: Path = tmp_path,
+        serializer: Any = None,
+        reference: bool = False,
+    ) -> Any:
         environment = Environment(name="other", root=root, python=python)
-        packed = pack(function, args, {}, environment=environment, transport=transport)
+        packed = pack(function, args, {}, environment=environment, transport=transport, serializer=serializer)
         archive = tmp_path / "call.pyz"
         archive.write_bytes(packed.archive)
         out = tmp_path / "result"
@@ -41,7 +49,8 @@ def send(tmp_path: Path) -> Send:
         )
         assert (out / "result.json").exists(), ran.stderr
         document = parse_document((out / "result.json").read_text(), "other")
-        return open_result(Result(document, (out / "result.bin").read_bytes()), packed)
+        result = Result(document, (out / "result.bin").read_bytes())
+        return to_document(sealed_value(result, packed)) if reference else open_result(result, packed)
 
     return call
 
@@ -320,6 +329,45 @@ def test_what_cannot_be_restored_there_is_told_in_a_sentence(load: Load, send: S
 
     with pytest.raises(CallError, match=r"What work\(\) needs cannot be restored .* RuntimeError: made for another"):
         send(module.work, python="3.8")
+
+
+MODEL = """
+    class Model:
+        def __init__(self, size): self.size = size
+        def __eq__(self, other): return type(self) is type(other) and self.size == other.size
+    def train(): return {"model": Model(3), "score": 0.5}
+    def predict(trained): return isinstance(trained["model"], Model) and trained["model"].size
+    def broken():
+        class Local:
+            def __reduce__(self): return int, ("x",)
+        return Local()
+"""
+
+
+def test_a_task_can_opt_in_to_have_its_results_pickled(load: Load, send: Send) -> None:
+    module = load(MODEL)
+
+    with pytest.raises(
+        CallError, match=r"result\['model'\] is my_dag\.Model\..*register_codec.*serializer=.cloudpickle"
+    ):
+        send(module.train, python=HERE)
+    assert send(module.train, python=HERE, serializer="cloudpickle") == module.train()
+    with pytest.raises(CallError, match=r"cannot be unpickled here: ValueError: invalid literal"):
+        send(module.broken, python=HERE, serializer="cloudpickle")
+
+
+def test_a_pickled_result_is_read_by_the_next_task_where_that_opts_in_too(load: Load, send: Send) -> None:
+    module = load(MODEL)
+    document = send(module.train, python=HERE, serializer="cloudpickle", reference=True)
+
+    assert send(module.predict, document, python=HERE, serializer="cloudpickle") == 3
+    with pytest.raises(BackendError, match="pickled part"):
+        send(module.predict, document, python=HERE)
+
+
+def test_results_are_pickled_for_the_same_minor_version_only(load: Load, send: Send) -> None:
+    with pytest.raises(CallError, match="needs equal minor versions of Python"):
+        send(load(MODEL).train, python="3.8", serializer="cloudpickle")
 
 
 def test_tracebacks_show_the_lines_of_the_dag_file(load: Load, send: Send) -> None:
