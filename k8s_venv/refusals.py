@@ -16,6 +16,8 @@ _NO_SOLUTION = "No solution found when resolving dependencies\n"
 _CONFLICT = re.compile(r"\bdepends? on\b")
 _NOT_PARSED = re.compile(r"(?:Couldn't parse requirement|Invalid URL) in `([^`]+)` at position (\d+)(?:: .*)?\n\s*(.+)")
 _NO_FOLDER = re.compile(r"Invalid URL in `([^`]+)` at position \d+: `?([^`\s]+)`?\n\s*relative URL")
+_NOT_BUILT = re.compile(r"Failed to (?:build|download and build) `([^`]+)`\n")
+_LOG_LINES = 20
 _NOT_FETCHED = re.compile(r"Failed to fetch: `?([^`\s]+)`?\n(?:.*\n)*\s*(.+)")
 _NOT_ALLOWED = re.compile(r"index URL \((\S+)\) could not be queried due to a lack of valid authentication")
 # Names that Debian gives and the package index hardly ever: headers, libraries with their ABI's number, and tools.
@@ -41,6 +43,8 @@ def explain(environment: Environment, platform: str, stdin: str, output: str) ->
         return _not_parsed(environment, stdin, *found.groups())
     if refused := _NOT_ALLOWED.search(output):
         return _not_allowed(refused[1])
+    if found := _NOT_BUILT.search(output):
+        return _not_built(environment, found[1], output[found.end() :])
     if found := _NOT_FETCHED.search(output):
         if "401" in found[2] or "403" in found[2]:
             return _not_allowed(found[1])
@@ -57,6 +61,15 @@ def explain(environment: Environment, platform: str, stdin: str, output: str) ->
             f"`packages`.\n{_NO_WHEEL.sub('', output).strip()}"
         )
     return f"{place} cannot be met for {target}:\n{_NO_WHEEL.sub('', output).rstrip()}"
+
+
+def _not_built(environment: Environment, package: str, log: str) -> str:
+    lines = [line for line in log.splitlines() if line.strip() and not line.startswith("hint:")]
+    return (
+        f"{package} has no wheel, and says what it requires only when its build is begun, which failed here. Choose a "
+        "version that has a wheel, or install what its build needs on this machine as well (the image gets it from "
+        f"`packages` of [environments.{environment.name}]). The end of its log:\n" + "\n".join(lines[-_LOG_LINES:])
+    )
 
 
 def _not_allowed(url: str) -> str:

@@ -162,8 +162,7 @@ def _compile(
                     *(("-c", str(constraints)) if constraints else ()),
                     *("--format", "pylock.toml", "--no-header"),
                     *("--python-version", environment.python, "--no-python-downloads"),
-                    # A source distribution would be built here, on another Python and platform than the target's.
-                    *(() if environment.builder == "buildkit" else ("--only-binary", ":all:")),
+                    *_source_options(environment),
                     *arguments,
                 ],
                 stdin=stdin,
@@ -174,6 +173,16 @@ def _compile(
             raise LockError(environment.name, explain(environment, platform, stdin, error.output)) from None
         packages = tomllib.loads(output.read_text("utf-8")).get("packages", [])
         return [_portable(environment, package, output.parent) for package in packages]
+
+
+def _source_options(environment: Environment) -> list[str]:
+    """Return uv's options about packages without wheels."""
+    if environment.builder != "buildkit":
+        # They would be built here, on another Python and platform than the target's.
+        return ["--only-binary", ":all:"]
+    # Some say what they require only when their build is begun: by the target's Python, where it is here.
+    python = uv.find_interpreter(environment.python)
+    return ["--python", python] if python else []
 
 
 def _portable(environment: Environment, package: Package, folder: Path) -> Package:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import tarfile
 import tomllib
 from pathlib import Path
 
@@ -94,3 +95,42 @@ def test_a_source_distribution_is_refused_with_the_way_out(tmp_path: Path) -> No
 def test_a_folder_of_wheels_that_does_not_exist_is_named(tmp_path: Path) -> None:
     with pytest.raises(LockError, match=r"there is no folder './wheel' beside lists/requirements\.txt, which names it"):
         write_lock(declare(tmp_path, "--find-links ./wheel", "own"))
+
+
+def make_sdist(folder: Path, setup: str) -> None:
+    """Write the source distribution of a package `own` with a `setup.py`."""
+    (folder / "own-1.0").mkdir(parents=True)
+    (folder / "own-1.0" / "setup.py").write_text(setup)
+    (folder / "own-1.0" / "PKG-INFO").write_text("Metadata-Version: 2.1\nName: own\nVersion: 1.0\n")
+    with tarfile.open(folder / "own-1.0.tar.gz", "w:gz") as archive:
+        archive.add(folder / "own-1.0", "own-1.0")
+
+
+def test_without_a_wheel_the_ways_out_are_said(tmp_path: Path) -> None:
+    make_sdist(tmp_path / "wheels", "")
+
+    with pytest.raises(LockError, match=r'own in .* has no wheel .* with builder = "buildkit" in \[env'):
+        write_lock(declare(tmp_path, "--find-links ../wheels", "own"))
+
+
+@pytest.mark.usefixtures("package_index")
+def test_a_failed_build_shows_the_end_of_its_log(tmp_path: Path) -> None:
+    make_sdist(
+        tmp_path / "wheels", "import sys\nfor number in range(99): print(number)\nsys.exit('foo.h: no such file')"
+    )
+    environment = Environment(
+        name="etl",
+        root=tmp_path,
+        python="3.12",
+        requirements=("--find-links ./wheels", "own"),
+        builder="buildkit",
+    )
+
+    with pytest.raises(LockError) as raised:
+        write_lock(environment)
+
+    said = raised.value.problem
+    assert said.startswith("own==1.0 has no wheel, and says what it requires only when its build is begun")
+    assert "`packages` of [environments.etl]" in said
+    assert "foo.h: no such file" in said
+    assert "\n  10\n" not in said
