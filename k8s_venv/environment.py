@@ -11,7 +11,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
-from k8s_venv.errors import did_you_mean
+from k8s_venv.errors import K8sVenvError, did_you_mean
+from k8s_venv.value_settings import ValueSettings, refused_setting
 
 OLDEST_PYTHON = (3, 8)
 # What PEP 751 allows in a lock's file name, an image's repository and a label of Kubernetes alike.
@@ -58,6 +59,7 @@ class Environment(BaseModel):
         system_site_packages: whether the local environment sees the interpreter's own packages, which its lock then
             leaves out.
         pod: options of ``KubernetesPodOperator`` for this environment's pods; a task's own options win.
+        values: how arguments and results travel; a task's own settings win.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
@@ -76,6 +78,15 @@ class Environment(BaseModel):
     interpreter: str | None = None
     system_site_packages: bool = Field(default=False, alias="system-site-packages", strict=True)
     pod: Mapping[str, Any] = Field(default_factory=dict)
+    values: ValueSettings = Field(default_factory=ValueSettings)
+
+    @field_validator("values")
+    @classmethod
+    def _possible(cls, values: ValueSettings) -> ValueSettings:
+        problem = values.problem()
+        if problem:
+            raise ValueError(problem)
+        return values
 
     @field_validator("packages")
     @classmethod
@@ -114,6 +125,22 @@ class Environment(BaseModel):
         if self.constraints is None or "://" in self.constraints:
             return None
         return self.root / self.constraints
+
+    def with_values(self, given: Mapping[str, Any]) -> Environment:
+        """Return the same environment with a task's own settings for values.
+
+        Args:
+            given: the settings that the task names.
+
+        Raises:
+            K8sVenvError: one of them is unknown or wrong, or no result could come back.
+        """
+        own = {name: value for name, value in self.values.model_dump().items() if name not in given}
+        try:
+            values = self._possible(ValueSettings.model_validate({**own, **given}))
+        except ValueError as error:
+            raise K8sVenvError(f"{refused_setting(error)}.") from None
+        return self.model_copy(update={"values": values})
 
     @property
     def requirements_file(self) -> Path | None:

@@ -15,6 +15,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from k8s_venv.environment import Environment
 from k8s_venv.errors import ProjectError, UnknownEnvironmentError
 from k8s_venv.projectfile import environment_tables, explain, missing_file, unknown_key
+from k8s_venv.value_settings import ValueSettings
 
 FILE = "k8s-venv.toml"
 PROJECT_VARIABLE = "K8S_VENV_PROJECT"
@@ -41,6 +42,7 @@ class Project(BaseModel):
         path: the file itself.
         registry: the registry and path prefix of the images.
         backend: where calls run unless the task, ``K8S_VENV_BACKEND`` or airflow.cfg say otherwise.
+        values: how arguments and results travel, where an environment says nothing else.
         environments: the environments by their names.
     """
 
@@ -49,6 +51,7 @@ class Project(BaseModel):
     path: Path = Field(exclude=True)
     registry: Annotated[str, AfterValidator(_registry)] | None = None
     backend: BackendName | None = None
+    values: ValueSettings = Field(default_factory=ValueSettings)
     environments: Mapping[str, Environment] = Field(default_factory=dict)
 
     @property

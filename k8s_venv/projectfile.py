@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from k8s_venv.environment import NAME, Environment
 from k8s_venv.errors import ProjectError, did_you_mean
+from k8s_venv.value_settings import ValueSettings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,6 +32,11 @@ _TAKES = {
     "interpreter": 'must be the path of a Python, such as interpreter = "/opt/venvs/etl/bin/python"',
     "system-site-packages": "must be true or false",
     "pod": "must be a table of options of KubernetesPodOperator",
+    "values": 'must be a table, such as values = { location = "s3://bucket/prefix" }',
+    "location": 'must be text, such as location = "s3://bucket/prefix"',
+    "above": 'must be a size, such as above = "64 MiB"',
+    "exec": "must be true or false",
+    "status": "must be true or false",
 }
 
 
@@ -65,7 +71,17 @@ def environment_tables(content: Mapping[str, Any], path: Path, text: str) -> dic
             raise ProjectError(f"`{name}` must be a table: [environments.{name}].", path, line)
         for key in (_OWN | _ALIASED) & table.keys():
             raise unknown_key(key, Environment, f"[environments.{name}]", path, line)
-    return {name: {**table, "name": name, "root": path.parent} for name, table in declared.items()}
+    shared = content.get("values", {})
+    return {
+        name: {**table, **_with_shared(shared, table), "name": name, "root": path.parent}
+        for name, table in declared.items()
+    }
+
+
+def _with_shared(shared: object, table: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an environment's own settings for values over the project's."""
+    own = table.get("values", {})
+    return {"values": {**shared, **own}} if isinstance(shared, dict) and isinstance(own, dict) else {}
 
 
 def explain(error: ValidationError, project: type[BaseModel], path: Path, text: str) -> ProjectError:
@@ -83,8 +99,12 @@ def explain(error: ValidationError, project: type[BaseModel], path: Path, text: 
     table = f"[environments.{place[1]}]" if in_environment else "the project"
     key = place[2] if in_environment else place[0]
     line = _line_of(text, place)
+    model: type[BaseModel] = Environment if in_environment else project
+    inside = place[3:] if in_environment else place[1:]
+    if key == "values" and inside:
+        key, model = inside[0], ValueSettings
+        table = f"[environments.{place[1]}.values]" if in_environment else "[values]"
     if problem["type"] == "extra_forbidden":
-        model: type[BaseModel] = Environment if in_environment else project
         return unknown_key(key, model, table, path, line)
     if problem["type"] == "missing":
         return ProjectError(f'{table} lacks `{key}`, such as {key} = "3.12".', path, line)
@@ -136,16 +156,21 @@ def missing_file(environment: Environment, key: str, file: Path, path: Path, tex
 def _line_of(text: str, place: tuple[str, ...]) -> int | None:
     """Return the line on which a key, or at least its table, stands."""
     lines = text.splitlines()
-    own = r"\s*\[\s*(?:tool\.[\"']?k8s-venv[\"']?{separator})?{rest}\s*\]"
-    if place[0] == "environments" and len(place) > 1:
-        pattern = own.format(separator=r"\.", rest=rf"environments\.[\"']?{re.escape(place[1])}[\"']?")
-        place = place[2:]
-    else:
-        pattern = own.format(separator="", rest="")
-    header = next((number for number, line in enumerate(lines, 1) if re.match(pattern, line)), 0)
+    depth, header = next(
+        (depth, number)
+        for depth in range(len(place), -1, -1)
+        for number, line in [*enumerate(lines, 1), (0, "")]
+        if (re.match(_header(place[:depth]), line) if number else depth == 0)
+    )
     for number, line in enumerate(lines[header:], header + 1):
-        if place and re.match(rf"\s*[\"']?{re.escape(place[0])}[\"']?\s*=", line):
+        if depth < len(place) and re.match(rf"\s*[\"']?{re.escape(place[depth])}[\"']?\s*=", line):
             return number
         if line.lstrip().startswith("["):
             break
     return header or None
+
+
+def _header(table: tuple[str, ...]) -> str:
+    """Return the pattern of a table's first line, in a file of ours or in pyproject.toml."""
+    names = r"\s*\.\s*".join(rf"[\"']?{re.escape(name)}[\"']?" for name in table)
+    return rf"\s*\[\s*(?:tool\.[\"']?k8s-venv[\"']?{'[.]' if table else ''})?{names}\s*\]"

@@ -29,7 +29,7 @@ from k8s_venv.airflow.options import (
 from k8s_venv.airflow.secrets import SecretNames, resolve_secrets
 from k8s_venv.airflow.xcom import check_storable
 from k8s_venv.backends import choose_backend
-from k8s_venv.calls import Result, open_result, pack, sealed_value, to_document
+from k8s_venv.calls import Result, open_result, pack, refer
 from k8s_venv.calls.transport import check_serializer
 from k8s_venv.errors import CallError, K8sVenvError
 from k8s_venv.project import Project, find_project, load_project, project_at
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from k8s_venv.backends.local import LocalBackend
     from k8s_venv.calls import PackedCall
     from k8s_venv.calls.transport import Serializer, Transport
+    from k8s_venv.environment import Environment
 
 _BASE_OPTIONS = frozenset(inspect.signature(BaseOperator.__init__).parameters)
 
@@ -75,6 +76,8 @@ class IsolatedOperator(BaseOperator):
             ``result="reference"`` in the next task, which must ask for it as well.
         deferrable: hand the waiting for a pod to Airflow's triggerer, so that the worker is free meanwhile; by default
             what ``[operators] default_deferrable`` in airflow.cfg says.
+        values: how arguments and results travel, as ``[values]`` in the project file: ``location``, ``above``,
+            ``exec``, ``status``.
 
     Raises:
         K8sVenvError: the environment or an option is unknown, or the function asks for what cannot travel.
@@ -102,6 +105,7 @@ class IsolatedOperator(BaseOperator):
         result: Literal["value", "reference"] = "value",
         serializer: Serializer | None = None,
         deferrable: bool | None = None,
+        values: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         given = {name: kwargs.pop(name) for name in OPTIONS & set(kwargs)}
@@ -134,6 +138,8 @@ class IsolatedOperator(BaseOperator):
         self.deferrable = deferrable
         self._running: DockerBackend | LocalBackend | IsolatedPodOperator | None = None
         project = self.project()
+        self.values = dict(values or {})
+        self._environment(project, task)
         check_options(set(project.environment(environment).pod), f"{project.path}: environment {environment!r}")
         choose_backend(backend, project)
         try:
@@ -188,7 +194,7 @@ class IsolatedOperator(BaseOperator):
         """Return the value of a result as Airflow shall store it, or raise its failure."""
         try:
             if self.result == "reference":
-                return to_document(sealed_value(result, call))
+                return refer(result, call)
             value = open_result(result, call)
         except SkipTask as skipped:
             raise AirflowSkipException(str(skipped)) from None
@@ -227,13 +233,20 @@ class IsolatedOperator(BaseOperator):
         """Return the project that declares this task's environment."""
         return project_of(self.python_callable, self.dag.fileloc if self.has_dag() else None)  # type: ignore[no-untyped-call]
 
+    def _environment(self, project: Project, task: str) -> Environment:
+        environment = project.environment(self.environment)
+        try:
+            return environment.with_values(self.values) if self.values else environment
+        except K8sVenvError as error:
+            raise K8sVenvError(f"{task}: {error}") from None
+
     def _pack(self, context: Context, project: Project) -> PackedCall:
         asked = context_parameters(self.python_callable, self.op_args, self.op_kwargs)
         return pack(
             self.python_callable,
             tuple(_resolved(value) for value in self.op_args),
             {name: _resolved(value) for name, value in self.op_kwargs.items()},
-            environment=project.environment(self.environment),
+            environment=self._environment(project, f"Task {self.task_id!r}"),
             transport=self.transport,
             context=travelling_context(context, asked),
             secrets=self._secrets(),

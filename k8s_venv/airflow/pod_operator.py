@@ -88,7 +88,7 @@ class IsolatedPodOperator(KubernetesPodOperator):
             LockError: the environment was never locked, or its lock is stale.
             ProjectError: no registry is configured.
         """
-        merged: dict[str, Any] = {**call.environment.pod, **options}
+        merged: dict[str, Any] = {**render.typed(call.environment.pod), **options}
         if isinstance(merged.get("container_resources"), dict):
             merged["container_resources"] = k8s.V1ResourceRequirements(**merged["container_resources"])
         if outer.execution_timeout is not None:

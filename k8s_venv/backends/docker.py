@@ -19,7 +19,7 @@ from typing import IO, TYPE_CHECKING, Any
 from k8s_venv.backends.dockeroptions import FOLDER, container_options, memory_limit
 from k8s_venv.backends.exits import exit_reason
 from k8s_venv.backends.lines import LineSplitter
-from k8s_venv.calls import PackedCall, Result, parse_document
+from k8s_venv.calls import Delivery, PackedCall, Result, parse_document
 from k8s_venv.errors import BackendError
 from k8s_venv.locking import read_lock
 from k8s_venv.runner import protocol
@@ -77,7 +77,9 @@ class DockerBackend:
             container = client.containers.create(image, labels=labels, **options)
             self._container = container
             try:
-                container.put_archive(FOLDER, _folders(call.archive))
+                with tempfile.TemporaryFile(prefix="k8s-venv-call-") as tar:
+                    _write_folders(tar, Delivery(call, "").files())
+                    container.put_archive(FOLDER, tar)
                 ended = _attend(client, container, call, log)
                 if self._killed:
                     raise BackendError(environment.name, f"{call.function}() was ended, since its task was killed.")
@@ -158,17 +160,18 @@ def _said(error: Exception) -> str:
     return str(getattr(error, "explanation", None) or error).strip().rstrip(".")
 
 
-def _folders(archive: bytes) -> bytes:
-    """Return a tar with the archive and the result's folder, which any user may write to."""
-    stream = io.BytesIO()
+def _write_folders(stream: IO[bytes], files: Mapping[str, Buffer]) -> None:
+    """Write a tar with a call's files and the result's folder, which any user may write to."""
     with tarfile.open(fileobj=stream, mode="w") as tar:
         folder = tarfile.TarInfo("result")
         folder.type, folder.mode = tarfile.DIRTYPE, 0o777
         tar.addfile(folder)
-        file = tarfile.TarInfo(protocol.ARCHIVE)
-        file.size, file.mode = len(archive), 0o444
-        tar.addfile(file, io.BytesIO(archive))
-    return stream.getvalue()
+        for name, data in files.items():
+            file = tarfile.TarInfo(name)
+            file.size, file.mode = len(data), 0o444
+            content = io.BytesIO(data) if isinstance(data, bytes) else data
+            tar.addfile(file, content)  # type: ignore[arg-type]  # a mapped file reads like one
+    stream.seek(0)
 
 
 def _attend(

@@ -21,7 +21,7 @@ from filelock import FileLock
 from k8s_venv import uv
 from k8s_venv.backends.exits import exit_reason
 from k8s_venv.backends.lines import LineSplitter
-from k8s_venv.calls import PackedCall, Result, parse_document
+from k8s_venv.calls import Delivery, PackedCall, Result, parse_document
 from k8s_venv.errors import BackendError
 from k8s_venv.locking import Lock, read_lock
 from k8s_venv.requirements import index_settings
@@ -71,9 +71,8 @@ class LocalBackend:
         # The folder is ours alone (mode 0700); the secrets are in no file.
         with tempfile.TemporaryDirectory(prefix="k8s-venv-call-") as name:
             folder = Path(name)
-            archive = folder / protocol.ARCHIVE
-            archive.write_bytes(call.archive)
-            arguments = [str(archive), "--result", str(folder / "result"), "--secrets", "-"]
+            Delivery(call, folder.name).write(folder)
+            arguments = [str(folder / protocol.ARCHIVE), "--result", str(folder / "result"), "--secrets", "-"]
             code = self._run(python, arguments, json.dumps(dict(call.secrets)), log)
             return _read(folder / "result", call, code)
 

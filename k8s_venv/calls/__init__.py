@@ -1,7 +1,18 @@
 """The sender's side of a call: a function becomes an archive, a result becomes a value or an exception."""
 
+from k8s_venv.calls.delivery import Delivery
 from k8s_venv.calls.packing import PackedCall, pack
-from k8s_venv.calls.references import to_document
+from k8s_venv.calls.references import refer, to_document
 from k8s_venv.calls.results import Result, open_result, parse_document, sealed_value
 
-__all__ = ["PackedCall", "Result", "open_result", "pack", "parse_document", "sealed_value", "to_document"]
+__all__ = [
+    "Delivery",
+    "PackedCall",
+    "Result",
+    "open_result",
+    "pack",
+    "parse_document",
+    "refer",
+    "sealed_value",
+    "to_document",
+]

@@ -13,13 +13,15 @@ from k8s_venv.calls.transport import same_python
 from k8s_venv.errors import CallError, SourceError
 from k8s_venv.runner.errors import MalformedError, NoCodecError
 from k8s_venv.runner.shipped_types import resolver
-from k8s_venv.runner.values import dumps
+from k8s_venv.runner.values import dump_parts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from k8s_venv.calls.results import Kept
     from k8s_venv.calls.transport import Transport
     from k8s_venv.environment import Environment
+    from k8s_venv.runner.values import Piece
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,16 +29,18 @@ class Arguments:
     """The arguments of a call, encoded.
 
     Args:
-        data: the encoded arguments.
+        pieces: the encoded arguments, as ``values.dump_parts`` returned them.
         types: the types of the project's own modules among them.
         names: the names of the project's own modules that they refer to, each with its module.
         pickled: whether any of them is pickled.
+        kept: the size and the place of those that are kept somewhere, by their digests.
     """
 
-    data: bytes = dataclasses.field(repr=False)
+    pieces: list[Piece] = dataclasses.field(repr=False)
     types: set[type]
     names: set[tuple[str, str]]
     pickled: bool
+    kept: Mapping[str, tuple[int, Kept]]
 
 
 def encode_arguments(
@@ -65,9 +69,10 @@ def encode_arguments(
         from k8s_venv.calls.pickling import ArgumentPickler  # cloudpickle is not for the parsing of DAG files
 
         pickle = ArgumentPickler(function, environment.root, by_name=transport == "source")
-    packed = with_references({"args": list(args), "kwargs": dict(kwargs)})
+    kept: dict[str, tuple[int, Kept]] = {}
+    packed = with_references({"args": list(args), "kwargs": dict(kwargs)}, environment, kept)
     try:
-        data = dumps(packed, pickle, _project_types(function, environment, types))
+        pieces = dump_parts(packed, pickle, _project_types(function, environment, types))
     except MalformedError as error:
         raise CallError(f"A value handed on by reference is damaged: {error}.", *place_of(function)) from None
     except NoCodecError as error:
@@ -81,8 +86,8 @@ def encode_arguments(
         ) from None
     names = {(each.__module__, each.__qualname__.partition(".")[0]) for each in types}
     if pickle is None:
-        return Arguments(data, types, names, pickled=False)
-    return Arguments(data, types, names | pickle.names, pickle.used)
+        return Arguments(pieces, types, names, pickled=False, kept=kept)
+    return Arguments(pieces, types, names | pickle.names, pickle.used, kept)
 
 
 def _project_types(

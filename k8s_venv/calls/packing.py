@@ -11,6 +11,7 @@ import io
 import json
 import marshal
 import platform
+import tempfile
 import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,15 +24,19 @@ from k8s_venv.calls.syntax import check_syntax
 from k8s_venv.calls.transport import check_serializer, same_python
 from k8s_venv.errors import CallError
 from k8s_venv.runner import protocol
+from k8s_venv.runner.encoder import length
 from k8s_venv.runner.errors import NoCodecError
-from k8s_venv.runner.values import dumps
+from k8s_venv.runner.values import buffers, dumps
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from k8s_venv.calls.capturing import Captured
+    from k8s_venv.calls.results import Kept
+    from k8s_venv.calls.spool import Spool
     from k8s_venv.calls.transport import Serializer, Transport
     from k8s_venv.environment import Environment
+    from k8s_venv.runner.values import Piece
 
 _MAIN = "import sys\nfrom k8s_venv.runner.main import main\nsys.exit(main(sys.argv[0], sys.argv[1:]))\n"
 # The modules that most calls run, so that their bytecode is worth its size.
@@ -55,6 +60,8 @@ class PackedCall:
         archive: the zip archive, to be run as ``python call.pyz``.
         secrets: what is delivered beside the archive and never in it, as ``secrets.json``; empty without any.
         serializer: ``cloudpickle`` where this side shall unpickle what no codec carries of the result.
+        arguments: the encoded arguments, where they are too large for the archive.
+        references: the size and the place of arguments that are kept somewhere, by their digests.
     """
 
     environment: Environment
@@ -64,6 +71,8 @@ class PackedCall:
     archive: bytes = dataclasses.field(repr=False)
     secrets: Mapping[str, Any] = dataclasses.field(repr=False)
     serializer: Serializer | None = None
+    arguments: Spool | None = dataclasses.field(default=None, repr=False)
+    references: Mapping[str, tuple[int, Kept]] = dataclasses.field(default_factory=dict, repr=False)
 
     @functools.cached_property
     def mask(self) -> Callable[[str], str]:
@@ -110,13 +119,34 @@ def pack(
     pickled = captured.transport == "cloudpickle" or captured.arguments.pickled or serializer is not None
     own = {str(getattr(function, "__module__", "")), *(module for module, _ in captured.arguments.names)}
     modules = frozenset({*own, *captured.beside_modules})
-    entries[protocol.ARGUMENTS] = captured.arguments.data
+    pieces, spool = captured.arguments.pieces, None
+    if sum(map(length, pieces)) <= protocol.ARGUMENTS_INSIDE:
+        entries[protocol.ARGUMENTS] = b"".join(buffers(pieces))
+    else:
+        spool = _spooled(pieces)
     entries[protocol.CONTEXT] = _encode_context(function, context)
     entries[protocol.HEADER] = json.dumps(_header(captured, modules, discard_value, serializer)).encode()
     archive = _zip(entries, _runner_archive(same_minor=same_python(environment.python), with_cloudpickle=pickled))
     return PackedCall(
-        environment, captured.function, modules, captured.transport, archive, dict(secrets or {}), serializer
+        environment=environment,
+        function=captured.function,
+        modules=modules,
+        transport=captured.transport,
+        archive=archive,
+        secrets=dict(secrets or {}),
+        serializer=serializer,
+        arguments=spool,
+        references=captured.arguments.kept,
     )
+
+
+def _spooled(pieces: list[Piece]) -> Spool:
+    from k8s_venv.calls.spool import Spool
+
+    try:
+        return Spool(buffers(pieces))
+    except OSError as error:
+        raise CallError(f"The arguments cannot be kept in {tempfile.gettempdir()}: {error}.") from None
 
 
 def _header(

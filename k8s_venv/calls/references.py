@@ -1,40 +1,84 @@
 """Results handed on by reference: small marked JSON documents that Airflow stores without reading the value.
 
 The next isolated task takes such a document as the value itself, decoded inside its environment, so what stands
-beside Airflow needs none of the value's libraries. ``k8s_venv.load(document)`` opens one anywhere else.
+beside Airflow needs none of the value's libraries. ``k8s_venv.load(document)`` opens one anywhere else. A small value
+stands in its document; a large one is kept at the location for large values, which the document names.
 """
 
 from __future__ import annotations
 
 import base64
-import hashlib
+import re
+import uuid
 import zlib
 from typing import TYPE_CHECKING, Any
 
+from k8s_venv.calls.locations import location_at
+from k8s_venv.calls.results import Kept, Result, sealed_value
 from k8s_venv.errors import CallError
+from k8s_venv.runner import protocol
 from k8s_venv.runner.errors import MalformedError, MissingLibraryError
 from k8s_venv.runner.mapped import sha256_of
-from k8s_venv.runner.protocol import INLINE_ENCODING, RESULT_LIMIT
-from k8s_venv.runner.references import Reference
-from k8s_venv.runner.values import Buffer, loads
+from k8s_venv.runner.references import KeptReference, Reference
+from k8s_venv.runner.values import Buffer, head_length, loads
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from k8s_venv.calls.packing import PackedCall
+    from k8s_venv.environment import Environment
+
 MARK = "k8s-venv-value"
-_VERSION = 1
+# Documents of version 1 have the value in them, those of version 2 say where it is kept.
+_VERSION, _KEPT_VERSION = 1, 2
+_KEYS = {MARK, "encoding", "size", "sha256", "data"}
+_KEPT_KEYS = {MARK, "location", "name", "size", "sha256"}
 _DEPTH = 3  # how deep in an argument's lists and dictionaries a document is looked for
+# What of a value may stand in Airflow's database, in bytes.
+DOCUMENT_LIMIT = 16 * 1024 * 1024
+
+
+def refer(result: Result, call: PackedCall) -> dict[str, Any]:
+    """Return the document for a call's value, or raise its failure.
+
+    A value that was kept stays where it is, unread.
+
+    Args:
+        result: what the backend brought back.
+        call: the call it belongs to.
+
+    Raises:
+        CallError: the value is too large for a document, and there is no location for it.
+        Exception: as ``open_result``.
+    """
+    document, values = result.document, call.environment.values
+    if result.kept is not None and document.outcome == protocol.VALUE:
+        return _kept_document(result.kept, document.size, document.sha256)
+    payload = sealed_value(result, call)
+    if values.location and len(payload) > values.above:
+        from k8s_venv.calls.spool import Spool
+
+        kept = Kept(location_at(values.location), f"{call.environment.name}-{uuid.uuid4().hex}.result")
+        spool = Spool([payload])
+        kept.location.put(kept.name, spool.path)
+        return _kept_document(kept, spool.size, spool.sha256)
+    if len(payload) > DOCUMENT_LIMIT:
+        raise CallError(
+            f"The value of {call.function}() takes {len(payload):,} bytes; by reference {DOCUMENT_LIMIT:,} fit into "
+            "Airflow's database. Name a `location` under [values] in the project file."
+        )
+    return to_document(payload)
 
 
 def to_document(payload: Buffer) -> dict[str, Any]:
-    """Return the document for an encoded value.
+    """Return the document with an encoded value in it.
 
     Args:
         payload: what the runner wrote.
     """
     return {
         MARK: _VERSION,
-        "encoding": INLINE_ENCODING,
+        "encoding": protocol.INLINE_ENCODING,
         "size": len(payload),
         "sha256": sha256_of(payload),
         "data": base64.b85encode(zlib.compress(payload, 1)).decode("ascii"),
@@ -53,43 +97,92 @@ def load(document: Mapping[str, Any]) -> Any:
     if not is_document(document):
         raise CallError(f"This is not a value handed on by reference: it lacks the key {MARK!r}.")
     try:
-        return loads(_payload(document))
+        return loads(_kept_payload(document) if "location" in document else _payload(document))
     except MissingLibraryError as error:
         raise CallError(f"The value needs {error.library}, which is not installed here.") from None
     except MalformedError as error:
         raise CallError(f"The value handed on by reference cannot be read: {error}.") from None
 
 
-def with_references(value: Any, depth: int = 0) -> Any:
+def with_references(value: Any, environment: Environment, kept: dict[str, tuple[int, Kept]], depth: int = 0) -> Any:
     """Return an argument with each document in it replaced by what the runner decodes.
 
     Args:
         value: the argument.
+        environment: where it goes.
+        kept: receives the size and the place of each value that is kept somewhere, by its digest.
         depth: how many containers stand around it.
     """
     kind = type(value)
     if kind is dict:
         if is_document(value):
-            return Reference(_payload(value))
+            return _kept_reference(value, environment, kept) if "location" in value else Reference(_payload(value))
         if depth < _DEPTH:
-            return {key: with_references(item, depth + 1) for key, item in value.items()}
+            return {key: with_references(item, environment, kept, depth + 1) for key, item in value.items()}
     elif kind in (list, tuple) and depth < _DEPTH:
-        return kind(with_references(item, depth + 1) for item in value)
+        return kind(with_references(item, environment, kept, depth + 1) for item in value)
     return value
 
 
 def is_document(value: Mapping[str, Any]) -> bool:
     """Tell whether a dictionary stands for a value handed on by reference."""
-    return value.keys() == {MARK, "encoding", "size", "sha256", "data"}
+    return value.keys() in (_KEYS, _KEPT_KEYS)
+
+
+def _kept_document(kept: Kept, size: int, sha256: str) -> dict[str, Any]:
+    return {MARK: _KEPT_VERSION, "location": kept.location.url, "name": kept.name, "size": size, "sha256": sha256}
+
+
+def _kept(document: Mapping[str, Any]) -> tuple[Kept, int, str]:
+    """Return where a document says that its value is, with the value's size and digest."""
+    url, name, size, sha256 = (document[key] for key in ("location", "name", "size", "sha256"))
+    well_formed = (
+        document[MARK] == _KEPT_VERSION
+        and type(size) is int
+        and 0 <= size <= protocol.RESULT_LIMIT
+        and isinstance(url, str)
+        and re.fullmatch(r"[A-Za-z0-9][\w.-]*", str(name), re.ASCII)
+        and re.fullmatch(r"[0-9a-f]{64}", str(sha256))
+    )
+    if not well_formed:
+        raise CallError("A value handed on by reference is damaged: another version wrote it.")
+    return Kept(location_at(url), name), size, sha256
+
+
+def _kept_payload(document: Mapping[str, Any]) -> Buffer:
+    kept, size, sha256 = _kept(document)
+    payload = kept.location.fetch(kept.name, size)
+    if len(payload) != size or sha256_of(payload) != sha256:
+        raise CallError(f"A value handed on by reference is damaged: {kept.name} in {kept.location.url} was altered.")
+    return payload
+
+
+def _kept_reference(
+    document: Mapping[str, Any], environment: Environment, found: dict[str, tuple[int, Kept]]
+) -> KeptReference:
+    """Return the reference to a kept value, of which only the beginning is read here."""
+    # Whoever made the document must not choose what this worker reads, and for whom it signs.
+    if document["location"] != environment.values.location:
+        raise CallError(
+            f"A value handed on by reference is kept in {document['location']!r}, which is not the location of "
+            f"environment {environment.name!r}. Give both environments the same `location` under [values]."
+        )
+    kept, size, sha256 = _kept(document)
+    start = kept.location.start(kept.name, min(size, 4096))
+    if head_length(start) > len(start):
+        start = kept.location.start(kept.name, min(size, head_length(start)))
+    found[sha256] = (size, kept)
+    return KeptReference(sha256, start)
 
 
 def _payload(document: Mapping[str, Any]) -> bytes:
     try:
         size = int(document["size"])
-        if document[MARK] != _VERSION or document["encoding"] != INLINE_ENCODING or not 0 <= size <= RESULT_LIMIT:
+        known = document[MARK] == _VERSION and document["encoding"] == protocol.INLINE_ENCODING
+        if not known or not 0 <= size <= protocol.RESULT_LIMIT:
             raise ValueError("another version wrote it")
         payload = zlib.decompressobj().decompress(base64.b85decode(document["data"]), size + 1)
-        if len(payload) != size or hashlib.sha256(payload).hexdigest() != document["sha256"]:
+        if len(payload) != size or sha256_of(payload) != document["sha256"]:
             raise ValueError("its checksum does not match")
     except (KeyError, TypeError, ValueError, zlib.error) as error:
         raise CallError(f"A value handed on by reference is damaged: {error}.") from None

@@ -6,6 +6,7 @@ Nothing here imports or unpickles what a result names, unless the task itself as
 from __future__ import annotations
 
 import base64
+import contextlib
 import dataclasses
 import io
 import json
@@ -23,6 +24,7 @@ from k8s_venv.runner.shipped_types import resolver
 from k8s_venv.runner.values import Buffer, loads
 
 if TYPE_CHECKING:
+    from k8s_venv.calls.locations import Location
     from k8s_venv.calls.packing import PackedCall
 
 
@@ -33,10 +35,37 @@ class Result:
     Args:
         document: the outcome, and what the payload must look like.
         payload: the encoded value or failure; a large one is a mapped file.
+        kept: where the payload is instead, if it was kept somewhere.
     """
 
     document: protocol.Document
     payload: Buffer = dataclasses.field(repr=False)
+    kept: Kept | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Kept:
+    """A value at a location.
+
+    Args:
+        location: where.
+        name: what it is called there.
+    """
+
+    location: Location
+    name: str
+
+    def take(self, size: int) -> Buffer:
+        """Return the value, which is so long, and remove it from the location.
+
+        Raises:
+            CallError: the location cannot be read.
+        """
+        try:
+            return self.location.fetch(self.name, size)
+        finally:
+            with contextlib.suppress(CallError):
+                self.location.delete(self.name)
 
 
 def parse_document(text: str | bytes, environment: str) -> protocol.Document:
@@ -62,6 +91,7 @@ def parse_document(text: str | bytes, environment: str) -> protocol.Document:
             python=str(fields["python"]),
             timings={str(phase): float(seconds) for phase, seconds in fields["timings"].items()},
             inline=str(fields["inline"]) if "inline" in fields else None,
+            stored=bool(fields.get("stored", False)),
         )
         if not 0 <= document.size <= protocol.RESULT_LIMIT:
             raise ValueError(f"a payload of {document.size} bytes")
@@ -116,16 +146,17 @@ def open_result(result: Result, call: PackedCall) -> Any:
 def sealed_value(result: Result, call: PackedCall) -> Buffer:
     """Return the value of a result still encoded, or raise its failure; see ``open_result``."""
     environment, document = call.environment.name, result.document
-    if len(result.payload) != document.size:
+    payload = result.kept.take(document.size) if result.kept else result.payload
+    if len(payload) != document.size:
         raise BackendError(
-            environment, f"the call's result is damaged: {len(result.payload):,} bytes instead of {document.size:,}."
+            environment, f"the call's result is damaged: {len(payload):,} bytes instead of {document.size:,}."
         )
-    if sha256_of(result.payload) != document.sha256:
+    if sha256_of(payload) != document.sha256:
         raise BackendError(environment, "the call's result is damaged: its checksum does not match.")
     if document.outcome == protocol.VALUE:
-        return result.payload
+        return payload
     try:
-        failure = loads(result.payload)
+        failure = loads(payload)
     except (MalformedError, MissingLibraryError) as error:
         raise _unreadable(call, error) from None
     raise rebuild(document.outcome, failure, call)

@@ -105,6 +105,10 @@ class MissingLibraryError(ImportError):
         self.library = library
 
 
+class DeliveryError(RuntimeError):
+    """Bulk that did not come in, or that has no way out."""
+
+
 class WrongPythonError(RuntimeError):
     """The environment's Python is not the one that it is declared with."""
 

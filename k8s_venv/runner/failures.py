@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 # Bounds on what a failure may carry, so that it always arrives.
 TRACEBACK_LIMIT = 256 * 1024  # characters
+SHORT_LIMIT = 1500  # characters of a failure that has to fit into a pod's status
 GROUP_LIMIT = 100  # exceptions of a group, and levels of groups in groups
 
 _AIRFLOW_OUTCOMES = {"AirflowSkipException": protocol.SKIP, "AirflowFailException": protocol.FAIL}
@@ -65,6 +66,20 @@ def bare(error: BaseException) -> Dict[str, Any]:
         "notes": [],
         "group": None,
         "traceback": _shortened("".join([*lines, f"{name}: <cannot be read>\n"])),
+    }
+
+
+def short(error: BaseException) -> Dict[str, Any]:
+    """Return what of an exception fits into a pod's status: its type, its message's beginning, its last frames."""
+    known = bare(error)
+    whole = _text(error)
+    message = whole if len(whole) <= SHORT_LIMIT // 3 else f"{whole[: SHORT_LIMIT // 3]}[…]"
+    trace = known["traceback"].rpartition("\n")[0].rpartition("\n")[0]
+    return {
+        **known,
+        "message": message,
+        "args": (message,) if error.args == (whole,) else None,
+        "traceback": f"{trace[-SHORT_LIMIT:]}\n{known['name']}: {message}\n",
     }
 
 

@@ -52,6 +52,9 @@ def main(archive: str, arguments: List[str]) -> int:
     if modes[0] == "--result":
         limit = int(options.get("--message-limit", protocol.MESSAGE_LIMIT))
         with report.Reporter(folder, options.get("--message"), limit) as reporter:
+            if os.path.exists(os.path.join(os.path.dirname(archive), protocol.DELIVERY)):
+                delivery: Any = importlib.import_module("k8s_venv.runner.delivery")
+                reporter.delivery = delivery.read(os.path.dirname(archive))
             return run(archive, reporter, attached=options.get("--secrets") == "-")
     hand_over: Any = importlib.import_module("k8s_venv.runner.hand_over")
     if modes[0] == "--read":
@@ -123,12 +126,21 @@ def _open(
     from_context = _install_context(read(protocol.CONTEXT))
     call, pickled_types = function.load(read, header)
     reporter.types = _shipped_types(header, call, pickled_types)
+    if header["serializer"] or "references" in reporter.delivery:
+        references: Any = importlib.import_module("k8s_venv.runner.references")
+        references.delivered = (reporter.delivery.get("references", {}), os.path.dirname(path), reporter.folder)
     if header["serializer"]:
         reporter.pickle = function.pickled
-        references: Any = importlib.import_module("k8s_venv.runner.references")
         references.unpickle = function.unpickle
-    packed = values.loads(read(protocol.ARGUMENTS), function.unpickle, reporter.types)
+    arguments = _arguments(path, reporter) if "arguments" in reporter.delivery else read(protocol.ARGUMENTS)
+    packed = values.loads(arguments, function.unpickle, reporter.types)
     return call, packed["args"], {**from_context, **packed["kwargs"]}, header["discard_value"]
+
+
+def _arguments(path: str, reporter: report.Reporter) -> values.Buffer:
+    from k8s_venv.runner.delivery import fetch
+
+    return fetch(os.path.dirname(path), reporter.delivery["arguments"], reporter.folder, "its arguments")
 
 
 def _shipped_types(header: Dict[str, Any], call: Any, pickled: List[type]) -> Types:

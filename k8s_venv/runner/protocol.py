@@ -24,6 +24,7 @@ VENDOR = "vendor"  # folder of the sender's cloudpickle
 # Files next to the archive.
 ARCHIVE = "call.pyz"
 SECRETS = "secrets.json"
+DELIVERY = "delivery.json"  # how bulk comes in and goes out, where it does not go the usual way
 
 # Files of a result.
 DOCUMENT = "result.json"
@@ -46,6 +47,8 @@ INLINE_ENCODING = "zlib+base85"
 # What Kubernetes keeps of a container's termination message, and of all those of a pod, in bytes.
 MESSAGE_LIMIT = 4096
 POD_MESSAGE_LIMIT = 12 * 1024
+# Arguments up to this size travel in the archive, in bytes.
+ARGUMENTS_INSIDE = 64 * 1024
 # Bounds on what a sender reads, so that a hostile or broken environment cannot exhaust it, in bytes.
 DOCUMENT_LIMIT = 64 * 1024
 RESULT_LIMIT = 2 * 1024**3
@@ -63,6 +66,7 @@ class Document(NamedTuple):
         python: the environment's Python version, such as ``3.8.18``.
         timings: seconds spent in each phase, by its name.
         inline: the payload itself, compressed and encoded as ``INLINE_ENCODING`` says, where it is small.
+        stored: whether the payload was put where the sender asked for it.
     """
 
     outcome: str
@@ -71,6 +75,7 @@ class Document(NamedTuple):
     python: str
     timings: Dict[str, float]
     inline: Optional[str] = None
+    stored: bool = False
 
     def to_json(self) -> Dict[str, Any]:
         """Return the JSON object that stands for this document."""
@@ -79,4 +84,6 @@ class Document(NamedTuple):
             del entries["inline"]
         else:
             entries["encoding"] = INLINE_ENCODING
+        if not self.stored:
+            del entries["stored"]
         return entries

@@ -58,6 +58,7 @@ MODULE_OF_NAME = {
     "pandas": "tables_pandas",
     "polars": "tables_arrow",
     "pyarrow": "tables_arrow",
+    "kept": "references",
     "reference": "references",
 }
 

@@ -38,17 +38,18 @@ class Reporter:
         self.types: Optional[Types] = None  # finds the types that travelled with the call
         self.pickle: Optional[Callable[[Any], bytes]] = None  # pickles what has no codec, where the task wants that
         self.mask: Optional[Callable[[str], str]] = None  # hides secrets in what is reported of a failure
+        self.delivery: Dict[str, Any] = {}  # what the sender says of bulk
         self.process = os.getpid()
-        self._folder = folder
+        self.folder = folder
         self._message = message
         self._limit = limit
         self._lock: Any = None
 
     def __enter__(self) -> Reporter:
-        os.makedirs(self._folder, exist_ok=True)
+        os.makedirs(self.folder, exist_ok=True)
         # The system drops this lock when the process ends, however it ends: so the container that hands the
         # result over learns of it.
-        running = os.path.join(self._folder, protocol.RUNNING)
+        running = os.path.join(self.folder, protocol.RUNNING)
         coming = running + ".part"
         self._lock = open(coming, "w")
         if fcntl is not None:
@@ -82,13 +83,17 @@ class Reporter:
     def failure(self, error: BaseException) -> str:
         """Report an exception and return the outcome that it stands for."""
         from k8s_venv.runner import failures
+        from k8s_venv.runner.errors import DeliveryError
 
         try:
             parts = values.dump_parts(self._masked(failures.describe(error)))
         except Exception:  # noqa: BLE001 -- a failure must not be lost to an exception's own methods
             parts = values.dump_parts(self._masked(failures.bare(error)))
         outcome = failures.outcome(error)
-        self._leave(outcome, parts)
+        try:
+            self._leave(outcome, parts)
+        except (DeliveryError, OSError):  # no way out for so much
+            self._leave(outcome, values.dump_parts(self._masked(failures.short(error))))
         return outcome
 
     def _masked(self, failure: Dict[str, Any]) -> Any:
@@ -101,29 +106,84 @@ class Reporter:
     def _leave(self, outcome: str, parts: List[values.Piece]) -> None:
         if os.getpid() != self.process:
             os._exit(1)  # a child that the function forked has nothing to report
-        from hashlib import sha256
-
         from k8s_venv.runner.encoder import length
 
-        size, digest, python = sum(map(length, parts)), sha256(), sys.version.split()[0]
-        if self._message is not None and size < 64 * protocol.MESSAGE_LIMIT:
-            payload = b"".join(values.buffers(parts))
-            packed = base64.b85encode(zlib.compress(payload, 9)).decode("ascii")
-            document = protocol.Document(outcome, size, sha256(payload).hexdigest(), python, self.timings, packed)
-            text = json.dumps(document.to_json())
-            if len(text) <= self._limit:
-                _write(self._message, text)
-                return
-        with open(os.path.join(self._folder, protocol.PAYLOAD), "wb") as stream:
+        size = sum(map(length, parts))
+        text = self._inline(outcome, parts, size) or self._outside(outcome, parts, size)
+        if self._message is not None:
+            _write(self._message, text)
+
+    def _inline(self, outcome: str, parts: List[values.Piece], size: int) -> str:
+        """Return the document with the payload in it, if it fits into the pod's status."""
+        if self._message is None or size > 64 * protocol.MESSAGE_LIMIT or not self.delivery.get("inline", True):
+            return ""
+        payload = b"".join(values.buffers(parts))
+        packed = base64.b85encode(zlib.compress(payload, 9)).decode("ascii")
+        text = json.dumps(self._document(outcome, size, _sha256(payload))._replace(inline=packed).to_json())
+        return text if len(text) <= self._limit else ""
+
+    def _outside(self, outcome: str, parts: List[values.Piece], size: int) -> str:
+        """Leave the payload in a file, or where the sender wants it; return the document."""
+        self._check_size(size)
+        path = os.path.join(self.folder, protocol.PAYLOAD)
+        digest = _sha256()
+        with open(path, "wb") as stream:
             for buffer in values.buffers(parts):
                 digest.update(buffer)
                 stream.write(buffer)
-        document = protocol.Document(outcome, size, digest.hexdigest(), python, self.timings)
+        document = self._document(outcome, size, digest)
+        wanted = self.delivery.get("result")
+        if wanted and (size > wanted["above"] or not self._hands_over) and self._store(wanted, path, size):
+            document = document._replace(stored=True)
+            os.remove(path)
         text = json.dumps(document.to_json())
-        # The document comes last: where it stands, the payload is complete.
-        _write(os.path.join(self._folder, protocol.DOCUMENT), text)
-        if self._message is not None:
-            _write(self._message, text)
+        if self._message is None or not document.stored:
+            # The document comes last: where it stands, the payload is complete.
+            _write(os.path.join(self.folder, protocol.DOCUMENT), text)
+        return text
+
+    @property
+    def _hands_over(self) -> bool:
+        """Tell whether somebody reads the payload from the folder."""
+        return self._message is None or bool(self.delivery.get("hand_over", True))
+
+    def _check_size(self, size: int) -> None:
+        from k8s_venv.runner.errors import DeliveryError
+
+        if self._message is None or "result" in self.delivery:
+            limit, problem = protocol.RESULT_LIMIT, "a result may take {:,}"
+        elif self._hands_over:
+            limit, problem = protocol.HAND_OVER_LIMIT, "{:,} are read through `pods/exec`"
+        else:
+            limit, problem = 0, "that is too much for the pod's status, and `exec = false` allows nothing else"
+        if size > limit:
+            raise DeliveryError(
+                f"its result takes {size:,} bytes; {problem.format(limit)}. Name a `location` under [values] in the "
+                "project file, or return a reference to the data (a path, a table, a URL) instead of the data itself."
+            )
+
+    def _store(self, wanted: Dict[str, Any], path: str, size: int) -> bool:
+        from k8s_venv.runner.delivery import store
+        from k8s_venv.runner.errors import DeliveryError
+
+        try:
+            store(wanted, path)
+        except OSError as error:
+            problem = f"the result ({size:,} bytes) could not be put into the location for large values: {error}"
+            if not self._hands_over or (self._message is not None and size > protocol.HAND_OVER_LIMIT):
+                raise DeliveryError(problem) from None
+            print(f"WARNING - {problem}; it goes through the pod itself instead.", flush=True)
+            return False
+        return True
+
+    def _document(self, outcome: str, size: int, digest: Any) -> protocol.Document:
+        return protocol.Document(outcome, size, digest.hexdigest(), sys.version.split()[0], self.timings)
+
+
+def _sha256(data: bytes = b"") -> Any:
+    from hashlib import sha256
+
+    return sha256(data)
 
 
 def _write(path: str, text: str) -> None:

@@ -15,7 +15,19 @@ from k8s_venv.runner.decoder import JSON, Decoder, UserError, field
 from k8s_venv.runner.errors import MalformedError, MissingLibraryError, NoCodecError
 from k8s_venv.runner.registry import Buffer, Later, Piece, Types
 
-__all__ = ["MAGIC", "Buffer", "Decoder", "Piece", "Types", "buffers", "document_of", "dump_parts", "dumps", "loads"]
+__all__ = [
+    "MAGIC",
+    "Buffer",
+    "Decoder",
+    "Piece",
+    "Types",
+    "buffers",
+    "document_of",
+    "dump_parts",
+    "dumps",
+    "head_length",
+    "loads",
+]
 
 MAGIC = b"K8SV\x01"
 
@@ -103,6 +115,23 @@ def document_of(data: Buffer) -> Any:
         raise MalformedError(f"{type(error).__name__}: {error}") from error
 
 
+def head_length(data: Buffer) -> int:
+    """Return how long an encoded value is up to the end of its document.
+
+    Raises:
+        MalformedError: ``data`` is not the beginning of an encoded value.
+    """
+    return _document_start(memoryview(data).cast("B"))[1]
+
+
+def _document_start(view: memoryview) -> Tuple[int, int]:
+    start = len(MAGIC) + 8
+    if bytes(view[: len(MAGIC)]) != MAGIC or len(view) < start:
+        raise MalformedError("not a value of this format")
+    (length,) = struct.unpack(">Q", view[len(MAGIC) : start])
+    return start, start + length
+
+
 def _forgetting(data: Buffer) -> Callable[[], None]:
     if type(data).__module__ != "mmap":
         return lambda: None
@@ -112,13 +141,10 @@ def _forgetting(data: Buffer) -> Callable[[], None]:
 
 
 def _split_head(view: memoryview) -> Tuple[Any, memoryview]:
-    start = len(MAGIC) + 8
-    if bytes(view[: len(MAGIC)]) != MAGIC or len(view) < start:
-        raise MalformedError("not a value of this format")
-    (length,) = struct.unpack(">Q", view[len(MAGIC) : start])
-    if length > len(view) - start:
+    start, end = _document_start(view)
+    if end > len(view):
         raise MalformedError("the document is shorter than announced")
-    return JSON.decode(str(view[start : start + length], "utf-8")), view[start + length :]
+    return JSON.decode(str(view[start:end], "utf-8")), view[end:]
 
 
 def _split_buffers(view: memoryview, lengths: List[int]) -> List[memoryview]:

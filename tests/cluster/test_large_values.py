@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import os
 import shutil
+import socket
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,9 +21,12 @@ import kubernetes
 from k8s_venv.backends.kubernetes import backend as kubernetes_backend
 from k8s_venv.backends.kubernetes.backend import KubernetesBackend
 from k8s_venv.backends.kubernetes.payload import PodPayload
-from k8s_venv.calls import open_result, pack
-from k8s_venv.errors import BackendError
+from k8s_venv.calls import PackedCall, Result, open_result, pack, refer
+from k8s_venv.calls.locations import location_at
+from k8s_venv.calls.references import load
+from k8s_venv.errors import BackendError, CallError, K8sVenvError
 from k8s_venv.project import Project, load_project
+from tests.object_store import object_store
 
 MEGABYTE = 1024 * 1024
 
@@ -32,11 +38,17 @@ class Cluster:
         self.project = project
         self.said: list[str] = []
 
-    def run(self, function: Any, *args: Any, **options: Any) -> Any:
-        environment = self.project.environment("current").model_copy(update=options)
+    def run(self, function: Any, *args: Any, **settings: Any) -> Any:
+        result, call = self.result(function, *args, **settings)
+        return open_result(result, call)
+
+    def result(
+        self, function: Any, *args: Any, pod: dict[str, Any] | None = None, **settings: Any
+    ) -> tuple[Result, PackedCall]:
+        environment = self.project.environment("current").with_values(settings).model_copy(update={"pod": pod or {}})
         call = pack(function, args, {}, environment=environment)
         backend = KubernetesBackend(self.project, uuid.uuid4().hex)
-        return open_result(backend.run(call, self.said.append), call)
+        return backend.run(call, self.said.append), call
 
 
 @pytest.fixture
@@ -121,3 +133,193 @@ def test_a_refused_exec_names_the_right_that_is_missing(
     assert len(cluster.run(noise, 100)) == 100
     with pytest.raises(BackendError, match=r"403 Forbidden.* the right to `create` and `get` `pods/exec`"):
         cluster.run(noise, MEGABYTE)
+
+
+def check(data: bytes, digest: str) -> int:
+    if hashlib.sha256(data).hexdigest() != digest:
+        raise ValueError("other data")
+    return len(data)
+
+
+@pytest.mark.parametrize("size", [900_000, 6_000_000])
+def test_arguments_come_in_one_secret_or_several(cluster: Cluster, client: Any, namespace: str, size: int) -> None:
+    data = os.urandom(size)
+
+    assert cluster.run(check, data, hashlib.sha256(data).hexdigest()) == size
+    assert not [s for s in client.list_namespaced_secret(namespace).items if not s.metadata.owner_references]
+
+
+def test_arguments_that_no_secrets_hold_are_refused_before_there_is_a_pod(cluster: Cluster) -> None:
+    with pytest.raises(CallError, match=r"take 20,000,\d+ bytes, more than 8 Secrets hold"):
+        cluster.run(check, os.urandom(20_000_000), "")
+
+
+# --- through a location -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def folder(client: Any) -> Iterator[str]:
+    """A folder that the test and the cluster's node share."""
+    path = Path(f"/var/tmp/k8s-venv-test-{uuid.uuid4().hex[:8]}")
+    path.mkdir()
+    path.chmod(0o777)
+    yield str(path)
+    shutil.rmtree(path)
+
+
+@pytest.fixture(scope="module")
+def volume(client: Any, namespace: str, folder: str) -> Iterator[dict[str, Any]]:
+    """Pod options with that folder as a persistent volume; `restricted` forbids `hostPath` in pods."""
+    name = Path(folder).name
+    spec = {"capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteMany"], "storageClassName": name}
+    client.create_persistent_volume({"metadata": {"name": name}, "spec": {**spec, "hostPath": {"path": folder}}})
+    claim = {"accessModes": ["ReadWriteMany"], "storageClassName": name, "resources": {"requests": {"storage": "1Gi"}}}
+    client.create_namespaced_persistent_volume_claim(namespace, {"metadata": {"name": name}, "spec": claim})
+    yield {
+        "volumes": [{"name": "values", "persistentVolumeClaim": {"claimName": name}}],
+        "volume_mounts": [{"name": "values", "mountPath": folder}],
+    }
+    client.delete_namespaced_persistent_volume_claim(name, namespace)
+    client.delete_persistent_volume(name)
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
+    """A bucket of a server that pods reach under the address of this machine."""
+    with contextlib.closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as probe:
+        probe.connect(("192.0.2.1", 9))  # nothing is sent
+        address = os.environ.get("K8S_VENV_TEST_HOST") or probe.getsockname()[0]
+    with object_store(address) as url:
+        yield url
+
+
+@pytest.fixture(params=["folder", "bucket"])
+def place(request: pytest.FixtureRequest) -> dict[str, Any]:
+    if request.param == "folder":
+        return {"location": request.getfixturevalue("folder"), "pod": request.getfixturevalue("volume")}
+    return {"location": request.getfixturevalue("bucket")}
+
+
+def names_in(location: str) -> list[str]:
+    if location.startswith("/"):
+        return [path.name for path in Path(location).iterdir()]
+    import fsspec
+
+    files = fsspec.filesystem("s3")
+    files.invalidate_cache()
+    return list(files.find(location))
+
+
+def mirror(data: bytes) -> bytes:
+    return data[::-1]
+
+
+def test_large_values_go_both_ways_without_exec_and_status(
+    cluster: Cluster, place: dict[str, Any], without_exec: Any, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kubernetes_backend, "_connect", lambda environment: (without_exec, namespace))
+    data = os.urandom(12 * MEGABYTE)
+
+    assert cluster.run(mirror, data, exec=False, status=False, **place) == data[::-1]
+    assert cluster.run(len, b"small", exec=False, status=False, **place) == 5
+    assert names_in(place["location"]) == []
+
+
+def test_a_value_is_handed_on_by_reference(cluster: Cluster, place: dict[str, Any]) -> None:
+    result, call = cluster.result(noise, 3 * MEGABYTE, **place)
+    document = refer(result, call)
+
+    assert len(str(document)) < 400
+    assert cluster.run(check, document, document_digest(load(document)), **place) == 3 * MEGABYTE
+    assert len(names_in(place["location"])) == 1  # it stays for whoever takes it next
+    for path in names_in(place["location"]):
+        location_at(place["location"]).delete(Path(path).name)
+
+
+def document_digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def test_a_location_that_refuses_loses_nothing(cluster: Cluster, place: dict[str, Any]) -> None:
+    def broken(*args: Any, **kwargs: Any) -> dict[str, str]:
+        return {"path": "/nowhere/result"} if place["location"].startswith("/") else {"url": "http://127.0.0.1:9/x"}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(location_at(place["location"])), "entry", broken)
+        assert len(cluster.run(noise, 2 * MEGABYTE, **place)) == 2 * MEGABYTE
+        with pytest.raises(BackendError, match="could not be put into the location for large values"):
+            cluster.run(noise, 2 * MEGABYTE, exec=False, **place)
+
+    assert any("it goes through the pod itself instead" in line for line in cluster.said)
+
+
+def test_a_folder_that_pods_do_not_see_is_told_at_once(cluster: Cluster, folder: str) -> None:
+    with pytest.raises(BackendError, match=r"its pods do not see .* give it `volumes` and `volume_mounts`"):
+        cluster.run(noise, 10, location=folder)
+
+
+def fails_at_length() -> None:
+    raise ValueError(os.urandom(100_000).hex())
+
+
+def test_without_exec_and_location_what_is_large_is_refused_by_the_runner(cluster: Cluster) -> None:
+    with pytest.raises(BackendError, match=r"its result takes 1,048,\d+ bytes; .* `exec = false`.* Name a `location`"):
+        cluster.run(noise, MEGABYTE, exec=False)
+    with pytest.raises(ValueError, match=r"^[0-9a-f]{500}\[…\]$"):
+        cluster.run(fails_at_length, exec=False)
+
+
+def test_values_stay_out_of_the_pods_status(
+    cluster: Cluster, client: Any, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = []
+    fetch = PodPayload.fetch
+
+    def remembering(self: PodPayload, document: Any) -> Result:
+        read.append(document)
+        return fetch(self, document)
+
+    monkeypatch.setattr(PodPayload, "fetch", remembering)
+
+    assert cluster.run(len, b"small", status=False) == 5
+    assert [document.inline for document in read] == [None]
+
+
+def lose(folder: str) -> bytes:
+    """Leave a result, and remove it as nobody should."""
+    import atexit
+
+    atexit.register(lambda: next(Path(folder).glob("*.result")).unlink())
+    return os.urandom(2_000_000)
+
+
+def cut(folder: str) -> bytes:
+    import atexit
+
+    atexit.register(lambda: os.truncate(next(Path(folder).glob("*.result")), 1_000_000))
+    return os.urandom(2_000_000)
+
+
+@pytest.mark.parametrize(
+    ("function", "sentence"), [(lose, r"There is no .*\.result in"), (cut, "0 bytes instead of 2,000,")]
+)
+def test_a_lost_result_is_never_none(
+    cluster: Cluster, volume: dict[str, Any], folder: str, function: Any, sentence: str
+) -> None:
+    with pytest.raises(K8sVenvError, match=sentence):
+        cluster.run(function, folder, location=folder, pod=volume)
+
+
+def test_a_result_that_is_damaged_in_the_pod_is_told(cluster: Cluster) -> None:
+    def damage() -> bytes:
+        import atexit
+
+        def alter() -> None:
+            with Path("/k8s-venv/result/result.bin").open("r+b") as stream:
+                stream.write(b"altered")
+
+        atexit.register(alter)
+        return os.urandom(100_000)
+
+    with pytest.raises(BackendError, match="its checksum does not match"):
+        cluster.run(damage)

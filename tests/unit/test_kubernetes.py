@@ -15,9 +15,9 @@ from kubernetes.client import ApiClient
 
 from k8s_venv.backends.kubernetes import diagnose, render, stages, takeover
 from k8s_venv.backends.kubernetes.logs import _split
+from k8s_venv.backends.kubernetes.payload import Parcels
 from k8s_venv.calls import PackedCall
 from k8s_venv.environment import Environment
-from k8s_venv.errors import CallError
 from k8s_venv.runner import protocol
 
 ENVIRONMENT = Environment(name="x", root=Path(), python="3.12")
@@ -98,17 +98,14 @@ def test_the_secret_belongs_to_its_pod() -> None:
     pod.metadata.uid = "u1"
     pod.spec.volumes = render.volumes(render.fresh_secret_name("work-1"))
 
-    secret = plain(render.call_secret(pod, call(connections={"db": {"conn_type": "postgres", "password": "hidden"}})))
+    secret = plain(
+        Parcels(call(connections={"db": {"conn_type": "postgres", "password": "hidden"}}), pod).secrets(pod)[0]
+    )
 
     assert secret["immutable"] is True
     assert secret["metadata"]["name"] == pod.spec.volumes[0].secret.secret_name != "work-1"
     assert secret["metadata"]["ownerReferences"] == [{"apiVersion": "v1", "kind": "Pod", "name": "work-1", "uid": "u1"}]
     assert set(secret["data"]) == {"call.pyz", "secrets.json"}
-
-
-def test_a_call_that_no_secret_holds_is_refused() -> None:
-    with pytest.raises(CallError, match=r"take 1,048,577 bytes packed; a Secret holds 1,048,576\. Pass a reference"):
-        render.secret_files(call(b"0" * (render.SECRET_LIMIT + 1)))
 
 
 def test_a_call_shows_no_secret() -> None:

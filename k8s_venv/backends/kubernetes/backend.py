@@ -26,7 +26,7 @@ DEADLINE = 24 * 3600
 _POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 _OPTIONS = (
     *("annotations", "container_resources", "env_vars", "image", "image_pull_policy", "image_pull_secrets"),
-    *("labels", "namespace", "node_selector", "service_account_name", "tolerations"),
+    *("labels", "namespace", "node_selector", "service_account_name", "tolerations", "volume_mounts", "volumes"),
 )
 
 
@@ -72,7 +72,7 @@ def _options(environment: Environment) -> dict[str, Any]:
                 f"its pod option {name!r} cannot be used outside Airflow.{did_you_mean(name, _OPTIONS)} "
                 f"Here it takes {', '.join(_OPTIONS)}.",
             )
-    return dict(environment.pod)
+    return render.typed(environment.pod)
 
 
 def _connect(environment: Environment) -> tuple[Any, str]:

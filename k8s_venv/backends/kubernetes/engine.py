@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,7 +12,7 @@ from urllib3.exceptions import HTTPError
 from k8s_venv.backends.kubernetes import diagnose, render, takeover, watch
 from k8s_venv.backends.kubernetes.logs import LogFollower
 from k8s_venv.backends.kubernetes.patience import is_conflict, patiently
-from k8s_venv.backends.kubernetes.payload import PodPayload
+from k8s_venv.backends.kubernetes.payload import Parcels, PodPayload
 from k8s_venv.backends.kubernetes.stages import End, Judge, Timeouts, phases
 from k8s_venv.calls import PackedCall, Result, parse_document
 from k8s_venv.errors import BackendError
@@ -86,18 +87,21 @@ class PodRun:
             BackendError: Kubernetes refused one of them; then neither is left.
             CallError: the call is larger than a Secret.
         """
-        render.secret_files(self._call)
+        parcels = Parcels(self._call, self._request)
         self.seen = {"created": time.time()}
         pod = self._create_or_take_over()
+        self._payload = PodPayload(self._client, pod, self._call, self._log)
         try:
-            secret = render.call_secret(pod, self._call)
-            self._ask(lambda: self._client.create_namespaced_secret(self._namespace, secret), "secret")
-        except _ExistsError:
-            pass  # made by the worker whose pod this is; its name is used only once
+            for secret in parcels.secrets(pod):
+                self._create_secret(secret)
         except BaseException:
             self._delete()
             raise
         return pod
+
+    def _create_secret(self, secret: k8s.V1Secret) -> None:
+        with contextlib.suppress(_ExistsError):  # made by the worker whose pod this is; its name is used only once
+            self._ask(lambda: self._client.create_namespaced_secret(self._namespace, secret), "secret")
 
     def _create_or_take_over(self) -> Any:
         number = 1
@@ -174,6 +178,8 @@ class PodRun:
         """
         environment, function = self._call.environment, self._call.function
         self._ended = end.why in ("ended", "deleted")
+        if end.pod is not None:
+            self._payload = PodPayload(self._client, end.pod, self._call, self._log)
         if end.why == "stuck":
             raise diagnose.startup_failure(end.pod, environment)
         if end.why == "late":
@@ -190,11 +196,11 @@ class PodRun:
         if document.outcome == protocol.FAILURE and diagnose.was_ended(end.pod):
             # What the function said when it was ended from outside is not why it ended.
             raise diagnose.death(end.pod, environment, function)
-        if end.why == "deleted" and document.inline is None:
+        if end.why == "deleted" and document.inline is None and not document.stored:
             raise diagnose.gone(environment, function, f"Its result ({document.size:,} bytes) went with it.")
         if not complete:
             self._say(f"The log of pod {self._name} could not be read to its end.")
-        self._payload = PodPayload(self._client, self._namespace, self._name, self._call, self._log)
+        assert self._payload is not None  # noqa: S101 -- the pod has said how it ended
         result = self._payload.fetch(document)
         self.timings = document.timings
         self._say(phases(end.seen, document.timings))
@@ -209,6 +215,8 @@ class PodRun:
         """
         if self._follower is not None:
             self._follower.stop()
+        if self._payload is not None:
+            self._payload.close()
         wanted = {
             "delete_pod": True,
             "delete_succeeded_pod": self._succeeded,

@@ -1,4 +1,7 @@
-"""Bring back what a call left: from its pod's status, or through the container beside it."""
+"""A call's bulk: into its pod by Secrets, and back from the pod's status or through the container beside it.
+
+What is too large for either is kept at the location for large values, if there is one.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +18,15 @@ from kubernetes.stream.ws_client import STDERR_CHANNEL, STDOUT_CHANNEL
 from websocket import ABNF, WebSocketException
 
 from k8s_venv.backends.kubernetes import render
-from k8s_venv.calls import Result
+from k8s_venv.calls import Delivery, Result
 from k8s_venv.calls.results import inline_result
-from k8s_venv.errors import BackendError
+from k8s_venv.errors import BackendError, CallError
 from k8s_venv.runner.mapped import map_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from kubernetes.client import models as k8s
 
     from k8s_venv.calls import PackedCall
     from k8s_venv.runner import protocol
@@ -35,21 +40,63 @@ _SILENCE = 60
 _BROKEN = (OSError, WebSocketException)
 
 
+class Parcels:
+    """All files of a call, as the Secrets that its pod waits for.
+
+    Args:
+        call: the call.
+        pod: the pod, before it is created.
+
+    Raises:
+        CallError: they are more than a few Secrets hold, and there is no location for large values.
+        BackendError: the pod does not see that location.
+    """
+
+    def __init__(self, call: PackedCall, pod: k8s.V1Pod) -> None:
+        self._call = call
+        location = call.environment.values.location
+        if location and location.startswith("/") and not render.is_mounted(pod, location):
+            raise BackendError(
+                call.environment.name,
+                f"its pods do not see {location}, the location for large values: give it `volumes` and "
+                "`volume_mounts` with a volume that is mounted there, as it is on the workers.",
+            )
+        delivery = Delivery(call, render.secret_names(pod)[0])
+        self._files = delivery.parcels(render.SECRET_LIMIT, render.SECRETS)
+        if len(self._files) > 1:
+            render.split_call(pod, len(self._files))
+
+    def secrets(self, pod: k8s.V1Pod) -> list[k8s.V1Secret]:
+        """Return the Secrets for the created pod, which may be one that an earlier worker made.
+
+        Raises:
+            BackendError: that one waits for fewer.
+        """
+        names = render.secret_names(pod)
+        if len(names) < len(self._files):
+            raise BackendError(
+                self._call.environment.name,
+                f"the pod {pod.metadata.name} of an earlier worker waits for smaller arguments. Run the task again.",
+            )
+        files = [*self._files, *({} for _ in names[len(self._files) :])]
+        return [render.call_secret(pod, name, each) for name, each in zip(names, files, strict=True)]
+
+
 class PodPayload:
     """What one pod hands over.
 
     Args:
         client: a ``CoreV1Api``.
-        namespace: the pod's namespace.
-        name: its name.
+        pod: the pod.
         call: the call that it ran.
         log: is called with what the reading command says.
     """
 
-    def __init__(self, client: Any, namespace: str, name: str, call: PackedCall, log: Callable[[str], None]) -> None:
+    def __init__(self, client: Any, pod: k8s.V1Pod, call: PackedCall, log: Callable[[str], None]) -> None:
         self._client = client
-        self._namespace = namespace
-        self._name = name
+        self._namespace = pod.metadata.namespace
+        self._name = pod.metadata.name
+        self._pod = pod
         self._call = call
         self._log = log
         self._held = False  # whether the sidecar waits for us
@@ -62,8 +109,22 @@ class PodPayload:
         """
         if document.inline is not None:
             return inline_result(document, self._call.environment.name)
+        if document.stored:
+            return self._delivery().result(document)
         self._held = True
         return Result(document, self._download(document))
+
+    def _delivery(self) -> Delivery:
+        return Delivery(self._call, render.secret_names(self._pod)[0])
+
+    def close(self) -> None:
+        """Remove the arguments from the location for large values; the call has ended."""
+        if not self._call.environment.values.location:
+            return
+        try:
+            self._delivery().close()
+        except CallError as error:
+            self._log(f"WARNING - {error}")
 
     def release(self) -> None:
         """Let a sidecar that keeps the payload end, where the pod itself is kept."""

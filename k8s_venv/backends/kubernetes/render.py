@@ -12,17 +12,16 @@ import hashlib
 import json
 import re
 import secrets
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from kubernetes.client import ApiClient
 from kubernetes.client import models as k8s
 
-from k8s_venv.errors import CallError
 from k8s_venv.runner import protocol
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    from k8s_venv.calls import PackedCall
 
 BASE = "base"
 SIDECAR = "result"
@@ -32,10 +31,12 @@ RESULT_FOLDER = "/k8s-venv/result"
 MESSAGE_FILE = "/dev/termination-log"
 # What the API server takes in one Secret, in bytes.
 SECRET_LIMIT = 1024 * 1024
+# How many Secrets of that size a call may take.
+SECRETS = 8
 NAME_LIMIT = 63
 LABELS = {"app.kubernetes.io/managed-by": "k8s-venv"}
 
-_CALL_VOLUME = "k8s-venv-call"
+CALL_VOLUME = "k8s-venv-call"
 _ARCHIVE = f"{CALL_FOLDER}/{protocol.ARCHIVE}"
 
 
@@ -86,7 +87,7 @@ def volumes(secret: str) -> list[k8s.V1Volume]:
         secret: the name of the Secret with the archive.
     """
     return [
-        k8s.V1Volume(name=_CALL_VOLUME, secret=k8s.V1SecretVolumeSource(secret_name=secret)),
+        k8s.V1Volume(name=CALL_VOLUME, secret=k8s.V1SecretVolumeSource(secret_name=secret)),
         k8s.V1Volume(name="k8s-venv-scratch", empty_dir=k8s.V1EmptyDirVolumeSource()),
         k8s.V1Volume(name="k8s-venv-result", empty_dir=k8s.V1EmptyDirVolumeSource()),
     ]
@@ -99,7 +100,7 @@ def mounts() -> list[k8s.V1VolumeMount]:
 
 def _shared_mounts() -> list[k8s.V1VolumeMount]:
     return [
-        k8s.V1VolumeMount(name=_CALL_VOLUME, mount_path=CALL_FOLDER, read_only=True),
+        k8s.V1VolumeMount(name=CALL_VOLUME, mount_path=CALL_FOLDER, read_only=True),
         k8s.V1VolumeMount(name="k8s-venv-result", mount_path=RESULT_FOLDER),
     ]
 
@@ -142,7 +143,7 @@ def pod(name: str, namespace: str, deadline: int, options: Mapping[str, Any]) ->
         image_pull_policy=options.get("image_pull_policy"),
         command=command(),
         env=list(variables.values()),
-        volume_mounts=mounts(),
+        volume_mounts=[*options.get("volume_mounts", ()), *mounts()],
         resources=options.get("container_resources"),
         security_context=container_security(),
     )
@@ -155,7 +156,7 @@ def pod(name: str, namespace: str, deadline: int, options: Mapping[str, Any]) ->
         ),
         spec=k8s.V1PodSpec(
             containers=[base, sidecar(options["image"], options.get("image_pull_policy"), container_security())],
-            volumes=volumes(name),
+            volumes=[*options.get("volumes", ()), *volumes(name)],
             restart_policy="Never",
             active_deadline_seconds=deadline,
             automount_service_account_token=False,
@@ -166,6 +167,24 @@ def pod(name: str, namespace: str, deadline: int, options: Mapping[str, Any]) ->
             tolerations=options.get("tolerations"),
         ),
     )
+
+
+def typed(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return pod options with the volumes that a project file gives, as Kubernetes writes them, in the client's types.
+
+    Args:
+        options: the options.
+    """
+    kinds = {"volumes": "V1Volume", "volume_mounts": "V1VolumeMount"}
+    return {name: _typed(value, kinds[name]) if name in kinds else value for name, value in options.items()}
+
+
+def _typed(items: Any, kind: str) -> Any:
+    client = ApiClient()
+    return [
+        client.deserialize(SimpleNamespace(data=json.dumps(item)), kind) if isinstance(item, dict) else item
+        for item in items
+    ]
 
 
 def sidecar(image: str, pull_policy: str | None, security: Any) -> k8s.V1Container:
@@ -196,44 +215,49 @@ def fresh_secret_name(name: str) -> str:
     return f"{name}-{secrets.token_hex(4)}"
 
 
-def secret_name(pod: k8s.V1Pod) -> str:
-    """Return the name of the Secret that a pod waits for."""
-    name: str = next(volume.secret.secret_name for volume in pod.spec.volumes if volume.name == _CALL_VOLUME)
-    return name
+def split_call(pod: k8s.V1Pod, count: int) -> None:
+    """Let a pod wait for several Secrets, which appear in one folder.
+
+    Args:
+        pod: the pod, before it is created.
+        count: how many.
+    """
+    volume = next(volume for volume in pod.spec.volumes if volume.name == CALL_VOLUME)
+    first = secret_names(pod)[0]
+    names = [first, *(f"{first}-{number}" for number in range(1, count))]
+    sources = [k8s.V1VolumeProjection(secret=k8s.V1SecretProjection(name=name)) for name in names]
+    volume.secret, volume.projected = None, k8s.V1ProjectedVolumeSource(sources=sources)
 
 
-def call_secret(pod: k8s.V1Pod, call: PackedCall) -> k8s.V1Secret:
-    """Return the Secret with a call's archive and secrets.
+def secret_names(pod: k8s.V1Pod) -> list[str]:
+    """Return the names of the Secrets that a pod waits for."""
+    volume = next(volume for volume in pod.spec.volumes if volume.name == CALL_VOLUME)
+    if volume.secret is not None:
+        return [volume.secret.secret_name]
+    return [source.secret.name for source in volume.projected.sources]
+
+
+def call_secret(pod: k8s.V1Pod, name: str, files: Mapping[str, bytes]) -> k8s.V1Secret:
+    """Return a Secret with files of a call.
 
     The pod owns it, so the cluster removes it with the pod.
 
     Args:
         pod: the created pod.
-        call: the call.
+        name: the Secret's name.
+        files: their contents by their names.
     """
     owner = k8s.V1OwnerReference(api_version="v1", kind="Pod", name=pod.metadata.name, uid=pod.metadata.uid)
     return k8s.V1Secret(
-        metadata=k8s.V1ObjectMeta(
-            name=secret_name(pod), namespace=pod.metadata.namespace, owner_references=[owner], labels=LABELS
-        ),
+        metadata=k8s.V1ObjectMeta(name=name, namespace=pod.metadata.namespace, owner_references=[owner], labels=LABELS),
         immutable=True,
-        data={name: base64.b64encode(data).decode("ascii") for name, data in secret_files(call).items()},
+        data={file: base64.b64encode(data).decode("ascii") for file, data in files.items()},
     )
 
 
-def secret_files(call: PackedCall) -> Mapping[str, bytes]:
-    """Return the files that a call needs in its folder.
-
-    Raises:
-        CallError: they are more than a Secret holds.
-    """
-    files = {protocol.ARCHIVE: call.archive}
-    if call.secrets:
-        files[protocol.SECRETS] = json.dumps(call.secrets).encode()
-    size = sum(len(data) for data in files.values())
-    if size > SECRET_LIMIT:
-        raise CallError(
-            f"{call.function}() and its arguments take {size:,} bytes packed; a Secret holds {SECRET_LIMIT:,}. Pass a "
-            "reference to the data (a path, a table, a URL) instead of the data itself."
-        )
-    return files
+def is_mounted(pod: k8s.V1Pod, path: str) -> bool:
+    """Tell whether the container that runs the call has a volume of the pod at a path, or above it."""
+    container = next(container for container in pod.spec.containers if container.name == BASE)
+    ours = {volume.name for volume in volumes("")}
+    places = [mount.mount_path.rstrip("/") for mount in container.volume_mounts or () if mount.name not in ours]
+    return any(f"{path}/".startswith(f"{place}/") for place in places)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from kubernetes.client import ApiClient
 
 from k8s_venv.backends.kubernetes import diagnose
+from k8s_venv.backends.kubernetes.render import CALL_VOLUME
 from k8s_venv.backends.kubernetes.watch import DELETED
 
 if TYPE_CHECKING:
@@ -145,7 +146,12 @@ def summary(pod: Mapping[str, Any]) -> dict[str, Any]:
     """
     spec = pod["spec"]
     containers = [{key: each[key] for key in _CONTAINER if key in each} for each in spec["containers"]]
-    kept = {"containers": containers, "activeDeadlineSeconds": spec.get("activeDeadlineSeconds")}
+    volumes = [volume for volume in spec.get("volumes", ()) if volume["name"] == CALL_VOLUME]
+    kept = {
+        "containers": containers,
+        "volumes": volumes,
+        "activeDeadlineSeconds": spec.get("activeDeadlineSeconds"),
+    }
     metadata = {key: pod["metadata"][key] for key in _METADATA if key in pod["metadata"]}
     return {"metadata": metadata, "spec": kept, "status": pod.get("status", {})}
 

@@ -1,0 +1,72 @@
+"""How arguments and results travel: set for the project, an environment or a task."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ByteSize, ConfigDict, ValidationError
+
+from k8s_venv.errors import did_you_mean
+
+MIB = 1024 * 1024
+_BUCKET = re.compile(r"s3://[a-z0-9][a-z0-9.-]+(?:/[\w.=/-]*)?")
+
+
+def _location(value: str) -> str:
+    value = value.removeprefix("file://").rstrip("/")
+    if not (_BUCKET.fullmatch(value) or (value.startswith("/") and "/../" not in f"{value}/")):
+        raise ValueError(
+            f"{value!r} is no location: name a folder that workers and pods mount alike, such as /mnt/values, or "
+            "s3://BUCKET/PREFIX"
+        )
+    return value
+
+
+def _size(value: object) -> object:
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise ValueError(f'must be a size, such as "64 MiB", not {value!r}')
+    return value
+
+
+class ValueSettings(BaseModel):
+    """How arguments and results travel between the sender and the environment.
+
+    Args:
+        location: where large ones are kept meanwhile: a folder that workers and pods mount alike, or
+            ``s3://bucket/prefix``. An environment reaches a bucket through URLs that the sender signs.
+        above: the size in bytes from which on values go there.
+        exec: whether a large result may be read through ``pods/exec``, where there is no location for it.
+        status: whether small results may stand in the pod's status, which everybody reads who may read pods.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    location: Annotated[str, AfterValidator(_location)] | None = None
+    above: Annotated[ByteSize, BeforeValidator(_size)] = ByteSize(MIB)
+    exec: bool = True
+    status: bool = True
+
+    def problem(self) -> str | None:
+        """Say why no result could ever come back, if so."""
+        if self.exec or self.status or self.location:
+            return None
+        return (
+            "with exec = false and status = false no result can come back: name a `location`, or allow one of the two"
+        )
+
+
+def refused_setting(error: ValueError) -> str:
+    """Say what is wrong in settings that a task gives.
+
+    Args:
+        error: pydantic's, or that of ``Environment.with_values``.
+    """
+    if not isinstance(error, ValidationError):
+        return str(error)
+    problem = error.errors()[0]
+    name = str(problem["loc"][0])
+    if problem["type"] == "extra_forbidden":
+        known = sorted(ValueSettings.model_fields)
+        return f"values has no setting {name!r}.{did_you_mean(name, known)} Known: {', '.join(known)}"
+    return f"values[{name!r}]: {problem['msg'].removeprefix('Value error, ')}"

@@ -1,0 +1,223 @@
+"""Where large values are kept: a folder, and a bucket of a real S3-compatible server."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from k8s_venv.calls import PackedCall
+from k8s_venv.calls.delivery import Delivery
+from k8s_venv.calls.locations import location_at
+from k8s_venv.calls.references import MARK, load
+from k8s_venv.calls.spool import Spool
+from k8s_venv.environment import Environment
+from k8s_venv.errors import CallError, K8sVenvError
+from k8s_venv.runner import delivery, protocol
+from k8s_venv.runner.errors import DeliveryError
+from k8s_venv.runner.values import dumps
+from k8s_venv.value_settings import ValueSettings
+
+
+@pytest.fixture(params=["folder", "bucket"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return str(tmp_path) if request.param == "folder" else str(request.getfixturevalue("bucket"))
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "payload"
+    path.write_bytes(os.urandom(3_000_000))
+    return path
+
+
+def entry(payload: Path, **where: Any) -> dict[str, Any]:
+    spool = Spool([payload.read_bytes()])
+    return {"size": spool.size, "sha256": spool.sha256, **where}
+
+
+def test_a_value_goes_in_and_comes_back(url: str, file: Path, tmp_path: Path) -> None:
+    location = location_at(url)
+
+    location.put("work.arguments", file)
+    inside = delivery.fetch("", entry(file, **location.entry("work.arguments")), str(tmp_path), "its arguments")
+    delivery.store(location.entry("work.result", writing=True), str(file))
+
+    content = file.read_bytes()
+    assert bytes(inside) == bytes(location.fetch("work.result", len(content))) == content
+    assert location.start("work.result", 10) == content[:10]
+
+
+def test_what_is_deleted_is_gone(url: str, file: Path) -> None:
+    location = location_at(url)
+    location.put("work.result", file)
+
+    location.delete("work.result")
+    location.delete("work.result")
+
+    with pytest.raises(CallError, match=r"no work\.result in"):
+        location.fetch("work.result", 3_000_000)
+
+
+def test_a_value_that_is_not_as_long_as_announced_is_not_read(url: str, file: Path) -> None:
+    location = location_at(url)
+    location.put("work.result", file)
+
+    assert bytes(location.fetch("work.result", 10)) == b""
+
+
+def test_altered_arguments_are_refused_inside(url: str, file: Path, tmp_path: Path) -> None:
+    location = location_at(url)
+    location.put("work.arguments", file)
+    altered = entry(file, **location.entry("work.arguments")) | {"sha256": "0" * 64}
+
+    with pytest.raises(DeliveryError, match="did not arrive as they were sent"):
+        delivery.fetch("", altered, str(tmp_path), "its arguments")
+
+
+def test_missing_arguments_are_told_without_the_url(url: str, file: Path, tmp_path: Path) -> None:
+    missing = entry(file, **location_at(url).entry("nothing"))
+
+    with pytest.raises(DeliveryError, match="its arguments cannot be read") as caught:
+        delivery.fetch("", missing, str(tmp_path), "its arguments")
+
+    assert "Signature" not in str(caught.value)
+
+
+def test_urls_are_signed_in_the_way_that_every_store_takes(bucket: str) -> None:
+    assert "X-Amz-Signature" in location_at(bucket).entry("work.result", writing=True)["url"]
+
+
+@pytest.mark.parametrize("planted", ["link", "pipe"])
+def test_what_a_pod_plants_in_a_folder_is_not_followed(tmp_path: Path, planted: str) -> None:
+    (tmp_path / "secret").write_text("secret")
+    if planted == "link":
+        (tmp_path / "work.result").symlink_to(tmp_path / "secret")
+    else:
+        os.mkfifo(tmp_path / "work.result")
+
+    with pytest.raises(CallError, match="cannot be used"):
+        location_at(str(tmp_path)).fetch("work.result", 6)
+
+
+# --- in parcels -------------------------------------------------------------------------------------------
+
+
+def call(tmp_path: Path, data: bytes, **settings: Any) -> PackedCall:
+    environment = Environment(name="x", root=tmp_path, python="3.12", values=ValueSettings(**settings))
+    return PackedCall(environment, "work", frozenset(), "source", b"zip", {}, arguments=Spool([data]))
+
+
+def unpacked(parcels: list[dict[str, bytes]], folder: Path) -> bytes:
+    for parcel in parcels:
+        for name, data in parcel.items():
+            (folder / name).write_bytes(data)
+    said = delivery.read(str(folder))["arguments"]
+    return bytes(delivery.fetch(str(folder), said, str(folder), "its arguments"))
+
+
+@given(
+    data=st.binary(min_size=1, max_size=300) | st.integers(1, 60_000).map(os.urandom),
+    size=st.integers(12_000, 20_000),
+)
+def test_parcels_are_put_together_again(data: bytes, size: int, tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.mktemp("call")
+
+    parcels = Delivery(call(folder, data), "work").parcels(size, 8)
+
+    assert all(sum(map(len, parcel.values())) <= size for parcel in parcels)
+    assert unpacked(parcels, folder) == data
+
+
+def test_a_lost_or_altered_parcel_is_told(tmp_path: Path) -> None:
+    parcels = Delivery(call(tmp_path, os.urandom(50_000)), "work").parcels(20_000, 8)
+    parcels[1]["arguments.1"] = parcels[1]["arguments.1"][:-1] + b"?"
+
+    with pytest.raises(DeliveryError, match="its arguments"):
+        unpacked(parcels, tmp_path)
+    (tmp_path / "arguments.1").unlink()
+    with pytest.raises(DeliveryError, match="No such file"):
+        delivery.fetch(str(tmp_path), delivery.read(str(tmp_path))["arguments"], str(tmp_path), "its arguments")
+
+
+def test_what_parcels_do_not_hold_is_refused_with_the_ways_out(tmp_path: Path) -> None:
+    with pytest.raises(CallError, match=r"more than 8 Secrets hold .* Name a `location` under \[values\]"):
+        Delivery(call(tmp_path, os.urandom(200_000)), "work").parcels(20_000, 8)
+
+
+def test_what_is_above_the_threshold_goes_to_the_location(tmp_path: Path) -> None:
+    data, folder = os.urandom(50_000), tmp_path / "kept"
+    folder.mkdir()
+    sent = Delivery(call(tmp_path, data, location=str(folder), above=10_000), "work")
+
+    parcels = sent.parcels(20_000, 8)
+
+    assert len(parcels) == 1
+    assert unpacked(parcels, tmp_path) == data
+    sent.close()
+    assert not list(folder.iterdir())
+
+
+def test_settings_of_a_pod_without_exec_and_status(tmp_path: Path) -> None:
+    parcels = Delivery(call(tmp_path, b"x", location=str(tmp_path), exec=False, status=False), "work").parcels(9999, 1)
+
+    (tmp_path / protocol.DELIVERY).write_bytes(parcels[0][protocol.DELIVERY])
+    said = delivery.read(str(tmp_path))
+    assert said["hand_over"] is said["inline"] is False
+    assert said["result"] == {"above": 1024 * 1024, "path": f"{tmp_path}/work.result"}
+
+
+# --- documents --------------------------------------------------------------------------------------------
+
+ANYTHING = st.none() | st.integers() | st.text(max_size=20) | st.lists(st.text(max_size=3), max_size=2)
+
+
+@given(
+    location=ANYTHING | st.sampled_from(["/", "/etc", "http://127.0.0.1:9", "file:///etc", "s3:/x", "//x"]),
+    name=ANYTHING | st.sampled_from(["passwd", "../passwd", "/etc/passwd", "a/b", "", ".", ".."]),
+    size=ANYTHING | st.sampled_from([-1, 10**15, True]),
+    sha256=ANYTHING | st.just("0" * 64),
+    version=ANYTHING | st.just(2),
+)
+def test_a_document_of_any_shape_is_an_error_of_ours(
+    location: Any, name: Any, size: Any, sha256: Any, version: Any
+) -> None:
+    document = {MARK: version, "location": location, "name": name, "size": size, "sha256": sha256}
+
+    with pytest.raises(K8sVenvError):
+        load(document)
+
+
+def test_a_document_is_opened_where_its_value_is_kept(url: str, tmp_path: Path) -> None:
+    payload = dumps({"a": [1, 2]})
+    spool, location = Spool([payload]), location_at(url)
+    location.put("v.result", spool.path)
+    document = {MARK: 2, "location": url, "name": "v.result", "size": spool.size, "sha256": spool.sha256}
+
+    assert load(document) == {"a": [1, 2]}
+    with pytest.raises(CallError, match=r"There is no w\.result in .* any more"):
+        load({**document, "name": "w.result"})
+
+
+def test_a_location_that_needs_a_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    registry = pytest.importorskip("fsspec.registry", reason="fsspec is not installed")
+    monkeypatch.delitem(registry._registry, "s3", raising=False)
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+
+    with pytest.raises(CallError, match=r"pip install 'k8s-venv\[s3\]'"):
+        location_at("s3://nowhere-installed/x")
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
+    from tests.object_store import object_store
+
+    with object_store() as url:
+        yield url
