@@ -23,7 +23,9 @@ AIRFLOW_3 = not airflow.__version__.startswith("2.")
 
 if TYPE_CHECKING or AIRFLOW_3:
     from airflow.sdk import BaseHook, BaseOperator
+    from airflow.sdk.bases.branch import BranchMixIn
     from airflow.sdk.bases.decorator import DecoratedOperator, TaskDecorator, task_decorator_factory
+    from airflow.sdk.bases.skipmixin import SkipMixin
     from airflow.sdk.configuration import conf
     from airflow.sdk.definitions.context import KNOWN_CONTEXT_KEYS, Context
     from airflow.sdk.exceptions import (
@@ -46,6 +48,8 @@ else:
     )
     from airflow.hooks.base import BaseHook
     from airflow.models.baseoperator import BaseOperator
+    from airflow.models.skipmixin import SkipMixin
+    from airflow.operators.branch import BranchMixIn
     from airflow.utils.context import KNOWN_CONTEXT_KEYS, Context
 
     # Plain values of the context that Airflow 3 has no more.
@@ -67,8 +71,10 @@ __all__ = [
     "AirflowTaskTimeout",
     "BaseHook",
     "BaseOperator",
+    "BranchMixIn",
     "Context",
     "DecoratedOperator",
+    "SkipMixin",
     "TaskDecorator",
     "can_store_integer",
     "conf",
@@ -81,6 +87,7 @@ __all__ = [
     "returned_values",
     "run_in_process",
     "serialize_xcom",
+    "skip_tasks",
     "task_decorator_factory",
     "task_times",
 ]
@@ -101,6 +108,21 @@ def can_store_integer(value: int) -> bool:
     writes them into its database as JSON.
     """
     return not AIRFLOW_3 or -(2**63) <= value < 2**64
+
+
+def skip_tasks(operator: SkipMixin, context: Context, tasks: list[Any]) -> None:
+    """Skip tasks that come after a running one.
+
+    Args:
+        operator: the running one.
+        context: Airflow's.
+        tasks: which ones.
+    """
+    if TYPE_CHECKING or AIRFLOW_3:
+        operator.skip(ti=context["ti"], tasks=tasks)
+    elif tasks:
+        run = context["dag_run"]
+        operator.skip(run, run.execution_date, tasks, map_index=context["ti"].map_index)
 
 
 def find_variable(key: str) -> str | None:

@@ -1,4 +1,4 @@
-"""``@task.isolated("environment")``."""
+"""``@task.isolated("environment")``, and its kin that branch and short-circuit."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 
-class _IsolatedDecoratedOperator(DecoratedOperator, IsolatedOperator):
+class IsolatedDecoratedOperator(DecoratedOperator, IsolatedOperator):
     """The operator behind ``@task.isolated``."""
 
     custom_operator_name = "@task.isolated"
@@ -39,17 +39,36 @@ class _IsolatedDecoratedOperator(DecoratedOperator, IsolatedOperator):
 
 
 def isolated_task(
-    environment: str | None = None, *, multiple_outputs: bool | None = None, **options: Any
+    environment: str | Callable[..., Any] | None = None, *, multiple_outputs: bool | None = None, **options: Any
 ) -> TaskDecorator:
     """Run the decorated function in one of the project's environments.
 
     Args:
-        environment: the environment's name in ``k8s-venv.toml``.
+        environment: the environment's name in ``k8s-venv.toml``; by default what ``default_args`` of the task group or
+            the DAG say. Without parentheses after the decorator, the function itself.
         multiple_outputs: unroll a returned dictionary into one XCom for each key.
         options: as for ``IsolatedOperator``.
 
     Raises:
-        K8sVenvError: no environment is named.
+        K8sVenvError: the environment or an option is not what it must be.
+    """
+    return isolated_decorator(IsolatedDecoratedOperator, environment, multiple_outputs=multiple_outputs, **options)
+
+
+def isolated_decorator(
+    operator: type[IsolatedDecoratedOperator],
+    environment: str | Callable[..., Any] | None,
+    *,
+    multiple_outputs: bool | None = None,
+    **options: Any,
+) -> TaskDecorator:
+    """Return a decorator for isolated tasks, or the task where it was used without parentheses.
+
+    Args:
+        operator: makes the tasks.
+        environment: see ``isolated_task``, as all that follows.
+        multiple_outputs: see there.
+        options: see there.
     """
     if "requirements" in options:
         raise K8sVenvError(
@@ -57,15 +76,15 @@ def isolated_task(
             f'    [environments.NAME]\n    python = "3.12"\n    requirements = {list(options["requirements"])!r}\n\n'
             'and the task is @task.isolated("NAME").'
         )
-    if not isinstance(environment, str):
-        raise K8sVenvError('@task.isolated takes the environment\'s name: @task.isolated("NAME").')
+    function = environment if callable(environment) else None
+    if environment is not None and function is None:
+        if not isinstance(environment, str):
+            raise K8sVenvError(f"@{operator.custom_operator_name} takes the environment's name, not {environment!r}.")
+        options["environment"] = environment
     if multiple_outputs and options.get("result") == "reference":
         raise K8sVenvError('result="reference" hands on one value: leave multiple_outputs out.')
     decorator = task_decorator_factory(
-        multiple_outputs=multiple_outputs,
-        decorated_operator_class=_IsolatedDecoratedOperator,
-        environment=environment,
-        **options,
+        python_callable=function, multiple_outputs=multiple_outputs, decorated_operator_class=operator, **options
     )
     setattr(decorator, DECORATOR_MARK, True)
     return decorator

@@ -78,7 +78,9 @@ def _facts(task: Any) -> dict[str, Any] | None:
         return vars(task)
     if issubclass(getattr(task, "operator_class", object), IsolatedOperator):
         function = getattr(task, "python_callable", None) or task.partial_kwargs["python_callable"]
-        return {**task.partial_kwargs, "python_callable": function}
+        group = getattr(task, "task_group", None)
+        defaults = {**task.dag.default_args, **(group.default_args if group else {})}  # merged only when it runs
+        return {"environment": defaults.get("environment"), **task.partial_kwargs, "python_callable": function}
     return None
 
 

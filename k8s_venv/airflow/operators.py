@@ -57,7 +57,8 @@ class IsolatedOperator(BaseOperator):
     environment says.
 
     Args:
-        environment: the environment's name in ``k8s-venv.toml``.
+        environment: the environment's name in ``k8s-venv.toml``, which may stand in ``default_args`` of the task group
+            or the DAG.
         python_callable: the function.
         op_args: its positional arguments (templated).
         op_kwargs: its keyword arguments (templated). Parameters named like keys of Airflow's context get these.
@@ -92,7 +93,7 @@ class IsolatedOperator(BaseOperator):
     def __init__(
         self,
         *,
-        environment: str,
+        environment: str | None = None,
         python_callable: Callable[..., Any],
         op_args: Collection[Any] | None = None,
         op_kwargs: Mapping[str, Any] | None = None,
@@ -113,8 +114,8 @@ class IsolatedOperator(BaseOperator):
         task = f"Task {kwargs.get('task_id')!r}"
         check_options(unknown - {"default_args", "multiple_outputs", "doc"}, task)
         super().__init__(**kwargs)
-        if not callable(python_callable):
-            raise K8sVenvError(f"{task}: python_callable must be a function, not {python_callable!r}.")
+        environment = _named_environment(environment, task)
+        _require_function(python_callable, task)
         self.environment = environment
         self.python_callable = python_callable
         self.op_args = op_args or ()
@@ -298,6 +299,28 @@ def _resolved(value: Any) -> Any:
     """Return the results of a mapped task, which Airflow reads one by one, as a list."""
     lazy = type(value).__module__.partition(".")[0] == "airflow" and isinstance(value, collections.abc.Sequence)
     return list(value) if lazy else value
+
+
+def _named_environment(environment: Any, task: str) -> str:
+    if environment is None:
+        raise K8sVenvError(
+            f'{task} names no environment: @task.isolated("NAME"), or default_args={{"environment": "NAME"}} of its '
+            "task group or DAG."
+        )
+    if not isinstance(environment, str):
+        raise K8sVenvError(f"{task}: environment is the name of one, not {environment!r}.")
+    return environment
+
+
+def _require_function(python_callable: Any, task: str) -> None:
+    if hasattr(python_callable, "operator_class") and hasattr(python_callable, "function"):
+        name = python_callable.function.__name__
+        raise K8sVenvError(
+            f"{task}: python_callable is {name}, which a @task decorator has made a task. Give the function itself: "
+            f"take the decorator off, or say python_callable={name}.function."
+        )
+    if not callable(python_callable):
+        raise K8sVenvError(f"{task}: python_callable must be a function, not {python_callable!r}.")
 
 
 def _names(value: Sequence[str], option: str, task: str) -> tuple[str, ...]:

@@ -71,8 +71,8 @@ def isolated(decorator: str, function: str = "def work(): return 1") -> str:
     ("decorator", "function", "sentence"),
     [
         ('task.isolated("smae")', "def work(): ...", "There is no environment 'smae'. Did you mean 'same'?"),
-        ("task.isolated", "def work(): ...", "takes the environment's name: @task.isolated("),
-        ("task.isolated()", "def work(): ...", "takes the environment's name: @task.isolated("),
+        ("task.isolated", "def work(): ...", "names no environment: @task.isolated("),
+        ("task.isolated()", "def work(): ...", "names no environment: @task.isolated("),
         ('task.isolated("same", backend="podman")', "def work(): ...", "there is no backend 'podman'"),
         ('task.isolated("same", imag="x")', "def work(): ...", "there is no option 'imag'. Did you mean 'image'?"),
         ('task.isolated("same", cmds=["x"])', "def work(): ...", "'cmds' cannot be set: k8s-venv sets it itself"),
