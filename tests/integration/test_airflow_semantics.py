@@ -178,6 +178,10 @@ def pipeline():
     def pairs():
         return [{"a": 1, "b": 2}, {"a": 3, "b": 4}]
 
+    @task
+    def seconds():
+        return [7, 8, 9]
+
     @task_group
     def group(n):
         @task.isolated("same", task_id="twice")
@@ -186,13 +190,13 @@ def pipeline():
 
         return double(n)
 
-    parts, listed = several(), numbers()
+    parts, listed, others = several(), numbers(), seconds()
     added = add.partial(b=100).expand(a=listed)
     add.override(task_id="kwargs").partial(c=1).expand_kwargs(pairs())
     total(added)
     add.override(task_id="mapped").expand(a=listed.map(lambda n: n * 1000))
-    keep.override(task_id="zipped").partial(x=1).expand(rendered=listed.zip([7, 8, 9]))
-    add.override(task_id="joined").expand(a=listed.concat([50]))
+    keep.override(task_id="zipped").partial(x=1).expand(rendered=listed.zip(others))
+    add.override(task_id="joined").expand(a=listed.concat(others))
     keep.override(task_id="templated")(
         "{{ params.p }}", parts["word"], {"deep": ["{{ ti.task_id }}"]}, x=parts, rendered="{{ dag.dag_id }}"
     )
@@ -210,10 +214,9 @@ def test_values_flow_as_xcoms_do(run: Run) -> None:
     assert [values[f"kwargs[{n}]"] for n in range(2)] == [4, 8]
     assert values["total"] == 306
     assert [values[f"mapped[{n}]"] for n in range(3)] == [1010, 2010, 3010]
-    assert [values[f"joined[{n}]"] for n in range(4)] == [11, 12, 13, 60]
-    assert [values[f"zipped[{n}]"][1] for n in range(3)] == [
-        {"x": 1, "rendered": [n, m]} for n, m in [(1, 7), (2, 8), (3, 9)]
-    ]
+    assert [values[f"joined[{n}]"] for n in range(6)] == [11, 12, 13, 17, 18, 19]
+    assert [tuple(values[f"zipped[{n}]"][1]["rendered"]) for n in range(3)] == [(1, 7), (2, 8), (3, 9)]
+    assert values["zipped[0]"][1]["x"] == 1
     assert values["templated"] == [
         ["7", "w", {"deep": ["templated"]}],
         {"x": {"numbers": [1, 2, 3], "word": "w"}, "rendered": "pipeline"},
