@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.airflow_home import dags_folder
+from tests.cluster.direct import Cluster
 
 if TYPE_CHECKING:
     from k8s_venv.airflow.testing import TaskOutcome
@@ -94,3 +95,14 @@ def run_file(registry: str, namespace: str) -> RunFile:
         return state, {outcome.task_id: outcome for outcome in outcomes}
 
     return run
+
+
+@pytest.fixture(scope="session")
+def cluster(client: Any, namespace: str, project: Path, registry: str) -> Cluster:
+    """What runs calls as pods, with the project's image."""
+    from k8s_venv.locking import read_lock
+    from k8s_venv.project import load_project
+
+    environment = load_project(project / "k8s-venv.toml").environment("current")
+    image = environment.image_reference(registry, read_lock(environment).digest)
+    return Cluster(client, namespace, image, project)

@@ -1,6 +1,8 @@
 """Tasks that wait for their pods in different ways."""
 
 import os
+import time
+from datetime import timedelta
 
 try:
     from airflow.sdk import DAG, task
@@ -37,3 +39,12 @@ with DAG("deferring_failures", schedule=None):
     fails()
     skips()
     dies()
+
+for name, deferrable in (("timing_out", False), ("timing_out_deferred", True)):
+    with DAG(name, schedule=None):
+
+        @task.isolated("current", deferrable=deferrable, execution_timeout=timedelta(seconds=6))
+        def slow() -> None:
+            time.sleep(60)
+
+        slow()

@@ -1,0 +1,330 @@
+"""What goes wrong with pods, provoked on the cluster, and the cause that is reported for it."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import re
+import subprocess
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from k8s_venv.backends.kubernetes.engine import PodRun
+from k8s_venv.backends.kubernetes.stages import Timeouts
+from k8s_venv.calls import open_result
+from tests.cluster.conftest import RunFile
+from tests.cluster.direct import PATIENCE, Cluster, Outcome, add_one, sleep
+
+
+def segfault() -> None:
+    import ctypes
+
+    print("before the crash")
+    ctypes.string_at(0)
+
+
+def fill_disk() -> None:
+    import time
+    from pathlib import Path
+
+    Path("/tmp/large").write_bytes(b"0" * 60_000_000)
+    time.sleep(120)
+
+
+def flood(lines: int) -> int:
+    for number in range(lines):
+        print(f"{number:08} {'x' * 90}")
+    return lines
+
+
+def raise_error() -> None:
+    raise ValueError("this try failed")
+
+
+def as_somebody_without_rights(namespace: str) -> Any:
+    from kubernetes import client
+
+    api = client.ApiClient()
+    api.set_default_header("Impersonate-User", f"system:serviceaccount:{namespace}:default")
+    return client.CoreV1Api(api)
+
+
+@pytest.fixture(scope="module")
+def full_namespace(client: Any) -> Iterator[str]:
+    """A namespace whose quota takes no pods."""
+    name = f"k8s-venv-test-{uuid.uuid4().hex[:8]}"
+    client.create_namespace({"metadata": {"name": name}})
+    client.create_namespaced_resource_quota(name, {"metadata": {"name": "none"}, "spec": {"hard": {"pods": "0"}}})
+    yield name
+    client.delete_namespace(name)
+
+
+class LosesSecrets:
+    """A client beside which somebody deletes each Secret as soon as it is made."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+    def create_namespaced_secret(self, namespace: str, secret: Any) -> Any:
+        # The pod's image is such that its node has not looked for the Secret yet.
+        made = self._client.create_namespaced_secret(namespace, secret)
+        self._client.delete_namespaced_secret(secret.metadata.name, namespace)
+        return made
+
+
+def deleted(cluster: Cluster, pod: Any) -> Outcome:
+    def delete() -> None:
+        cluster.await_running(pod.metadata.name)
+        cluster.client.delete_namespaced_pod(pod.metadata.name, cluster.namespace)
+
+    threading.Thread(target=delete).start()
+    return cluster.run(pod, cluster.call(sleep, 60))
+
+
+def evicted_by_the_api(cluster: Cluster, pod: Any) -> Outcome:
+    def evict() -> None:
+        cluster.await_running(pod.metadata.name)
+        metadata = {"name": pod.metadata.name, "namespace": cluster.namespace}
+        cluster.client.create_namespaced_pod_eviction(pod.metadata.name, cluster.namespace, {"metadata": metadata})
+
+    threading.Thread(target=evict).start()
+    return cluster.run(pod, cluster.call(sleep, 60))
+
+
+def in_full_namespace(cluster: Cluster, namespace: str) -> Outcome:
+    elsewhere = dataclasses.replace(cluster, namespace=namespace)
+    return elsewhere.run(elsewhere.pod(), cluster.call(add_one, 1))
+
+
+def with_failing_init_container(cluster: Cluster) -> Outcome:
+    pod = cluster.pod()
+    program = "print('no such table'); raise SystemExit(3)"
+    pod.spec.init_containers = [
+        {
+            "name": "prepare",
+            "image": cluster.image,
+            "command": ["python", "-c", program],
+            "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+        }
+    ]
+    return cluster.run(pod, cluster.call(add_one, 1))
+
+
+def privileged(cluster: Cluster) -> Outcome:
+    pod = cluster.pod()
+    pod.spec.host_network = True
+    return cluster.run(pod, cluster.call(add_one, 1))
+
+
+FAULTS: dict[str, tuple[Callable[[Cluster, str], Outcome], str]] = {
+    "deleted from outside": (
+        lambda cluster, _: deleted(cluster, cluster.pod()),
+        r"sleep\(\) ended without a result: its pod was deleted from outside\.",
+    ),
+    "evicted by the API": (
+        lambda cluster, _: evicted_by_the_api(cluster, cluster.pod()),
+        r"sleep\(\) was evicted from its node \(EvictionByEvictionAPI\)",
+    ),
+    "evicted for its disk": (
+        lambda cluster, _: cluster.run(
+            cluster.pod(container_resources={"limits": {"ephemeral-storage": "20Mi"}}), cluster.call(fill_disk)
+        ),
+        r"fill_disk\(\) was evicted from its node: .*ephemeral",
+    ),
+    "no Python": (
+        lambda cluster, _: cluster.run(cluster.pod(env_vars={"PATH": "/nowhere"}), cluster.call(add_one, 1)),
+        r"its image cannot run `python`: .*executable file not found",
+    ),
+    "another Python": (
+        lambda cluster, _: cluster.run(cluster.pod(), cluster.call(add_one, 1, python="3.9")),
+        r"declared with Python 3\.9, but its `python` is 3\.12",
+    ),
+    "unschedulable": (
+        lambda cluster, _: cluster.run(
+            cluster.pod(container_resources={"requests": {"cpu": "1000"}}),
+            cluster.call(add_one, 1),
+            timeouts=Timeouts(schedule=3, startup=60),
+        ),
+        r"no node could take its pod within 3 s: .*Insufficient cpu.*`schedule_timeout_seconds`",
+    ),
+    "quota": (
+        lambda cluster, full: in_full_namespace(cluster, full),
+        r"Kubernetes refused the pod in namespace .*exceeded quota.*The namespace's quota is used up\.",
+    ),
+    "no rights": (
+        lambda cluster, _: cluster.run(
+            cluster.pod(), cluster.call(add_one, 1), client=as_somebody_without_rights(cluster.namespace)
+        ),
+        r"Kubernetes refused the pod .*cannot create resource \"pods\".*needs more rights",
+    ),
+    "Pod Security": (
+        lambda cluster, _: privileged(cluster),
+        r"violates PodSecurity.*The namespace's Pod Security level does not admit the pod's options\.",
+    ),
+    "active_deadline_seconds": (
+        lambda cluster, _: cluster.run(cluster.pod(deadline=4), cluster.call(sleep, 60)),
+        r"sleep\(\) ran longer than its pod's `active_deadline_seconds` allows \(4 s\)",
+    ),
+    "segfault": (
+        lambda cluster, _: cluster.run(cluster.pod(), cluster.call(segfault)),
+        r"segfault\(\) ended without a result: its process was ended by SIGSEGV \(a crash in compiled code\)",
+    ),
+    "Secret deleted before start": (
+        lambda cluster, _: cluster.run(
+            cluster.pod(),
+            cluster.call(add_one, 1),
+            client=LosesSecrets(cluster.client),
+            timeouts=Timeouts(schedule=60, startup=6),
+        ),
+        r"its pod did not start within 6 s \(FailedMount: .*secret \"fault-.*\" not found",
+    ),
+    "init container": (
+        lambda cluster, _: with_failing_init_container(cluster),
+        r"the init container 'prepare' left with exit code 3",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def outcomes(cluster: Cluster, full_namespace: str) -> dict[str, Outcome]:
+    """All faults, a few at a time."""
+    with concurrent.futures.ThreadPoolExecutor(5) as pool:
+        futures = {name: pool.submit(provoke, cluster, full_namespace) for name, (provoke, _) in FAULTS.items()}
+        return {name: future.result() for name, future in futures.items()}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_each_fault_is_reported_by_its_cause(outcomes: dict[str, Outcome], fault: str) -> None:
+    assert re.search(FAULTS[fault][1], str(outcomes[fault].error), re.DOTALL), outcomes[fault]
+
+
+def test_evidence_is_read_before_the_pod_is_deleted(outcomes: dict[str, Outcome]) -> None:
+    assert "no such table" in outcomes["init container"].lines
+    assert "before the crash" in outcomes["segfault"].lines
+    assert any("Segmentation fault" in line for line in outcomes["segfault"].lines)
+    assert "second 0" in outcomes["deleted from outside"].lines
+
+
+def test_faults_leave_nothing(outcomes: dict[str, Outcome], cluster: Cluster) -> None:
+    cluster.await_gone("fault-")
+
+
+def test_a_flood_of_lines_comes_whole_and_in_order(cluster: Cluster) -> None:
+    outcome = cluster.run(cluster.pod(), cluster.call(flood, 30_000))
+
+    assert outcome.value == 30_000
+    assert outcome.lines == [f"{number:08} {'x' * 90}" for number in range(30_000)]
+    assert outcome.said[-1].startswith("Phases: scheduled ")
+
+
+# --- another try ----------------------------------------------------------------------------------------------
+
+WORKER = """
+import sys
+from pathlib import Path
+import kubernetes
+from tests.cluster import direct
+
+kubernetes.config.load_kube_config()
+namespace, image, name, seconds = sys.argv[1:]
+cluster = direct.Cluster(kubernetes.client.CoreV1Api(), namespace, image, Path())
+cluster.run(cluster.pod(name), cluster.call(direct.sleep, float(seconds)))
+"""
+
+
+def killed_worker(cluster: Cluster, name: str, seconds: float) -> Any:
+    """Start a worker, kill it when its pod runs, and return the pod."""
+    import sys
+
+    arguments = [cluster.namespace, cluster.image, name, str(seconds)]
+    with subprocess.Popen([sys.executable, "-c", WORKER, *arguments]) as worker:
+        pod = cluster.await_running(name)
+        worker.kill()
+    return pod
+
+
+def test_a_try_after_a_workers_death_takes_over_the_running_pod(cluster: Cluster) -> None:
+    pod = killed_worker(cluster, "taken-1", 8)
+
+    outcome = cluster.run(cluster.pod("taken-1", attempt="2"), cluster.call(sleep, 8))
+
+    assert outcome.value == "slept"
+    assert any("Taking over pod" in line for line in outcome.said)
+    assert outcome.lines == [f"second {number}" for number in range(8)]
+    assert pod.metadata.uid
+    cluster.await_gone("taken-1")
+
+
+def test_a_result_that_nobody_read_is_not_lost(cluster: Cluster) -> None:
+    pod = killed_worker(cluster, "unread-1", 1)
+    for _ in range(100):
+        pod = cluster.client.read_namespaced_pod("unread-1", cluster.namespace)
+        if pod.status.phase == "Succeeded":
+            break
+        time.sleep(0.2)
+
+    outcome = cluster.run(cluster.pod("unread-1", attempt="2"), cluster.call(raise_error))
+
+    assert outcome.value == "slept"  # of the first try: the second would have failed
+
+
+def test_a_try_after_a_failure_starts_anew(cluster: Cluster) -> None:
+    name = f"again-{uuid.uuid4().hex[:8]}"
+    run = PodRun(cluster.client, cluster.pod(name), cluster.call(raise_error), print, print, PATIENCE)
+    run.create()
+    with pytest.raises(ValueError, match="this try failed"):
+        open_result(run.wait(), cluster.call(raise_error))
+
+    outcome = cluster.run(cluster.pod(name, attempt="2"), cluster.call(add_one, 1))
+
+    assert outcome.value == 2
+
+
+def test_a_kept_pod_is_never_taken_for_the_next_tries(cluster: Cluster) -> None:
+    name = f"kept-{uuid.uuid4().hex[:8]}"
+    run = PodRun(cluster.client, cluster.pod(name), cluster.call(add_one, 1), print, print, PATIENCE)
+    run.create()
+    run.wait()
+    run.finish("keep_pod")
+
+    outcome = cluster.run(cluster.pod(name, attempt="2"), cluster.call(add_one, 2))
+
+    assert outcome.value == 3
+    kept = cluster.client.read_namespaced_pod(name, cluster.namespace)
+    assert kept.metadata.labels["already_checked"] == "True"
+    cluster.client.delete_namespaced_pod(name, cluster.namespace)
+
+
+def test_a_try_waits_until_the_pod_of_the_killed_one_is_gone(cluster: Cluster) -> None:
+    name = f"leaving-{uuid.uuid4().hex[:8]}"
+    call = cluster.call(add_one, 1)
+    first = cluster.client.create_namespaced_pod(cluster.namespace, cluster.pod(name))
+    cluster.client.delete_namespaced_pod(name, cluster.namespace, grace_period_seconds=3)
+
+    outcome = cluster.run(cluster.pod(name, attempt="2"), call)
+
+    assert outcome.value == 2
+    assert first.metadata.uid
+
+
+# --- through Airflow ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dag", ["timing_out", "timing_out_deferred"])
+def test_a_timeout_stays_a_timeout_and_leaves_no_pod(
+    project: Path, run_file: RunFile, cluster: Cluster, capfd: pytest.CaptureFixture[str], dag: str
+) -> None:
+    state, _ = run_file(project / "waiting.py", dag)
+
+    assert state == "failed"
+    assert "AirflowTaskTimeout" in capfd.readouterr().out
+    cluster.await_gone(dag.replace("_", "-"))
