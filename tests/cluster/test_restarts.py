@@ -9,7 +9,8 @@ import time
 
 import pytest
 
-from tests.cluster.direct import Cluster, Outcome, sleep
+from k8s_venv.backends.kubernetes.stages import Timeouts
+from tests.cluster.direct import Cluster, Outcome, add_one, sleep
 
 
 def interrupted(cluster: Cluster, process: str, seconds: float) -> Outcome:
@@ -36,9 +37,16 @@ def interrupted(cluster: Cluster, process: str, seconds: float) -> Outcome:
         return cluster.run(pod, cluster.call(sleep, seconds + 10))
     finally:
         thread.join()
+        await_recovery(cluster)
 
 
-@pytest.mark.parametrize(("process", "seconds"), [("API_SERVER", 15), ("KUBELET", 8)])
+def await_recovery(cluster: Cluster) -> None:
+    """Wait until the cluster runs pods again: its scheduler may take a minute to find the API server."""
+    patient = Timeouts(schedule=180, startup=60)
+    assert cluster.run(cluster.pod(), cluster.call(add_one, 1), timeouts=patient).value == 2
+
+
+@pytest.mark.parametrize(("process", "seconds"), [("KUBELET", 8), ("API_SERVER", 15)])
 def test_a_task_outlives_the_clusters_processes(cluster: Cluster, process: str, seconds: float) -> None:
     outcome = interrupted(cluster, process, seconds)
 
