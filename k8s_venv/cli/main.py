@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import click
@@ -67,6 +68,7 @@ class _Group(click.Group):
 @click.pass_context
 def main(context: click.Context, project: Path | None) -> None:
     """Run the command line."""
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # each retry is not news
     context.obj = project
 
 

@@ -223,6 +223,7 @@ def _session(attempts: int) -> requests.Session:
     retries = Retry(
         total=attempts - 1,
         connect=min(2, attempts - 1),  # one that is not there is named soon
+        other=0,  # such as a certificate that nobody trusts
         backoff_factor=0.3,
         backoff_max=10,
         status_forcelist=RETRIED,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import re
 import time
 from typing import TYPE_CHECKING, Literal
@@ -18,7 +17,8 @@ if TYPE_CHECKING:
     import requests
 
 Way = Literal["exists", "mounted", "sent"]
-_PIECE = 1 << 18
+_READ = 1 << 18
+_PIECE = 1 << 24
 # What a registry says of an upload that it does not know (any more), or knows otherwise.
 _FORGOTTEN = (400, 404, 416)
 _LONGEST_WAIT = 10.0  # seconds
@@ -117,14 +117,22 @@ class _Sending:
         self._registry, self._repository, self._blob = registry, repository, blob
         self._progress, self._stopped = progress, stopped
         self._told = 0
+        self._place = ""
 
     def run(self, place: str) -> None:
-        """Send everything, beginning an upload unless one began already."""
+        """Send everything, beginning an upload unless one began already.
+
+        At first in one piece, as Docker does and every registry takes it. Where that broke off, in pieces: the
+        reference implementation can only go on after a piece that it has answered. Where pieces are refused, in one
+        again.
+        """
+        self._place, offset = place or self._begin(), 0
         for attempt in range(1, self._registry.attempts + 1):
             try:
-                place, offset = (place or self._begin(), 0) if attempt == 1 else self._where(place)
-                place = self._send_rest(place, offset)
-                self._finish(place)
+                if attempt > 1:
+                    offset = self._resume()
+                self._send_rest(offset, _PIECE if attempt % 2 == 0 else self._blob.size)
+                self._finish()
             except RegistryError as error:
                 lasting = error.status is not None and error.status not in (*RETRIED, *_FORGOTTEN)
                 if lasting or attempt == self._registry.attempts or self._stopped():
@@ -137,40 +145,39 @@ class _Sending:
         place = f"{self._repository}/blobs/uploads/"
         return _location(self._registry.request("POST", place, push=self._repository, expect=(202,)))
 
-    def _send_rest(self, place: str, offset: int) -> str:
-        """Send what is left; return where the upload goes on."""
-        if offset >= self._blob.size > 0:
-            return place
-        headers = {"Content-Type": "application/octet-stream"}
-        if offset:
-            headers["Content-Range"] = f"{offset}-{self._blob.size - 1}"
-        body = _Body(self._blob, offset, self._count, self._stopped)
-        response = self._registry.request(
-            "PATCH", place, push=self._repository, expect=(202,), headers=headers, data=body, retry=False
-        )
-        return _location(response)
+    def _send_rest(self, offset: int, piece: int) -> None:
+        """Send what is left, in pieces of so many bytes."""
+        while offset < self._blob.size:
+            end = min(offset + piece, self._blob.size)
+            headers = {"Content-Type": "application/octet-stream"}
+            if offset or end < self._blob.size:
+                headers["Content-Range"] = f"{offset}-{end - 1}"
+            body = _Body(self._blob.path, offset, end, self._count, self._stopped)
+            response = self._registry.request(
+                "PATCH", self._place, push=self._repository, expect=(202,), headers=headers, data=body, retry=False
+            )
+            self._place, offset = _location(response), end
 
-    def _finish(self, place: str) -> None:
-        joint = "&" if "?" in place else "?"
+    def _finish(self) -> None:
+        joint = "&" if "?" in self._place else "?"
         self._registry.request(
             "PUT",
-            f"{place}{joint}{urlencode({'digest': self._blob.digest})}",
+            f"{self._place}{joint}{urlencode({'digest': self._blob.digest})}",
             push=self._repository,
             expect=(201, 204),
             retry=False,
         )
 
-    def _where(self, place: str) -> tuple[str, int]:
+    def _resume(self) -> int:
         """Ask how far an upload got; one that the registry forgot begins again."""
-        if not place:
-            return self._begin(), 0
-        response = self._registry.request("GET", place, push=self._repository, expect=range(200, 500))
+        response = self._registry.request("GET", self._place, push=self._repository, expect=range(200, 500))
         found = re.fullmatch(r"(?:bytes=)?0-(\d+)", response.headers.get("Range", ""))
-        if response.status_code != 204 or not found:
-            return self._begin(), 0
         # "0-0" is said for nothing and for one byte alike.
-        last = int(found[1])
-        return (_location(response), last + 1) if last else (self._begin(), 0)
+        if response.status_code == 204 and found and int(found[1]):
+            self._place = _location(response)
+            return int(found[1]) + 1
+        self._place = self._begin()
+        return 0
 
     def _count(self, position: int) -> None:
         """Tell how many bytes were sent that never were before."""
@@ -180,23 +187,25 @@ class _Sending:
 
 
 class _Body:
-    """The rest of a file as a request's body: its length is known, and it can be sent again."""
+    """A part of a file as a request's body: its length is known, and it can be sent again."""
 
-    def __init__(self, blob: Blob, offset: int, count: Callable[[int], None], stopped: Callable[[], bool]) -> None:
-        self._blob, self._offset, self._count, self._stopped = blob, offset, count, stopped
+    def __init__(
+        self, path: Path, start: int, end: int, count: Callable[[int], None], stopped: Callable[[], bool]
+    ) -> None:
+        self._path, self._start, self._end, self._count, self._stopped = path, start, end, count, stopped
 
     def __len__(self) -> int:
-        return self._blob.size - self._offset
+        return self._end - self._start
 
     def __iter__(self) -> Iterator[bytes]:
-        with self._blob.path.open("rb") as stream:
-            stream.seek(self._offset, os.SEEK_SET)
-            position = self._offset
-            while piece := stream.read(_PIECE):
+        with self._path.open("rb") as stream:
+            stream.seek(self._start)
+            position = self._start
+            while data := stream.read(min(_READ, self._end - position)):
                 if self._stopped():
                     raise RegistryError("The upload was interrupted.", 499)
-                yield piece
-                position += len(piece)
+                yield data
+                position += len(data)
                 self._count(position)
 
 

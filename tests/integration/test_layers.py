@@ -1,0 +1,183 @@
+"""Layers made from wheels, next to what pip installs."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+import subprocess
+import tarfile
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+from k8s_venv.builders.install import Target
+from k8s_venv.builders.layers import Layer
+from k8s_venv.builders.selection import Wheel, select_wheels
+from k8s_venv.builders.wheel_layers import find_layers, make_layers
+from k8s_venv.environment import Environment
+from k8s_venv.locking import write_lock
+from tests.interpreters import interpreter
+
+pytestmark = pytest.mark.usefixtures("package_index", "no_settings")
+
+# Scripts of both kinds, data files, headers, namespace packages, extension modules, top-level modules, stubs.
+POPULAR = [
+    "attrs", "black", "certifi", "charset-normalizer", "click", "colorama", "cryptography",
+    "googleapis-common-protos", "greenlet", "idna", "jinja2", "jsonschema", "jupyterlab-widgets", "markupsafe",
+    "packaging", "protobuf", "psutil", "pybind11", "pydantic", "pygments", "python-dateutil", "pytz", "pyyaml",
+    "requests", "rich", "setuptools", "six", "sphinxcontrib-applehelp", "tqdm", "urllib3", "wheel",
+    "widgetsnbextension", "zope-interface",
+]  # fmt: skip
+# What an installer notes about itself.
+NOTES = re.compile(r"(?:.*site-packages/)?[^/]+\.dist-info/(?:INSTALLER|REQUESTED|RECORD)")
+
+
+@pytest.fixture(scope="module")
+def popular(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, bytes], Path]:
+    """What our layers hold of popular packages, and a virtual environment into which pip installed the same."""
+    folder = tmp_path_factory.mktemp("popular")
+    environment = Environment(name="popular", root=folder, python="3.12", requirements=tuple(POPULAR))
+    wheels = locked(environment)
+    ours = contents(make_layers(wheels, target("3.12"), lambda text: None))
+    theirs = folder / "venv"
+    subprocess.run([interpreter("3.12"), "-m", "venv", str(theirs)], check=True)
+    lines = [f"{wheel.name}=={wheel.version}" for wheel in wheels]
+    pip = [str(theirs / "bin/pip"), "install", "--quiet", "--no-deps", "--only-binary=:all:", "--force-reinstall"]
+    subprocess.run([*pip, *lines], check=True)
+    return ours, theirs
+
+
+def test_files_are_those_that_pip_installs(popular: tuple[dict[str, bytes], Path]) -> None:
+    ours, theirs = popular
+
+    expected = installed(theirs)
+
+    assert len(POPULAR) >= 30
+    assert set(ours) == set(expected)
+    for name in expected:
+        if not NOTES.fullmatch(name) and not name.startswith("bin/"):
+            assert ours[name] == expected[name].read_bytes(), name
+
+
+def test_records_are_those_of_pip(popular: tuple[dict[str, bytes], Path]) -> None:
+    ours, theirs = popular
+    records = [name for name in ours if NOTES.fullmatch(name) and name.endswith("/RECORD")]
+
+    assert len(records) >= 30
+    for name in records:
+        assert rows(ours[name].decode()) == rows((theirs / name).read_text("utf-8")), name
+
+
+def test_scripts_run_with_the_python_of_the_image(popular: tuple[dict[str, bytes], Path]) -> None:
+    ours, _ = popular
+
+    scripts = {name: text for name, text in ours.items() if name.startswith("bin/") and text.startswith(b"#!")}
+
+    assert {"bin/black", "bin/normalizer", "bin/tqdm", "bin/pybind11-config"} <= scripts.keys()
+    assert {text.splitlines()[0] for text in scripts.values()} == {b"#!/opt/venv/bin/python"}
+
+
+@pytest.mark.parametrize("python", ["3.8", "3.12"])
+def test_layers_are_the_same_bytes_each_time(python: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    environment = Environment(name="same", root=tmp_path, python=python, requirements=("requests", "jinja2"))
+    wheels = locked(environment)
+    monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "uv"))
+
+    made = []
+    for name in ("one", "a longer name, with a space"):
+        monkeypatch.setenv("K8S_VENV_CACHE", str(tmp_path / name))
+        made.append([layer.blob.digest for layer in make_layers(wheels, target(python), lambda text: None)])
+
+    assert made[0] == made[1]
+
+
+def test_a_change_of_one_package_changes_one_layer(tmp_path: Path) -> None:
+    lines = ("requests", "jinja2", "pyyaml", "six")
+    before = locked(Environment(name="before", root=tmp_path, python="3.12", requirements=(*lines, "idna==3.6")))
+    after = locked(Environment(name="after", root=tmp_path, python="3.12", requirements=(*lines, "idna==3.7")))
+
+    one, other = (make_layers(wheels, target("3.12"), lambda text: None) for wheels in (before, after))
+
+    assert len({layer.blob.digest for layer in other} - {layer.blob.digest for layer in one}) == 1
+    assert find_layers(after, "3.12") == other
+
+
+def test_wheels_of_another_platform_are_installed(tmp_path: Path) -> None:
+    environment = Environment(
+        name="arm", root=tmp_path, python="3.12", requirements=("markupsafe",), platforms=("linux/amd64", "linux/arm64")
+    )
+    write_lock(environment)
+    modules = {}
+    for platform in environment.platforms:
+        wheels = select_wheels("arm", environment.lock_path, "3.12", platform)
+        layers = make_layers(wheels, target("3.12", platform), lambda text: None)
+        modules[platform] = {name.rpartition("/")[2] for name in contents(layers) if name.endswith(".so")}
+
+    assert modules == {
+        "linux/amd64": {"_speedups.cpython-312-x86_64-linux-gnu.so"},
+        "linux/arm64": {"_speedups.cpython-312-aarch64-linux-gnu.so"},
+    }
+
+
+def test_an_image_stays_far_under_the_layers_that_engines_take() -> None:
+    wheels = [Wheel(f"package-{number}", "1", {}, f"sha256:{number}") for number in range(1000)]
+
+    from k8s_venv.builders import wheel_layers
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(wheel_layers, "_size", lambda wheel, python: 2_000_000 if int(wheel.version) else 1000)
+        groups = wheel_layers._groups(wheels, "3.12")
+
+    assert groups is not None
+    assert sorted(wheel.name for group in groups for wheel in group) == sorted(wheel.name for wheel in wheels)
+    assert len(groups) <= 90
+
+
+def locked(environment: Environment) -> list[Wheel]:
+    write_lock(environment)
+    return select_wheels(environment.name, environment.lock_path, environment.python, "linux/amd64")
+
+
+def target(python: str, platform: str = "linux/amd64") -> Target:
+    return Target(python, interpreter(python), platform, {})
+
+
+def contents(layers: Iterable[Layer]) -> dict[str, bytes]:
+    """Return the files of layers by their names in the virtual environment."""
+    found = {}
+    for layer in layers:
+        with tarfile.open(layer.blob.path) as archive:
+            for entry in archive:
+                assert (entry.uid, entry.gid, entry.mtime) == (0, 0, 315532800)
+                if entry.isfile():
+                    content = archive.extractfile(entry)
+                    assert content is not None
+                    found[entry.name.removeprefix("opt/venv/")] = content.read()
+    return found
+
+
+def installed(venv: Path) -> dict[str, Path]:
+    """Return what pip put into a virtual environment, as its records tell, short of bytecode that we leave out."""
+    found = {}
+    packages = venv / "lib/python3.12/site-packages"
+    for record in packages.glob("*.dist-info/RECORD"):
+        if not record.parent.name.startswith("pip-"):
+            for path in rows(record.read_text("utf-8")) | {(f"{record.parent.name}/RECORD", "")}:
+                full = (packages / path[0]).resolve()
+                found[str(full.relative_to(venv.resolve()))] = full
+            if (record.parent / "INSTALLER").exists():
+                found[f"lib/python3.12/site-packages/{record.parent.name}/INSTALLER"] = record.parent / "INSTALLER"
+    return found
+
+
+def rows(record: str) -> set[tuple[str, str]]:
+    """Return a record's files with their hashes, without what an installer notes and bytecode that nobody imports."""
+    kept = set()
+    for path, digest, _ in csv.reader(io.StringIO(record)):
+        parts = path.split("/")
+        tests = path.endswith(".pyc") and ({"test", "tests"} & set(parts) or parts[0] == "..")
+        if not tests and not NOTES.fullmatch(path):
+            kept.add((path, "" if "/bin/" in path else digest))
+    return kept
