@@ -5,9 +5,7 @@ from __future__ import annotations
 import argparse
 import functools
 import importlib.util
-import io
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -42,7 +40,7 @@ def main(arguments: list[str]) -> int:
         for python in options.python:
             start(Path(folder), python, options.runs, ratios)
         capture(Path(folder), options.runs, ratios)
-    frame(ratios)
+        frame(Path(folder), max(3, options.runs // 3), ratios)
     dictionaries(ratios)
     print(json.dumps({name: round(value, 3) for name, value in ratios.items()}))
     return 0
@@ -94,30 +92,33 @@ def capture(folder: Path, runs: int, ratios: dict[str, float]) -> None:
         print(f"packing as {name}: first {first:.1f} ms, next {following:.1f} ms")
 
 
-def frame(ratios: dict[str, float]) -> None:
-    """Compare a 100 MB frame there and back with numpy's own format written and read by hand."""
-    import numpy
-    import pandas
+def frame(folder: Path, runs: int, ratios: dict[str, float]) -> None:
+    """Compare a frame of 100 MB there and back with pickling it by hand, as whole processes through the backend.
 
-    data = pandas.DataFrame(numpy.random.default_rng(1).random((1_310_720, 10)))
+    Memory is each process's most, beyond that of the same call with a frame of ten rows, as a multiple of the frame.
+    """
+    environment = Environment(name="frames", root=folder, python=HERE, requirements=("pandas",))
+    write_lock(environment)
+    make_environment(environment)
+    large = 1_310_720
+    measured: dict[tuple[str, int], list[dict[str, float]]] = {}
+    for number in range(runs + 1):
+        for contender in ("by_hand", "ours"):
+            for rows in (10, large):
+                target = [sys.executable, "-m", "tests.benchmarks._frame_target", contender, str(rows)]
+                done = subprocess.run([*target, str(folder), HERE], check=True, capture_output=True, text=True)
+                if number:
+                    measured.setdefault((contender, rows), []).append(json.loads(done.stdout.splitlines()[-1]))
 
-    def by_hand() -> None:
-        stream = io.BytesIO()
-        numpy.save(stream, data.to_numpy())
-        stream.seek(0)
-        pandas.DataFrame(numpy.load(stream))
+    def middle(contender: str, rows: int, what: str) -> float:
+        return statistics.median(each[what] for each in measured[contender, rows])
 
-    def ours() -> None:
-        stream = io.BytesIO()
-        for part in values.buffers(values.dump_parts(data)):
-            stream.write(part)
-        values.loads(stream.getbuffer())
-
-    times = interleaved({"by_hand": by_hand, "ours": ours}, 5)
+    times = {contender: middle(contender, large, "seconds") for contender in ("by_hand", "ours")}
     ratios["frame"] = times["ours"] / times["by_hand"]
-    ratios["peak_memory_to_frame"] = (
-        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / data.memory_usage().sum()
-    )
+    for side in ("sender", "runner"):
+        for contender in ("by_hand", "ours"):
+            beyond = middle(contender, large, side) - middle(contender, 10, side)
+            ratios[f"frame_memory_{side}_{contender}"] = beyond / (large * 10 * 8)
     print(f"frame of 100 MB: by hand {times['by_hand']:.2f} s, ours {times['ours']:.2f} s")
 
 

@@ -310,16 +310,17 @@ def test_a_lost_result_is_never_none(
         cluster.run(function, folder, location=folder, pod=volume)
 
 
+def damage() -> bytes:
+    import atexit
+
+    def alter() -> None:
+        with Path("/k8s-venv/result/result.bin").open("r+b") as stream:
+            stream.write(b"altered")
+
+    atexit.register(alter)
+    return os.urandom(100_000)
+
+
 def test_a_result_that_is_damaged_in_the_pod_is_told(cluster: Cluster) -> None:
-    def damage() -> bytes:
-        import atexit
-
-        def alter() -> None:
-            with Path("/k8s-venv/result/result.bin").open("r+b") as stream:
-                stream.write(b"altered")
-
-        atexit.register(alter)
-        return os.urandom(100_000)
-
     with pytest.raises(BackendError, match="its checksum does not match"):
         cluster.run(damage)
