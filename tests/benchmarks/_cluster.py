@@ -21,6 +21,8 @@ from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
+from tests.conftest import pytest_configure
+
 HERE = "{}.{}".format(*sys.version_info)
 DAG_FILE = """
 from airflow.sdk import DAG, task
@@ -33,6 +35,19 @@ with DAG("measured") as dag:
 
     ours(1)
 
+    PATIENT = {"schedule_timeout_seconds": 3600, "startup_timeout_seconds": 3600}
+
+    @task.isolated("measured", **PATIENT)
+    def many(number: int) -> int:
+        return number + 1
+
+    many(1)
+
+    @task.isolated("measured", deferrable=True, **PATIENT)
+    def deferred(number: int) -> int:
+        return number + 1
+
+    deferred(1)
 """
 PEERS_FILE = """
 import os
@@ -83,6 +98,7 @@ def place() -> Iterator[Place]:
         (folder / "dag.py").write_text(DAG_FILE)
         (folder / "peers.py").write_text(PEERS_FILE)
         os.environ.update(settings(folder, f"{registry}/bench-{uuid.uuid4().hex[:8]}", namespace))
+        pytest_configure()  # takes base images from where the tests do
         subprocess.run(["k8s-venv", "build-images"], cwd=folder, check=True, stdout=subprocess.DEVNULL)
         import kubernetes
 
@@ -131,23 +147,23 @@ def load_tasks(file: Path) -> dict[str, Any]:
     return {task.task_id: task for task in module.dag.tasks}
 
 
-def execute(task: Any) -> tuple[float, Any]:
+def execute(task: Any, map_index: int = -1) -> tuple[float, Any]:
     """Execute a task as a worker does, without a database behind it; return the seconds and the value."""
-    context = make_context(task)
+    context = make_context(task, map_index)
     prepared = task.prepare_for_execution()
     started = time.perf_counter()
     value = prepared.execute(context)
     return time.perf_counter() - started, value
 
 
-def make_context(task: Any) -> Any:
+def make_context(task: Any, map_index: int = -1) -> Any:
     """Return the context of a task instance that nobody scheduled."""
     run_id = f"run-{uuid.uuid4().hex[:12]}"
     ti = SimpleNamespace(
         dag_id=task.dag.dag_id,
         task_id=task.task_id,
         run_id=run_id,
-        map_index=-1,
+        map_index=map_index,
         try_number=1,
         max_tries=0,
         id=uuid.uuid4().hex,
