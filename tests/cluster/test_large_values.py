@@ -26,6 +26,7 @@ from k8s_venv.calls.locations import location_at
 from k8s_venv.calls.references import load
 from k8s_venv.errors import BackendError, CallError, K8sVenvError
 from k8s_venv.project import Project, load_project
+from tests.cluster.conftest import RunFile
 from tests.object_store import object_store
 
 MEGABYTE = 1024 * 1024
@@ -324,3 +325,16 @@ def damage() -> bytes:
 def test_a_result_that_is_damaged_in_the_pod_is_told(cluster: Cluster) -> None:
     with pytest.raises(BackendError, match="its checksum does not match"):
         cluster.run(damage)
+
+
+@pytest.mark.parametrize("dag_id", ["bulk", "bulk_deferred"])
+def test_tasks_hand_on_large_values(
+    project: Path, run_file: RunFile, volume: dict[str, Any], folder: str, dag_id: str
+) -> None:
+    state, tasks = run_file(project / "bulk.py", dag_id, TEST_FOLDER=folder)
+
+    assert state == "success"
+    assert tasks["rows"].value["location"] == folder
+    assert tasks["size"].value == 300_000
+    assert names_in(folder) == [tasks["rows"].value["name"]]  # arguments and results were removed, the reference stays
+    location_at(folder).delete(tasks["rows"].value["name"])

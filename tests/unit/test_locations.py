@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from k8s_venv.calls import PackedCall
+from k8s_venv.calls import PackedCall, parse_document
 from k8s_venv.calls.delivery import Delivery
 from k8s_venv.calls.locations import location_at
 from k8s_venv.calls.references import MARK, load
@@ -20,7 +21,7 @@ from k8s_venv.environment import Environment
 from k8s_venv.errors import CallError, K8sVenvError
 from k8s_venv.runner import delivery, protocol
 from k8s_venv.runner.errors import DeliveryError
-from k8s_venv.runner.values import dumps
+from k8s_venv.runner.values import dumps, loads
 from k8s_venv.value_settings import ValueSettings
 
 
@@ -202,6 +203,32 @@ def test_a_document_is_opened_where_its_value_is_kept(url: str, tmp_path: Path) 
     assert load(document) == {"a": [1, 2]}
     with pytest.raises(CallError, match=r"There is no w\.result in .* any more"):
         load({**document, "name": "w.result"})
+
+
+# --- what earlier versions wrote --------------------------------------------------------------------------
+
+GOLDEN = Path(__file__).parent.parent / "golden" / "documents"
+VALUE = {"rows": [1, 2.5, "three", None]}
+
+
+def golden(name: str) -> Any:
+    return json.loads((GOLDEN / name).read_text("utf-8"))
+
+
+def test_documents_of_earlier_versions_are_read(tmp_path: Path) -> None:
+    kept = golden("reference-2.json")
+    (tmp_path / kept["name"]).write_bytes((GOLDEN / "value.bin").read_bytes())
+
+    assert load(golden("reference-1.json")) == VALUE
+    assert load({**kept, "location": str(tmp_path)}) == VALUE
+    assert parse_document(json.dumps(golden("result-stored.json")), "x").stored
+
+
+def test_deliveries_of_earlier_versions_are_read(tmp_path: Path) -> None:
+    said = delivery.read(str(GOLDEN))
+
+    for place in (said["arguments"], *said["references"].values()):
+        assert loads(delivery.fetch(str(GOLDEN), place, str(tmp_path), "its arguments")) == VALUE
 
 
 def test_a_location_that_needs_a_package(monkeypatch: pytest.MonkeyPatch) -> None:

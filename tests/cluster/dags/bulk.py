@@ -1,0 +1,38 @@
+"""Large values between tasks, through a folder that pods and workers share."""
+
+import os
+from pathlib import Path
+
+from airflow.sdk import DAG, task
+from kubernetes.client import models as k8s
+
+FOLDER = os.environ.get("TEST_FOLDER", "/nowhere")
+CLAIM = k8s.V1PersistentVolumeClaimVolumeSource(claim_name=Path(FOLDER).name)
+SHARED = {
+    "values": {"location": FOLDER, "exec": False, "status": False},
+    "volumes": [k8s.V1Volume(name="values", persistent_volume_claim=CLAIM)],
+    "volume_mounts": [k8s.V1VolumeMount(name="values", mount_path=FOLDER)],
+}
+
+for dag_id, deferrable in (("bulk", False), ("bulk_deferred", True)):
+    with DAG(dag_id, schedule=None):
+
+        @task.isolated("current", deferrable=deferrable, result="reference", **SHARED)
+        def rows():
+            import pandas
+
+            return pandas.DataFrame({"n": range(300_000)})
+
+        @task.isolated("current", deferrable=deferrable, **SHARED)
+        def text(frame, letters):
+            return letters[: len(frame)]
+
+        @task
+        def letters():
+            return "0123456789" * 200_000
+
+        @task
+        def size(text):
+            return len(text)
+
+        size(text(rows(), letters()))
