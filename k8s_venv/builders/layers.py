@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 EPOCH = 1
 LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar+gzip"
 _TIME = 315532800  # 1980, before which zip files know no time
+_BLOCK = 1 << 20  # what the compressor gets at once, which its output depends on
 _GZIP = 31  # zlib's way to ask for a gzip header, without a time in it
 
 
@@ -142,19 +143,28 @@ class _Packed(io.RawIOBase):
         self._stream = stream
         self._compressor = isal_zlib.compressobj(level=3, wbits=_GZIP)
         self.plain, self.digest, self.size = hashlib.sha256(), hashlib.sha256(), 0
-        self._position = 0
+        self._position, self._waiting = 0, bytearray()
 
     def tell(self) -> int:
         return self._position
 
     def write(self, data: Any) -> int:
         self._position += len(data)
-        self.plain.update(data)
-        self._put(self._compressor.compress(data))
+        self._waiting += data
+        if len(self._waiting) >= _BLOCK:
+            whole = len(self._waiting) - len(self._waiting) % _BLOCK
+            for start in range(0, whole, _BLOCK):
+                self._pack(self._waiting[start : start + _BLOCK])
+            del self._waiting[:whole]
         return len(data)
 
     def finish(self) -> None:
+        self._pack(self._waiting)
         self._put(self._compressor.flush())
+
+    def _pack(self, block: bytearray) -> None:
+        self.plain.update(block)
+        self._put(self._compressor.compress(block))
 
     def _put(self, data: bytes) -> None:
         self.digest.update(data)

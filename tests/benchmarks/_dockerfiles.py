@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import time
+import uuid
 from pathlib import Path
 
 from k8s_venv.builders.base import base_reference
@@ -41,7 +42,8 @@ def build(folder: Path, text: str, lines: list[str], reference: str, *, cached: 
     """Build and push an image with Docker; return the seconds."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "Dockerfile").write_text(text.format(base=base(), cache=cache))
-    (folder / "requirements.txt").write_text("\n".join(lines) + "\n")
+    # Nobody has built this before.
+    (folder / "requirements.txt").write_text("\n".join([f"# {uuid.uuid4()}", *lines]) + "\n")
     command = ["docker", "buildx", "build", "--quiet", "--push", "--tag", reference, str(folder)]
     started = time.monotonic()
     subprocess.run([*command, *([] if cached else ["--no-cache"])], check=True, stdout=subprocess.DEVNULL)

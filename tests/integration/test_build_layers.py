@@ -1,0 +1,263 @@
+"""``k8s-venv build-images`` without Docker: against a real registry, whole and failing half-way."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from k8s_venv.locking import read_lock
+from k8s_venv.project import load_project
+from k8s_venv.registry import BaseImage, Reference, Registry, find_base
+from k8s_venv.registry.images import encoded, list_tags, put_manifest, read_blob
+from k8s_venv.registry.uploads import Blob, upload
+from tests.conftest import Command
+from tests.registry_proxy import Fault, Proxy, registry_proxy
+
+pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("no_settings", "package_index")]
+
+PROJECT = '[environments.etl]\npython = "3.12"\nrequirements = ["idna==3.6"]\n'
+
+
+@pytest.fixture
+def build(cli: Command, test_registry: str, tmp_path: Path) -> Command:
+    """Return a function that builds a project's images where there is no Docker."""
+
+    def run(*arguments: str, project: str = "", **environ: str) -> subprocess.CompletedProcess[str]:
+        if project:
+            (tmp_path / "k8s-venv.toml").write_text(project)
+        nowhere = {"DOCKER_HOST": "tcp://localhost:1", "PATH": str(Path(sys.executable).parent)}
+        return cli("build-images", *arguments, **{"K8S_VENV_REGISTRY": test_registry, **nowhere, **environ})
+
+    return run
+
+
+@pytest.fixture
+def proxy(test_registry: str) -> Iterator[Proxy]:
+    with registry_proxy(test_registry.partition("/")[0]) as proxy:
+        yield proxy
+
+
+def document(ran: subprocess.CompletedProcess[str]) -> dict[str, object]:
+    (found,) = json.loads(ran.stdout)
+    return dict(found)
+
+
+def image(reference: object, platform: str = "linux/amd64") -> BaseImage:
+    wanted = Reference.parse(str(reference))
+    return find_base(Registry(wanted.host), wanted, platform)
+
+
+def tags(registry: str, name: str) -> list[str]:
+    host, _, path = registry.partition("/")
+    return list_tags(Registry(host), f"{path}/{name}")
+
+
+def test_an_image_is_built_without_docker_and_says_what_it_is(build: Command, tmp_path: Path) -> None:
+    told = document(build("--json", project=PROJECT))
+
+    lock = read_lock(load_project(tmp_path / "k8s-venv.toml").environment("etl"))
+    found = image(told["reference"])
+    config = found.config["config"]
+    assert told["state"] == "built"
+    assert told["builder"] == "layers"
+    assert told["digest"] == found.reference.digest
+    assert config["User"] == "50000:0"
+    assert config["Labels"]["io.k8s-venv.environment"] == "etl"
+    assert config["Labels"]["io.k8s-venv.lock"] == lock.digest
+    assert found.environ["PATH"].startswith("/opt/venv/bin:")
+    # The base is pinned in the lock, and its layers are the image's lowest.
+    base = image(f"{os.environ['K8S_VENV_BASE_REGISTRY']}/python@{lock.base_digest}")
+    assert [one["digest"] for one in found.layers[: len(base.layers)]] == [one["digest"] for one in base.layers]
+
+
+def test_two_builds_from_two_folders_are_the_same_image(build: Command, tmp_path: Path, test_registry: str) -> None:
+    first = document(build("--json", project=PROJECT, K8S_VENV_CACHE=str(tmp_path / "cache")))
+    folder = tmp_path / "elsewhere" / "far away"
+    folder.mkdir(parents=True)
+    for file in ("k8s-venv.toml", "pylock.etl.toml"):
+        (folder / file).write_bytes((tmp_path / file).read_bytes())
+
+    environ = {"K8S_VENV_CACHE": str(tmp_path / "another cache"), "K8S_VENV_REGISTRY": f"{test_registry}/again"}
+    second = document(build("--json", K8S_VENV_PROJECT=str(folder), **environ))
+
+    assert second["upload"] != 0
+    assert first["digest"] == second["digest"]
+
+
+def test_the_last_commit_of_the_lock_is_a_label(build: Command, tmp_path: Path) -> None:
+    build("--dry-run", project=PROJECT)
+    git = ["git", "-c", "user.name=ada", "-c", "user.email=ada@example.com"]
+    for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "Lock"]):
+        subprocess.run([*git, *command], cwd=tmp_path, check=True)
+    head = subprocess.check_output(["git", "rev-parse", "HEAD"], cwd=tmp_path, text=True).strip()
+
+    told = document(build("--json", PATH=os.environ["PATH"]))
+
+    assert image(told["reference"]).config["config"]["Labels"]["org.opencontainers.image.revision"] == head
+
+
+def test_check_is_a_gate_for_deployments(build: Command, test_registry: str) -> None:
+    build("--dry-run", project=PROJECT)
+
+    before = build("--check")
+    build()
+    after = build("--check")
+
+    assert (before.returncode, after.returncode) == (1, 0)
+    assert "to build" in before.stderr
+    assert re.search(r"etl .* exists", after.stderr)
+
+
+def test_a_plan_says_what_is_uploaded_and_what_is_shared(build: Command) -> None:
+    two = PROJECT + PROJECT.replace("etl", "also")
+
+    planned = json.loads(build("--dry-run", "--json", project=two).stdout)
+
+    assert [one["new_packages"] for one in planned][1] == 0
+    assert all(one["shared"] > 10_000_000 for one in planned)  # the base, which the registry has
+
+
+def test_an_archive_holds_the_whole_image(build: Command, tmp_path: Path) -> None:
+    told = document(build("--json", "--output", "image.tar", project=PROJECT))
+
+    with tarfile.open(tmp_path / "image.tar") as archive:
+        index = read_json(archive, "index.json")
+        (entry,) = index["manifests"]
+        manifest = read_json(archive, blob_name(entry["digest"]))
+        names = set(archive.getnames())
+    assert entry["digest"] == told["digest"]
+    assert entry["annotations"]["io.containerd.image.name"] == told["reference"]
+    assert {blob_name(one["digest"]) for one in [manifest["config"], *manifest["layers"]]} <= names
+
+
+def test_an_image_for_two_platforms_is_one_index(build: Command, test_registry: str) -> None:
+    base = two_platforms(test_registry)
+    project = (
+        PROJECT.replace("idna==3.6", "markupsafe") + f'platforms = ["linux/amd64", "linux/arm64"]\nbase = "{base}"\n'
+    )
+
+    told = document(build("--json", project=project))
+
+    for platform in ("linux/amd64", "linux/arm64"):
+        assert image(told["reference"], platform).config["architecture"] == platform.partition("/")[2]
+    layers = [{one["digest"] for one in image(told["reference"], name).layers} for name in told["platforms"]]  # type: ignore[attr-defined]
+    assert len(layers[0] - layers[1]) == len(layers[1] - layers[0]) == 1
+
+
+def test_a_base_that_lacks_a_platform_is_named(build: Command) -> None:
+    ran = build(project=PROJECT + 'platforms = ["linux/amd64", "linux/arm64"]\n')
+
+    assert ran.returncode == 1
+    assert "is for linux/amd64 alone, not for linux/arm64" in ran.stderr
+
+
+def test_a_registry_that_fails_half_way_gets_no_tag_and_the_next_run_goes_on(
+    build: Command, proxy: Proxy, test_registry: str
+) -> None:
+    place = test_registry.replace(test_registry.partition("/")[0], proxy.host)
+    proxy.faults = [Fault("PUT", "/manifests/", 500, times=100)]
+    failed = build(project=PROJECT, K8S_VENV_REGISTRY=place)
+    assert failed.returncode == 1
+    assert tags(test_registry, "etl") == []
+    assert re.search(r"Environment 'etl': its image could not be built. The registry \S+ answered PUT", failed.stderr)
+    sent = proxy.received
+
+    proxy.faults = []
+    again = build(K8S_VENV_REGISTRY=place)
+
+    assert again.returncode == 0, again.stderr
+    assert tags(test_registry, "etl") != []
+    assert proxy.received - sent < 20_000  # the manifest alone
+
+
+def test_an_interrupt_leaves_no_tag_and_the_next_run_goes_on(
+    build: Command, proxy: Proxy, test_registry: str, tmp_path: Path
+) -> None:
+    place = test_registry.replace(test_registry.partition("/")[0], proxy.host)
+    proxy.faults = [Fault("POST", "/blobs/uploads/", 429, {"Retry-After": "2"}, times=1000)]
+    build("--dry-run", project=PROJECT)
+    process = subprocess.Popen(
+        [sys.executable, "-c", "from k8s_venv.cli import main; main()", "build-images"],
+        cwd=tmp_path,
+        env={**os.environ, "K8S_VENV_REGISTRY": place},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    wait_for(lambda: proxy.count("POST") > 0)
+
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+
+    assert process.returncode == 1
+    assert errors.splitlines()[-1] == "Aborted!"
+    assert "Traceback" not in errors
+    assert tags(test_registry, "etl") == []
+    proxy.faults = []
+    assert build(K8S_VENV_REGISTRY=place).returncode == 0
+
+
+def read_json(archive: tarfile.TarFile, name: str) -> dict[str, Any]:
+    content = archive.extractfile(name)
+    assert content is not None
+    return dict(json.load(content))
+
+
+def blob_name(digest: str) -> str:
+    return f"blobs/{digest.replace(':', '/')}"
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def two_platforms(registry: str) -> str:
+    """Push an index of the official image for two platforms; what is in them is the same."""
+    official = Reference.parse(f"{os.environ['K8S_VENV_BASE_REGISTRY']}/python:3.12-slim-bookworm")
+    base = find_base(Registry(official.host), official, "linux/amd64")
+    client, repository = Registry(registry.partition("/")[0]), f"{registry.partition('/')[2]}/base"
+    entries = []
+    for machine in ("amd64", "arm64"):
+        config = encoded({**base.config, "architecture": machine})
+        manifest = {
+            "schemaVersion": 2,
+            "mediaType": "application/vnd.oci.image.manifest.v1+json",
+            "config": push(client, repository, config, "application/vnd.oci.image.config.v1+json"),
+            "layers": [{**layer, "mediaType": "application/vnd.oci.image.layer.v1.tar+gzip"} for layer in base.layers],
+        }
+        for layer in base.layers:
+            mounted = upload(client, repository, str(layer["digest"]), pytest.fail, [base.reference.repository])
+            assert mounted in ("mounted", "exists")
+        digest = push(client, repository, encoded(manifest), "")["digest"]
+        put_manifest(client, repository, str(digest), manifest)
+        entries.append({"mediaType": manifest["mediaType"], "digest": digest, "size": len(encoded(manifest)),
+                        "platform": {"os": "linux", "architecture": machine}})  # fmt: skip
+    index = {"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": entries}
+    put_manifest(client, repository, "two", index)
+    return f"{registry}/base:two"
+
+
+def push(client: Registry, repository: str, content: bytes, media_type: str) -> dict[str, object]:
+    digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
+    with tempfile.NamedTemporaryFile() as stream:
+        stream.write(content)
+        stream.flush()
+        upload(client, repository, digest, lambda: Blob(Path(stream.name), digest, len(content)))
+    assert read_blob(client, repository, digest) == content
+    return {"mediaType": media_type, "digest": digest, "size": len(content)}
