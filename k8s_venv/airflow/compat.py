@@ -84,6 +84,7 @@ __all__ = [
     "mask_secret",
     "read_dag_file",
     "redact",
+    "restore_xcom",
     "returned_values",
     "run_in_process",
     "serialize_xcom",
@@ -176,6 +177,16 @@ def serialize_xcom(value: Any) -> Any:
         from airflow.serialization.serde import serialize
 
     return serialize(value)
+
+
+def restore_xcom(stored: Any) -> Any:
+    """Return what Airflow makes of a value that it stored, or raise what Airflow raises when it cannot."""
+    if TYPE_CHECKING or AIRFLOW_3:
+        from airflow.sdk.serde import deserialize
+    else:
+        from airflow.serialization.serde import deserialize
+
+    return deserialize(stored)
 
 
 def returned_values(run: DagRun, session: Session) -> dict[tuple[str, int], Any]:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import functools
+import inspect
+from typing import TYPE_CHECKING, Any, cast
 
 from k8s_venv.airflow.compat import DecoratedOperator, TaskDecorator, task_decorator_factory
-from k8s_venv.airflow.operators import IsolatedOperator
+from k8s_venv.airflow.operators import BASE_OPTIONS, IsolatedOperator, check_declared, project_of
+from k8s_venv.airflow.options import check_options
 from k8s_venv.calls.slicing import DECORATOR_MARK
 from k8s_venv.errors import K8sVenvError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 
 class IsolatedDecoratedOperator(DecoratedOperator, IsolatedOperator):
@@ -86,8 +89,24 @@ def isolated_decorator(
     decorator = task_decorator_factory(
         python_callable=function, multiple_outputs=multiple_outputs, decorated_operator_class=operator, **options
     )
-    setattr(decorator, DECORATOR_MARK, True)
-    return decorator
+
+    @functools.wraps(decorator)
+    def decorate(function: Callable[..., Any]) -> Any:
+        _check_now(function, environment, options)
+        return decorator(function)
+
+    setattr(decorate, DECORATOR_MARK, True)
+    return cast("TaskDecorator", decorate)
+
+
+def _check_now(function: Callable[..., Any], environment: str, options: Mapping[str, Any]) -> None:
+    """Refuse while a DAG file is loaded what a mapped task's operator would refuse, which is made only at run time."""
+    if not function.__module__.startswith("unusual_prefix_"):
+        return  # not of a DAG file that Airflow loads: only the operator knows which project is meant
+    task = f"Task {options.get('task_id', function.__name__)!r}"
+    check_options(options.keys() - inspect.signature(IsolatedOperator.__init__).parameters.keys() - BASE_OPTIONS, task)
+    project = project_of(function, None)
+    check_declared(project, environment, options.get("backend"), options.get("serializer"), task)
 
 
 setattr(isolated_task, DECORATOR_MARK, True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import re
 from typing import TYPE_CHECKING, Any
@@ -63,6 +64,8 @@ def load_tasks(path: Path) -> tuple[list[Task], list[Finding]]:
     """
     bag = read_dag_file(path)
     findings = [_broken(str(path), text) for text in bag.import_errors.values()]
+    if not findings:
+        findings += _never_called(path, set(bag.dags))
     tasks: list[Task] = []
     for dag in bag.dags.values():
         try:
@@ -70,6 +73,20 @@ def load_tasks(path: Path) -> tuple[list[Task], list[Finding]]:
         except K8sVenvError as error:  # what Airflow looks at only when a mapped task runs
             findings.append(Finding(str(path), 1, dag.dag_id, str(error)))
     return tasks, findings
+
+
+def _never_called(path: Path, dags: set[str]) -> Iterator[Finding]:
+    """Yield a finding for each DAG that a file writes down as a function and never makes."""
+    functions = [node for node in ast.parse(path.read_bytes()).body if isinstance(node, ast.FunctionDef)]
+    for function in functions:
+        for decorator in function.decorator_list:
+            call = decorator if isinstance(decorator, ast.Call) else ast.Call(decorator, [], [])
+            ids = [item.value for item in call.keywords if item.arg == "dag_id"] or call.args[:1]
+            dag_id = getattr(ids[0], "value", None) if ids else function.name
+            is_dag = getattr(call.func, "attr", getattr(call.func, "id", "")) == "dag"
+            if is_dag and isinstance(dag_id, str) and dag_id not in dags:
+                message = f"@dag {function.name}() is never called, so Airflow sees no DAG. Call it: {function.name}()"
+                yield Finding(str(path), function.lineno, "", message)
 
 
 def _facts(task: Any) -> dict[str, Any] | None:

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from k8s_venv.calls.transport import Serializer, Transport
     from k8s_venv.environment import Environment
 
-_BASE_OPTIONS = frozenset(inspect.signature(BaseOperator.__init__).parameters)
+BASE_OPTIONS = frozenset(inspect.signature(BaseOperator.__init__).parameters)
 
 
 class IsolatedOperator(BaseOperator):
@@ -110,7 +110,7 @@ class IsolatedOperator(BaseOperator):
         **kwargs: Any,
     ) -> None:
         given = {name: kwargs.pop(name) for name in OPTIONS & set(kwargs)}
-        unknown = {name for name in kwargs if name not in _BASE_OPTIONS and not name.startswith("_")}
+        unknown = {name for name in kwargs if name not in BASE_OPTIONS and not name.startswith("_")}
         task = f"Task {kwargs.get('task_id')!r}"
         check_options(unknown - {"default_args", "multiple_outputs", "doc"}, task)
         super().__init__(**kwargs)
@@ -141,12 +141,7 @@ class IsolatedOperator(BaseOperator):
         project = self.project()
         self.values = dict(values or {})
         self._environment(project, task)
-        check_options(set(project.environment(environment).pod), f"{project.path}: environment {environment!r}")
-        choose_backend(backend, project)
-        try:
-            check_serializer(serializer, project.environment(environment))
-        except CallError as error:
-            raise K8sVenvError(f"{task}: {error}") from None
+        check_declared(project, environment, backend, serializer, task)
         if isinstance(self.op_args, list | tuple) and isinstance(self.op_kwargs, dict):  # not yet another task's value
             context_parameters(python_callable, self.op_args, self.op_kwargs)
 
@@ -275,6 +270,28 @@ class IsolatedOperator(BaseOperator):
 
         self._running = IsolatedPodOperator.for_call(call, project, self.pod_options(), self, context)
         return self._running
+
+
+def check_declared(project: Project, environment: str, backend: str | None, serializer: str | None, task: str) -> None:
+    """Refuse what does not fit the environment that a task names.
+
+    Args:
+        project: the task's project.
+        environment: the environment's name.
+        backend: what the task says of it.
+        serializer: what the task says of it.
+        task: the task, for messages.
+
+    Raises:
+        K8sVenvError: it does not fit, or there is no such environment.
+    """
+    declared = project.environment(environment)
+    check_options(set(declared.pod), f"{project.path}: environment {environment!r}")
+    choose_backend(backend, project)
+    try:
+        check_serializer(serializer, declared)
+    except CallError as error:
+        raise K8sVenvError(f"{task}: {error}") from None
 
 
 def project_of(function: Callable[..., Any], dag_file: str | None) -> Project:

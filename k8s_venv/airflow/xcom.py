@@ -1,23 +1,25 @@
 """What Airflow will store of a task's value: told before it happens, with the place inside the value.
 
-Airflow stores XComs as JSON with serializers for some types. What it would alter is warned of; what it cannot store
-is refused with the ways out, instead of failing later with a type's name alone.
+Airflow stores XComs as JSON with serializers for some types. What it would alter is warned of; what it cannot store,
+or could not read again, is refused with the ways out, instead of failing later with a type's name alone.
 """
 
 from __future__ import annotations
 
+import decimal
 import math
 from typing import TYPE_CHECKING, Any
 
-from k8s_venv.airflow.compat import AIRFLOW_3, can_store_integer, serialize_xcom
+from k8s_venv.airflow.compat import AIRFLOW_3, can_store_integer, restore_xcom, serialize_xcom
 from k8s_venv.errors import CallError
 from k8s_venv.runner.encoder import is_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Hashable, Iterator
 
-_PLAIN = (str, bool, float, type(None))
+_PLAIN = (str, bool, int, float, type(None))
 _DEPTH_LIMIT = 60
+_TOLD = 10  # parts that are named, of many
 
 
 def check_storable(value: Any, task: str) -> list[str]:
@@ -28,63 +30,88 @@ def check_storable(value: Any, task: str) -> list[str]:
         task: the task's id, for messages.
 
     Returns:
-        A sentence for each part that Airflow will store altered.
+        A sentence for each part that Airflow will store altered; of many, for the first.
 
     Raises:
-        CallError: Airflow cannot store a part of it.
+        CallError: Airflow cannot store some of it.
     """
-    return list(dict.fromkeys(_alterations(value, "result", task, {}, 0)))
+    check = _Check()
+    altered = list(dict.fromkeys(check.alterations(value, "result", 0)))
+    if check.refused:
+        raise CallError(
+            f"Task {task!r} returned a value that Airflow cannot store: {'; '.join(_first(check.refused))}. Return "
+            "plain data (for example `.tolist()` of an array), or hand the value to the next isolated task as it is, "
+            'with result="reference".'
+        )
+    return _first(altered)
 
 
-def _alterations(value: Any, path: str, task: str, known: dict[type, bool], depth: int) -> Iterator[str]:
-    kind = type(value)
-    if kind is str and not is_text(value):
-        raise _refusal(path, "text with lone surrogates", task)
-    if kind is float and AIRFLOW_3 and not math.isfinite(value):
-        raise _refusal(path, f"{value}, which JSON cannot say (None or a text can)", task)
-    if kind in _PLAIN:
-        return
-    if depth > _DEPTH_LIMIT:
-        raise _refusal(path, "nested too deeply", task)
-    if kind is int:
-        if not can_store_integer(value):
-            raise _refusal(path, "an integer of more than 64 bits", task)
-    elif isinstance(value, dict):
-        if "__classname__" in value or "__id__" in value:
-            raise _refusal(path, "a dictionary with a key that Airflow keeps for itself", task)
-        for key, item in value.items():
-            if type(key) is not str:
-                yield f"{path} has the key {key!r}: Airflow stores dictionary keys as text, here {str(key)!r}."
-            yield from _alterations(item, f"{path}[{key!r}]", task, known, depth + 1)
-    elif isinstance(value, list | tuple | set | frozenset):
-        if hasattr(value, "_fields"):
-            yield f"{path} is a {kind.__name__}: Airflow stores named tuples as plain ones."
-        for number, item in enumerate(value):
-            yield from _alterations(item, f"{path}[{number}]", task, known, depth + 1)
-    elif kind not in known:
-        known[kind] = True
-        _try(value, path, task)
+class _Check:
+    """One look at a value; ``refused`` says which parts cannot be stored."""
+
+    def __init__(self) -> None:
+        self.refused: list[str] = []
+        self._known: dict[Hashable, str | None] = {}
+
+    def alterations(self, value: Any, path: str, depth: int) -> Iterator[str]:
+        """Yield a sentence for each part that Airflow will store altered."""
+        kind = type(value)
+        problem = "nested too deeply" if depth > _DEPTH_LIMIT else self._problem(value, kind)
+        if problem:
+            self.refused.append(f"{path} is {problem}")
+        elif isinstance(value, dict):
+            for key, item in value.items():
+                if type(key) is not str:
+                    yield f"{path} has the key {key!r}: Airflow stores dictionary keys as text, here {str(key)!r}."
+                yield from self.alterations(item, f"{path}[{key!r}]", depth + 1)
+        elif isinstance(value, list | tuple | set | frozenset):
+            if hasattr(value, "_fields"):
+                yield f"{path} is a {kind.__name__}: Airflow stores named tuples as plain ones."
+            for number, item in enumerate(value):
+                yield from self.alterations(item, f"{path}[{number}]", depth + 1)
+        elif kind is decimal.Decimal and str(restore_xcom(serialize_xcom(value))) != str(value):
+            stored = restore_xcom(serialize_xcom(value))
+            yield f"{path} is {value!r}: Airflow stores decimals as floating-point numbers, here {stored}."
+
+    def _problem(self, value: Any, kind: type) -> str | None:
+        """Return what is in the way of storing a part itself, apart from the parts inside it."""
+        if kind is str:
+            return None if is_text(value) else "text with lone surrogates"
+        if kind is float:
+            unsaid = AIRFLOW_3 and not math.isfinite(value)
+            return f"{value}, which JSON cannot say (None or a text can)" if unsaid else None
+        if kind is int:
+            return None if can_store_integer(value) else "an integer of more than 64 bits"
+        if isinstance(value, dict):
+            reserved = "__classname__" in value or "__id__" in value
+            return "a dictionary with a key that Airflow keeps for itself" if reserved else None
+        if kind in _PLAIN or isinstance(value, list | tuple | set | frozenset):
+            return None
+        key = (kind, str(getattr(value, "tzinfo", None)))
+        if key not in self._known:
+            self._known[key] = _problem_of_type(value, kind)
+        return self._known[key]
 
 
-def _try(value: Any, path: str, task: str) -> None:
-    """Ask Airflow itself about the first value of a type."""
-    kind = type(value)
+def _problem_of_type(value: Any, kind: type) -> str | None:
+    """Ask Airflow itself about the first value of a type, or of a time zone."""
     name = f"{kind.__module__}.{kind.__qualname__}"
     if kind.__name__ == "DataFrame" and kind.__module__.partition(".")[0] == "pandas":
         value = value.iloc[:0]  # the types decide, not the rows
     try:
-        serialize_xcom(value)
+        stored = serialize_xcom(value)
     except ImportError as error:
-        raise CallError(
-            f"Task {task!r} returned a value that Airflow cannot store: {path} is a {name}, and storing one needs "
-            f"{error.name}. Install it beside Airflow, or return plain data."
-        ) from None
+        return f"a {name}, and storing one needs {error.name}, which is not installed beside Airflow"
     except Exception:  # noqa: BLE001 -- serializers raise what they like
-        raise _refusal(path, name, task) from None
+        return name
+    if getattr(value, "tzinfo", None) is not None:
+        try:
+            restore_xcom(stored)
+        except Exception:  # noqa: BLE001 -- deserializers raise what they like
+            return f"{name} in the zone {value.tzinfo}, which Airflow could not read again"
+    return None
 
 
-def _refusal(path: str, what: str, task: str) -> CallError:
-    return CallError(
-        f"Task {task!r} returned a value that Airflow cannot store: {path} is {what}. Return plain data (for example "
-        '`.tolist()` of an array), or hand the value to the next isolated task as it is, with result="reference".'
-    )
+def _first(sentences: list[str]) -> list[str]:
+    more = len(sentences) - _TOLD
+    return [*sentences[:_TOLD], f"and {more} more parts"] if more > 0 else sentences

@@ -67,7 +67,8 @@ def check(given: Path | None, paths: tuple[Path, ...], registry: bool, form: str
             findings += broken
         findings = sorted({*findings, *check_tasks(tasks, exists)})
     _print(findings, form)
-    console.print(f"{len(tasks)} isolated tasks in {len(files)} files, {len(findings)} findings")
+    counts = (len(tasks), "isolated task"), (len(files), "file"), (len(findings), "finding")
+    console.print("{} in {}, {}".format(*(f"{number} {noun}{'' if number == 1 else 's'}" for number, noun in counts)))
     if findings:
         raise click.exceptions.Exit(1)
 

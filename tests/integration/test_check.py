@@ -82,6 +82,19 @@ def faults():
 
 faults()
 """
+MAPPED = """
+from airflow.sdk import dag, task
+
+@dag(schedule=None)
+def mapped():
+    @task.isolated("old", container_resource={})  # misspelt
+    def work(x):
+        pass
+
+    work.expand(x=[1, 2])
+
+mapped()
+"""
 PICKLED = """
 from airflow.sdk import dag, task
 
@@ -119,6 +132,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "dags" / "faults.py").write_text(FAULTS)
     (folder / "dags" / "broken.py").write_text(BROKEN)
     (folder / "dags" / "pickled.py").write_text(PICKLED)
+    (folder / "dags" / "mapped.py").write_text(MAPPED)
     (folder / "dags" / "helper.py").write_text("def double(x):\n    return x * 2\n")
     environments = load_project(folder / "k8s-venv.toml").environments
     write_lock(environments["old"])
@@ -146,8 +160,9 @@ def test_every_planted_fault_is_found_at_its_line_and_nothing_else(project: Path
     places = {(Path(each["path"]).name, each["line"]): each["message"] for each in findings}
     assert [each["task"] for each in findings if "'LOCK'" in each["message"]] == ["faults.lock", "faults.lock_same"]
     expected = {
-        ("broken.py", line_of(BROKEN, "work()  #")): "There is no environment 'sme'. Did you mean 'same'?",
-        ("pickled.py", line_of(PICKLED, "work()  #")): 'serializer="cloudpickle" needs equal minor versions',
+        ("broken.py", line_of(BROKEN, "@task.isolated")): "There is no environment 'sme'. Did you mean 'same'?",
+        ("mapped.py", line_of(MAPPED, "@task.isolated")): "there is no option 'container_resource'",
+        ("pickled.py", line_of(PICKLED, "@task.isolated")): 'serializer="cloudpickle" needs equal minor versions',
         ("faults.py", line_of(FAULTS, "import yaml")): "imports yaml, which nothing in environment 'old' provides",
         ("faults.py", line_of(FAULTS, "LOCK = ")): "uses 'LOCK'",
         ("faults.py", line_of(FAULTS, "match x")): "Cannot use `match` statement on Python 3.8",
@@ -161,10 +176,10 @@ def test_every_planted_fault_is_found_at_its_line_and_nothing_else(project: Path
 
 def test_findings_are_lines_or_annotations(project: Path) -> None:
     done = run(project, "check", "dags/broken.py")
-    assert done.stdout.startswith(str(project / "dags" / "broken.py") + ":10: ")
+    assert done.stdout.startswith(str(project / "dags" / "broken.py") + ":6: ")
 
     done = run(project, "check", "--format", "github", "dags/broken.py")
-    assert done.stdout.startswith(f"::error file={project / 'dags' / 'broken.py'},line=10::")
+    assert done.stdout.startswith(f"::error file={project / 'dags' / 'broken.py'},line=6::")
 
 
 def test_a_project_without_faults_passes(project: Path, tmp_path: Path) -> None:
@@ -176,7 +191,22 @@ def test_a_project_without_faults_passes(project: Path, tmp_path: Path) -> None:
 
     assert done.returncode == 0, done.stdout
     assert done.stdout == ""
-    assert "1 isolated tasks in 1 files, 0 findings" in done.stderr
+    assert "1 isolated task in 1 file, 0 findings" in done.stderr
+
+
+def test_a_dag_that_is_never_called_is_found_and_a_file_without_any_is_counted(tmp_path: Path) -> None:
+    uncalled = BROKEN.replace("sme", "bare").removesuffix("broken()\n")
+    (tmp_path / "k8s-venv.toml").write_text('[environments.bare]\npython = "3.8"\n')
+    (tmp_path / "dag.py").write_text(uncalled)
+    (tmp_path / "no_dag.py").write_text("x = 1\n")
+
+    done = run(tmp_path, "check", "dag.py")
+    assert done.returncode == 1
+    assert f"dag.py:{line_of(uncalled, 'def broken')}: @dag broken() is never called" in done.stdout
+
+    done = run(tmp_path, "check", "no_dag.py")
+    assert done.returncode == 0
+    assert "0 isolated tasks in 1 file, 0 findings" in done.stderr
 
 
 def test_explain_shows_what_travels(project: Path) -> None:

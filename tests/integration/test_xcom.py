@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import datetime
+import decimal
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from k8s_venv.errors import CallError
 from tests.airflow_home import airflow_home
 
+HALF_PAST = datetime.timezone(datetime.timedelta(hours=2, minutes=30))
 Point = collections.namedtuple("Point", "x y")
 
 
@@ -24,7 +26,19 @@ def check() -> Any:
 
 @pytest.mark.parametrize(
     "value",
-    [None, 1, -(2**63), 1.5, "text", [1, [2]], {"a": {"b": (1, 2)}}, {1, 2}, datetime.datetime(2026, 1, 1)],
+    [
+        None,
+        1,
+        -(2**63),
+        1.5,
+        "text",
+        [1, [2]],
+        {"a": {"b": (1, 2)}},
+        {1, 2},
+        datetime.datetime(2026, 1, 1),
+        datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC),
+        decimal.Decimal("1.5"),
+    ],
 )
 def test_what_airflow_keeps_passes(check: Any, value: object) -> None:
     assert check(value) == []
@@ -40,6 +54,10 @@ def test_frames_pass(check: Any) -> None:
     ("value", "sentence"),
     [
         ({"counts": {1: "one"}}, "result['counts'] has the key 1: Airflow stores dictionary keys as text, here '1'."),
+        (
+            {"price": decimal.Decimal("1.10")},
+            "result['price'] is Decimal('1.10'): Airflow stores decimals as floating-point numbers, here 1.1.",
+        ),
         ([Point(1, 2)], "result[0] is a Point: Airflow stores named tuples as plain ones."),
     ],
 )
@@ -53,6 +71,9 @@ def test_what_airflow_alters_is_told(check: Any, value: object, sentence: str) -
         ({"data": b"bytes"}, "result['data'] is builtins.bytes"),
         ([1, 2**70], "result[1] is an integer of more than 64 bits"),
         ({"when": [1j]}, "result['when'][0] is builtins.complex"),
+        ({"at": datetime.datetime(2026, 1, 1, tzinfo=HALF_PAST)}, "result['at'] is datetime.datetime in the zone UTC+"),
+        ([b"one", 1, 1j], "result[0] is builtins.bytes; result[2] is builtins.complex."),
+        ([b""] * 12, "result[9] is builtins.bytes; and 2 more parts."),
         ({"mean": float("nan")}, "result['mean'] is nan, which JSON cannot say"),
     ],
 )
