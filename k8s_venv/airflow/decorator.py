@@ -7,7 +7,7 @@ import inspect
 from typing import TYPE_CHECKING, Any, cast
 
 from k8s_venv.airflow.compat import DecoratedOperator, TaskDecorator, task_decorator_factory
-from k8s_venv.airflow.operators import BASE_OPTIONS, IsolatedOperator, check_declared, project_of
+from k8s_venv.airflow.operators import IsolatedOperator, check_declared, project_of
 from k8s_venv.airflow.options import check_options
 from k8s_venv.calls.slicing import DECORATOR_MARK
 from k8s_venv.errors import K8sVenvError
@@ -90,23 +90,37 @@ def isolated_decorator(
         python_callable=function, multiple_outputs=multiple_outputs, decorated_operator_class=operator, **options
     )
 
+    if function is not None:
+        setattr(decorator, DECORATOR_MARK, True)
+        return decorator
+
     @functools.wraps(decorator)
     def decorate(function: Callable[..., Any]) -> Any:
-        _check_now(function, environment, options)
+        _check_now(operator, function, options)
         return decorator(function)
 
     setattr(decorate, DECORATOR_MARK, True)
     return cast("TaskDecorator", decorate)
 
 
-def _check_now(function: Callable[..., Any], environment: str, options: Mapping[str, Any]) -> None:
+def _check_now(
+    operator: type[IsolatedDecoratedOperator], function: Callable[..., Any], options: Mapping[str, Any]
+) -> None:
     """Refuse while a DAG file is loaded what a mapped task's operator would refuse, which is made only at run time."""
-    if not function.__module__.startswith("unusual_prefix_"):
+    if not getattr(function, "__module__", "").startswith("unusual_prefix_"):
         return  # not of a DAG file that Airflow loads: only the operator knows which project is meant
     task = f"Task {options.get('task_id', function.__name__)!r}"
-    check_options(options.keys() - inspect.signature(IsolatedOperator.__init__).parameters.keys() - BASE_OPTIONS, task)
-    project = project_of(function, None)
-    check_declared(project, environment, options.get("backend"), options.get("serializer"), task)
+    check_options(set(options) - _parameters(operator), task)
+    if "environment" in options:
+        project = project_of(function, None)
+        check_declared(project, options["environment"], options.get("backend"), options.get("serializer"), task)
+
+
+@functools.cache
+def _parameters(operator: type[IsolatedDecoratedOperator]) -> frozenset[str]:
+    """Return what the constructors of an operator and of its bases take."""
+    makers = [vars(kind)["__init__"] for kind in operator.__mro__ if "__init__" in vars(kind)]
+    return frozenset(name for maker in makers for name in inspect.signature(maker).parameters)
 
 
 setattr(isolated_task, DECORATOR_MARK, True)

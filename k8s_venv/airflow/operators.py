@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from k8s_venv.calls.transport import Serializer, Transport
     from k8s_venv.environment import Environment
 
-BASE_OPTIONS = frozenset(inspect.signature(BaseOperator.__init__).parameters)
+_BASE_OPTIONS = frozenset(inspect.signature(BaseOperator.__init__).parameters)
 
 
 class IsolatedOperator(BaseOperator):
@@ -110,7 +110,7 @@ class IsolatedOperator(BaseOperator):
         **kwargs: Any,
     ) -> None:
         given = {name: kwargs.pop(name) for name in OPTIONS & set(kwargs)}
-        unknown = {name for name in kwargs if name not in BASE_OPTIONS and not name.startswith("_")}
+        unknown = {name for name in kwargs if name not in _BASE_OPTIONS and not name.startswith("_")}
         task = f"Task {kwargs.get('task_id')!r}"
         check_options(unknown - {"default_args", "multiple_outputs", "doc"}, task)
         super().__init__(**kwargs)
