@@ -128,6 +128,15 @@ class Slicer:
             "late_coded": self._late.coded,
         }
 
+    def sent_state(self) -> dict[str, Any]:
+        """Return what travels as values, by the names that the function knows it by."""
+        found = dict(outer_values(self.inner)) if self.inner is not None else {}
+        for module in self._modules.values():
+            found.update(
+                {name: value for name, value in {**module.early, **module.late}.items() if name in module.names}
+            )
+        return {name: value for name, value in found.items() if not isinstance(value, FunctionType | type)}
+
     @property
     def has_statements(self) -> bool:
         """Tell whether any statement of a module runs again."""

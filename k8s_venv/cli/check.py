@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import reprlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +21,11 @@ if TYPE_CHECKING:
 
     from k8s_venv.calls.capturing import Captured
     from k8s_venv.checking import Task
+
+_LONGEST_VALUE = 100  # characters
+_PLAIN_MODULES = {"builtins", "datetime", "decimal", "uuid", "pathlib", "collections"}
+_SECRET_NAME = re.compile(r"(?i)pass|secret|token|api_?key|credential|private|conn|dsn")
+_PASSWORD_IN_URL = re.compile(r"(\w+://[^\s/:@]*:)[^\s@]+@")
 
 
 @click.command()
@@ -119,9 +126,56 @@ def _explain(task: Task, captured: Captured) -> None:
     click.echo("archive      the runner, the arguments, and:")
     for name, data in sorted(captured.entries.items()):
         click.echo(f"             {name}, {len(data):,} bytes")
+    state = captured.slicer.sent_state() if captured.slicer else {}
+    if state:
+        click.echo("values       as they are now, shortened; what its name or form calls secret is not shown:")
+    for name, value in sorted(state.items()):
+        click.echo(f"             {name} = {_shown(name, value)}")
     for file, line, text in captured.source:
         click.echo(f"\n--- {file}:{line}")
         click.echo(text.rstrip())
+
+
+def _shown(name: str, value: object) -> str:
+    """Return a short text for a value, without what looks like a secret."""
+    from k8s_venv.airflow.compat import is_sensitive
+
+    if is_sensitive(name) or _SECRET_NAME.search(name):
+        return "***"
+    shown = reprlib.Repr(maxstring=60, maxother=60, maxdict=6, maxlist=6, maxtuple=6, maxset=6, maxlevel=3)
+    try:
+        text = shown.repr(_without_secrets(value, is_sensitive))
+    except Exception:  # noqa: BLE001 -- whatever a value's own methods raise
+        text = f"<{type(value).__name__}>"
+    text = text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}…"
+    return _PASSWORD_IN_URL.sub(r"\1***@", text)
+
+
+def _without_secrets(value: object, is_sensitive: Callable[[str], bool]) -> object:
+    if type(value) is dict:
+        return {
+            key: "***"
+            if isinstance(key, str) and (is_sensitive(key) or _SECRET_NAME.search(key))
+            else _without_secrets(item, is_sensitive)
+            for key, item in value.items()
+        }
+    if type(value) is list:
+        return [_without_secrets(item, is_sensitive) for item in value]
+    if type(value) is tuple:
+        return tuple(_without_secrets(item, is_sensitive) for item in value)
+    if type(value) is str and _PASSWORD_IN_URL.search(value):
+        return _PASSWORD_IN_URL.sub(r"\1***@", value)
+    return value if type(value).__module__ in _PLAIN_MODULES else _Named(type(value).__qualname__)
+
+
+class _Named:
+    """Stands for a value whose own text might say anything."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __repr__(self) -> str:
+        return f"<{self._name}>"
 
 
 def _use_project(given: Path | None) -> None:

@@ -220,6 +220,45 @@ def test_explain_shows_what_travels(project: Path) -> None:
     assert "LOCK" not in done.stdout
 
 
+SECRETS = """
+from airflow.sdk import dag, task
+
+LIMITS = {"rows": 10, "api_key": "hidden-1"}
+DATABASE = "postgresql://user:hidden-2@host/db"
+SERVICE_PASSWORD = "hidden-3"
+LONG = list(range(1000))
+
+class Client:
+    def __init__(self): self.rows = "hidden-4"
+    def __repr__(self): return self.rows
+client = Client()
+
+@dag(schedule=None)
+def secrets():
+    @task.isolated("old")
+    def work():
+        return LIMITS, DATABASE, SERVICE_PASSWORD, LONG, client
+
+    work()
+
+secrets()
+"""
+
+
+def test_explain_shows_values_shortened_and_without_secrets(project: Path, tmp_path: Path) -> None:
+    path = project / "secrets.py"
+    path.write_text(SECRETS)
+
+    values = run(project, "explain", "secrets.py", "work").stdout.partition("values  ")[2].partition("\n---")[0]
+
+    assert "LIMITS = {'api_key': '***', 'rows': 10}" in values
+    assert "DATABASE = 'postgresql://user:***@host/db'" in values
+    assert "SERVICE_PASSWORD = ***" in values
+    assert "LONG = [0, 1, 2, 3, 4, 5, ...]" in values
+    assert "client = <Client>" in values
+    assert "hidden" not in values
+
+
 def test_explain_names_the_tasks_there_are(project: Path) -> None:
     done = run(project, "explain", "dags/faults.py", "fin")
 
