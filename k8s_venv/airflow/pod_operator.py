@@ -127,12 +127,12 @@ class IsolatedPodOperator(KubernetesPodOperator):
         """
         from k8s_venv.airflow.trigger import IsolatedPodTrigger
 
+        self.convert_config_file_to_dict()  # before there is a pod that an unreadable file would leave behind
         run = self._start(context)
         assert self.pod is not None  # noqa: S101 -- it was just made
         deadline = None
         if self.execution_timeout is not None and context["ti"].start_date is not None:
             deadline = (context["ti"].start_date + self.execution_timeout).timestamp()
-        self.convert_config_file_to_dict()
         return IsolatedPodTrigger(
             uid=self.pod.metadata.uid,
             seen=run.seen,

@@ -52,3 +52,4 @@ def test_a_task_outlives_the_clusters_processes(cluster: Cluster, process: str, 
 
     assert outcome.value == "slept"
     assert outcome.lines == [f"second {number}" for number in range(int(seconds) + 10)]
+    assert process != "API_SERVER" or "The Kubernetes API server answers again." in outcome.said

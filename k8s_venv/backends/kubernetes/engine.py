@@ -138,7 +138,9 @@ class PodRun:
 
     def _await_removal(self, pod: Any) -> None:
         deadline = time.monotonic() + (pod.metadata.deletion_grace_period_seconds or 30) + _LEAVING
-        events = watch.pod_events(self._client, self._namespace, self._name, lambda: deadline - time.monotonic())
+        events = watch.pod_events(
+            self._client, self._namespace, self._name, lambda: deadline - time.monotonic(), self._say
+        )
         for kind, state in events:
             if kind == watch.DELETED or state.metadata.uid != pod.metadata.uid:
                 return
@@ -235,7 +237,7 @@ class PodRun:
         self._follower = LogFollower(self._client, self._namespace, self._name, render.BASE, self._log)
         uid = ""
         try:
-            for kind, pod in watch.pod_events(self._client, self._namespace, self._name, judge.patience):
+            for kind, pod in watch.pod_events(self._client, self._namespace, self._name, judge.patience, self._say):
                 uid = uid or (pod.metadata.uid if pod else "")
                 replaced = pod is not None and pod.metadata.uid != uid
                 end = judge.see(watch.DELETED, None) if replaced else judge.see(kind, pod)
