@@ -63,7 +63,7 @@ def load_tasks(path: Path) -> tuple[list[Task], list[Finding]]:
         Its isolated tasks, and a finding where it cannot be loaded.
     """
     bag = read_dag_file(path)
-    findings = [_broken(str(path), text) for text in bag.import_errors.values()]
+    findings = [first_problem(path, text) for text in bag.import_errors.values()]
     if not findings:
         findings += _never_called(path, set(bag.dags))
     tasks: list[Task] = []
@@ -101,9 +101,9 @@ def _facts(task: Any) -> dict[str, Any] | None:
     return None
 
 
-def _broken(path: str, text: str) -> Finding:
+def first_problem(path: Path, text: str) -> Finding:
     """Return the finding for what a file raised when it was loaded, at the file's own last line in it."""
-    lines = [int(line) for file, line in re.findall(r'File "([^"]+)", line (\d+)', text) if file == path]
+    lines = [int(line) for file, line in re.findall(r'File "([^"]+)", line (\d+)', text) if file == str(path)]
     message = text.strip().splitlines()[-1]
     kind, _, rest = message.partition(": ")
-    return Finding(path, lines[-1] if lines else 1, "", rest if kind.startswith("k8s_venv.") else message)
+    return Finding(str(path), lines[-1] if lines else 1, "", rest if kind.startswith("k8s_venv.") else message)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.utils.session import create_session
 
 from k8s_venv.airflow.compat import read_dag_file, returned_values, run_in_process, task_times
+from k8s_venv.airflow.loading import first_problem
 from k8s_venv.errors import K8sVenvError, did_you_mean
 
 if TYPE_CHECKING:
@@ -47,7 +48,8 @@ def load_dag(path: Path, dag_id: str | None = None) -> DAG:
     """
     bag = read_dag_file(path)
     if bag.import_errors:
-        raise K8sVenvError(f"{path} cannot be loaded.\n\n{next(iter(bag.import_errors.values())).strip()}")
+        broken = first_problem(path, next(iter(bag.import_errors.values())))  # Airflow has shown its traceback
+        raise K8sVenvError(f"{path} cannot be loaded: line {broken.line}: {broken.message}")
     names = ", ".join(sorted(bag.dags)) or "none"
     if dag_id is None and len(bag.dags) == 1:
         return next(iter(bag.dags.values()))
