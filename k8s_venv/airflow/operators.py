@@ -126,8 +126,8 @@ class IsolatedOperator(BaseOperator):
         self.optional_connections = _names(optional_connections, "optional_connections", task)
         self.variables = _names(variables, "variables", task)
         self.optional_variables = _names(optional_variables, "optional_variables", task)
-        for name in (*TEMPLATED, *PLAIN):
-            setattr(self, name, given.get(name, UNSET if name in PLAIN else None))
+        for name, value in given.items():
+            setattr(self, name, value)
         if result not in ("value", "reference"):
             raise K8sVenvError(f'{task}: result is "value" or "reference", not {result!r}.')
         self.result = result
@@ -270,6 +270,13 @@ class IsolatedOperator(BaseOperator):
 
         self._running = IsolatedPodOperator.for_call(call, project, self.pod_options(), self, context)
         return self._running
+
+
+# Of the class, since setting them on every task takes a good part of a DAG's parsing.
+for _name in TEMPLATED:
+    setattr(IsolatedOperator, _name, None)
+for _name in PLAIN:
+    setattr(IsolatedOperator, _name, UNSET)
 
 
 def check_declared(project: Project, environment: str, backend: str | None, serializer: str | None, task: str) -> None:
