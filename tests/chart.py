@@ -67,3 +67,23 @@ def refusal(values: dict[str, Any]) -> str:
     run = template(values, check=False)
     assert run.returncode != 0
     return run.stderr
+
+
+def kubeconfig(client: Any, account: dict[str, str], folder: Path) -> Path:
+    """Write a kubeconfig with which one is a service account, for an hour, in its own namespace.
+
+    Args:
+        client: a `CoreV1Api` of somebody who may make tokens.
+        account: its name and namespace.
+        folder: where to write it.
+    """
+    name, namespace = account["name"], account["namespace"]
+    request = {"spec": {"expirationSeconds": 3600}}
+    token = client.create_namespaced_service_account_token(name, namespace, request).status.token
+    content = yaml.safe_load(Path(os.environ["KUBECONFIG"]).read_text("utf-8"))
+    content["users"] = [{"name": name, "user": {"token": token}}]
+    for each in content["contexts"]:
+        each["context"] |= {"user": name, "namespace": namespace}
+    path = folder / "kubeconfig"
+    path.write_text(yaml.safe_dump(content), "utf-8")
+    return path

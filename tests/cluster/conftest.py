@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.airflow_home import dags_folder
+from tests.chart import CHART, helm, kubeconfig
 from tests.cluster.direct import Cluster
 
 if TYPE_CHECKING:
@@ -55,6 +56,16 @@ def namespace(client: Any) -> Iterator[str]:
     client.delete_namespace(name)
 
 
+@pytest.fixture(scope="session")
+def worker(client: Any, namespace: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A kubeconfig of an account that may do what the chart grants to Airflow, and nothing else."""
+    account = {"name": "airflow-worker", "namespace": namespace}
+    client.create_namespaced_service_account(namespace, {"metadata": {"name": account["name"]}})
+    accounts = f"--set-json=airflow.serviceAccounts={json.dumps([account])}"
+    helm("install", "k8s-venv", str(CHART), "--namespace", namespace, accounts)
+    return kubeconfig(client, account, tmp_path_factory.mktemp("worker"))
+
+
 def _build(folder: Path, registry: str) -> Path:
     environ = {**os.environ, "K8S_VENV_REGISTRY": registry}
     subprocess.run(["k8s-venv", "build-images"], cwd=folder, env=environ, check=True)
@@ -78,21 +89,11 @@ def project(registry: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def run_file(registry: str, namespace: str) -> RunFile:
-    """Run a DAG file's DAG on the cluster with `dag.test()`."""
+def run_file(registry: str, namespace: str, worker: Path) -> RunFile:
+    """Run a DAG file's DAG on the cluster with `dag.test()`, as the account that the chart gives its rights."""
 
     def run(path: Path, dag_id: str | None = None, **variables: str) -> tuple[str, dict[str, TaskOutcome]]:
-        connection = json.dumps({"conn_type": "kubernetes", "extra": {"namespace": namespace}})
-        surroundings = {
-            "K8S_VENV_REGISTRY": registry,
-            "AIRFLOW_CONN_KUBERNETES_DEFAULT": connection,
-            **variables,
-        }
-        with dags_folder(path.parent, **surroundings):
-            from k8s_venv.airflow.testing import load_dag, run_dag
-
-            state, outcomes = run_dag(load_dag(path, dag_id))
-        return state, {outcome.task_id: outcome for outcome in outcomes}
+        return run_dag_file(path, dag_id, worker, namespace, K8S_VENV_REGISTRY=registry, **variables)
 
     return run
 
@@ -106,3 +107,16 @@ def cluster(client: Any, namespace: str, project: Path, registry: str) -> Cluste
     environment = load_project(project / "k8s-venv.toml").environment("current")
     image = environment.image_reference(registry, read_lock(environment).digest)
     return Cluster(client, namespace, image, project)
+
+
+def run_dag_file(
+    path: Path, dag_id: str | None, config: Path, namespace: str, **variables: str
+) -> tuple[str, dict[str, TaskOutcome]]:
+    """Run a DAG file's DAG with the cluster that a kubeconfig names; return its state and the tasks' outcomes."""
+    extra = {"namespace": namespace, "kube_config_path": str(config)}
+    connection = json.dumps({"conn_type": "kubernetes", "extra": extra})
+    with dags_folder(path.parent, AIRFLOW_CONN_KUBERNETES_DEFAULT=connection, **variables):
+        from k8s_venv.airflow.testing import load_dag, run_dag
+
+        state, outcomes = run_dag(load_dag(path, dag_id))
+    return state, {outcome.task_id: outcome for outcome in outcomes}

@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml
 
 import k8s_venv
 
@@ -17,16 +16,10 @@ def describe(prefix: str, *, size: int) -> dict[str, object]:
 
 
 @pytest.fixture
-def context(client: object, namespace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make the test's namespace that of the kubeconfig's current context."""
-    import os
-
-    content = yaml.safe_load(Path(os.environ["KUBECONFIG"]).read_text())
-    for each in content["contexts"]:
-        each["context"]["namespace"] = namespace
-    config = tmp_path / "kubeconfig"
-    config.write_text(yaml.safe_dump(content))
-    monkeypatch.setenv("KUBECONFIG", str(config))
+def context(worker: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Be the account that the chart gives its rights, in its namespace."""
+    # The client library reads KUBECONFIG only once, when it is imported.
+    monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(worker))
 
 
 @pytest.mark.usefixtures("context")

@@ -35,7 +35,7 @@ app.kubernetes.io/managed-by: k8s-venv
 {{- define "k8s-venv.rules" -}}
 - apiGroups: [""]
   resources: ["pods"]
-  verbs: ["create", "get", "list", "watch", "delete"]
+  verbs: ["create", "get", "list", "watch", "patch", "delete"]
 - apiGroups: [""]
   resources: ["pods/log"]
   verbs: ["get"]
@@ -48,6 +48,9 @@ app.kubernetes.io/managed-by: k8s-venv
 - apiGroups: [""]
   resources: ["secrets"]
   verbs: ["create"]
+- apiGroups: [""]
+  resources: ["events"]
+  verbs: ["list"]
 {{- end }}
 
 {{/* An environment's name in the names of objects. */}}
