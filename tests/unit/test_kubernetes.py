@@ -214,7 +214,10 @@ def test_a_pod_that_leaves_or_was_dealt_with_is_never_taken_over() -> None:
 def test_an_end_travels_as_plain_data() -> None:
     pod = {
         "metadata": {"name": "work-1", "namespace": "tasks", "uid": "u1", "annotations": {"a": "hidden"}},
-        "spec": {"containers": [{"name": "base", "env": [{"name": "TOKEN", "value": "hidden"}]}]},
+        "spec": {
+            "containers": [{"name": "base", "env": [{"name": "TOKEN", "value": "hidden"}]}],
+            "volumes": [{"name": "k8s-venv-call", "secret": {"secretName": "work-1-a"}}, {"name": "hidden"}],
+        },
         "status": {"phase": "Failed", "reason": "Evicted", "message": "no disk"},
     }
     end = stages.End("ended", stages.to_pod(pod), {"created": 1.0}, 120.0)
@@ -223,6 +226,7 @@ def test_an_end_travels_as_plain_data() -> None:
 
     assert "hidden" not in str(fields)
     again = stages.from_json(fields)
+    assert render.secret_names(again.pod) == ["work-1-a"]
     assert (again.why, again.seen, again.allowed) == ("ended", {"created": 1.0}, 120.0)
     assert "evicted from its node: no disk." in str(diagnose.death(again.pod, ENVIRONMENT, "work"))
 

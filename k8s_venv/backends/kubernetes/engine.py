@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -65,12 +64,10 @@ class PodRun:
         self._namespace: str = pod.metadata.namespace
         self._succeeded = False
         self._ended = False
-        self._read = False
         self._follower: LogFollower | None = None
         self._payload: PodPayload | None = None
         self.taken_over = False
         self.seen: dict[str, float] = {}
-        self.timings: dict[str, float] = {}
 
     # --- creating -----------------------------------------------------------------------------------------
 
@@ -92,16 +89,24 @@ class PodRun:
         pod = self._create_or_take_over()
         self._payload = PodPayload(self._client, pod, self._call, self._log)
         try:
-            for secret in parcels.secrets(pod):
-                self._create_secret(secret)
+            made = [self._create_secret(secret) for secret in parcels.secrets(pod)]
         except BaseException:
             self._delete()
             raise
+        if any(made) and not all(made):  # parts of two tries make no call
+            self._say(f"The worker before died while it made the Secrets of pod {self._name}: starting anew.")
+            self._delete()
+            self._await_removal(pod)
+            return self.create()
         return pod
 
-    def _create_secret(self, secret: k8s.V1Secret) -> None:
-        with contextlib.suppress(_ExistsError):  # made by the worker whose pod this is; its name is used only once
+    def _create_secret(self, secret: k8s.V1Secret) -> bool:
+        """Create a Secret; one that exists was made by the worker whose pod this is, since its name is used once."""
+        try:
             self._ask(lambda: self._client.create_namespaced_secret(self._namespace, secret), "secret")
+        except _ExistsError:
+            return False
+        return True
 
     def _create_or_take_over(self) -> Any:
         number = 1
@@ -204,7 +209,6 @@ class PodRun:
             self._say(f"The log of pod {self._name} could not be read to its end.")
         assert self._payload is not None  # noqa: S101 -- the pod has said how it ended
         result = self._payload.fetch(document)
-        self.timings = document.timings
         self._say(phases(end.seen, document.timings))
         self._succeeded = document.outcome in (protocol.VALUE, protocol.SKIP)
         return result

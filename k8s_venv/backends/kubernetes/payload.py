@@ -22,6 +22,7 @@ from k8s_venv.calls import Delivery, Result
 from k8s_venv.calls.results import inline_result
 from k8s_venv.errors import BackendError, CallError
 from k8s_venv.runner.mapped import map_file
+from k8s_venv.runner.protocol import MARK
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -124,7 +125,7 @@ class PodPayload:
         try:
             self._delivery().close()
         except CallError as error:
-            self._log(f"WARNING - {error}")
+            self._log(f"{MARK}WARNING - {error}")
 
     def release(self) -> None:
         """Let a sidecar that keeps the payload end, where the pod itself is kept."""
