@@ -172,7 +172,7 @@ class Reporter:
             problem = f"the result ({size:,} bytes) could not be put into the location for large values: {error}"
             if not self._hands_over or (self._message is not None and size > protocol.HAND_OVER_LIMIT):
                 raise DeliveryError(problem) from None
-            print(f"WARNING - {problem}; it goes through the pod itself instead.", flush=True)
+            print(f"{protocol.MARK}WARNING - {problem}; it goes through the pod itself instead.", flush=True)
             return False
         return True
 
