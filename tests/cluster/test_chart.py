@@ -24,6 +24,7 @@ from kubernetes.utils import create_from_dict
 import k8s_venv
 from tests.chart import CHART, ENVIRONMENTS, NAME, helm, kubeconfig, template
 from tests.cluster.conftest import run_dag_file
+from tests.readme import ROOT, commands
 from tests.unit.test_chart import SCENARIOS
 
 
@@ -291,6 +292,21 @@ def test_uninstalling_leaves_nothing(release: Release) -> None:
     release.helm("uninstall")
 
     release.eventually(lambda: release.things() == set(), 40)
+
+
+def test_the_readmes_commands(release: Release, examples: Path, registry: str) -> None:
+    accounts = [{"name": "airflow-worker", "namespace": release.airflow}]
+    (examples / "values.yaml").write_text(yaml.safe_dump({"airflow": {"serviceAccounts": accounts}}), "utf-8")
+
+    for command in commands(ROOT / "README.md", "On a cluster: the chart"):
+        here = command.replace("charts/k8s-venv", str(CHART)).replace("airflow-tasks", release.namespace)
+        environ = {**os.environ, "K8S_VENV_REGISTRY": registry}
+        ran = subprocess.run(
+            ["bash", "-euc", here], cwd=examples, env=environ, capture_output=True, text=True, check=False
+        )
+        assert ran.returncode == 0, f"{here}\n{ran.stdout}\n{ran.stderr}"
+
+    release.helm("uninstall")
 
 
 # --- what the API server says of everything that the chart can make -------------------------------------------

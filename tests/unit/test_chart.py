@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -68,6 +69,21 @@ def test_each_switch_makes_exactly_its_objects(values: dict[str, Any], expected:
     ours = [each["metadata"] for key, each in objects.items() if key not in EXTRA]
     assert {metadata["namespace"] for metadata in ours} == {NAMESPACE}
     assert {metadata["labels"]["app.kubernetes.io/managed-by"] for metadata in ours} == {"Helm"}
+
+
+def test_the_main_manifests_are_what_they_were_meant_to_be() -> None:
+    spot = [{"key": "spot", "operator": "Exists"}]
+    objects = rendered(
+        {
+            "environments": ENVIRONMENTS,
+            "janitor": {"enabled": True, "tolerations": spot},
+            "imagePuller": {"enabled": True, "nodeSelector": {"pool": "tasks"}},
+        }
+    )
+
+    text = Path(__file__).with_name("chart_manifests.yaml").read_text("utf-8")
+    for expected in yaml.safe_load_all(text):
+        assert objects[expected["kind"], expected["metadata"]["name"]] == expected
 
 
 def test_names_and_labels_can_be_chosen() -> None:
