@@ -46,7 +46,7 @@ print(json.dumps({
     "bytecode": [kind(stdlib / "json/decoder.py"), kind(pathlib.Path(idna.__file__))],
     "tools": [name for name in os.listdir("/opt/venv/bin") if name.startswith(("uv", "pip"))],
     "modules": [name for name in ("pip", "uv", "setuptools") if importlib.util.find_spec(name)],
-    "jq": subprocess.check_output(["jq", "-n", "1+1"], text=True).strip(),
+    "jq": shutil.which("jq") and subprocess.check_output(["jq", "-n", "1+1"], text=True).strip(),
     "writable": [place for place in ("/opt/venv", "/usr", "/home") if os.access(place, os.W_OK)],
 }))
 """
@@ -133,6 +133,50 @@ def test_an_image_is_built_pushed_and_fit_for_tasks(
     assert image.labels["io.k8s-venv.lock"] == lock.digest
     assert image.labels["org.opencontainers.image.title"] == "etl"
     assert image.attrs["Config"]["User"] == "50000:0"
+
+
+@pytest.mark.usefixtures("package_index")
+@pytest.mark.parametrize("way", ["pushed", "loaded", "archive"])
+def test_an_image_of_layers_is_as_fit_for_tasks(
+    build: Command, client: docker.DockerClient, tmp_path: Path, way: str
+) -> None:
+    arguments = {"pushed": [], "loaded": ["--load"], "archive": ["--output", "image.tar"]}[way]
+
+    ran = build(*arguments, project=FULL.replace('packages = ["jq"]', ""))
+
+    assert ran.returncode == 0, ran.stderr
+    reference = ran.stdout.split()[1]
+    if way == "archive":
+        client.images.load((tmp_path / "image.tar").read_bytes())
+    assert (way == "pushed") == bool(tags(reference.rpartition(":")[0]))
+    assert _probe(client, reference) == {
+        "user": 12345,
+        "prefix": "/opt/venv",
+        "python": "/opt/venv/bin/python",
+        "bytecode": [UNCHECKED_HASH, UNCHECKED_HASH],
+        "tools": [],
+        "modules": [],
+        "jq": None,
+        "writable": [],
+    }
+
+
+@pytest.mark.usefixtures("package_index")
+def test_a_base_of_another_user_takes_debian_packages_and_lines(
+    build: Command, client: docker.DockerClient, test_registry: str, tmp_path: Path
+) -> None:
+    base = f"{test_registry}/base:1"
+    official = base_reference(Environment(name="x", root=tmp_path, python="3.11"))
+    client.images.build(fileobj=io.BytesIO(f"FROM {official}\nUSER 1234\n".encode()), tag=base)
+    client.images.push(base)
+
+    ran = build(project=FULL + f'base = "{base}"\ndockerfile = ["ENV GREETING=hello", "RUN touch /made-by-a-line"]\n')
+
+    assert ran.returncode == 0, ran.stderr
+    assert "buildkit (Debian packages, Dockerfile lines)" in ran.stderr
+    code = "import os, idna; print(os.environ['GREETING'], os.path.exists('/made-by-a-line'))"
+    output = client.containers.run(ran.stdout.split()[1], ["python", "-c", code], remove=True)
+    assert output.decode().split() == ["hello", "True"]
 
 
 def _probe(client: docker.DockerClient, reference: str) -> dict[str, object]:
