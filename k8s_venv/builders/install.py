@@ -121,6 +121,9 @@ def _files(venv: Path, wheel: Wheel, python: str) -> Iterator[File]:
     rows = []
     for path, digest, size in csv.reader(io.StringIO((info / "RECORD").read_text("utf-8"))):
         name = posixpath.normpath(posixpath.join(packages, path))
+        # What a record claims outside of the environment, or without bringing it, is none of ours.
+        if name.startswith(("../", "/")) or not (venv / name).is_file():
+            continue
         if name == record or (posixpath.dirname(name) == posixpath.dirname(record) and name.endswith(_NOTES)):
             continue
         file = _file(venv, name)

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from k8s_venv import uv
 from k8s_venv.builders.bytecode import compile_files
@@ -96,13 +96,18 @@ def make_layers(wheels: Sequence[Wheel], target: Target, progress: Callable[[str
     if (found := find_layers(wheels, target.python)) is not None:
         return found
     cache = uv.require_cache()
-    progress("waiting for the packages of another image")
     # One at a time: environments share layers, and the work for one uses every processor.
-    with (
-        FileLock(cache / f"layers-{target.python}.lock"),
-        tempfile.TemporaryDirectory(dir=cache, prefix="install-") as name,
-    ):
-        return _Workshop(target, Path(name), progress).layers(wheels)
+    lock = FileLock(cache / f"layers-{target.python}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        progress("waiting for the packages of another image")
+        lock.acquire()
+    try:
+        with tempfile.TemporaryDirectory(dir=cache, prefix="install-") as name:
+            return _Workshop(target, Path(name), progress).layers(wheels)
+    finally:
+        lock.release()
 
 
 class _Workshop:

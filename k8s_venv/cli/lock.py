@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from k8s_venv.builders.base import pin_base
 from k8s_venv.cli.console import console, open_project, progress, show_error
 from k8s_venv.errors import K8sVenvError, LockError, did_you_mean
 from k8s_venv.locking import check_lock, locked_packages, write_lock
@@ -76,6 +75,8 @@ def lock_environments(environments: Iterable[Environment], renewal: Renewal | No
     Raises:
         LockError: one of them could not be locked; of several, the last, after the others were shown.
     """
+    from k8s_venv.builders.base import pin_base
+
     chosen = list(environments)
     for sentence in ignored_settings(os.environ):
         console.print(f"Note: {sentence}", markup=False)
