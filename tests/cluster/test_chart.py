@@ -152,7 +152,7 @@ def test_helm_test_passes_and_leaves_nothing(release: Release) -> None:
 
     environments = yaml.safe_load(release.values.read_text("utf-8"))["environments"]
     assert said.count("Phase:          Succeeded") == len(environments) + 1
-    assert release.things() == before
+    assert release.things() <= before
 
 
 def sleep(seconds: float) -> str:
