@@ -60,7 +60,7 @@ class Run:
         done: Callable[[Done], None],
     ) -> None:
         self._destination, self._progress, self._sent, self._done = destination, progress, sent, done
-        self._stopped = False
+        self._stopped = self._several = False
         self._buildkit = BuildKit()
         self._images: dict[str, list[Image]] = {}
 
@@ -74,9 +74,11 @@ class Run:
         Raises:
             K8sVenvError: the archive of all images cannot be written.
         """
+        chosen = list(steps)
+        self._several = len(chosen) > 1
         with ThreadPoolExecutor(jobs) as pool:
             try:
-                ended = list(pool.map(self._one, steps))
+                ended = list(pool.map(self._one, chosen))
             except BaseException:
                 self._stopped = True
                 self._buildkit.stop()
@@ -106,6 +108,11 @@ class Run:
     def _build(self, step: Step) -> Done:
         report = functools.partial(self._progress, step)
         if step.builder == "buildkit":
+            if isinstance(self._destination, Path) and self._several:
+                raise BuildError(
+                    step.environment.name,
+                    "BuildKit writes an archive of one image alone. Name this environment, and no other.",
+                )
             self._buildkit.build(step.environment, step.lock, step.reference, self._destination, report)
             return Done(step)
         images = []

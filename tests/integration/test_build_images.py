@@ -20,7 +20,7 @@ import pytest
 
 from k8s_venv.builders.base import base_reference
 from k8s_venv.environment import Environment
-from k8s_venv.locking import read_lock
+from k8s_venv.locking import locked_packages, read_lock
 from k8s_venv.project import load_project
 from tests.conftest import Command
 
@@ -177,6 +177,27 @@ def test_a_base_of_another_user_takes_debian_packages_and_lines(
     code = "import os, idna; print(os.environ['GREETING'], os.path.exists('/made-by-a-line'))"
     output = client.containers.run(ran.stdout.split()[1], ["python", "-c", code], remove=True)
     assert output.decode().split() == ["hello", "True"]
+
+
+@pytest.mark.usefixtures("package_index")
+def test_a_package_without_wheels_is_locked_for_buildkit(build: Command, tmp_path: Path) -> None:
+    project = '[environments.etl]\npython = "3.12"\nbuilder = "buildkit"\nrequirements = ["docopt==0.6.2"]\n'
+
+    ran = build("--dry-run", project=project)
+
+    assert ran.returncode == 0, ran.stderr
+    assert "buildkit (the environment's `builder`)" in ran.stderr
+    (package,) = locked_packages(load_project(tmp_path / "k8s-venv.toml").environment("etl"))
+    assert package["sdist"]["url"].endswith("docopt-0.6.2.tar.gz")
+
+
+def test_an_archive_of_buildkit_is_of_one_image(build: Command, tmp_path: Path) -> None:
+    ran = build("--output", "images.tar", project=FULL + '[environments.bare]\npython = "3.12"\n')
+
+    assert ran.returncode == 1
+    assert "Environment 'etl': BuildKit writes an archive of one image alone." in ran.stderr
+    assert ran.stdout.split()[0] == "bare"
+    assert (tmp_path / "images.tar").exists()
 
 
 def _probe(client: docker.DockerClient, reference: str) -> dict[str, object]:
