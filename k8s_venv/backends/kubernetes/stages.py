@@ -91,12 +91,16 @@ class Judge:
             return None
         if diagnose.cannot_start(pod):
             return self._end("stuck")
-        return self._end("late") if self.patience() <= 0 else None
+        return self._end("late") if self._left() <= 0 else None
 
     def patience(self) -> float:
         """Return the seconds after which the pod must be looked at again, whether or not it changes."""
         if "running" in self._seen:
             return float("inf")
+        # The watch that shows it scheduled must not outlast the time that it then has.
+        return self._left() if "scheduled" in self._seen else min(self._left(), self._timeouts.startup)
+
+    def _left(self) -> float:
         since, allowed = self._allowed()
         return since + allowed - time.time()
 
