@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from k8s_venv.airflow.compat import conf, read_dag_file
 from k8s_venv.airflow.operators import IsolatedOperator, project_of
 from k8s_venv.backends import choose_backend
+from k8s_venv.calls.slicing import place_of
 from k8s_venv.checking import Finding, Task
 from k8s_venv.errors import K8sVenvError
 
@@ -37,20 +38,25 @@ def isolated_tasks(dag: Any) -> Iterator[LoadedTask]:
     Args:
         dag: the DAG.
     """
-    configured = conf.get("k8s_venv", "backend", fallback=None)
     for task in dag.tasks:
-        facts = _facts(task)
-        if facts is None:
-            continue
-        project = project_of(facts["python_callable"], dag.fileloc)
-        yield LoadedTask(
-            f"{dag.dag_id}.{task.task_id}",
-            facts["python_callable"],
-            project,
-            project.environment(facts["environment"]),
-            facts.get("transport"),
-            choose_backend(facts.get("backend"), project, configured),
-        )
+        loaded = _loaded(dag, task)
+        if loaded is not None:
+            yield loaded
+
+
+def _loaded(dag: Any, task: Any) -> LoadedTask | None:
+    facts = _facts(task)
+    if facts is None:
+        return None
+    project = project_of(facts["python_callable"], dag.fileloc)
+    return LoadedTask(
+        f"{dag.dag_id}.{task.task_id}",
+        facts["python_callable"],
+        project,
+        project.environment(facts["environment"]),
+        facts.get("transport"),
+        choose_backend(facts.get("backend"), project, conf.get("k8s_venv", "backend", fallback=None)),
+    )
 
 
 def load_tasks(path: Path) -> tuple[list[Task], list[Finding]]:
@@ -68,10 +74,14 @@ def load_tasks(path: Path) -> tuple[list[Task], list[Finding]]:
         findings += _never_called(path, set(bag.dags))
     tasks: list[Task] = []
     for dag in bag.dags.values():
-        try:
-            tasks += isolated_tasks(dag)
-        except K8sVenvError as error:  # what Airflow looks at only when a mapped task runs
-            findings.append(Finding(str(path), 1, dag.dag_id, str(error)))
+        for task in dag.tasks:
+            try:
+                loaded = _loaded(dag, task)
+            except K8sVenvError as error:  # what Airflow looks at only when a mapped task runs
+                file, line = place_of((_facts(task) or {})["python_callable"])
+                findings.append(Finding(file or str(path), line or 1, f"{dag.dag_id}.{task.task_id}", str(error)))
+            else:
+                tasks += [loaded] if loaded else []
     return tasks, findings
 
 
@@ -104,6 +114,14 @@ def _facts(task: Any) -> dict[str, Any] | None:
 def first_problem(path: Path, text: str) -> Finding:
     """Return the finding for what a file raised when it was loaded, at the file's own last line in it."""
     lines = [int(line) for file, line in re.findall(r'File "([^"]+)", line (\d+)', text) if file == str(path)]
-    message = text.strip().splitlines()[-1]
+    message = _message(text.strip().splitlines())
     kind, _, rest = message.partition(": ")
     return Finding(str(path), lines[-1] if lines else 1, "", rest if kind.startswith("k8s_venv.") else message)
+
+
+def _message(traceback: list[str]) -> str:
+    """Return the type and the whole text of the exception at the end of a traceback."""
+    frames = [number for number, line in enumerate(traceback) if line.startswith('  File "')]
+    last = frames[-1] if frames else -1
+    after = (number for number, line in enumerate(traceback) if number > last and line and not line.startswith(" "))
+    return "\n".join(traceback[next(after, -1) :])
