@@ -6,6 +6,7 @@ Types are those of Airflow 3; the branches for Airflow 2 stay unchecked.
 from __future__ import annotations
 
 import logging
+import os
 from typing import TYPE_CHECKING, Any
 
 import airflow
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
 AIRFLOW_3 = not airflow.__version__.startswith("2.")
+_DEPTH = "AIRFLOW__CORE__DAGBAG_IMPORT_ERROR_TRACEBACK_DEPTH"
 
 if TYPE_CHECKING or AIRFLOW_3:
     from airflow.sdk import BaseHook, BaseOperator
@@ -243,7 +245,14 @@ def read_dag_file(path: Path) -> DagBag:
     else:
         from airflow.models.dagbag import DagBag
 
-    return DagBag(path)
+    before = os.environ.get(_DEPTH)
+    os.environ[_DEPTH] = "100"  # by default two calls, among which the file's own line may not be
+    try:
+        return DagBag(path)
+    finally:
+        os.environ.pop(_DEPTH)
+        if before is not None:
+            os.environ[_DEPTH] = before
 
 
 def run_in_process(dag: DAG) -> DagRun:

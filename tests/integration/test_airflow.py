@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -86,6 +87,7 @@ def test_a_mistake_is_told_when_the_dag_is_parsed(load: Load, decorator: str, fu
         load(dag_file(isolated(decorator, function)))
 
     assert sentence in str(caught.value)
+    assert re.search(r"dag\.py cannot be loaded: line [69]: ", str(caught.value))  # the decorator's or the call's
 
 
 def test_default_args_reach_pod_options(load: Load) -> None:
