@@ -20,6 +20,8 @@ from k8s_venv import uv
 from k8s_venv.environment import Environment
 from k8s_venv.project import Project, load_project
 
+pytest.register_assert_rewrite("tests.contract")
+
 # What the shell of whoever runs the tests may say, and what would change their outcome.
 _SETTINGS = ("K8S_VENV_PROJECT", "K8S_VENV_REGISTRY", "K8S_VENV_BACKEND")
 

@@ -142,7 +142,7 @@ class IsolatedPodTrigger(KubernetesPodTrigger):
                 )
                 if self.get_logs and response.status == 200:
                     log = line_logger(self.log)
-                    for line in (await response.read()).decode("utf-8", "replace").splitlines():
+                    for line in (await response.read()).decode("utf-8", "backslashreplace").splitlines():
                         log(line)
             except ApiException as error:
                 self.log.warning("The log of pod %s could not be read: %s", self.pod_name, error.reason)

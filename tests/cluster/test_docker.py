@@ -18,7 +18,9 @@ from k8s_venv.calls import open_result, pack
 from k8s_venv.environment import Environment
 from k8s_venv.errors import BackendError
 from k8s_venv.project import Project
+from tests.airflow_home import require_airflow
 from tests.cluster.conftest import RunFile
+from tests.conftest import Command
 from tests.contract import BackendContract, Runner, describe
 
 if TYPE_CHECKING:
@@ -351,3 +353,34 @@ def test_a_dag_runs_on_the_engine(project: Path, run_file: RunFile, capfd: pytes
     captured = capfd.readouterr()
     assert "on the docker backend" in captured.out
     assert "planted-secret" not in captured.out + captured.err
+
+
+DAG = """
+from airflow.sdk import dag, task
+
+@dag(schedule=None)
+def one():
+    @task.isolated("own")
+    def describe():
+        import os
+        print("said in the container")
+        return os.getuid()
+
+    describe()
+
+one()
+"""
+
+
+def test_a_dag_is_tried_on_the_engine_by_command(cli: Command, tmp_path: Path) -> None:
+    require_airflow()
+    (tmp_path / "k8s-venv.toml").write_text(f'[environments.own]\npython = "{HERE}"\nimage = "{IMAGE}"\n')
+    (tmp_path / "one.py").write_text(DAG)
+
+    ran = cli("test", "--backend", "docker", "one.py")
+
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "on the docker backend" in ran.stdout + ran.stderr
+    assert "said in the container" in ran.stdout + ran.stderr
+    assert ran.stdout.splitlines()[-1].split()[0::3] == ["describe", "50000"]
+    assert ran.stdout.splitlines()[-1].split()[1] == "success"

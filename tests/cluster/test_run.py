@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import sys
+import uuid
 from pathlib import Path
 
 import pytest
 
 import k8s_venv
+from k8s_venv.backends.kubernetes.backend import KubernetesBackend
+from k8s_venv.project import load_project
+from tests.contract import BackendContract, Runner
 
 
 def describe(prefix: str, *, size: int) -> dict[str, object]:
@@ -41,3 +45,12 @@ def test_a_call_from_a_script(
 
     assert value == {"python": python, "text": "x" * size}
     assert "said in the pod" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("context")
+class TestContract(BackendContract):
+    @pytest.fixture
+    def run(self, project: Path, registry: str, monkeypatch: pytest.MonkeyPatch) -> Runner:
+        monkeypatch.setenv("K8S_VENV_REGISTRY", registry)
+        loaded = load_project(project / "k8s-venv.toml")
+        return Runner(lambda: KubernetesBackend(loaded, uuid.uuid4().hex), loaded.environment("current"))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import datetime
-import signal
 from typing import TYPE_CHECKING, Any
 
+from k8s_venv.backends.exits import exit_reason
 from k8s_venv.backends.kubernetes.render import BASE
 from k8s_venv.errors import BackendError
 
@@ -168,7 +168,7 @@ def death(pod: Any, environment: Environment, function: str) -> BackendError:
             name,
             f"its image cannot run `python`: {ended.message or ended.reason}. An image needs `python` on its PATH.",
         )
-    return BackendError(name, f"{function}() ended without a result: {_exit(ended.exit_code)}.")
+    return BackendError(name, f"{function}() ended without a result: {exit_reason(ended.exit_code)}.")
 
 
 def failed_init_container(pod: Any) -> Any:
@@ -254,17 +254,3 @@ def _memory_limit(pod: Any) -> str:
         if container.name == BASE and container.resources and container.resources.limits:
             return f"limit {container.resources.limits.get('memory', 'of the namespace')}"
     return "no limit of its own: the node ran out"
-
-
-def _exit(code: int) -> str:
-    if code > 128:
-        try:
-            name = signal.Signals(code - 128).name
-        except ValueError:
-            return f"its process left with exit code {code}"
-        hints = {
-            "SIGSEGV": " (a crash in compiled code)",
-            "SIGKILL": " (killed from outside, or out of memory)",
-        }
-        return f"its process was ended by {name}{hints.get(name, '')}"
-    return f"its process left with exit code {code} (os._exit?)"

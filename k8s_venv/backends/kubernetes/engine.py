@@ -271,7 +271,7 @@ class PodRun:
         try:
             text = self._client.read_namespaced_pod_log(
                 self._name, self._namespace, container=container, tail_lines=_LAST_LINES, _preload_content=False
-            ).data.decode("utf-8", "replace")
+            ).data.decode("utf-8", "backslashreplace")
         except (ApiException, HTTPError, OSError):
             return
         for line in text.splitlines():

@@ -125,13 +125,13 @@ def _lines(response: Any) -> Iterator[tuple[str, bool]]:
     for chunk in response.stream(amt=None, decode_content=True):
         *complete, rest = (rest + chunk).split(b"\n")
         for line in complete:
-            yield line.decode("utf-8", "replace"), continued
+            yield line.decode("utf-8", "backslashreplace"), continued
             continued = False
         if len(rest) > _LONGEST:
-            yield rest.decode("utf-8", "replace"), continued
+            yield rest.decode("utf-8", "backslashreplace"), continued
             rest, continued = b"", True
     if rest:
-        yield rest.decode("utf-8", "replace"), continued
+        yield rest.decode("utf-8", "backslashreplace"), continued
 
 
 def _split(line: str) -> tuple[str, str]:
