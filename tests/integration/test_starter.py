@@ -10,7 +10,12 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("airflow", reason="needs Airflow")
+from tests.airflow_home import require_airflow
+
+
+@pytest.fixture(autouse=True)
+def airflow() -> None:
+    require_airflow()
 
 
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
