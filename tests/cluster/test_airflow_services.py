@@ -1,0 +1,167 @@
+"""A whole Airflow: API server, DAG processor, scheduler with its workers, and triggerer, as processes of their own."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.airflow_home import AIRFLOW
+
+if AIRFLOW != "airflow.sdk":
+    pytest.skip("Airflow 2 has other processes", allow_module_level=True)
+
+PATIENCE = 240.0  # seconds
+DAG = """
+from datetime import datetime, timedelta
+
+from airflow.sdk import DAG, task
+
+with DAG("services", schedule="@once", start_date=datetime(2026, 1, 1), catchup=False, is_paused_upon_creation=False,
+         default_args={"environment": "current"}):
+
+    @task.isolated
+    def numbers():
+        return [1, 2]
+
+    @task.isolated
+    def double(n):
+        return 2 * n
+
+    @task.isolated(retries=1, retry_delay=timedelta(seconds=1))
+    def second_try(ti=None):
+        if ti.try_number == 1:
+            raise ValueError("not yet")
+        return ti.try_number
+
+    @task.isolated(deferrable=True)
+    def deferred(values):
+        print("deferred, with", list(values))
+        return sum(values)
+
+    @task
+    def end(total, tries):
+        return [total, tries]
+
+    end(deferred(double.expand(n=numbers())), second_try())
+"""
+
+
+@pytest.fixture
+def airflow(project: Path, registry: str, namespace: str, worker: Path, tmp_path: Path) -> Iterator[Path]:
+    """Start the processes; return Airflow's home."""
+    home, dags = tmp_path / "home", tmp_path / "dags"
+    dags.mkdir()
+    for file in (project / "k8s-venv.toml", *project.glob("pylock.*")):
+        shutil.copy(file, dags)
+    (dags / "services.py").write_text(DAG)
+    port = free_port()
+    cluster = {"conn_type": "kubernetes", "extra": {"namespace": namespace, "kube_config_path": str(worker)}}
+    environ = {
+        **{name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")},
+        "AIRFLOW_HOME": str(home),
+        "AIRFLOW__API__PORT": str(port),
+        "AIRFLOW__API__WORKERS": "1",
+        "AIRFLOW__API_AUTH__JWT_SECRET": secrets.token_hex(32),
+        "AIRFLOW__CORE__DAGS_FOLDER": str(dags),
+        "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"http://localhost:{port}/execution/",
+        "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "AIRFLOW__CORE__PARALLELISM": "3",
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db",
+        "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": str(free_port()),
+        "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": str(free_port()),
+        "AIRFLOW_CONN_KUBERNETES_DEFAULT": json.dumps(cluster),
+        "K8S_VENV_REGISTRY": registry,
+    }
+    command = [sys.executable, "-m", "airflow"]
+    subprocess.run([*command, "db", "migrate"], env=environ, check=True, capture_output=True)
+    with contextlib.ExitStack() as stack:
+        for name in ("api-server", "dag-processor", "scheduler", "triggerer"):
+            log = stack.enter_context((tmp_path / f"{name}.log").open("w"))
+            process = subprocess.Popen([*command, name], env=environ, stdout=log, stderr=log, start_new_session=True)
+            stack.callback(end, process)
+            if name == "api-server":
+                wait_for(port)  # a task that starts before it is there fails
+        yield home
+
+
+def wait_for(port: int) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            socket.create_connection(("localhost", port), timeout=5).close()
+        except OSError:
+            assert time.monotonic() < deadline, "the API server did not start"
+            time.sleep(0.2)
+        else:
+            return
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """End a process and its children."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, 15)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(10)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, 9)
+    process.wait()
+
+
+def rows(home: Path, query: str) -> list[tuple[object, ...]]:
+    with contextlib.closing(sqlite3.connect(f"file:{home}/airflow.db?mode=ro", uri=True, timeout=30)) as database:
+        return database.execute(query).fetchall()
+
+
+def test_a_dag_of_isolated_tasks_on_a_whole_airflow(airflow: Path, client: Any, namespace: str) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while rows(airflow, "select state from dag_run") not in ([("success",)], [("failed",)]):
+        assert time.monotonic() < deadline, told(airflow)
+        time.sleep(0.5)
+
+    assert rows(airflow, "select state from dag_run") == [("success",)], told(airflow)
+    ended = rows(airflow, "select task_id, map_index, state, try_number from task_instance order by 1, 2")
+    assert ended == [
+        ("deferred", -1, "success", 1),
+        ("double", 0, "success", 1),
+        ("double", 1, "success", 1),
+        ("end", -1, "success", 1),
+        ("numbers", -1, "success", 1),
+        ("second_try", -1, "success", 2),
+    ]
+    ((value,),) = rows(airflow, "select value from xcom where task_id = 'end' and key = 'return_value'")
+    assert json.loads(str(value)) == [6, 2]
+    logs = [path.read_text() for path in airflow.glob("logs/dag_id=services/**/task_id=deferred/**/*.log*")]
+    assert "".join(logs).count("deferred, with [2, 4]") == 1
+    assert any("Trigger fired event" in log for log in logs), "the triggerer had no part in it"
+    left = client.list_namespaced_pod(namespace, label_selector="dag_id=services").items
+    assert [pod.metadata.name for pod in left if pod.metadata.deletion_timestamp is None] == []
+
+
+def told(home: Path) -> str:
+    """Return what the processes said last, and how far the run came."""
+    states = rows(home, "select task_id, map_index, state, try_number from task_instance")
+    ends = [f"{path.name}: {path.read_text()[-2000:]}" for path in home.parent.glob("*.log")]
+    tasks = [f"{path}: {path.read_text()[-1500:]}" for path in home.glob("logs/dag_id=*/**/*.log")]
+    return "\n\n".join([str(states), *ends, *tasks])
