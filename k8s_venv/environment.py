@@ -58,7 +58,7 @@ class Environment(BaseModel):
         interpreter: the path of an existing Python, which the local backend uses as it is.
         system_site_packages: whether the local environment sees the interpreter's own packages, which its lock then
             leaves out.
-        pod: options of ``KubernetesPodOperator`` for this environment's pods; a task's own options win.
+        pod: options of ``KubernetesPodOperator`` for this environment's pods, over the project's; a task's own win.
         values: how arguments and results travel; a task's own settings win.
     """
 

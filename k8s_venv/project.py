@@ -42,6 +42,7 @@ class Project(BaseModel):
         path: the file itself.
         registry: the registry and path prefix of the images.
         backend: where calls run unless the task, ``K8S_VENV_BACKEND`` or airflow.cfg say otherwise.
+        pod: options of ``KubernetesPodOperator`` for all pods; an environment's own options win.
         values: how arguments and results travel, where an environment says nothing else.
         environments: the environments by their names.
     """
@@ -51,6 +52,7 @@ class Project(BaseModel):
     path: Path = Field(exclude=True)
     registry: Annotated[str, AfterValidator(_registry)] | None = None
     backend: BackendName | None = None
+    pod: Mapping[str, Any] = Field(default_factory=dict)
     values: ValueSettings = Field(default_factory=ValueSettings)
     environments: Mapping[str, Environment] = Field(default_factory=dict)
 

@@ -71,17 +71,20 @@ def environment_tables(content: Mapping[str, Any], path: Path, text: str) -> dic
             raise ProjectError(f"`{name}` must be a table: [environments.{name}].", path, line)
         for key in (_OWN | _ALIASED) & table.keys():
             raise unknown_key(key, Environment, f"[environments.{name}]", path, line)
-    shared = content.get("values", {})
     return {
-        name: {**table, **_with_shared(shared, table), "name": name, "root": path.parent}
+        name: {**table, **_with_shared(content, table), "name": name, "root": path.parent}
         for name, table in declared.items()
     }
 
 
-def _with_shared(shared: object, table: Mapping[str, Any]) -> dict[str, Any]:
-    """Return an environment's own settings for values over the project's."""
-    own = table.get("values", {})
-    return {"values": {**shared, **own}} if isinstance(shared, dict) and isinstance(own, dict) else {}
+def _with_shared(content: Mapping[str, Any], table: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an environment's own pod options and settings for values over the project's."""
+    pairs = {key: (content.get(key, {}), table.get(key, {})) for key in ("pod", "values")}
+    return {
+        key: {**shared, **own}
+        for key, (shared, own) in pairs.items()
+        if isinstance(shared, dict) and isinstance(own, dict)
+    }
 
 
 def explain(error: ValidationError, project: type[BaseModel], path: Path, text: str) -> ProjectError:

@@ -62,7 +62,7 @@ def _backend(project: Project) -> Backend:
         return DockerBackend(project, progress=_show)
     from k8s_venv.backends.kubernetes.backend import KubernetesBackend
 
-    return KubernetesBackend(project, f"{getpass.getuser()}-{uuid.uuid4().hex}")
+    return KubernetesBackend(project, f"{getpass.getuser()}-{uuid.uuid4().hex}", _show)
 
 
 def _places(function: Callable[..., Any]) -> list[Path]:

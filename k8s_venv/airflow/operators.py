@@ -293,6 +293,7 @@ def check_declared(project: Project, environment: str, backend: str | None, seri
         K8sVenvError: it does not fit, or there is no such environment.
     """
     declared = project.environment(environment)
+    check_options(set(project.pod), f"{project.path}: [pod]")
     check_options(set(declared.pod), f"{project.path}: environment {environment!r}")
     choose_backend(backend, project)
     try:

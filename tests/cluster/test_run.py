@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
 import uuid
 from pathlib import Path
@@ -54,3 +56,33 @@ class TestContract(BackendContract):
         monkeypatch.setenv("K8S_VENV_REGISTRY", registry)
         loaded = load_project(project / "k8s-venv.toml")
         return Runner(lambda: KubernetesBackend(loaded, uuid.uuid4().hex), loaded.environment("current"))
+
+
+def node(*, where: str) -> str:
+    return f"{where}: {os.environ['NODE']}"
+
+
+def test_a_project_says_where_all_its_pods_run(
+    project: Path,
+    registry: str,
+    worker: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pod = f"""
+[pod]
+config_file = "{worker}"
+kubernetes_conn_id = "prod"
+node_selector = {{ "kubernetes.io/os" = "linux" }}
+env_vars = {{ NODE = "one of the project's" }}
+"""
+    for file in project.glob("pylock.*"):
+        shutil.copy(file, tmp_path)
+    (tmp_path / "k8s-venv.toml").write_text(pod + (project / "k8s-venv.toml").read_text())
+    monkeypatch.setenv("K8S_VENV_PROJECT", str(tmp_path))
+    monkeypatch.setenv("K8S_VENV_REGISTRY", registry)
+    monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "none"))
+
+    assert k8s_venv.run("current", node, where="here") == "here: one of the project's"
+    assert "only Airflow uses kubernetes_conn_id" in capsys.readouterr().out

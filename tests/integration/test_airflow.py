@@ -90,6 +90,13 @@ def test_a_mistake_is_told_when_the_dag_is_parsed(load: Load, decorator: str, fu
     assert re.search(r"dag\.py cannot be loaded: line [69]: ", str(caught.value))  # the decorator's or the call's
 
 
+def test_a_misspelt_pod_option_of_the_project_is_told_when_the_dag_is_parsed(load: Load, tmp_path: Path) -> None:
+    (tmp_path / "k8s-venv.toml").write_text('[pod]\nnamespce = "tasks"\n[environments.same]\npython = "3.12"\n')
+
+    with pytest.raises(K8sVenvError, match=r"k8s-venv.toml: \[pod\]: there is no option 'namespce'. Did you mean"):
+        load(dag_file(isolated('task.isolated("same")')))
+
+
 def test_default_args_reach_pod_options(load: Load) -> None:
     dag = load(
         dag_file(isolated('task.isolated("same")')).replace(

@@ -47,6 +47,41 @@ def test_a_project_file_declares_environments(write_project: ProjectWriter) -> N
     assert project.require_registry() == "registry.example.com/airflow"
 
 
+def test_environments_say_what_pods_have_otherwise(write_project: ProjectWriter) -> None:
+    project = write_project(
+        """
+        [pod]
+        namespace = "tasks"
+        kubernetes_conn_id = "prod"
+        node_selector = { pool = "batch" }
+
+        [environments.training]
+        python = "3.12"
+        pod = { node_selector = { pool = "gpu" }, service_account_name = "trainer" }
+
+        [environments.bare]
+        python = "3.13"
+        """
+    )
+
+    assert project.environment("bare").pod == {
+        "namespace": "tasks",
+        "kubernetes_conn_id": "prod",
+        "node_selector": {"pool": "batch"},
+    }
+    assert project.environment("training").pod == {
+        "namespace": "tasks",
+        "kubernetes_conn_id": "prod",
+        "node_selector": {"pool": "gpu"},
+        "service_account_name": "trainer",
+    }
+
+
+def test_pods_options_are_a_table(write_project: ProjectWriter) -> None:
+    with pytest.raises(ProjectError, match=r"k8s-venv.toml:1: `pod` of the project: must be a table of options"):
+        write_project('pod = "tasks"\n[environments.x]\npython = "3.12"\n')
+
+
 def test_pyproject_toml_can_be_the_project_file(write_project: ProjectWriter, tmp_path: Path) -> None:
     project = write_project(
         '[project]\nname = "x"\n[tool.k8s-venv.environments.etl]\npython = "3.12"\n', file="pyproject.toml"

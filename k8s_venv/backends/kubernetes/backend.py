@@ -25,22 +25,25 @@ if TYPE_CHECKING:
 DEADLINE = 24 * 3600
 _POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 _OPTIONS = (
-    *("annotations", "container_resources", "env_vars", "image", "image_pull_policy", "image_pull_secrets"),
-    *("labels", "namespace", "node_selector", "service_account_name", "tolerations", "volume_mounts", "volumes"),
+    *("annotations", "cluster_context", "config_file", "container_resources", "env_vars", "image"),
+    *("image_pull_policy", "image_pull_secrets", "in_cluster", "labels", "namespace", "node_selector"),
+    *("service_account_name", "tolerations", "volume_mounts", "volumes"),
 )
 
 
 class KubernetesBackend:
-    """Runs calls as pods, with the cluster that the current context of the kubeconfig names.
+    """Runs calls as pods, in the cluster that the pod options name, else the current context of the kubeconfig.
 
     Args:
         project: the project, for the images' references.
         identity: tells this caller's pods from everybody else's.
+        progress: is called with lines about what happens.
     """
 
-    def __init__(self, project: Project, identity: str) -> None:
+    def __init__(self, project: Project, identity: str, progress: Callable[[str], None] | None = None) -> None:
         self._project = project
         self._identity = identity
+        self._progress = progress or (lambda line: None)
 
     def run(self, call: PackedCall, log: Callable[[str], None]) -> Result:
         """Run a call as a pod; see ``Backend.run``."""
@@ -54,7 +57,7 @@ class KubernetesBackend:
             run.finish("delete_pod")
 
     def _pod(self, call: PackedCall, namespace: str) -> k8s.V1Pod:
-        options = _options(call.environment)
+        options = self._options(call.environment)
         options.setdefault("image", call.environment.image or self._built_image(call.environment))
         name = render.pod_name(f"{call.environment.name}-{call.function}", self._identity)
         return render.pod(name, options.pop("namespace", namespace), DEADLINE, options)
@@ -62,27 +65,39 @@ class KubernetesBackend:
     def _built_image(self, environment: Environment) -> str:
         return environment.image_reference(self._project.require_registry(), read_lock(environment).digest)
 
+    def _options(self, environment: Environment) -> dict[str, Any]:
+        """Return the pod options, of which Airflow's operator knows more than this backend.
 
-def _options(environment: Environment) -> dict[str, Any]:
-    """Return the environment's pod options, of which Airflow's operator knows more than this backend."""
-    for name in environment.pod:
-        if name not in _OPTIONS:
-            raise BackendError(
-                environment.name,
-                f"its pod option {name!r} cannot be used outside Airflow.{did_you_mean(name, _OPTIONS)} "
-                f"Here it takes {', '.join(_OPTIONS)}.",
-            )
-    return render.typed(environment.pod)
+        What the project says for all environments may be meant for Airflow alone; what the environment says is not.
+        """
+        unknown = [name for name in environment.pod if name not in _OPTIONS]
+        for name in unknown:
+            if name not in self._project.pod or environment.pod[name] != self._project.pod[name]:
+                raise BackendError(
+                    environment.name,
+                    f"its pod option {name!r} cannot be used outside Airflow.{did_you_mean(name, _OPTIONS)} "
+                    f"Here it takes {', '.join(_OPTIONS)}.",
+                )
+        if unknown:
+            self._progress(f"Of [pod] in {self._project.path}, only Airflow uses {', '.join(unknown)}.")
+        return render.typed({name: value for name, value in environment.pod.items() if name in _OPTIONS})
 
 
 def _connect(environment: Environment) -> tuple[Any, str]:
-    """Return a client and the namespace of the current context."""
+    """Return a client and the namespace of its context, or that of the pod in which this runs."""
+    file, context, inside = (environment.pod.get(name) for name in ("config_file", "cluster_context", "in_cluster"))
+    named = file or context or inside is False
     try:
-        kubernetes.config.load_config()
-        if _POD_NAMESPACE.is_file():
+        if inside:
+            kubernetes.config.load_incluster_config()
+        elif named:
+            kubernetes.config.load_kube_config(file, context)
+        else:
+            kubernetes.config.load_config()
+        if _POD_NAMESPACE.is_file() and not named:
             return kubernetes.client.CoreV1Api(), _POD_NAMESPACE.read_text("utf-8").strip()
-        _, active = kubernetes.config.list_kube_config_contexts()
+        contexts, active = kubernetes.config.list_kube_config_contexts(file)
     except kubernetes.config.ConfigException as error:
         raise BackendError(environment.name, f"no cluster is configured ({error}). Set KUBECONFIG.") from None
-    context: Mapping[str, Any] = active["context"]
-    return kubernetes.client.CoreV1Api(), context.get("namespace", "default")
+    chosen: Mapping[str, Any] = next((each for each in contexts if each["name"] == context), active)["context"]
+    return kubernetes.client.CoreV1Api(), chosen.get("namespace", "default")
