@@ -172,6 +172,7 @@ class IsolatedPodOperator(KubernetesPodOperator):
         self.pod = k8s.V1Pod(metadata=metadata)
         run = self._run(self.pod)
         if event.get("timeout"):
+            run.finish("delete_pod")  # where the triggerer could not
             raise AirflowTaskTimeout(f"{self.call.function}() took longer than its execution_timeout.")
         if event.get("refused"):
             run.finish("delete_pod")
@@ -179,6 +180,13 @@ class IsolatedPodOperator(KubernetesPodOperator):
                 self.call.environment.name,
                 f"Airflow's triggerer could not watch the pods of namespace {event['namespace']!r} "
                 f"({event['refused']}): its account needs the rights to `list` and `watch` pods.",
+            )
+        if event.get("broken"):
+            run.finish("delete_pod")
+            raise BackendError(
+                self.call.environment.name,
+                f"Airflow's triggerer could not wait for the pod of {self.call.function}() ({event['broken']}); its "
+                "own log says more.",
             )
         end = from_json(event)
         run.taken_over = event["taken_over"]

@@ -12,6 +12,7 @@ from kubernetes_asyncio.client import CoreV1Api
 from kubernetes_asyncio.client.exceptions import ApiException
 from kubernetes_asyncio.watch import Watch
 
+from k8s_venv.backends.kubernetes.patience import Refusals
 from k8s_venv.backends.kubernetes.render import LABELS
 from k8s_venv.backends.kubernetes.stages import summary
 
@@ -33,8 +34,11 @@ _watches: dict[Hashable, _NamespaceWatch] = {}
 class Subscription:
     """The states of one pod, of which only the last one counts.
 
+    Every try of a task gives its pod the same name. So what is heard of another uid says nothing: it may be late news
+    of the pod before.
+
     Args:
-        uid: the pod's; another pod of the same name means that this one is gone.
+        uid: the pod's.
     """
 
     def __init__(self, uid: str) -> None:
@@ -44,24 +48,32 @@ class Subscription:
         self._gone = False
         self._problem: Exception | None = None
 
-    def put(self, pod: dict[str, Any] | None, *, gone: bool = False) -> None:
-        """Take note of a state."""
-        if pod is not None and pod["metadata"]["uid"] != self._uid:
-            pod, gone = None, True
-        self._pod = pod or self._pod
-        self._gone = self._gone or gone
-        self._news.set()
+    def is_of(self, pod: dict[str, Any]) -> bool:
+        """Tell whether a pod is the one whose states these are."""
+        return bool(pod["metadata"]["uid"] == self._uid)
+
+    def put(self, pod: dict[str, Any], *, gone: bool = False) -> None:
+        """Take note of a state, if it is this pod's."""
+        if self.is_of(pod):
+            self._pod, self._gone = pod, self._gone or gone
+            self._news.set()
+
+    def miss(self) -> None:
+        """Take note that a list lacks the pod: it is gone if it was seen before, else it may be newer than the list."""
+        if self._pod is not None:
+            self._gone = True
+            self._news.set()
 
     def fail(self, problem: Exception) -> None:
         """Say that nothing will come any more."""
         self._problem = problem
         self._news.set()
 
-    async def next(self, patience: float) -> tuple[dict[str, Any] | None, bool]:
+    async def next(self, seconds: float) -> tuple[dict[str, Any] | None, bool]:
         """Wait for news, at most for a while.
 
         Args:
-            patience: the seconds.
+            seconds: how long.
 
         Returns:
             The pod's last known state, as ``stages.summary`` gives it, and whether the pod is gone.
@@ -70,7 +82,7 @@ class Subscription:
             ApiException: the account may not watch pods.
         """
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._news.wait(), max(0.0, patience))
+            await asyncio.wait_for(self._news.wait(), max(0.0, seconds))
         self._news.clear()
         if self._problem is not None:
             raise self._problem
@@ -95,7 +107,7 @@ async def subscribe(
     """
     key = (id(asyncio.get_running_loop()), access, namespace)
     watch = _watches.get(key)
-    if watch is None:
+    if watch is None or watch.over:
         watch = _watches[key] = _NamespaceWatch(hook, namespace)
     subscription = Subscription(uid)
     watch.add(name, subscription)
@@ -116,13 +128,18 @@ class _NamespaceWatch:
         self._hook = hook
         self._namespace = namespace
         self._pods: dict[str, dict[str, Any]] = {}
-        self._listed = False
+        self._refused = Refusals()
+        self._version = ""  # the state that the cluster had when it last said something
         self._subscriptions: dict[str, list[Subscription]] = {}
         self._task = asyncio.create_task(self._run(), name=f"k8s-venv-watch-{namespace}")
 
     @property
     def idle(self) -> bool:
         return not self._subscriptions
+
+    @property
+    def over(self) -> bool:
+        return self._task.done()
 
     def add(self, name: str, subscription: Subscription) -> None:
         self._subscriptions.setdefault(name, []).append(subscription)
@@ -140,68 +157,68 @@ class _NamespaceWatch:
             await self._task
 
     async def _run(self) -> None:
-        version = ""
         while True:
             try:
                 async with self._hook.get_conn() as connection:
                     api = CoreV1Api(connection)
-                    version = version or await self._list(api)
-                    version = await self._watch(api, version)
+                    if not self._version:
+                        await self._list(api)
+                    await self._watch(api)
+                    continue
             except ApiException as error:
-                if error.status in (401, 403):
+                if error.status in (401, 403) and self._refused.last():
                     self._fail(error)
                     return
                 if error.status == 410:  # so long away that the server has forgotten: list anew
-                    version = ""
-                    continue
-                _log.warning("The watch on the pods of namespace %s broke: %s", self._namespace, error.reason)
-                await asyncio.sleep(_RETRY)
+                    self._version = ""
+                problem: object = f"{error.status} {error.reason}"
             except (OSError, TimeoutError, aiohttp.ClientError) as error:
-                _log.warning("The watch on the pods of namespace %s broke: %s", self._namespace, error)
-                await asyncio.sleep(_RETRY)
+                problem = error
             except Exception as error:  # noqa: BLE001 -- whatever it is, those who wait must hear of it
                 self._fail(error)
                 return
+            _log.warning("The watch on the pods of namespace %s broke: %s", self._namespace, problem)
+            await asyncio.sleep(_RETRY)
 
-    async def _list(self, api: Any) -> str:
+    async def _list(self, api: Any) -> None:
         response = await api.list_namespaced_pod(
             self._namespace, label_selector=_SELECTOR, _preload_content=False, _request_timeout=60
         )
         if response.status >= 400:
-            raise ApiException(http_resp=response)
+            raise ApiException(response.status, response.reason)
         listed = await response.json()
-        present = {pod["metadata"]["name"]: summary(pod) for pod in listed["items"]}
-        for name in self._pods.keys() | self._subscriptions.keys():
-            if name not in present and (name in self._pods or self._listed):
-                self._put(name, self._pods.get(name), gone=True)
-        for name, pod in present.items():
-            self._put(name, pod)
-        self._listed = True
-        version: str = listed["metadata"]["resourceVersion"]
-        return version
+        self._pods = {pod["metadata"]["name"]: summary(pod) for pod in listed["items"]}
+        for name, subscriptions in self._subscriptions.items():
+            pod = self._pods.get(name)
+            for subscription in subscriptions:
+                if pod is not None and subscription.is_of(pod):
+                    subscription.put(pod)
+                else:
+                    subscription.miss()
+        self._version = listed["metadata"]["resourceVersion"]
 
-    async def _watch(self, api: Any, version: str) -> str:
-        """Follow the pods until the server ends the connection; return where to go on."""
+    async def _watch(self, api: Any) -> None:
+        """Follow the pods until the server ends the connection."""
         stream = Watch(return_type="object").stream(
             api.list_namespaced_pod,
             self._namespace,
             label_selector=_SELECTOR,
-            resource_version=version,
+            resource_version=self._version,
             allow_watch_bookmarks=True,
             timeout_seconds=_SECONDS,
             _request_timeout=_SECONDS + _SLACK,
         )
         async for event in stream:
             pod = event["raw_object"]
-            version = pod["metadata"]["resourceVersion"]
             if event["type"] != "BOOKMARK":
                 self._put(pod["metadata"]["name"], summary(pod), gone=event["type"] == "DELETED")
-        return version
+            self._version = pod["metadata"]["resourceVersion"]
+            self._refused.over()
 
-    def _put(self, name: str, pod: dict[str, Any] | None, *, gone: bool = False) -> None:
+    def _put(self, name: str, pod: dict[str, Any], *, gone: bool) -> None:
         if gone:
             self._pods.pop(name, None)
-        elif pod is not None:
+        else:
             self._pods[name] = pod
         for subscription in self._subscriptions.get(name, ()):
             subscription.put(pod, gone=gone)

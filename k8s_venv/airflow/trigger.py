@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+import aiohttp
 from airflow.providers.cncf.kubernetes.triggers.pod import KubernetesPodTrigger
 from airflow.providers.cncf.kubernetes.utils.pod_manager import OnKillAction
 from airflow.triggers.base import TriggerEvent
@@ -69,6 +70,9 @@ class IsolatedPodTrigger(KubernetesPodTrigger):
             event |= await self._wait()
         except ApiException as error:
             event["refused"] = f"{error.status} {error.reason}"
+        except Exception as error:  # a trigger that fails would leave its pod to nobody: a worker removes it
+            self.log.exception("Pod %s/%s cannot be watched.", self.pod_namespace, self.pod_name)
+            event["broken"] = f"{type(error).__name__}: {error}"
         self._fired_event = True
         yield _Event(payload=event)
 
@@ -96,13 +100,14 @@ class IsolatedPodTrigger(KubernetesPodTrigger):
         judge = stages.Judge(stages.Timeouts(self.schedule_timeout, self.startup_timeout), dict(self.seen))
         access = (self.kubernetes_conn_id, self.cluster_context, self.in_cluster, repr(self.config_dict))
         started = time.monotonic()
-        pod: dict[str, Any] | None = None
+        watched = False
         async with subscribe(self.hook, access, self.pod_namespace, self.pod_name, self.uid) as states:
             while True:
-                longest = _UNKNOWN if pod is None else _LONGEST
-                pod, gone = await states.next(min(judge.patience(), self._time_left(), longest))
-                if pod is None and not gone and time.monotonic() - started > _UNKNOWN:
-                    gone = await self._is_gone()
+                patience = min(judge.patience(), _LONGEST) if watched else _UNKNOWN
+                pod, gone = await states.next(min(patience, self._time_left()))
+                watched = pod is not None
+                if not watched and time.monotonic() - started > _UNKNOWN:
+                    pod, gone = await self._look()
                 if pod is not None or gone:
                     end = judge.see("DELETED" if gone else "MODIFIED", stages.to_pod(pod) if pod else None)
                     if end is not None:
@@ -117,15 +122,24 @@ class IsolatedPodTrigger(KubernetesPodTrigger):
     def _is_over(self, nearly: float = 0.0) -> bool:
         return self._time_left() <= nearly
 
-    async def _is_gone(self) -> bool:
-        async with self.hook.get_conn() as connection:
-            try:
-                pod = await client.CoreV1Api(connection).read_namespaced_pod(self.pod_name, self.pod_namespace)
-            except ApiException as error:
-                if error.status == 404:
-                    return True
-                raise
-        return bool(pod.metadata.uid != self.uid)
+    async def _look(self) -> tuple[dict[str, Any] | None, bool]:
+        """Return the pod's state, if the API server says it, and whether the pod is gone."""
+        try:
+            async with self.hook.get_conn() as connection:
+                api: Any = client.CoreV1Api(connection)
+                response = await api.read_namespaced_pod(
+                    self.pod_name, self.pod_namespace, _preload_content=False, _request_timeout=_UNKNOWN
+                )
+                if response.status == 404:
+                    return None, True
+                if response.status in (401, 403):
+                    raise ApiException(response.status, response.reason)
+                if response.status >= 400:
+                    return None, False
+                pod = stages.summary(await response.json())
+        except (OSError, TimeoutError, aiohttp.ClientError):
+            return None, False  # the server is away: the watch says so, and tries again
+        return (pod, False) if pod["metadata"]["uid"] == self.uid else (None, True)
 
     async def _end_in_time(self) -> None:
         """End a pod whose task's time is over; Airflow 2 does not come back to the worker for that."""

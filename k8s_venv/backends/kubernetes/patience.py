@@ -48,6 +48,27 @@ def patiently(ask: Callable[[], T], environment: Environment) -> T:
         time.sleep(_PAUSE)
 
 
+class Refusals:
+    """Tells a right that the account lacks from one that the server forgets.
+
+    While an API server starts, or cannot ask who decides about rights, it refuses what it had allowed before. So a
+    refusal counts at once where nothing was allowed yet, else when it lasts.
+    """
+
+    def __init__(self) -> None:
+        self._allowed = False
+        self._since: float | None = None
+
+    def over(self) -> None:
+        """Take note that the server allowed what was asked."""
+        self._allowed, self._since = True, None
+
+    def last(self) -> bool:
+        """Take note of a refusal, and say whether it counts."""
+        self._since = self._since or time.monotonic()
+        return not self._allowed or time.monotonic() - self._since > _SECONDS
+
+
 def is_conflict(error: ApiException) -> bool:
     """Say whether two requests met, as on a quota; that something of the name exists is another 409."""
     return error.status == 409 and _reason(error) == "Conflict"

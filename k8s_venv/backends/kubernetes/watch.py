@@ -9,6 +9,8 @@ from kubernetes.client.exceptions import ApiException
 from kubernetes.watch import Watch
 from urllib3.exceptions import HTTPError, ReadTimeoutError
 
+from k8s_venv.backends.kubernetes.patience import Refusals
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -39,7 +41,7 @@ def pod_events(
     Raises:
         ApiException: the account may not watch pods.
     """
-    away = False
+    away, refused = False, Refusals()
     while True:
         problem: object = None
         seconds = max(1, int(min(patience(), _QUIET)))
@@ -52,6 +54,7 @@ def pod_events(
                 _request_timeout=(10, seconds + 10),
             )
             for event in stream:
+                refused.over()
                 if away:
                     say("The Kubernetes API server answers again.")
                     away = False
@@ -60,7 +63,7 @@ def pod_events(
         except ApiException as error:
             if error.status == 404:
                 yield DELETED, None
-            elif error.status in (401, 403):
+            elif error.status in (401, 403) and refused.last():
                 raise
             elif error.status != 410:  # so long away that the server has forgotten: begin anew
                 problem = error.reason
