@@ -168,7 +168,7 @@ class IsolatedPodOperator(KubernetesPodOperator):
             BackendError: the pod could not be run, or ended without a result.
             AirflowTaskTimeout: the task's time was over.
         """
-        metadata = k8s.V1ObjectMeta(name=event["name"], namespace=event["namespace"])
+        metadata = k8s.V1ObjectMeta(name=event["name"], namespace=event["namespace"], uid=event["uid"])
         self.pod = k8s.V1Pod(metadata=metadata)
         run = self._run(self.pod)
         if event.get("timeout"):

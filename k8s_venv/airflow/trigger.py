@@ -65,7 +65,8 @@ class IsolatedPodTrigger(KubernetesPodTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait until the pod has ended, and fire."""
-        event = {"name": self.pod_name, "namespace": self.pod_namespace, "taken_over": self.taken_over}
+        event: dict[str, Any] = {"name": self.pod_name, "namespace": self.pod_namespace, "uid": self.uid}
+        event["taken_over"] = self.taken_over
         try:
             event |= await self._wait()
         except ApiException as error:

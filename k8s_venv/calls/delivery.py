@@ -75,12 +75,13 @@ class Delivery:
                     continue
             (folder / name).write_bytes(data)
 
-    def parcels(self, size: int, count: int) -> list[dict[str, bytes]]:
+    def parcels(self, size: int, count: int, *, put: bool = True) -> list[dict[str, bytes]]:
         """Return all files of the call in parcels; arguments that are too large for them go to the location.
 
         Args:
             size: what a parcel holds, in bytes.
             count: how many there may be.
+            put: whether to put the arguments there; they may be there already.
 
         Raises:
             CallError: they hold too little, and there is no location.
@@ -97,7 +98,9 @@ class Delivery:
             spool, location = call.arguments, self.location
             entry: dict[str, Any] = {"size": spool.size, "sha256": spool.sha256}
             if location is not None and spool.size > call.environment.values.above:
-                entry.update(self._put(location))
+                if put:
+                    location.put(self._arguments_name, spool.path)
+                entry.update(location.entry(self._arguments_name))
             else:
                 parts = self._compressed(room - _ROOM, size, count)
                 entry.update({"encoding": "zlib", "parts": [_part(number) for number in range(len(parts))]})
@@ -157,11 +160,6 @@ class Delivery:
         if not values.status:
             settings["inline"] = False
         return settings
-
-    def _put(self, location: Location) -> dict[str, str]:
-        assert self._call.arguments is not None  # noqa: S101 -- the caller looked
-        location.put(self._arguments_name, self._call.arguments.path)
-        return location.entry(self._arguments_name)
 
     def _compressed(self, first: int, size: int, count: int) -> list[bytes]:
         """Return the arguments in parts of at most ``size`` bytes, the first of them smaller.

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 # As long as a pod of ours may live, and as long as S3 lets a signature live, in seconds.
 _EXPIRY = 7 * 24 * 3600
+_BLOCK = 1024 * 1024
 
 
 class Location(Protocol):
@@ -81,8 +82,10 @@ class _Folder:
 
     def fetch(self, name: str, size: int) -> Buffer:
         with self._told(name), self._open(name) as source, tempfile.TemporaryFile(prefix="k8s-venv-value-") as copy:
-            if os.fstat(source.fileno()).st_size == size:
-                shutil.copyfileobj(source, copy, 1024 * 1024)
+            left = size if os.fstat(source.fileno()).st_size == size else 0
+            while left and (block := source.read(min(left, _BLOCK))):  # never more, whoever writes to it meanwhile
+                copy.write(block)
+                left -= len(block)
             copy.flush()
             return map_file(copy.fileno())
 

@@ -140,9 +140,9 @@ def _kept(document: Mapping[str, Any]) -> tuple[Kept, int, str]:
         document[MARK] == _KEPT_VERSION
         and type(size) is int
         and 0 <= size <= protocol.RESULT_LIMIT
-        and isinstance(url, str)
-        and re.fullmatch(r"[A-Za-z0-9][\w.-]*", str(name), re.ASCII)
-        and re.fullmatch(r"[0-9a-f]{64}", str(sha256))
+        and all(isinstance(text, str) for text in (url, name, sha256))
+        and re.fullmatch(r"[A-Za-z0-9][\w.-]*", name, re.ASCII)
+        and re.fullmatch(r"[0-9a-f]{64}", sha256)
     )
     if not well_formed:
         raise CallError("A value handed on by reference is damaged: another version wrote it.")
@@ -179,7 +179,7 @@ def _payload(document: Mapping[str, Any]) -> bytes:
     try:
         size = int(document["size"])
         known = document[MARK] == _VERSION and document["encoding"] == protocol.INLINE_ENCODING
-        if not known or not 0 <= size <= protocol.RESULT_LIMIT:
+        if not known or not 0 <= size <= DOCUMENT_LIMIT:
             raise ValueError("another version wrote it")
         payload = zlib.decompressobj().decompress(base64.b85decode(document["data"]), size + 1)
         if len(payload) != size or sha256_of(payload) != document["sha256"]:

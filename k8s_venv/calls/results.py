@@ -95,7 +95,7 @@ def parse_document(text: str | bytes, environment: str) -> protocol.Document:
         )
         if not 0 <= document.size <= protocol.RESULT_LIMIT:
             raise ValueError(f"a payload of {document.size} bytes")
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, OverflowError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BackendError(environment, f"the call's result cannot be read: {error}.") from None
     return document
 

@@ -14,6 +14,7 @@ import time
 import urllib.error
 import urllib.request
 import zlib
+from http.client import HTTPException
 from typing import IO, TYPE_CHECKING, Any, Dict, Iterator, List
 
 from k8s_venv.runner import protocol
@@ -46,7 +47,7 @@ def fetch(folder: str, entry: Dict[str, Any], scratch: str, what: str) -> Buffer
     try:
         payload = _payload(folder, entry, scratch)
         intact = len(payload) == entry["size"] and sha256_of(payload) == entry["sha256"]
-    except (OSError, ValueError, zlib.error) as error:
+    except (OSError, ValueError, HTTPException, zlib.error) as error:
         raise DeliveryError(f"{what} cannot be read: {_said(error)}") from None
     if not intact:
         raise DeliveryError(
@@ -80,7 +81,7 @@ def store(entry: Dict[str, Any], path: str) -> None:
             try:
                 urllib.request.urlopen(request, timeout=_SILENCE).close()  # noqa: S310
                 return
-            except OSError as error:
+            except (OSError, HTTPException) as error:
                 if not _may_pass(error) or attempt == _ATTEMPTS:
                     raise OSError(_said(error)) from None
         time.sleep(_PAUSE * attempt)
@@ -120,8 +121,10 @@ def _download(url: str, file: IO[bytes], size: int) -> None:
                     file.write(block)
                     if file.tell() > size:
                         return
-            return
-        except OSError as error:
+            if file.tell() == size:
+                return
+            raise ConnectionError(f"it ended after {file.tell():,} of {size:,} bytes")
+        except (OSError, HTTPException) as error:
             if not _may_pass(error) or attempt == _ATTEMPTS:
                 raise
         time.sleep(_PAUSE * attempt)
@@ -131,7 +134,7 @@ def _blocks(stream: Any) -> Iterator[bytes]:
     return iter(lambda: stream.read(_BLOCK), b"")
 
 
-def _may_pass(error: OSError) -> bool:
+def _may_pass(error: Exception) -> bool:
     return not isinstance(error, urllib.error.HTTPError) or error.code in _PASSING
 
 
@@ -139,6 +142,8 @@ def _said(error: BaseException) -> str:
     """Say what went wrong, without the URL, which is a secret."""
     if isinstance(error, urllib.error.HTTPError):
         return f"the store answered {error.code} {error.reason}"
+    if isinstance(error, (HTTPException, ValueError)):
+        return f"the store's answer or its URL makes no sense ({type(error).__name__})"
     return str(error)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import dataclasses
 import json
 from typing import Any
 
@@ -17,6 +19,7 @@ from k8s_venv.backends.kubernetes import diagnose, render, stages, takeover
 from k8s_venv.backends.kubernetes.logs import _split
 from k8s_venv.backends.kubernetes.payload import Parcels
 from k8s_venv.calls import PackedCall
+from k8s_venv.calls.spool import Spool
 from k8s_venv.environment import Environment
 from k8s_venv.runner import protocol
 
@@ -106,6 +109,26 @@ def test_the_secret_belongs_to_its_pod() -> None:
     assert secret["metadata"]["name"] == pod.spec.volumes[0].secret.secret_name != "work-1"
     assert secret["metadata"]["ownerReferences"] == [{"apiVersion": "v1", "kind": "Pod", "name": "work-1", "uid": "u1"}]
     assert set(secret["data"]) == {"call.pyz", "secrets.json"}
+
+
+def test_a_pod_taken_over_before_it_started_leaves_its_result_where_it_is_looked_for(tmp_path: Path) -> None:
+    mounted = render.typed({"volume_mounts": [{"name": "shared", "mountPath": str(tmp_path)}]})
+    left, wanted = (render.pod(name, "tasks", 600, {"image": "registry/x:1", **mounted}) for name in ("a", "b"))
+    left.metadata.uid = "u1"
+    values = ENVIRONMENT.with_values({"location": str(tmp_path), "above": 0})
+    large = dataclasses.replace(call(), environment=values, arguments=Spool([b"x" * 100]))
+    Parcels(large, left)  # and then the worker died
+
+    parcels = Parcels(large, wanted)
+    settings = json.loads(base64.b64decode(parcels.secrets(left)[0].data["delivery.json"]))
+
+    assert [settings[bulk]["path"] for bulk in ("arguments", "result")] == [
+        f"{tmp_path}/a.arguments",
+        f"{tmp_path}/a.result",
+    ]
+    assert [path.name for path in tmp_path.iterdir()] == ["a.arguments"]
+    parcels.withdraw()
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_call_shows_no_secret() -> None:

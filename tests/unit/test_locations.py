@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import http.server
 import json
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import given
@@ -248,3 +251,40 @@ def bucket() -> Iterator[str]:
 
     with object_store() as url:
         yield url
+
+
+class _CutsShort(http.server.BaseHTTPRequestHandler):
+    """Ends the first answers before their end, as a proxy does that restarts."""
+
+    protocol_version = "HTTP/1.1"
+    answers: ClassVar = [b"half of", b"", b"half of it all"]
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", "14")
+        self.end_headers()
+        self.wfile.write(self.answers.pop(0))
+        self.close_connection = True
+
+    def log_message(self, *args: Any) -> None:
+        """Say nothing."""
+
+
+def test_a_download_that_is_cut_short_is_begun_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delivery, "_PAUSE", 0.01)
+    with http.server.HTTPServer(("127.0.0.1", 0), _CutsShort) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        whole = hashlib.sha256(b"half of it all").hexdigest()
+        place = {"size": 14, "sha256": whole, "url": f"http://127.0.0.1:{server.server_port}/x?signature=hidden"}
+        try:
+            assert bytes(delivery.fetch("", place, str(tmp_path), "its arguments")) == b"half of it all"
+        finally:
+            server.shutdown()
+
+
+@pytest.mark.parametrize("url", ["nonsense:x?signature=hidden", "http://127.0.0.1:9/a b?signature=hidden"])
+def test_a_signed_url_is_in_no_message(tmp_path: Path, url: str) -> None:
+    with pytest.raises(DeliveryError) as caught:
+        delivery.fetch("", {"size": 1, "sha256": "", "url": url}, str(tmp_path), "its arguments")
+
+    assert "hidden" not in str(caught.value)

@@ -53,6 +53,8 @@ def test_a_value_comes_back() -> None:
         {"size": -1},
         {"size": 10**15},
         {"size": "many"},
+        {"size": float("inf")},
+        {"timings": {"run": 10**400}},
         {"timings": []},
         {"inline": "not base85: \u00e9"},
         {"inline": base64.b85encode(b"not zlib").decode()},

@@ -12,12 +12,16 @@ from k8s_venv.errors import BackendError
 if TYPE_CHECKING:
     from k8s_venv.environment import Environment
 
-# The kubelet tries these again by itself: they may pass.
+# The kubelet tries these again by itself, images as containers: they may pass.
 _PASSING = (
     "qps exceeded",
     "too many requests",
     "rate limit",
     "timeout",
+    "timed out",
+    "deadline exceeded",
+    "connection reset",
+    "is reserved for",
     "temporarily",
     "unavailable",
     "gateway",
@@ -66,9 +70,7 @@ def cannot_start(pod: Any) -> Any:
         if waiting is None:
             continue
         message = (waiting.message or "").lower()
-        if waiting.reason in _CONTAINER_REASONS:
-            return status
-        if waiting.reason in _IMAGE_REASONS and not any(word in message for word in _PASSING):
+        if waiting.reason in (_IMAGE_REASONS | _CONTAINER_REASONS) and not any(word in message for word in _PASSING):
             return status
     return None
 

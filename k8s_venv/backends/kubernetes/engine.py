@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, Literal
 
+from kubernetes.client import models as k8s
 from kubernetes.client.exceptions import ApiException
 from urllib3.exceptions import HTTPError
 
@@ -19,8 +20,6 @@ from k8s_venv.runner import protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from kubernetes.client import models as k8s
 
 Keep = Literal["delete_pod", "keep_pod", "delete_succeeded_pod", "delete_active_pod"]
 # How long a pod that is being removed may take for it, beyond its own grace period, in seconds.
@@ -62,6 +61,7 @@ class PodRun:
         self._first_name: str = pod.metadata.name
         self._name = self._first_name
         self._namespace: str = pod.metadata.namespace
+        self._uid: str | None = pod.metadata.uid
         self._succeeded = False
         self._ended = False
         self._follower: LogFollower | None = None
@@ -84,16 +84,27 @@ class PodRun:
             BackendError: Kubernetes refused one of them; then neither is left.
             CallError: the call is larger than a Secret.
         """
+        if self._payload is not None:
+            self._payload.close()  # that of a pod which is gone
         parcels = Parcels(self._call, self._request)
         self.seen = {"created": time.time()}
-        pod = self._create_or_take_over()
+        try:
+            pod = self._create_or_take_over()
+        except BaseException:
+            parcels.withdraw()
+            raise
+        self._uid = pod.metadata.uid
         self._payload = PodPayload(self._client, pod, self._call, self._log)
+        if self.taken_over and takeover.has_started(pod):
+            parcels.withdraw()  # it has its own
+            return pod
         try:
             made = [self._create_secret(secret) for secret in parcels.secrets(pod)]
         except BaseException:
             self._delete()
+            parcels.withdraw()
             raise
-        if any(made) and not all(made):  # parts of two tries make no call
+        if self.taken_over and any(made) and not all(made):  # parts of two tries make no call
             self._say(f"The worker before died while it made the Secrets of pod {self._name}: starting anew.")
             self._delete()
             self._await_removal(pod)
@@ -126,12 +137,15 @@ class PodRun:
                 number += 1
                 continue
             if fate is takeover.Fate.TAKEN:
+                if render.secret_names(found) == render.secret_names(self._request):
+                    return found  # made by this very worker, whom the API server's answer did not reach
                 self.taken_over = True
                 earlier = (found.metadata.labels or {}).get(takeover.TRY, "an earlier one")
                 self._say(f"Taking over pod {self._namespace}/{self._name} of try {earlier}: it is still there.")
                 return found
             self._say(f"Pod {self._namespace}/{self._name} of an earlier try is there: {fate.value}.")
             if fate is takeover.Fate.FAILED:
+                self._uid = found.metadata.uid
                 self._delete()
             self._await_removal(found)
 
@@ -300,11 +314,20 @@ class PodRun:
             raise self._refused(error, what) from None
 
     def _delete(self) -> None:
+        # Never a later try's pod, which has the same name.
+        only = k8s.V1DeleteOptions(preconditions=k8s.V1Preconditions(uid=self._uid) if self._uid else None)
+
+        def delete() -> None:
+            try:
+                self._client.delete_namespaced_pod(self._name, self._namespace, body=only)
+            except ApiException as error:
+                if error.status not in (404, 409):  # it is gone, or another one has its name
+                    raise
+
         try:
-            patiently(lambda: self._client.delete_namespaced_pod(self._name, self._namespace), self._call.environment)
+            patiently(delete, self._call.environment)
         except (ApiException, BackendError) as error:
-            if getattr(error, "status", None) != 404:
-                self._say(f"The pod {self._name} could not be deleted: {getattr(error, 'reason', error)}")
+            self._say(f"The pod {self._name} could not be deleted: {getattr(error, 'reason', error)}")
 
     def _mark_checked(self) -> None:
         """Say on a kept pod that its result was read, so that no later try takes it over."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import contextvars
 import datetime
 import math
@@ -83,8 +82,13 @@ class LogFollower:
 
     def _follow(self) -> None:
         while not self._stopped:
-            with contextlib.suppress(ApiException, HTTPError, OSError):
+            try:
                 self._read(follow=True, wanted=lambda: not self._stopped)
+            except ApiException as error:
+                if error.status == 403:  # asking each second would not help; `finish` tells
+                    return
+            except (HTTPError, OSError):
+                pass
             if not self._stopped:
                 time.sleep(_RETRY)
 

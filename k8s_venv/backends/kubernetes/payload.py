@@ -62,8 +62,8 @@ class Parcels:
                 f"its pods do not see {location}, the location for large values: give it `volumes` and "
                 "`volume_mounts` with a volume that is mounted there, as it is on the workers.",
             )
-        delivery = Delivery(call, render.secret_names(pod)[0])
-        self._files = delivery.parcels(render.SECRET_LIMIT, render.SECRETS)
+        self._name = render.secret_names(pod)[0]
+        self._files = Delivery(call, self._name).parcels(render.SECRET_LIMIT, render.SECRETS)
         if len(self._files) > 1:
             render.split_call(pod, len(self._files))
 
@@ -74,6 +74,10 @@ class Parcels:
             BackendError: that one waits for fewer.
         """
         names = render.secret_names(pod)
+        if names[0] != self._name:
+            self.withdraw()  # the earlier worker had put its own there before it made the pod
+            self._name = names[0]
+            self._files = Delivery(self._call, self._name).parcels(render.SECRET_LIMIT, render.SECRETS, put=False)
         if len(names) < len(self._files):
             raise BackendError(
                 self._call.environment.name,
@@ -81,6 +85,11 @@ class Parcels:
             )
         files = [*self._files, *({} for _ in names[len(self._files) :])]
         return [render.call_secret(pod, name, each) for name, each in zip(names, files, strict=True)]
+
+    def withdraw(self) -> None:
+        """Remove the arguments from the location for large values: no pod will ask for them."""
+        with contextlib.suppress(CallError):
+            Delivery(self._call, self._name).close()
 
 
 class PodPayload:

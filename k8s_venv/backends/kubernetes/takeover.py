@@ -39,6 +39,12 @@ def fate(pod: Any, attempt: str | None) -> Fate:
     return Fate.TAKEN if _outcome(pod) in (protocol.VALUE, protocol.SKIP, protocol.FAIL) else Fate.FAILED
 
 
+def has_started(pod: Any) -> bool:
+    """Tell whether a pod's call runs or has ended, for which it must have had its arguments."""
+    state = diagnose.container_state(pod)
+    return bool(state and (state.running or state.terminated))
+
+
 def _has_ended(pod: Any) -> bool:
     state = diagnose.container_state(pod)
     return bool((state and state.terminated) or pod.status.phase in ("Failed", "Succeeded"))
