@@ -61,7 +61,11 @@ class IsolatedPodOperator(KubernetesPodOperator):
             do_xcom_push=False,
             deferrable=False,
             log_pod_spec_on_failure=False,
-            labels={**render.LABELS, **options.pop("labels", {})},
+            labels={
+                **render.labels(call.environment.name),
+                **(template.metadata.labels or {}),
+                **options.pop("labels", {}),
+            },
             volumes=[*options.pop("volumes", ()), *render.volumes(render.fresh_secret_name(name))],
             volume_mounts=[*options.pop("volume_mounts", ()), *render.mounts()],
             env_vars=_environment_variables(options.pop("env_vars", ())),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import time
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,27 @@ def test_a_pod_template_keeps_what_it_says(project: Path, run_file: RunFile, reg
     value = tasks["from_template"].value
     assert len(value.pop("noise")) == 2400
     assert value == {"user": 12345, "template": "yes", "proxy": False}
+
+
+def test_pods_run_as_any_user_and_carry_labels(project: Path, run_file: RunFile, client: Any, namespace: str) -> None:
+    user = random.randrange(1_000_600_000, 1_000_700_000)
+
+    state, tasks = run_file(project / "details.py", "any_user", TEST_USER=str(user))
+
+    assert state == "success"
+    value = tasks["any_user"].value
+    assert len(value.pop("frame")) == 20
+    assert value == {"user": user, "written": "written"}
+    (pod,) = client.list_namespaced_pod(namespace, label_selector="dag_id=any_user").items
+    client.delete_namespaced_pod(pod.metadata.name, namespace)
+    assert pod.metadata.labels.items() >= {
+        ("app.kubernetes.io/name", "legacy"),
+        ("app.kubernetes.io/component", "task"),
+        ("app.kubernetes.io/part-of", "k8s-venv"),
+        ("app.kubernetes.io/managed-by", "k8s-venv"),
+        ("task_id", "any_user"),
+        ("team", "orders"),
+    }
 
 
 def test_pod_options_are_templated(project: Path, run_file: RunFile) -> None:

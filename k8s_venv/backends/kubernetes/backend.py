@@ -59,6 +59,7 @@ class KubernetesBackend:
     def _pod(self, call: PackedCall, namespace: str) -> k8s.V1Pod:
         options = self._options(call.environment)
         options.setdefault("image", call.environment.image or self._built_image(call.environment))
+        options["labels"] = {**render.labels(call.environment.name), **options.get("labels", {})}
         name = render.pod_name(f"{call.environment.name}-{call.function}", self._identity)
         return render.pod(name, options.pop("namespace", namespace), DEADLINE, options)
 

@@ -34,6 +34,7 @@ SECRET_LIMIT = 1024 * 1024
 # How many Secrets of that size a call may take.
 SECRETS = 8
 NAME_LIMIT = 63
+# By which pods are watched, and the chart's network policy finds them.
 LABELS = {"app.kubernetes.io/managed-by": "k8s-venv"}
 
 CALL_VOLUME = "k8s-venv-call"
@@ -50,6 +51,22 @@ def pod_name(label: str, identity: str) -> str:
     digest = hashlib.sha256(identity.encode()).hexdigest()[:10]
     readable = re.sub(r"[^a-z0-9]+", "-", label.lower()).strip("-")[: NAME_LIMIT - len(digest) - 1]
     return f"{readable.strip('-')}-{digest}" if readable else f"call-{digest}"
+
+
+def labels(environment: str) -> dict[str, str]:
+    """Return the labels that Kubernetes recommends, for a call's pod.
+
+    Source: https://kubernetes.io/docs/concepts/overview/working-with-objects/common-labels/
+
+    Args:
+        environment: the environment's name, which is a label's value as it is.
+    """
+    return {
+        "app.kubernetes.io/name": environment,
+        "app.kubernetes.io/component": "task",
+        "app.kubernetes.io/part-of": "k8s-venv",
+        **LABELS,
+    }
 
 
 def command() -> list[str]:

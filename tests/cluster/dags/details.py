@@ -138,3 +138,25 @@ with DAG("never_built", schedule=None):
         return None
 
     never()
+
+# As OpenShift starts pods: with a user of the namespace's range and the group 0.
+USER = int(os.environ.get("TEST_USER", "1000"))
+ANY_USER = {
+    "runAsNonRoot": True,
+    "runAsUser": USER,
+    "runAsGroup": 0,
+    "fsGroup": USER,
+    "seccompProfile": {"type": "RuntimeDefault"},
+}
+
+with DAG("any_user", schedule=None):
+
+    @task.isolated("legacy", security_context=ANY_USER, on_finish_action="keep_pod", labels={"team": "orders"})
+    def any_user() -> dict[str, object]:
+        import pandas as pd
+
+        (Path.home() / "file").write_text("written")
+        frame = pd.DataFrame({"noise": [os.urandom(500).hex() for _ in range(20)]})
+        return {"user": os.getuid(), "written": (Path.home() / "file").read_text(), "frame": frame}
+
+    any_user()
