@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections.abc
+import contextlib
 import inspect
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -154,22 +155,22 @@ class IsolatedOperator(BaseOperator):
         """
         project = self.project()
         backend = choose_backend(self.backend, project, conf.get("k8s_venv", "backend", fallback=None))
-        call = self._pack(context, project)
-        self.log.info(
-            "Calling %s() in environment %r (Python %s) on the %s backend; it travels as %s, %s bytes.",
-            call.function,
-            self.environment,
-            call.environment.python,
-            backend,
-            call.transport,
-            f"{len(call.archive):,}",
-        )
-        if backend != "kubernetes":
-            return self._opened(self._run_here(call, project, backend), call)
-        pod = self._pod_operator(call, project, context)
-        if self.deferrable:
-            self.defer(trigger=pod.begin(context), method_name="trigger_reentry")
-        return self._opened(pod.execute_sync(context), call)
+        with contextlib.closing(self._pack(context, project)) as call:
+            self.log.info(
+                "Calling %s() in environment %r (Python %s) on the %s backend; it travels as %s, %s bytes.",
+                call.function,
+                self.environment,
+                call.environment.python,
+                backend,
+                call.transport,
+                f"{len(call.archive):,}",
+            )
+            if backend != "kubernetes":
+                return self._opened(self._run_here(call, project, backend), call)
+            pod = self._pod_operator(call, project, context)
+            if self.deferrable:
+                self.defer(trigger=pod.begin(context), method_name="trigger_reentry")
+            return self._opened(pod.execute_sync(context), call)
 
     def trigger_reentry(self, context: Context, event: dict[str, Any]) -> Any:
         """Go on where a deferred task's pod has ended, and return the call's value; see ``execute``.
@@ -179,12 +180,14 @@ class IsolatedOperator(BaseOperator):
             event: what the trigger fired.
         """
         project = self.project()
-        call = self._pack(context, project)  # its connections are masked in the log that is read now
-        pod = self._pod_operator(call, project, context)
-        result = pod.resume(context, event)
-        if not isinstance(result, Result):
-            self.defer(trigger=result, method_name="trigger_reentry")
-        return self._opened(result, call)
+        with contextlib.closing(
+            self._pack(context, project)
+        ) as call:  # its connections are masked in what is logged now
+            pod = self._pod_operator(call, project, context)
+            result = pod.resume(context, event)
+            if not isinstance(result, Result):
+                self.defer(trigger=result, method_name="trigger_reentry")
+            return self._opened(result, call)
 
     def _opened(self, result: Result, call: PackedCall) -> Any:
         """Return the value of a result as Airflow shall store it, or raise its failure."""

@@ -81,6 +81,11 @@ class PackedCall:
 
         return masker(self.secrets.get("masked", ()))
 
+    def close(self) -> None:
+        """Remove what the call keeps on this machine: Airflow's task processes end without cleaning up."""
+        if self.arguments is not None:
+            self.arguments.close()
+
 
 def pack(
     function: Callable[..., Any],

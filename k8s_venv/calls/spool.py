@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Spool:
-    """A file with an encoded value; it lives as long as this object.
+    """A file with an encoded value; it lives until it is closed, or as long as this object.
 
     Args:
         pieces: the encoded value, in order.
@@ -25,7 +25,7 @@ class Spool:
     def __init__(self, pieces: Iterable[Buffer]) -> None:
         descriptor, name = tempfile.mkstemp(prefix="k8s-venv-value-")
         self.path = Path(name)
-        weakref.finalize(self, self.path.unlink, missing_ok=True)
+        self._remove = weakref.finalize(self, self.path.unlink, missing_ok=True)
         digest = hashlib.sha256()
         with os.fdopen(descriptor, "wb") as stream:
             for piece in pieces:
@@ -33,3 +33,7 @@ class Spool:
                 stream.write(piece)
             self.size = stream.tell()
         self.sha256 = digest.hexdigest()
+
+    def close(self) -> None:
+        """Remove the file."""
+        self._remove()

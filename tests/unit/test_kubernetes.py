@@ -131,6 +131,16 @@ def test_a_pod_taken_over_before_it_started_leaves_its_result_where_it_is_looked
     assert not list(tmp_path.iterdir())
 
 
+def test_a_closed_call_leaves_no_file_though_somebody_holds_it() -> None:
+    large = dataclasses.replace(call(), arguments=Spool([b"x" * 100]))
+    assert large.arguments is not None
+    assert large.arguments.path.exists()
+
+    large.close()
+
+    assert not large.arguments.path.exists()
+
+
 def test_a_call_shows_no_secret() -> None:
     assert "hidden" not in repr(call(db={"password": "hidden"}))
 
