@@ -103,11 +103,14 @@ class Project(BaseModel):
         return self.registry
 
 
-def find_project(*starts: Path) -> Path:
+def find_project(*starts: str | Path) -> Path:
     """Return the project file for a DAG file or folder.
 
     ``K8S_VENV_PROJECT`` (a file or its folder) wins; else the nearest one upwards from the first of ``starts``
     that has one; by default, from the working folder.
+
+    Args:
+        starts: the folders.
 
     Raises:
         ProjectError: there is none.
@@ -115,16 +118,32 @@ def find_project(*starts: Path) -> Path:
     configured = os.environ.get(PROJECT_VARIABLE)
     if configured:
         return project_at(Path(configured), PROJECT_VARIABLE)
-    places = [start.resolve() for start in starts or (Path.cwd(),)]
-    for place in places:
-        for folder in (place, *place.parents):
+    # Text, since every task of a DAG file asks, and paths as objects take longer than the question.
+    places = dict.fromkeys(map(os.path.abspath, starts or (Path.cwd(),)))
+    return _nearest(tuple((place, _changed(place)) for place in places))
+
+
+def _changed(place: str) -> int:
+    """Return when something was last made or removed in a folder, in nanoseconds."""
+    try:
+        return os.stat(place).st_mtime_ns  # noqa: PTH116 -- as above
+    except OSError:
+        return 0
+
+
+@functools.lru_cache(maxsize=64)
+def _nearest(places: tuple[tuple[str, int], ...]) -> Path:
+    """Return the nearest project file upwards; remembered until something is made or removed in one of the places."""
+    for place, _ in places:
+        start = Path(place).resolve()
+        for folder in (start, *start.parents):
             found = _project_in(folder)
             if found is not None:
                 return found
     raise ProjectError(
         f"No {FILE} (or [tool.k8s-venv] in pyproject.toml) here or in any folder above. Write one beside "
         f'your DAGs, with [environments.NAME] and python = "3.12" in it, or set {PROJECT_VARIABLE}.',
-        places[0],
+        Path(places[0][0]).resolve(),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections.abc
 import contextlib
 import inspect
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -320,7 +321,7 @@ def project_of(function: Callable[..., Any], dag_file: str | None) -> Project:
         return load_project(project_at(Path(configured), "[k8s_venv] project in airflow.cfg"))
     code = getattr(inspect.unwrap(function), "__code__", None)
     files = [file for file in (dag_file, code.co_filename if code else None) if file]
-    return load_project(find_project(*(Path(file).parent for file in files)))
+    return load_project(find_project(*(os.path.dirname(file) for file in files)))  # noqa: PTH120 -- for each task
 
 
 def _resolved(value: Any) -> Any:

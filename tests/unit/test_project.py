@@ -91,6 +91,17 @@ def test_pyproject_toml_can_be_the_project_file(write_project: ProjectWriter, tm
     assert project.environment("etl").lock_path == tmp_path / "pylock.etl.toml"
 
 
+def test_a_project_file_that_is_written_later_is_found(write_project: ProjectWriter, tmp_path: Path) -> None:
+    far, nearer = write_project("").path, tmp_path / "dags" / "k8s-venv.toml"
+    nearer.parent.mkdir()
+
+    assert find_project(nearer.parent) == far
+    nearer.write_text("")
+    assert find_project(nearer.parent) == nearer
+    nearer.unlink()
+    assert find_project(nearer.parent) == far
+
+
 def test_the_nearest_project_file_upwards_is_found(write_project: ProjectWriter, tmp_path: Path) -> None:
     project = write_project("")
     (tmp_path / "dags" / "team").mkdir(parents=True)
