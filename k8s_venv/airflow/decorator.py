@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import json
 from typing import TYPE_CHECKING, Any, cast
 
 from k8s_venv.airflow.compat import DecoratedOperator, TaskDecorator, task_decorator_factory
@@ -73,12 +74,7 @@ def isolated_decorator(
         multiple_outputs: see there.
         options: see there.
     """
-    if "requirements" in options:
-        raise K8sVenvError(
-            "requirements=[…] belongs into k8s-venv.toml, so that it can be locked and built before the task runs:\n\n"
-            f'    [environments.NAME]\n    python = "3.12"\n    requirements = {list(options["requirements"])!r}\n\n'
-            'and the task is @task.isolated("NAME").'
-        )
+    _refuse_virtualenv_options(environment, options)
     function = environment if callable(environment) else None
     if environment is not None and function is None:
         if not isinstance(environment, str):
@@ -101,6 +97,26 @@ def isolated_decorator(
 
     setattr(decorate, DECORATOR_MARK, True)
     return cast("TaskDecorator", decorate)
+
+
+def _refuse_virtualenv_options(environment: object, options: Mapping[str, Any]) -> None:
+    """Refuse what ``@task.virtualenv`` is told of its environment, which the project file says here."""
+    given = {name: options[name] for name in ("requirements", "python_version") if name in options}
+    if not given:
+        return
+    spelled = {"requirements": "requirements=[…]", "python_version": "python_version=…"}
+    what = " and ".join(spelled[name] for name in given)
+    belong = "belong" if len(given) > 1 else "belongs"
+    name = environment if isinstance(environment, str) else "NAME"
+    wanted = given.get("requirements", ())
+    requirements = wanted if isinstance(wanted, str) else list(wanted)
+    lines = f'    [environments.{name}]\n    python = "{given.get("python_version") or "3.12"}"\n'
+    if requirements:
+        lines += f"    requirements = {json.dumps(requirements)}\n"
+    raise K8sVenvError(
+        f"{what} {belong} into k8s-venv.toml, so that all of it can be locked and built before the task runs:\n\n"
+        f'{lines}\nand the task is @task.isolated("{name}").'
+    )
 
 
 def _check_now(

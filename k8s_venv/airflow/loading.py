@@ -116,6 +116,9 @@ def first_problem(path: Path, text: str) -> Finding:
     lines = [int(line) for file, line in re.findall(r'File "([^"]+)", line (\d+)', text) if file == str(path)]
     message = _message(text.strip().splitlines())
     kind, _, rest = message.partition(": ")
+    missing = re.fullmatch(r"ModuleNotFoundError: No module named '(?!airflow\b|k8s_venv\b)[^']+'", message)
+    if missing:
+        message += ". Import it inside the task's function, where its environment has it, or install it beside Airflow."
     return Finding(str(path), lines[-1] if lines else 1, "", rest if kind.startswith("k8s_venv.") else message)
 
 

@@ -102,7 +102,7 @@ class DockerBackend:
         )
         policy = given.get("image_pull_policy") or "IfNotPresent"
         remedy = (
-            "Is the name right, and does `docker pull` get it?"
+            "The task's or the environment's `image` names it: is that right, and does `docker pull` get it?"
             if named
             else f"Is it built? Run `k8s-venv build-images {environment.name}`."
         )

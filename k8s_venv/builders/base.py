@@ -103,11 +103,26 @@ def read_base(environment: Environment, digest: str, platform: str) -> BaseImage
         reason = str(error).rstrip(".")
         raise BuildError(
             environment.name,
-            f"its base image {base_reference(environment)} does not exist or cannot be reached ({reason}). "
-            f"Is there a Python "
-            f"{environment.python}? `base` of [environments.{environment.name}], or {BASE_REGISTRY_VARIABLE} for a "
-            "mirror of the official images, names another.",
+            missing_base(environment, reason),
         ) from None
+
+
+def missing_base(environment: Environment, reason: str) -> str:
+    """Say that an environment's base image cannot be read, and what names another.
+
+    Args:
+        environment: whose base.
+        reason: what the registry said.
+    """
+    said = f"its base image {base_reference(environment)} does not exist or cannot be reached ({reason})."
+    mirror = os.environ.get(BASE_REGISTRY_VARIABLE, "").rstrip("/")
+    if mirror and environment.base is None:
+        library = "" if mirror.endswith("/library") else f" Many mirrors keep official images under {mirror}/library."
+        return f"{said} {BASE_REGISTRY_VARIABLE} says to look for it there.{library}"
+    return (
+        f"{said} Is there a Python {environment.python}? `base` of [environments.{environment.name}], or "
+        f"{BASE_REGISTRY_VARIABLE} for a mirror of the official images, names another."
+    )
 
 
 def check_version(environment: Environment, base: BaseImage) -> None:

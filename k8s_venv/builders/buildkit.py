@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from k8s_venv import uv
-from k8s_venv.builders.base import BASE_REGISTRY_VARIABLE, base_reference
+from k8s_venv.builders.base import base_reference, missing_base
 from k8s_venv.builders.layered import image_labels
 from k8s_venv.errors import BuildError
 from k8s_venv.locking import locked_packages
@@ -184,11 +184,7 @@ def _explain(environment: Environment, reference: str, lines: list[str]) -> tupl
     if wrong := re.search(r"The base image has Python [\d.]+ instead of [\d.]+\.", text):
         return f"its base image {base} does not fit. {wrong[0]}", ""
     if unread := re.search(r"^#(\d+) \[internal\] load metadata for (?:.*\n)*?#\1 ERROR: (.+)", text, re.MULTILINE):
-        return (
-            f"its base image {base} does not exist or cannot be reached ({unread[2]}). Is there a Python "
-            f"{environment.python}? `base` of [environments.{environment.name}], or {BASE_REGISTRY_VARIABLE} for a "
-            "mirror of the official images, names another."
-        ), ""
+        return missing_base(environment, unread[2]), ""
     if missing := re.search(r"E: Unable to locate package (\S+)", text):
         return f"there is no Debian package {missing[1]!r}. Check `packages` of [environments.{environment.name}].", ""
     if missing := re.search(r"E: Version '(\S+)' for '(\S+)' was not found", text):

@@ -121,7 +121,7 @@ def make_plan(
         if digest is not None:
             return Step(environment, lock, text, digest, "exists")
         tags = list_tags(registry, reference.repository) if details else []
-        state = f"to build: {'it changed' if tags else 'new'}"
+        state = "to build, since it changed" if tags else "to build, for the first time"
         step = Step(environment, lock, text, None, state, lock.builder)
         return _with_parts(step, builder) if details else step
 

@@ -82,6 +82,13 @@ def build_images(
             )
     elsewhere = bool(load or output)
     steps = make_plan(project, chosen, builder, details=not check, anew=elsewhere)
+    for step in steps:
+        if not step.lock.base:
+            console.print(
+                f"Note: {step.environment.name}: its lock does not pin the base {step.environment.base_image}; "
+                f"`k8s-venv lock {step.environment.name}` does.",
+                markup=False,
+            )
     _show(steps, {} if elsewhere else volumes(steps))
     if check or dry_run:
         _print(steps, {}, as_json)
@@ -118,7 +125,8 @@ def _show(steps: list[Step], sizes: dict[str, Any]) -> None:
 def _upload(upload: int, unmade: int, unmade_bytes: int | None) -> str:
     if unmade_bytes is not None:
         return _megabytes(upload + unmade_bytes)
-    return f"{_megabytes(upload)} + {unmade} new package{'s' * (unmade != 1)}"
+    packages = f"{unmade} package{'s' * (unmade != 1)} not packed yet"
+    return f"{_megabytes(upload)} and {packages}" if upload else packages
 
 
 def _megabytes(size: int) -> str:

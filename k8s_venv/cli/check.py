@@ -189,10 +189,10 @@ def _print(findings: list[Finding], form: str) -> None:
         click.echo(json.dumps([{field: getattr(each, field) for field in fields} for each in findings], indent=2))
         return
     for each in findings:
-        message = " ".join(each.message.split())
         subject = f"{each.task}: " if each.task else ""
         if form == "github":
-            escaped = (subject + message).replace("%", "%25")
+            # As GitHub's own toolkit writes what its workflow commands hold.
+            escaped = (subject + each.message).replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
             click.echo(f"::error file={each.path},line={each.line}::{escaped}")
         else:
-            click.echo(f"{each.path}:{each.line}: {subject}{message}")
+            click.echo(f"{each.path}:{each.line}: {subject}{' '.join(each.message.split())}")

@@ -69,8 +69,13 @@ def lock(
     lock_environments(chosen, Renewal(everything=upgrade, packages=packages))
 
 
-def lock_environments(environments: Iterable[Environment], renewal: Renewal | None = None) -> None:
+def lock_environments(environments: Iterable[Environment], renewal: Renewal | None = None, *, pin: bool = True) -> None:
     """Lock environments, several at once, with progress; one failure does not stop the others.
+
+    Args:
+        environments: which ones.
+        renewal: which versions of older locks are not kept.
+        pin: whether registries are asked for the base images of today.
 
     Raises:
         LockError: one of them could not be locked; of several, the last, after the others were shown.
@@ -90,7 +95,7 @@ def lock_environments(environments: Iterable[Environment], renewal: Renewal | No
             before = locked_packages(environment)
             chosen_renewal = renewal or Renewal()
             base, unpinned = "", ""
-            if environment.image is None:
+            if pin and environment.image is None:
                 base, unpinned = pin_base(environment, renew=chosen_renewal.everything)
             try:
                 written = write_lock(environment, lambda line: report(name, line), chosen_renewal, base)
@@ -121,11 +126,16 @@ def lock_environments(environments: Iterable[Environment], renewal: Renewal | No
         raise failures[-1]
 
 
-def lock_missing(environments: Iterable[Environment]) -> None:
-    """Lock the environments that never were; a stale lock is left for its owner to renew."""
+def lock_missing(environments: Iterable[Environment], *, pin: bool = True) -> None:
+    """Lock the environments that never were; a stale lock is left for its owner to renew.
+
+    Args:
+        environments: which ones.
+        pin: see ``lock_environments``.
+    """
     missing = [environment for environment in environments if not environment.lock_path.exists()]
     if missing:
-        lock_environments(missing)
+        lock_environments(missing, pin=pin)
 
 
 def _check(environments: Sequence[Environment]) -> None:
@@ -139,7 +149,8 @@ def _check(environments: Sequence[Environment]) -> None:
         except LockError as error:
             wrong += 1
             click.echo(str(error))
-    console.print(f"{len(environments)} environments, {wrong} without a fresh lock", markup=False)
+    count = "1 environment" if len(environments) == 1 else f"{len(environments)} environments"
+    console.print(f"{count}, {wrong} without a fresh lock", markup=False)
     if wrong:
         raise click.exceptions.Exit(1)
 

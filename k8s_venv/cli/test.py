@@ -65,7 +65,8 @@ def _run(dag_file: Path, dag_id: str | None) -> tuple[str, list[TaskOutcome]]:
     for task in isolated_tasks(dag):
         if task.backend == "local":
             local[task.environment.name] = task.environment
-    lock_missing(environment for environment in local.values() if environment.interpreter is None)
+    unpinned = [environment for environment in local.values() if environment.interpreter is None]
+    lock_missing(unpinned, pin=False)  # no image is made here
     _make_local(local)
     return run_dag(dag)
 

@@ -264,3 +264,17 @@ def test_explain_names_the_tasks_there_are(project: Path) -> None:
 
     assert done.returncode == 1
     assert "faults.fine" in done.stderr
+
+
+def test_a_message_of_several_paragraphs_is_one_line(project: Path, tmp_path: Path) -> None:
+    (tmp_path / "k8s-venv.toml").write_text("")
+    options = '"frames", requirements=["lxml"], python_version="3.9"'
+    (tmp_path / "dag.py").write_text(BROKEN.replace('"sme"', options))
+
+    done = run(tmp_path, "check")
+    annotated = run(tmp_path, "check", "--format", "github")
+
+    (line,) = done.stdout.splitlines()
+    assert ": requirements=[…] and python_version=… belong into k8s-venv.toml" in line
+    assert '[environments.frames] python = "3.9" requirements = ["lxml"] and the task is' in line
+    assert ':%0A%0A    [environments.frames]%0A    python = "3.9"%0A' in annotated.stdout

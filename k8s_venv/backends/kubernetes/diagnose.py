@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import re
 from typing import TYPE_CHECKING, Any
 
 from k8s_venv.backends.exits import exit_reason
@@ -233,10 +234,13 @@ def _sentence(text: str | None) -> str:
 
 
 def _image_missing(environment: Environment, image: str, message: str) -> BackendError:
+    # What `build-images` pushes is named so; a task, its environment, `pod` or an init container name any other.
+    built = environment.image is None and re.search(rf"/{re.escape(environment.name)}:[0-9a-f]{{20}}$", image)
     remedy = (
         f"Is it built? Run `k8s-venv build-images {environment.name}`."
-        if environment.image is None
-        else "Is `image` right, and may the cluster pull it (`image_pull_secrets`)?"
+        if built
+        else "It is named by the task's or the environment's `image`: is that right, and may the cluster pull it "
+        "(`image_pull_secrets`)?"
     )
     return BackendError(environment.name, f"its image {image} cannot be pulled. {remedy} The node says: {message}")
 

@@ -1,0 +1,63 @@
+"""``k8s-venv test`` of a DAG file whose run fails, as somebody new to it meets it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.airflow_home import AIRFLOW, require_airflow
+
+SALES = f"""
+from {AIRFLOW} import dag, task
+from helper import REASON
+
+class NoSales(Exception):
+    pass
+
+@dag(schedule=None)
+def sales():
+    @task.isolated("bare")
+    def fetch():
+        raise NoSales(REASON)
+
+    @task.isolated("bare", backend="kubernetes")
+    def store():
+        pass
+
+    fetch(), store()
+
+sales()
+"""
+
+
+@pytest.fixture
+def dags(tmp_path: Path) -> Path:
+    require_airflow()
+    (tmp_path / "k8s-venv.toml").write_text('[environments.bare]\npython = "{}.{}"\n'.format(*sys.version_info))
+    folder = tmp_path / "dags"
+    folder.mkdir()
+    (folder / "helper.py").write_text('REASON = "none today"\n')
+    (folder / "sales.py").write_text(SALES)
+    (folder / "neighbour.py").write_text("# airflow dag\nimport nothing_like_it\n")
+    return folder
+
+
+def run(dags: Path, name: str) -> subprocess.CompletedProcess[str]:
+    ours = ("AIRFLOW", "K8S_VENV_PROJ", "K8S_VENV_REG")
+    environ = {key: value for key, value in os.environ.items() if not key.startswith(ours)}
+    program = [sys.executable, "-c", "from k8s_venv.cli import main; main(prog_name='k8s-venv')"]
+    command = [*program, "test", "--backend", "local", f"dags/{name}"]
+    return subprocess.run(command, cwd=dags.parent, env=environ, capture_output=True, text=True, check=False)
+
+
+def test_only_the_named_file_is_loaded(dags: Path) -> None:
+    ran = run(dags, "sales.py")
+
+    assert ran.returncode == 1
+    assert "sales.NoSales: none today" in ran.stdout
+    assert "nothing_like_it" not in ran.stdout + ran.stderr
+    assert "not pinned" not in ran.stderr
