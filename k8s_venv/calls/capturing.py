@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import functools
 import json
@@ -11,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 from k8s_venv.calls.arguments import Arguments, encode_arguments
 from k8s_venv.calls.beside import dotted_name, imported_names, modules_beside
 from k8s_venv.calls.modulefile import module_file
+from k8s_venv.calls.names import names_in
 from k8s_venv.calls.origins import is_installed_file
 from k8s_venv.calls.slicing import Slicer, function_name, place_of, refuse_nonlocal, written_function
 from k8s_venv.calls.transport import Transport, by_rule
-from k8s_venv.errors import CallError
+from k8s_venv.errors import SourceError
 from k8s_venv.runner import protocol
 from k8s_venv.runner.values import dumps
 
@@ -57,13 +59,11 @@ class Captured:
 
     @functools.cached_property
     def source(self) -> list[tuple[str, int, str]]:
-        """Return each piece of source that runs in the environment, as file, first line and text."""
-        try:
-            slices = (self.slicer or Slicer(self.callable, self.environment.root)).slices()
-        except CallError:
-            if self.transport == "source":
-                raise
-            slices = []  # what travels as bytecode may have no source that can be sliced
+        """Return each piece of source that runs in the environment, as file, first line and text.
+
+        Of a pickled function, those that can be told from the text: it and the functions and imports that it names.
+        """
+        slices = self.slicer.slices() if self.slicer else own_source(self.callable)
         return [*slices, *((str(file), 1, file.read_text("utf-8")) for file in self.beside.values())]
 
 
@@ -100,6 +100,39 @@ def capture(
         return Captured(function, function_name(function), environment, chosen, why, arguments, entries, beside, slicer)
 
     return by_rule(function, environment, transport, attempt)
+
+
+def own_source(function: Callable[..., Any]) -> list[tuple[str, int, str]]:
+    """Return a function's text, and that of the functions and imports of its file that it names, and so on.
+
+    Args:
+        function: the function.
+
+    Returns:
+        Each piece as file, first line and text; none of what was typed at the plain prompt or made at run time.
+    """
+    pending, pieces = [written_function(function)], set()
+    while pending:
+        inner = pending.pop()
+        if inner is None or is_installed_file(inner.__code__.co_filename):
+            continue
+        try:
+            file = module_file(inner.__code__.co_filename)
+            node = file.definition_of(inner.__code__)
+        except SourceError:
+            continue
+        piece = file.slice(node, None if isinstance(node, ast.Lambda) else node.lineno)
+        text = f"({piece.text.rstrip()})\n" if isinstance(node, ast.Lambda) else piece.text
+        if (file.filename, piece.line, text) in pieces:
+            continue
+        pieces.add((file.filename, piece.line, text))
+        for name in names_in(inner.__code__):
+            bindings = file.bindings.get(name, [])
+            imports = [b.unit for b in bindings if isinstance(b.statement, ast.Import | ast.ImportFrom)]
+            slices = [file.slice(unit) for unit in imports]
+            pieces |= {(file.filename, each.line, each.text) for each in slices}
+            pending += [] if imports else [written_function(inner.__globals__.get(name))]
+    return sorted(pieces)
 
 
 def _add_source(entries: dict[str, bytes], slicer: Slicer) -> dict[str, Path]:

@@ -159,6 +159,11 @@ FAULTS = [
         "imports_of_pickled.py", "imports pandas, which nothing in environment 'same'",
         '@task.isolated("same", transport="cloudpickle")\ndef work():\n    import pandas  # here\nwork()',
     ),
+    Fault(
+        "imports_of_fallback.py", "imports yaml, which nothing in environment 'same'",
+        'choice = Choice("ab")\n@task.isolated("same")\ndef work():\n    return helper(choice)\nwork()',
+        "import yaml  # here\nfrom click import Choice\ndef helper(choice): return yaml.dump(choice.choices)",
+    ),
     # what is no DAG file
     Fault("no_python.py", "invalid syntax", "x = = 1  # here"),
     Fault("no_module.py", "No module named 'nothing_there'", "pass", "import nothing_there  # here"),
