@@ -6,12 +6,16 @@ Types are those of Airflow 3; the branches for Airflow 2 stay unchecked.
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
+import math
 import os
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 import airflow
+
+from k8s_venv.runner.encoder import is_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -81,7 +85,9 @@ __all__ = [
     "DecoratedOperator",
     "SkipMixin",
     "TaskDecorator",
+    "can_store_fraction",
     "can_store_integer",
+    "can_store_text",
     "conf",
     "deployment",
     "find_variable",
@@ -94,6 +100,7 @@ __all__ = [
     "run_in_process",
     "serialize_xcom",
     "skip_tasks",
+    "stored_key",
     "task_decorator_factory",
     "task_times",
 ]
@@ -114,6 +121,29 @@ def can_store_integer(value: int) -> bool:
     writes them into its database as JSON.
     """
     return not AIRFLOW_3 or -(2**63) <= value < 2**64
+
+
+def can_store_text(text: str) -> bool:
+    """Say whether an XCom may hold a text: Airflow 3 sends it as UTF-8, Airflow 2 escapes what that cannot say."""
+    return not AIRFLOW_3 or is_text(text)
+
+
+def can_store_fraction(value: Any) -> bool:
+    """Say whether an XCom may hold a real number or a decimal: Airflow 3's API takes JSON without ``NaN``."""
+    return not AIRFLOW_3 or math.isfinite(value)
+
+
+def stored_key(key: Any) -> str | None:
+    """Return the text as which a dictionary's key is stored, or None where it cannot be.
+
+    Airflow 3 stores what ``str`` says; Airflow 2 what ``json`` does, which takes plain keys only.
+    """
+    if AIRFLOW_3:
+        return str(key)
+    try:
+        return str(next(iter(json.loads(json.dumps({key: None})))))
+    except TypeError:
+        return None
 
 
 def skip_tasks(operator: SkipMixin, context: Context, tasks: list[Any]) -> None:

@@ -7,17 +7,24 @@ or could not read again, is refused with the ways out, instead of failing later 
 from __future__ import annotations
 
 import decimal
-import math
+import numbers
 from typing import TYPE_CHECKING, Any
 
-from k8s_venv.airflow.compat import AIRFLOW_3, can_store_integer, restore_xcom, serialize_xcom
+from k8s_venv.airflow.compat import (
+    can_store_fraction,
+    can_store_integer,
+    can_store_text,
+    restore_xcom,
+    serialize_xcom,
+    stored_key,
+)
 from k8s_venv.errors import CallError
-from k8s_venv.runner.encoder import is_text
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator
 
 _PLAIN = (str, bool, int, float, type(None))
+_CONTAINERS = (dict, list, tuple, set, frozenset)
 _DEPTH_LIMIT = 60
 _TOLD = 10  # parts that are named, of many
 
@@ -60,9 +67,8 @@ class _Check:
         if problem:
             self.refused.append(f"{path} is {problem}")
         elif isinstance(value, dict):
+            yield from self._keys_altered(value, path)
             for key, item in value.items():
-                if type(key) is not str:
-                    yield f"{path} has the key {key!r}: Airflow stores dictionary keys as text, here {str(key)!r}."
                 yield from self.alterations(item, f"{path}[{key!r}]", depth + 1)
         elif isinstance(value, list | tuple | set | frozenset):
             if hasattr(value, "_fields"):
@@ -72,19 +78,30 @@ class _Check:
         elif kind is decimal.Decimal and str(restore_xcom(serialize_xcom(value))) != str(value):
             stored = restore_xcom(serialize_xcom(value))
             yield f"{path} is {value!r}: Airflow stores decimals as floating-point numbers, here {stored}."
+        if not problem and kind not in _CONTAINERS and not hasattr(value, "_fields"):
+            plain = next((base for base in kind.__mro__ if base in (*_CONTAINERS, str, int)), None)
+            if plain and kind not in _PLAIN:
+                yield f"{path} is a {kind.__name__}: Airflow stores it as a plain {plain.__name__}."
+
+    def _keys_altered(self, value: dict[Any, Any], path: str) -> Iterator[str]:
+        for key in value:
+            stored = stored_key(key)
+            if stored is None or not can_store_text(stored):
+                self.refused.append(f"{path} has the key {key!r}, which is no text that can be stored")
+            elif type(key) is not str:
+                lost = ", where it takes the place of another key" if stored in value and key != stored else ""
+                yield f"{path} has the key {key!r}: Airflow stores dictionary keys as text, here {stored!r}{lost}."
 
     def _problem(self, value: Any, kind: type) -> str | None:
         """Return what is in the way of storing a part itself, apart from the parts inside it."""
-        if kind is str:
-            return None if is_text(value) else "text with lone surrogates"
-        if kind is float:
-            unsaid = AIRFLOW_3 and not math.isfinite(value)
-            return f"{value}, which JSON cannot say (None or a text can)" if unsaid else None
-        if kind is int:
+        if isinstance(value, str):
+            return None if can_store_text(value) else "text with lone surrogates"
+        if isinstance(value, int):
             return None if can_store_integer(value) else "an integer of more than 64 bits"
+        if isinstance(value, numbers.Real | decimal.Decimal) and not can_store_fraction(value):
+            return f"{value}, which JSON cannot say (None or a text can)"
         if isinstance(value, dict):
-            reserved = "__classname__" in value or "__id__" in value
-            return "a dictionary with a key that Airflow keeps for itself" if reserved else None
+            return "a dictionary with a key that Airflow keeps for itself" if _is_reserved(value) else None
         if kind in _PLAIN or isinstance(value, list | tuple | set | frozenset):
             return None
         key = (kind, str(getattr(value, "tzinfo", None)))
@@ -104,12 +121,18 @@ def _problem_of_type(value: Any, kind: type) -> str | None:
         return f"a {name}, and storing one needs {error.name}, which is not installed beside Airflow"
     except Exception:  # noqa: BLE001 -- serializers raise what they like
         return name
-    if getattr(value, "tzinfo", None) is not None:
-        try:
-            restore_xcom(stored)
-        except Exception:  # noqa: BLE001 -- deserializers raise what they like
-            return f"{name} in the zone {value.tzinfo}, which Airflow could not read again"
+    try:
+        restore_xcom(stored)
+    except Exception:  # noqa: BLE001 -- deserializers raise what they like
+        zone = getattr(value, "tzinfo", None)
+        of_zone = f" in the zone {zone}" if zone is not None else ""
+        return f"{name}{of_zone}, which Airflow could not read again"
     return None
+
+
+def _is_reserved(value: dict[Any, Any]) -> bool:
+    """Tell whether Airflow would take a dictionary for something that it wrote itself, now or in earlier versions."""
+    return bool({"__classname__", "__id__"} & value.keys()) or {"__type", "__var"} <= value.keys()
 
 
 def _first(sentences: list[str]) -> list[str]:

@@ -24,6 +24,11 @@ Annotations are never followed: the runner compiles with the ``annotations`` fut
 class looks at counts (``ClassVar``, ``InitVar``, pydantic's fields). Functions without a name in their module
 (closures, lambdas, what a decorator made) are sent as their source with the values of their variables; what an
 installed decorator made of a function alone (``contextlib.contextmanager``) is decorated again.
+
+The text is the file's when the call is packed. A file that was edited after it was loaded is refused where the function
+no longer starts on its line; an edit that moves nothing goes unseen and travels with the values of before. Airflow
+loads the DAG file anew for each try of a task, so that only edits of that moment count; in a notebook, reload a module
+that was edited before its functions are called.
 """
 
 from __future__ import annotations
