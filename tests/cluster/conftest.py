@@ -93,7 +93,7 @@ def run_file(registry: str, namespace: str, worker: Path) -> RunFile:
     """Run a DAG file's DAG on the cluster with `dag.test()`, as the account that the chart gives its rights."""
 
     def run(path: Path, dag_id: str | None = None, **variables: str) -> tuple[str, dict[str, TaskOutcome]]:
-        return run_dag_file(path, dag_id, worker, namespace, K8S_VENV_REGISTRY=registry, **variables)
+        return run_dag_file(path, dag_id, worker, namespace, **{"K8S_VENV_REGISTRY": registry, **variables})
 
     return run
 

@@ -312,14 +312,24 @@ def test_the_readmes_commands(release: Release, examples: Path, registry: str) -
 # --- what the API server says of everything that the chart can make -------------------------------------------
 
 
-def test_the_api_server_takes_every_scenario(client: Any, namespace: str) -> None:
+@pytest.fixture
+def empty_namespace(client: Any) -> Iterator[str]:
+    name = f"chart-scenarios-{uuid.uuid4().hex[:8]}"
+    client.create_namespace(
+        {"metadata": {"name": name, "labels": {"pod-security.kubernetes.io/enforce": "restricted"}}}
+    )
+    yield name
+    client.delete_namespace(name)
+
+
+def test_the_api_server_takes_every_scenario(client: Any, empty_namespace: str) -> None:
     for values, expected in SCENARIOS.values():
-        text = template({"environments": ENVIRONMENTS, **values}, "--namespace", namespace).stdout
+        text = template({"environments": ENVIRONMENTS, **values}, "--namespace", empty_namespace).stdout
         objects = [each for each in yaml.safe_load_all(text) if each]
 
         for each in objects:
             if each["kind"] == "Pod":  # its own account was not made either
                 each["spec"]["serviceAccountName"] = "default"
-            create_from_dict(client.api_client, each, namespace=namespace, dry_run="All")
+            create_from_dict(client.api_client, each, namespace=empty_namespace, dry_run="All")
 
         assert len(objects) == len(expected)

@@ -159,7 +159,7 @@ def test_nothing_is_left(project: Path, run_file: RunFile, client: Any, namespac
 
     for _ in range(60):
         pods = client.list_namespaced_pod(namespace).items
-        secrets = client.list_namespaced_secret(namespace).items
+        secrets = client.list_namespaced_secret(namespace, field_selector="type=Opaque").items
         if not pods and not secrets:
             break
         time.sleep(1)
