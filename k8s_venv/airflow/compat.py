@@ -99,6 +99,7 @@ __all__ = [
     "returned_values",
     "run_in_process",
     "serialize_xcom",
+    "show_task_logs",
     "skip_tasks",
     "stored_key",
     "task_decorator_factory",
@@ -278,6 +279,9 @@ def read_dag_file(path: Path) -> DagBag:
     else:
         from airflow.models.dagbag import DagBag
 
+    # Who reads the bag tells its faults.
+    for name in ("airflow.models.dagbag", "airflow.dag_processing.importers"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     before = os.environ.get(_DEPTH)
     os.environ[_DEPTH] = "100"  # by default two calls, among which the file's own line may not be
     try:
@@ -289,12 +293,11 @@ def read_dag_file(path: Path) -> DagBag:
 
 
 def run_in_process(dag: DAG) -> DagRun:
-    """Run a DAG once in this process, with the log of its tasks on standard output.
+    """Run a DAG once in this process.
 
     Args:
         dag: the DAG.
     """
-    _show_task_logs()
     with _its_file_alone(dag):
         run: DagRun = dag.test()
     return run
@@ -317,7 +320,7 @@ def _its_file_alone(dag: DAG) -> Iterator[None]:
         yield
 
 
-def _show_task_logs() -> None:
+def show_task_logs() -> None:
     """Show what tasks print, once and as it is; ``DAG.test`` of Airflow 2 shows it twice or, by its level, not."""
     if TYPE_CHECKING or AIRFLOW_3:
         return

@@ -122,6 +122,11 @@ def first_problem(path: Path, text: str) -> Finding:
     return Finding(str(path), lines[-1] if lines else 1, "", rest if kind.startswith("k8s_venv.") else message)
 
 
+def is_ours(text: str) -> bool:
+    """Tell whether it was k8s-venv that a file's traceback ends with: its sentence says all that there is to say."""
+    return _message(text.strip().splitlines()).startswith("k8s_venv.")
+
+
 def _message(traceback: list[str]) -> str:
     """Return the type and the whole text of the exception at the end of a traceback."""
     frames = [number for number, line in enumerate(traceback) if line.startswith('  File "')]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from typing import TYPE_CHECKING, Any
 
 from airflow.utils.session import create_session
 
-from k8s_venv.airflow.compat import read_dag_file, returned_values, run_in_process, task_times
-from k8s_venv.airflow.loading import first_problem
+from k8s_venv.airflow.compat import read_dag_file, returned_values, run_in_process, show_task_logs, task_times
+from k8s_venv.airflow.failures import shorten_tracebacks, tell_failures
+from k8s_venv.airflow.loading import first_problem, is_ours
 from k8s_venv.errors import K8sVenvError, did_you_mean
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ class TaskOutcome:
         state: its state in Airflow's words.
         seconds: how long it ran.
         value: what it returned, None when it returned nothing.
+        error: what it raised, where it failed.
     """
 
     task_id: str
@@ -34,6 +37,7 @@ class TaskOutcome:
     state: str
     seconds: float
     value: Any
+    error: str = ""
 
 
 def load_dag(path: Path, dag_id: str | None = None) -> DAG:
@@ -47,8 +51,10 @@ def load_dag(path: Path, dag_id: str | None = None) -> DAG:
         K8sVenvError: the file cannot be loaded, or has no such DAG.
     """
     bag = read_dag_file(path)
-    if bag.import_errors:
-        broken = first_problem(path, next(iter(bag.import_errors.values())))  # Airflow has shown its traceback
+    for text in bag.import_errors.values():
+        if not is_ours(text):
+            print(text.rstrip(), file=sys.stderr)  # noqa: T201 -- which helper it was, only a traceback tells
+        broken = first_problem(path, text)
         raise K8sVenvError(f"{path} cannot be loaded: line {broken.line}: {broken.message}")
     names = ", ".join(sorted(bag.dags)) or "none"
     if dag_id is None and len(bag.dags) == 1:
@@ -63,7 +69,7 @@ def load_dag(path: Path, dag_id: str | None = None) -> DAG:
 
 
 def run_dag(dag: DAG) -> tuple[str, list[TaskOutcome]]:
-    """Run a DAG once in this process.
+    """Run a DAG once in this process, with the log of its tasks on standard output.
 
     Args:
         dag: the DAG.
@@ -71,6 +77,10 @@ def run_dag(dag: DAG) -> tuple[str, list[TaskOutcome]]:
     Returns:
         The run's state, and how each task ended, in the order in which they started.
     """
+    errors: dict[tuple[str, int], str] = {}
+    show_task_logs()
+    shorten_tracebacks()
+    tell_failures(lambda task_id, map_index, text: errors.update({(task_id, map_index): text}))
     run = run_in_process(dag)
     with create_session() as session:
         values = returned_values(run, session)
@@ -81,6 +91,7 @@ def run_dag(dag: DAG) -> tuple[str, list[TaskOutcome]]:
                 str(ti.state),
                 seconds,
                 values.get((ti.task_id, ti.map_index)),
+                errors.get((ti.task_id, ti.map_index), "") if ti.state == "failed" else "",
             )
             for ti, seconds in task_times(run, session)
         ]

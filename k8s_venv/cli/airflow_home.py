@@ -22,6 +22,9 @@ from k8s_venv.errors import K8sVenvError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+# Whoever loads a DAG file tells its faults.
+_NAMESPACES = "airflow.task.operators=INFO,py.warnings=ERROR,airflow.dag_processing=CRITICAL"
+
 
 def require_airflow() -> None:
     """Refuse to go on without Airflow.
@@ -49,7 +52,7 @@ def airflow_home(dags: Path, *, log_level: str = "WARNING") -> Iterator[None]:
     os.environ.setdefault("AIRFLOW__CORE__DAGBAG_IMPORT_ERROR_TRACEBACK_DEPTH", "100")
     # What tasks print, and what goes wrong; not what Airflow's parts tell one another.
     os.environ.setdefault("AIRFLOW__LOGGING__LOGGING_LEVEL", log_level)
-    os.environ.setdefault("AIRFLOW__LOGGING__NAMESPACE_LEVELS", "airflow.task.operators=INFO,py.warnings=ERROR")
+    os.environ.setdefault("AIRFLOW__LOGGING__NAMESPACE_LEVELS", _NAMESPACES)
     os.environ.setdefault("AIRFLOW__LOGGING__LOG_FORMAT", "%(message)s")
     os.environ.setdefault("AIRFLOW__METRICS__TIMER_UNIT_CONSISTENCY", "True")  # Airflow 2 warns without it
     if "AIRFLOW_HOME" in os.environ:

@@ -80,8 +80,6 @@ def lock_environments(environments: Iterable[Environment], renewal: Renewal | No
     Raises:
         LockError: one of them could not be locked; of several, the last, after the others were shown.
     """
-    from k8s_venv.builders.base import pin_base
-
     chosen = list(environments)
     for sentence in ignored_settings(os.environ):
         console.print(f"Note: {sentence}", markup=False)
@@ -96,6 +94,8 @@ def lock_environments(environments: Iterable[Environment], renewal: Renewal | No
             chosen_renewal = renewal or Renewal()
             base, unpinned = "", ""
             if pin and environment.image is None:
+                from k8s_venv.builders.base import pin_base
+
                 base, unpinned = pin_base(environment, renew=chosen_renewal.everything)
             try:
                 written = write_lock(environment, lambda line: report(name, line), chosen_renewal, base)

@@ -53,7 +53,7 @@ def test(given: Path | None, dag_file: Path, backend: str | None, dag_id: str | 
         state, outcomes = _run(dag_file.resolve(), dag_id)
     _show(outcomes)
     if state != "success":
-        raise K8sVenvError(f"The run of {dag_file} ended as {state}.")
+        raise K8sVenvError(_failure(dag_file, state, outcomes))
 
 
 def _run(dag_file: Path, dag_id: str | None) -> tuple[str, list[TaskOutcome]]:
@@ -87,9 +87,24 @@ def _make_local(environments: dict[str, Environment]) -> None:
 def _show(outcomes: list[TaskOutcome]) -> None:
     rows = []
     for outcome in outcomes:
-        name = outcome.task_id if outcome.map_index < 0 else f"{outcome.task_id}[{outcome.map_index}]"
-        rows.append((name, outcome.state, f"{outcome.seconds:.1f}", _shown(outcome.value)))
+        rows.append((_name(outcome), outcome.state, f"{outcome.seconds:.1f}", _shown(outcome.value)))
     click.echo(aligned(("task", "state", "seconds", "value"), rows))
+
+
+def _failure(dag_file: Path, state: str, outcomes: list[TaskOutcome]) -> str:
+    """Say of a run that did not succeed which tasks failed, and why."""
+    failed = [(_name(outcome), outcome.error) for outcome in outcomes if outcome.state == "failed"]
+    if not failed:
+        return f"The run of {dag_file} ended as {state}."
+    if len(failed) == 1:
+        name, error = failed[0]
+        return f"The run of {dag_file} failed in {name}" + (f": {error}" if error else ".")
+    lines = "".join(f"\n  {name}: {error or 'see its log above'}" for name, error in failed)
+    return f"The run of {dag_file} failed in {len(failed)} tasks:{lines}"
+
+
+def _name(outcome: TaskOutcome) -> str:
+    return outcome.task_id if outcome.map_index < 0 else f"{outcome.task_id}[{outcome.map_index}]"
 
 
 def _shown(value: object) -> str:

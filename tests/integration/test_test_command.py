@@ -61,3 +61,27 @@ def test_only_the_named_file_is_loaded(dags: Path) -> None:
     assert "sales.NoSales: none today" in ran.stdout
     assert "nothing_like_it" not in ran.stdout + ran.stderr
     assert "not pinned" not in ran.stderr
+
+
+def test_failed_tasks_are_named_at_the_end_with_their_sentences_and_no_call_of_airflow(dags: Path) -> None:
+    ran = run(dags, "sales.py")
+
+    *_, header, fetch, store = ran.stderr.rstrip().splitlines()
+    assert header == "Error: The run of dags/sales.py failed in 2 tasks:"
+    assert {fetch, store.partition(" No registry")[0]} == {
+        "  fetch: sales.NoSales: none today",
+        f"  store: {dags.parent / 'k8s-venv.toml'}:",
+    }
+    assert "raise NoSales(REASON)" in ran.stdout
+    assert "/airflow/" not in ran.stdout
+    assert "unusual_prefix" not in ran.stdout + ran.stderr
+
+
+def test_a_typo_in_an_environment_s_name_is_told_once(dags: Path) -> None:
+    (dags / "typo.py").write_text(SALES.replace('"bare"', '"bear"'))
+
+    ran = run(dags, "typo.py")
+
+    said = "There is no environment 'bear'. Did you mean 'bare'?"
+    assert (ran.stdout + ran.stderr).count(said) == 1
+    assert "Traceback" not in ran.stdout + ran.stderr
