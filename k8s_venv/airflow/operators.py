@@ -164,7 +164,7 @@ class IsolatedOperator(BaseOperator):
                 call.environment.python,
                 backend,
                 call.transport,
-                f"{len(call.archive):,}",
+                f"{call.own_size + (call.arguments.size if call.arguments else 0):,}",
             )
             if backend != "kubernetes":
                 return self._opened(self._run_here(call, project, backend), call)

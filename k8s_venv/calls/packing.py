@@ -62,6 +62,7 @@ class PackedCall:
         serializer: ``cloudpickle`` where this side shall unpickle what no codec carries of the result.
         arguments: the encoded arguments, where they are too large for the archive.
         references: the size and the place of arguments that are kept somewhere, by their digests.
+        own_size: the bytes of the archive that are not the runner's, which every call carries.
     """
 
     environment: Environment
@@ -73,6 +74,7 @@ class PackedCall:
     serializer: Serializer | None = None
     arguments: Spool | None = dataclasses.field(default=None, repr=False)
     references: Mapping[str, tuple[int, Kept]] = dataclasses.field(default_factory=dict, repr=False)
+    own_size: int = 0
 
     @functools.cached_property
     def mask(self) -> Callable[[str], str]:
@@ -131,7 +133,8 @@ def pack(
         spool = _spooled(pieces)
     entries[protocol.CONTEXT] = _encode_context(function, context)
     entries[protocol.HEADER] = json.dumps(_header(captured, modules, discard_value, serializer)).encode()
-    archive = _zip(entries, _runner_archive(same_minor=same_python(environment.python), with_cloudpickle=pickled))
+    runner = _runner_archive(same_minor=same_python(environment.python), with_cloudpickle=pickled)
+    archive = _zip(entries, runner)
     return PackedCall(
         environment=environment,
         function=captured.function,
@@ -142,6 +145,7 @@ def pack(
         serializer=serializer,
         arguments=spool,
         references=captured.arguments.kept,
+        own_size=len(archive) - len(runner),
     )
 
 

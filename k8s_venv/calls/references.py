@@ -8,6 +8,7 @@ stands in its document; a large one is kept at the location for large values, wh
 from __future__ import annotations
 
 import base64
+import contextlib
 import re
 import uuid
 import zlib
@@ -59,9 +60,9 @@ def refer(result: Result, call: PackedCall) -> dict[str, Any]:
         from k8s_venv.calls.spool import Spool
 
         kept = Kept(location_at(values.location), f"{call.environment.name}-{uuid.uuid4().hex}.result")
-        spool = Spool([payload])
-        kept.location.put(kept.name, spool.path)
-        return _kept_document(kept, spool.size, spool.sha256)
+        with contextlib.closing(Spool([payload])) as spool:
+            kept.location.put(kept.name, spool.path)
+            return _kept_document(kept, spool.size, spool.sha256)
     if len(payload) > DOCUMENT_LIMIT:
         raise CallError(
             f"The value of {call.function}() takes {len(payload):,} bytes; by reference {DOCUMENT_LIMIT:,} fit into "

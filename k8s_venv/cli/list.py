@@ -36,7 +36,7 @@ class Row:
         image: the reference of its image, where that is known.
         exists: whether a registry has the image, or None where nobody asked.
         size: the bytes of the image's layers, compressed, on its first platform.
-        created: when the image was made (RFC 3339); one built from wheels has the time of its base.
+        created: when the image was made (RFC 3339), or None for one from layers, which is the same whenever it is made.
         tasks: which tasks use it, or None where nobody asked.
     """
 
@@ -76,7 +76,7 @@ def list_environments(
     Examples:
         k8s-venv list
         k8s-venv list --tasks dags            which task uses which environment?
-        k8s-venv list --registry              which images exist? An image from wheels is as old as its base.
+        k8s-venv list --registry              which images exist, how large are they, and how old?
         k8s-venv list --json | jq -r '.[] | select(.lock == "stale") | .environment'
     """  # noqa: D301 -- click leaves the lines after a \b as they are
     project = open_project(given)
@@ -125,7 +125,8 @@ def _ask_registry(row: Row, environment: Environment) -> None:
     if row.exists:
         found = find_base(registry, wanted, environment.image_platforms[0])
         row.size = sum(int(layer["size"]) for layer in found.layers)
-        row.created = found.config.get("created")
+        if environment.image is not None or environment.image_builder != "layers":  # those say their base's time
+            row.created = found.config.get("created")
 
 
 def _add_tasks(project: Project, rows: list[Row], paths: tuple[Path, ...]) -> None:

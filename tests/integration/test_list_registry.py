@@ -39,21 +39,24 @@ def push(reference: str, folder: Path, layer: bytes, created: datetime) -> None:
 def test_images_are_shown_with_their_size_and_age(cli: Command, test_registry: str, tmp_path: Path) -> None:
     (tmp_path / "k8s-venv.toml").write_text(
         f'registry = "{test_registry}"\n'
-        '[environments.built]\npython = "3.12"\n[environments.unbuilt]\npython = "3.12"\n'
+        '[environments.built]\npython = "3.12"\npackages = ["libpq5"]\n[environments.layers]\npython = "3.12"\n'
+        '[environments.unbuilt]\npython = "3.12"\n'
     )
     assert cli("lock", K8S_VENV_BASE_REGISTRY=test_registry).returncode == 0
-    environment = load_project(tmp_path / "k8s-venv.toml").environment("built")
-    reference = environment.image_reference(test_registry, read_lock(environment).digest)
-    push(reference, tmp_path, b"0" * 1_250_000, datetime.now(UTC) - timedelta(days=3, hours=1))
+    environments = [load_project(tmp_path / "k8s-venv.toml").environment(name) for name in ("built", "layers")]
+    references = [one.image_reference(test_registry, read_lock(one).digest) for one in environments]
+    for reference in references:
+        push(reference, tmp_path, b"0" * 1_250_000, datetime.now(UTC) - timedelta(days=3, hours=1))
 
     table, found = cli("list", "--registry"), json.loads(cli("list", "--registry", "--json").stdout)
 
     assert table.returncode == 0, table.stderr
-    header, built, unbuilt = table.stdout.splitlines()
+    header, built, layers, unbuilt = table.stdout.splitlines()
     assert header.split()[-3:] == ["built", "size", "age"]
-    assert built.split()[4:] == [reference, "exists", "1.2", "MB", "3", "days"]
+    assert built.split()[4:] == [references[0], "exists", "1.2", "MB", "3", "days"]
+    assert layers.split()[4:] == [references[1], "exists", "1.2", "MB", "-"]  # whose time is its base's
     assert unbuilt.split()[5:] == ["to", "build", "-", "-"]
-    assert [(row["exists"], row["size"]) for row in found] == [(True, 1_250_000), (False, None)]
+    assert [(row["exists"], row["size"]) for row in found] == [(True, 1_250_000)] * 2 + [(False, None)]
 
 
 def test_a_registry_that_cannot_be_reached_is_named(cli: Command, tmp_path: Path) -> None:
