@@ -25,7 +25,7 @@ from k8s_venv.runner.mapped import map_file
 from k8s_venv.runner.protocol import MARK
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator
 
     from kubernetes.client import models as k8s
 
@@ -157,13 +157,14 @@ class PodPayload:
         while True:
             before, problem = size, ""
             try:
-                for data in self._read(size):
-                    wanted = data[: document.size - size]
-                    digest.update(wanted)
-                    file.write(wanted)
-                    size += len(wanted)
-                    if size == document.size:
-                        break
+                with contextlib.closing(self._read(size)) as pieces:
+                    for data in pieces:
+                        wanted = data[: document.size - size]
+                        digest.update(wanted)
+                        file.write(wanted)
+                        size += len(wanted)
+                        if size == document.size:
+                            break
             except _BrokenOffError as error:
                 problem = str(error)
                 if error.refused:
@@ -179,7 +180,7 @@ class PodPayload:
                 raise self._unread(document, problem or f"it ended after {size:,} bytes")
             time.sleep(_PAUSE)
 
-    def _read(self, start: int) -> Iterator[bytes]:
+    def _read(self, start: int) -> Generator[bytes]:
         """Yield a large result from one of its bytes on, until the connection ends."""
         try:
             channel = self._exec(render.read_command(start))
@@ -192,7 +193,7 @@ class PodPayload:
         except _BROKEN as error:
             raise _BrokenOffError(str(error)) from None
 
-    def _frames(self, socket: Any) -> Iterator[bytes]:
+    def _frames(self, socket: Any) -> Generator[bytes]:
         # Not through the client's own `update`: it waits for the socket while TLS holds what has arrived.
         socket.settimeout(_SILENCE)
         while True:
