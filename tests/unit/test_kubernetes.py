@@ -185,8 +185,10 @@ def ended(code: int, reason: str = "Error", message: str = "", at: str = "2026-0
 
 def test_an_image_that_may_come_yet_is_waited_for() -> None:
     assert diagnose.cannot_start(waiting("ErrImagePull", "429 Too Many Requests")) is None
-    failure = diagnose.startup_failure(waiting("ErrImagePull", "not found"), ENVIRONMENT)
-    assert "k8s-venv build-images x" in str(failure)
+    pod = waiting("ErrImagePull", "not found")
+    assert "named by the task's or the environment's `image`" in str(diagnose.startup_failure(pod, ENVIRONMENT))
+    pod.status.container_statuses[0].image = ENVIRONMENT.image_reference("registry", "a lock's digest")
+    assert "Is it built? Run `k8s-venv build-images x`." in str(diagnose.startup_failure(pod, ENVIRONMENT))
 
 
 @pytest.mark.parametrize(
