@@ -77,7 +77,7 @@ def isolated(decorator: str, function: str = "def work(): return 1") -> str:
         ('task.isolated("same", backend="podman")', "def work(): ...", "there is no backend 'podman'"),
         ('task.isolated("same", imag="x")', "def work(): ...", "there is no option 'imag'. Did you mean 'image'?"),
         ('task.isolated("same", cmds=["x"])', "def work(): ...", "'cmds' cannot be set: k8s-venv sets it itself"),
-        ('task.isolated("same", requirements=["x"])', "def work(): ...", "requirements = ['x']"),
+        ('task.isolated("same", requirements=["x"])', "def work(): ...", 'requirements = ["x"]'),
         ('task.isolated("same", connections="x")', "def work(): ...", "connections is a list: connections=['x']"),
         ('task.isolated("same")', "def work(var=None): ...", "asks for 'var' of Airflow's context"),
     ],

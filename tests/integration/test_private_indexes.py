@@ -208,7 +208,8 @@ def test_a_constraints_file_limits_versions(index: Index, tmp_path: Path) -> Non
 
 
 def test_settings_without_effect_are_named(index: Index, tmp_path: Path, cli: Command) -> None:
-    (tmp_path / "k8s-venv.toml").write_text('[environments.etl]\npython = "3.12"\n')
+    pinned = f"python:3.12-slim-bookworm@sha256:{'0' * 64}"  # no registry is asked for it
+    (tmp_path / "k8s-venv.toml").write_text(f'[environments.etl]\npython = "3.12"\nbase = "{pinned}"\n')
     (tmp_path / "pip.conf").write_text("[install]\npre = true\n[global]\nfind-links = /srv/wheels\nuser = true\n")
 
     (tmp_path / "config" / "uv").mkdir(parents=True)

@@ -66,9 +66,9 @@ def test_only_the_named_file_is_loaded(dags: Path) -> None:
 def test_failed_tasks_are_named_at_the_end_with_their_sentences_and_no_call_of_airflow(dags: Path) -> None:
     ran = run(dags, "sales.py")
 
-    *_, header, fetch, store = ran.stderr.rstrip().splitlines()
+    *_, header, one, other = ran.stderr.rstrip().splitlines()
     assert header == "Error: The run of dags/sales.py failed in 2 tasks:"
-    assert {fetch, store.partition(" No registry")[0]} == {
+    assert {line.partition(" No registry")[0] for line in (one, other)} == {
         "  fetch: sales.NoSales: none today",
         f"  store: {dags.parent / 'k8s-venv.toml'}:",
     }
