@@ -13,6 +13,8 @@ from k8s_venv.registry.reference import Reference
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    import requests
+
 INDEX_TYPES = MANIFESTS[:2]
 
 
@@ -43,13 +45,7 @@ def find_manifest(registry: Registry, reference: Reference) -> str | None:
     Raises:
         RegistryError: the registry cannot be asked.
     """
-    response = registry.request(
-        "HEAD",
-        f"{reference.repository}/manifests/{reference.target}",
-        pull=[reference.repository],
-        expect=(200, 404),
-        headers={"Accept": ", ".join(MANIFESTS)},
-    )
+    response = _ask_for_manifest(registry, "HEAD", reference)
     if response.status_code == 404:
         return None
     return response.headers.get("Docker-Content-Digest") or _read(registry, reference)[1]
@@ -149,15 +145,19 @@ def _of_platform(index: Mapping[str, Any], reference: Reference, platform: str) 
     return platforms[platform]
 
 
-def _read(registry: Registry, reference: Reference) -> tuple[dict[str, Any], str]:
-    """Return a manifest or an index, and its digest."""
-    response = registry.request(
-        "GET",
+def _ask_for_manifest(registry: Registry, method: str, reference: Reference) -> requests.Response:
+    return registry.request(
+        method,
         f"{reference.repository}/manifests/{reference.target}",
         pull=[reference.repository],
         expect=(200, 404),
         headers={"Accept": ", ".join(MANIFESTS)},
     )
+
+
+def _read(registry: Registry, reference: Reference) -> tuple[dict[str, Any], str]:
+    """Return a manifest or an index, and its digest."""
+    response = _ask_for_manifest(registry, "GET", reference)
     if response.status_code == 404:
         raise RegistryError(f"The registry {registry.host} has no image {reference}.", 404)
     digest = f"sha256:{hashlib.sha256(response.content).hexdigest()}"
