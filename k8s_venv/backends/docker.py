@@ -10,7 +10,6 @@ import contextlib
 import datetime
 import io
 import json
-import os
 import tarfile
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -20,6 +19,7 @@ from k8s_venv.backends.dockeroptions import FOLDER, container_options, memory_li
 from k8s_venv.backends.exits import exit_reason
 from k8s_venv.backends.lines import LineSplitter
 from k8s_venv.calls import Delivery, PackedCall, Result, parse_document
+from k8s_venv.dockerengine import EngineError, connect
 from k8s_venv.errors import BackendError
 from k8s_venv.locking import read_lock
 from k8s_venv.runner import protocol
@@ -127,21 +127,9 @@ class DockerBackend:
 
 def _connect(environment: Environment) -> DockerClient:
     try:
-        import docker
-    except ImportError:
-        raise BackendError(
-            environment.name, "the docker backend needs the package docker. Run: pip install 'k8s-venv[docker]'."
-        ) from None
-    try:
-        client = docker.from_env()
-        client.ping()
-    except docker.errors.DockerException:
-        address = os.environ.get("DOCKER_HOST") or "its usual socket"
-        raise BackendError(
-            environment.name,
-            f"no Docker Engine answers at {address}. Install or start one, or set DOCKER_HOST to one that runs.",
-        ) from None
-    return client
+        return connect()
+    except EngineError as error:
+        raise BackendError(environment.name, f"the docker backend cannot run it. {error}") from None
 
 
 @contextlib.contextmanager

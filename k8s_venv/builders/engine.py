@@ -1,8 +1,7 @@
-"""The local Docker Engine."""
+"""What building asks of the local Docker Engine."""
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import tempfile
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from k8s_venv.builders.archive import write_archive
-from k8s_venv.errors import K8sVenvError
+from k8s_venv.dockerengine import EngineError, connect
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,34 +19,21 @@ if TYPE_CHECKING:
     from k8s_venv.builders.image import Image
 
 
-class EngineError(K8sVenvError):
-    """Docker Engine or buildx cannot be used."""
-
-
-def connect(*, buildx: bool = True) -> docker.DockerClient:
-    """Return a client of the running Docker Engine.
-
-    Args:
-        buildx: whether it must be able to build, too.
+def require_buildx() -> None:
+    """Make sure that Docker Engine can be asked to build.
 
     Raises:
         EngineError: the engine, its client library or buildx is missing.
     """
-    try:
-        import docker
-    except ImportError:
-        raise EngineError("Building needs the docker package: pip install 'k8s-venv[docker]'.") from None
-    try:
-        client = docker.from_env()
-        client.ping()
-    except docker.errors.DockerException:
-        address = os.environ.get("DOCKER_HOST") or "its usual socket"
+    connect().close()
+    program = shutil.which("docker")
+    if program is None:
+        raise EngineError("The `docker` command is not on PATH. Install Docker's command line and its buildx plugin.")
+    found = subprocess.run([program, "buildx", "version"], capture_output=True, check=False)
+    if found.returncode:
         raise EngineError(
-            f"No Docker Engine answers at {address}. Start it, or set DOCKER_HOST to one that runs."
-        ) from None
-    if buildx:
-        _require_buildx()
-    return client
+            "Docker's buildx plugin is missing. Install the package docker-buildx-plugin (or docker-buildx)."
+        )
 
 
 def load_archive(client: docker.DockerClient, reference: str, images: Sequence[Image]) -> None:
@@ -75,14 +61,3 @@ def load_archive(client: docker.DockerClient, reference: str, images: Sequence[I
                 client.images.load(stream)
         except docker.errors.DockerException as error:
             raise EngineError(f"Docker Engine does not take {reference}: {error}") from None
-
-
-def _require_buildx() -> None:
-    program = shutil.which("docker")
-    if program is None:
-        raise EngineError("The `docker` command is not on PATH. Install Docker's command line and its buildx plugin.")
-    found = subprocess.run([program, "buildx", "version"], capture_output=True, check=False)
-    if found.returncode:
-        raise EngineError(
-            "Docker's buildx plugin is missing. Install the package docker-buildx-plugin (or docker-buildx)."
-        )

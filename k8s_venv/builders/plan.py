@@ -7,11 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from k8s_venv.builders.base import has_python
-from k8s_venv.builders.engine import EngineError, connect
+from k8s_venv.builders.engine import require_buildx
 from k8s_venv.builders.layered import Parts, find_parts
 from k8s_venv.builders.push import known_repositories
 from k8s_venv.builders.selection import NoWheelError
 from k8s_venv.builders.wheel_layers import known_layers
+from k8s_venv.dockerengine import EngineError
 from k8s_venv.errors import BuildError, LockError
 from k8s_venv.locking import EPOCHS, Lock, read_lock
 from k8s_venv.registry import Reference, Registry
@@ -192,7 +193,7 @@ def _with_buildkit(step: Step, why: str) -> Step:
     """Choose BuildKit, which is not there everywhere."""
     problem = None
     try:
-        connect()
+        require_buildx()
     except EngineError as error:
         problem = BuildError(step.environment.name, f"its image needs BuildKit ({why}). {error}")
     return dataclasses.replace(step, builder="buildkit", why=why, problem=problem)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 from concurrent.futures import ThreadPoolExecutor
@@ -10,9 +11,10 @@ from typing import TYPE_CHECKING, Literal
 
 from k8s_venv.builders.archive import write_archive
 from k8s_venv.builders.buildkit import BuildKit
-from k8s_venv.builders.engine import connect, load_archive
+from k8s_venv.builders.engine import load_archive
 from k8s_venv.builders.layered import build
 from k8s_venv.builders.push import Pusher
+from k8s_venv.dockerengine import connect
 from k8s_venv.errors import BuildError, K8sVenvError
 from k8s_venv.registry import Reference, Registry
 
@@ -124,7 +126,8 @@ class Run:
             return Done(step, 0, digest)
         if self._destination == "load":
             report("loading into Docker Engine")
-            load_archive(connect(buildx=False), step.reference, images)
+            with contextlib.closing(connect()) as client:
+                load_archive(client, step.reference, images)
             return Done(step, 0, digest)
         report("pushing")
         return Done(step, self._push(step, images), digest)

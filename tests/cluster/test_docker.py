@@ -300,7 +300,7 @@ def test_an_engine_that_does_not_answer(
 ) -> None:
     monkeypatch.setenv("DOCKER_HOST", "tcp://localhost:1")
 
-    with pytest.raises(BackendError, match=r"no Docker Engine answers at tcp://localhost:1\. Install or start one"):
+    with pytest.raises(BackendError, match=r"No Docker Engine answers at tcp://localhost:1\. Install or start one"):
         Runner(lambda: DockerBackend(no_project), environment)(wait)
 
 

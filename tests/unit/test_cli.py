@@ -175,7 +175,8 @@ def test_building_without_the_docker_package_gets_one_sentence(
     said = error_of(cli("build-images", K8S_VENV_REGISTRY=test_registry, PYTHONPATH=str(tmp_path)))
 
     assert said.endswith(
-        "its image needs BuildKit (Debian packages). Building needs the docker package: pip install 'k8s-venv[docker]'."
+        "its image needs BuildKit (Debian packages). The docker package is not installed here. "
+        "Run: pip install 'k8s-venv[docker]'."
     )
 
 
@@ -186,7 +187,9 @@ def test_building_without_an_engine_gets_one_sentence(cli: Command, test_registr
 
     said = error_of(cli("build-images", K8S_VENV_REGISTRY=test_registry, DOCKER_HOST=address))
 
-    assert said.endswith(f"No Docker Engine answers at {address}. Start it, or set DOCKER_HOST to one that runs.")
+    assert said.endswith(
+        f"No Docker Engine answers at {address}. Install or start one, or set DOCKER_HOST to one that runs."
+    )
 
 
 def test_progress_on_a_terminal_is_live_and_ends_with_a_mark(project_file: Path) -> None:

@@ -1,0 +1,36 @@
+"""The way to Docker Engine, for those who build with it and those who run on it."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from k8s_venv.errors import K8sVenvError
+
+if TYPE_CHECKING:
+    from docker import DockerClient
+
+
+class EngineError(K8sVenvError):
+    """Docker Engine, or what it needs here, cannot be used."""
+
+
+def connect() -> DockerClient:
+    """Return a client of the engine that ``DOCKER_HOST`` or its usual socket gives; the caller closes it.
+
+    Raises:
+        EngineError: the engine or its client library is missing.
+    """
+    try:
+        import docker
+    except ImportError:
+        raise EngineError("The docker package is not installed here. Run: pip install 'k8s-venv[docker]'.") from None
+    try:
+        client = docker.from_env()
+        client.ping()
+    except docker.errors.DockerException:
+        address = os.environ.get("DOCKER_HOST") or "its usual socket"
+        raise EngineError(
+            f"No Docker Engine answers at {address}. Install or start one, or set DOCKER_HOST to one that runs."
+        ) from None
+    return client
