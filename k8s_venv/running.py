@@ -53,11 +53,11 @@ def run(environment: str, function: Callable[..., T], /, *args: Any, **kwargs: A
 def _backend(project: Project) -> Backend:
     chosen = choose_backend(None, project)
     if chosen == "local":
-        from k8s_venv.backends.local import LocalBackend
+        from k8s_venv.backends.local.backend import LocalBackend
 
         return LocalBackend(_show)
     if chosen == "docker":
-        from k8s_venv.backends.docker import DockerBackend
+        from k8s_venv.backends.docker.backend import DockerBackend
 
         return DockerBackend(project, progress=_show)
     from k8s_venv.backends.kubernetes.backend import KubernetesBackend

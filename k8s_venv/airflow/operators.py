@@ -43,8 +43,8 @@ if TYPE_CHECKING:
     import jinja2
 
     from k8s_venv.airflow.pod_operator import IsolatedPodOperator
-    from k8s_venv.backends.docker import DockerBackend
-    from k8s_venv.backends.local import LocalBackend
+    from k8s_venv.backends.docker.backend import DockerBackend
+    from k8s_venv.backends.local.backend import LocalBackend
     from k8s_venv.calls import PackedCall
     from k8s_venv.calls.transport import Serializer, Transport
     from k8s_venv.environment import Environment
@@ -260,11 +260,11 @@ class IsolatedOperator(BaseOperator):
 
     def _run_here(self, call: PackedCall, project: Project, backend: str) -> Result:
         if backend == "docker":
-            from k8s_venv.backends.docker import DockerBackend
+            from k8s_venv.backends.docker.backend import DockerBackend
 
             self._running = DockerBackend(project, self.pod_options(), self.log.info)
         else:
-            from k8s_venv.backends.local import LocalBackend
+            from k8s_venv.backends.local.backend import LocalBackend
 
             self._running = LocalBackend(self.log.info)
         return self._running.run(call, line_logger(self.log, call.mask))

@@ -72,7 +72,7 @@ def _run(dag_file: Path, dag_id: str | None) -> tuple[str, list[TaskOutcome]]:
 
 
 def _make_local(environments: dict[str, Environment]) -> None:
-    from k8s_venv.backends.local import make_environment
+    from k8s_venv.backends.local.environments import make_environment
 
     with progress(list(environments)) as (report, finished):
         for name, environment in environments.items():

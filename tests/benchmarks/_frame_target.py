@@ -14,7 +14,8 @@ from typing import Any
 import numpy
 import pandas
 
-from k8s_venv.backends.local import LocalBackend, make_environment
+from k8s_venv.backends.local.backend import LocalBackend
+from k8s_venv.backends.local.environments import make_environment
 from k8s_venv.calls import open_result, pack
 from k8s_venv.environment import Environment
 

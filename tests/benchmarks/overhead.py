@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from k8s_venv.backends.local import make_environment
+from k8s_venv.backends.local.environments import make_environment
 from k8s_venv.calls import pack
 from k8s_venv.environment import Environment
 from k8s_venv.locking import write_lock

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from k8s_venv.backends.docker import LABEL, DockerBackend
+from k8s_venv.backends.docker.backend import LABEL, DockerBackend
 from k8s_venv.calls import open_result, pack
 from k8s_venv.environment import Environment
 from k8s_venv.errors import BackendError
@@ -203,7 +203,7 @@ def test_on_kill_ends_and_removes_the_container(
 
 def test_a_call_ends_with_its_sender(environment: Environment, no_project: Project, engine: DockerClient) -> None:
     code = (
-        "import pathlib, sys, time; from k8s_venv.backends.docker import DockerBackend; "
+        "import pathlib, sys, time; from k8s_venv.backends.docker.backend import DockerBackend; "
         "from k8s_venv.calls import pack; from k8s_venv.environment import Environment; "
         "from k8s_venv.project import Project; from tests.cluster.test_docker import wait; "
         f"environment = Environment(name='{environment.name}', root=pathlib.Path(), python='{HERE}', image='{IMAGE}'); "

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from k8s_venv.backends.local import LocalBackend
+from k8s_venv.backends.local.backend import LocalBackend
 from k8s_venv.calls import open_result, pack
 from k8s_venv.environment import Environment
 from k8s_venv.errors import BackendError, CallError, RemoteError

@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 
 from k8s_venv import uv
-from k8s_venv.backends.local import LocalBackend, make_environment
+from k8s_venv.backends.local.backend import LocalBackend
+from k8s_venv.backends.local.environments import make_environment
 from k8s_venv.backends.marks import parse_line
 from k8s_venv.calls import PackedCall, open_result, pack
 from k8s_venv.environment import Environment
@@ -313,7 +314,7 @@ class TestContract(BackendContract):
 def test_a_call_ends_with_its_sender(bare_environment: BareEnvironment, tmp_path: Path) -> None:
     environment = bare_environment(HERE)
     code = (
-        "import pathlib; from k8s_venv.backends.local import LocalBackend; from k8s_venv.calls import pack; "
+        "import pathlib; from k8s_venv.backends.local.backend import LocalBackend; from k8s_venv.calls import pack; "
         "from k8s_venv.environment import Environment; "
         "from tests.integration.test_local_backend import start_a_child_and_wait as function; "
         f"environment = Environment(name='bare', root=pathlib.Path({str(environment.root)!r}), python='{HERE}'); "
@@ -369,7 +370,7 @@ def test_an_environment_is_made_once_when_several_processes_ask(own_cache: Path,
     requiring(tmp_path, "idna==3.6")
     code = (
         "import pathlib, sys; from k8s_venv.environment import Environment; "
-        "from k8s_venv.backends.local import make_environment; "
+        "from k8s_venv.backends.local.environments import make_environment; "
         f"environment = Environment(name='etl', root=pathlib.Path(sys.argv[1]), python='{HERE}', "
         "requirements=('idna==3.6',)); print(make_environment(environment, print))"
     )
@@ -444,7 +445,7 @@ def test_a_process_that_is_killed_while_it_makes_one_leaves_no_half(own_cache: P
     environment = requiring(tmp_path, "idna==3.6")
     code = (
         "import os, pathlib, signal, sys; from k8s_venv.environment import Environment; "
-        "from k8s_venv.backends.local import make_environment; "
+        "from k8s_venv.backends.local.environments import make_environment; "
         f"environment = Environment(name='etl', root=pathlib.Path(sys.argv[1]), python='{HERE}', "
         "requirements=('idna==3.6',)); "
         "make_environment(environment, lambda line: os.kill(os.getpid(), signal.SIGKILL) if sys.argv[2] in line else 0)"

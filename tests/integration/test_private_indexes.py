@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from k8s_venv import uv
-from k8s_venv.backends.local import make_environment
+from k8s_venv.backends.local.environments import make_environment
 from k8s_venv.environment import Environment
 from k8s_venv.errors import K8sVenvError, LockError
 from k8s_venv.locking import check_lock, write_lock

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from k8s_venv import runtime
-from k8s_venv.backends.local import LocalBackend
+from k8s_venv.backends.local.backend import LocalBackend
 from k8s_venv.calls import open_result, pack
 from k8s_venv.environment import Environment
 from k8s_venv.runner import streams

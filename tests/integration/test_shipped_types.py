@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from k8s_venv import load
-from k8s_venv.backends.local import LocalBackend
+from k8s_venv.backends.local.backend import LocalBackend
 from k8s_venv.calls import open_result, pack, sealed_value, to_document
 from k8s_venv.environment import Environment
 from k8s_venv.errors import CallError

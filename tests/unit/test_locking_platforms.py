@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from k8s_venv.backends.local import make_environment
+from k8s_venv.backends.local.environments import make_environment
 from k8s_venv.environment import Environment
 from k8s_venv.errors import BackendError, LockError
 from k8s_venv.locking import read_lock, write_lock

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from k8s_venv.backends.local import make_environment
+from k8s_venv.backends.local.environments import make_environment
 from k8s_venv.environment import Environment
 from k8s_venv.errors import LockError
 from k8s_venv.locking import Lock, check_lock, write_lock

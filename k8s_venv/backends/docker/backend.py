@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import io
 import json
-import tarfile
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
-from k8s_venv.backends.dockeroptions import FOLDER, container_options, memory_limit
+from k8s_venv.backends.docker.options import FOLDER, container_options, memory_limit
+from k8s_venv.backends.docker.transfer import kept, result_file, write_folders
 from k8s_venv.backends.exits import exit_reason
 from k8s_venv.backends.lines import LineSplitter
 from k8s_venv.calls import Delivery, PackedCall, Result, parse_document
@@ -23,7 +22,6 @@ from k8s_venv.dockerengine import EngineError, connect
 from k8s_venv.errors import BackendError
 from k8s_venv.locking import read_lock
 from k8s_venv.runner import protocol
-from k8s_venv.runner.mapped import map_file
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -32,14 +30,11 @@ if TYPE_CHECKING:
 
     from k8s_venv.environment import Environment
     from k8s_venv.project import Project
-    from k8s_venv.runner.values import Buffer
 
 Progress = Callable[[str], None]
 
 LABEL = "k8s-venv.environment"
-RESULT_FOLDER = f"{FOLDER}/result"
 _GRACE = 10  # seconds between asking a task to end and ending it
-_CHUNK = 1 << 20  # bytes of a result that are in memory at once
 _END_PATIENCE = 30.0  # seconds between the end of a container's output and its own
 # A container that ended, or was never started, so long ago has no sender any more.
 _ABANDONED = datetime.timedelta(hours=1)
@@ -78,7 +73,7 @@ class DockerBackend:
             self._container = container
             try:
                 with tempfile.TemporaryFile(prefix="k8s-venv-call-") as tar:
-                    _write_folders(tar, Delivery(call, "").files())
+                    write_folders(tar, Delivery(call, "").files())
                     container.put_archive(FOLDER, tar)
                 ended = _attend(client, container, call, log)
                 if self._killed:
@@ -148,20 +143,6 @@ def _said(error: Exception) -> str:
     return str(getattr(error, "explanation", None) or error).strip().rstrip(".")
 
 
-def _write_folders(stream: IO[bytes], files: Mapping[str, Buffer]) -> None:
-    """Write a tar with a call's files and the result's folder, which any user may write to."""
-    with tarfile.open(fileobj=stream, mode="w") as tar:
-        folder = tarfile.TarInfo("result")
-        folder.type, folder.mode = tarfile.DIRTYPE, 0o777
-        tar.addfile(folder)
-        for name, data in files.items():
-            file = tarfile.TarInfo(name)
-            file.size, file.mode = len(data), 0o444
-            content = io.BytesIO(data) if isinstance(data, bytes) else data
-            tar.addfile(file, content)  # type: ignore[arg-type]  # a mapped file reads like one
-    stream.seek(0)
-
-
 def _attend(
     client: DockerClient, container: Container, call: PackedCall, log: Callable[[str], None]
 ) -> Mapping[str, Any]:
@@ -201,64 +182,13 @@ def _attend(
 
 def _result(container: Container, call: PackedCall, state: Mapping[str, Any], limit: str) -> Result:
     name = call.environment.name
-    with _file_of(container, protocol.DOCUMENT) if state else contextlib.nullcontext() as file:
+    with result_file(container, protocol.DOCUMENT) if state else contextlib.nullcontext() as file:
         text = file.read(protocol.DOCUMENT_LIMIT + 1) if file else None
     if text is None:
         raise BackendError(name, _death(call, state, limit))
     document = parse_document(text, name)
-    with _file_of(container, protocol.PAYLOAD) as file:
-        return Result(document, _kept(file, document.size, name) if file else b"")
-
-
-def _kept(file: IO[bytes], size: int, environment: str) -> Buffer:
-    """Return a payload as a mapped file; one that is not as long as announced is told by its checksum."""
-    try:
-        with tempfile.TemporaryFile(prefix="k8s-venv-result-") as kept:
-            while size > 0 and (data := file.read(min(size, _CHUNK))):
-                kept.write(data)
-                size -= len(data)
-            kept.flush()
-            return map_file(kept.fileno())
-    except OSError as error:
-        raise BackendError(
-            environment, f"the call's result cannot be kept in {tempfile.gettempdir()}: {error}. Set TMPDIR."
-        ) from None
-
-
-@contextlib.contextmanager
-def _file_of(container: Container, name: str) -> Iterator[IO[bytes] | None]:
-    """Give a file of the result, or None where the container left none."""
-    import docker
-
-    try:
-        chunks, _ = container.get_archive(f"{RESULT_FOLDER}/{name}")
-    except docker.errors.NotFound:
-        yield None
-        return
-    with contextlib.closing(_Stream(chunks)) as stream, tarfile.open(fileobj=stream, mode="r|") as tar:
-        member = tar.next()
-        yield tar.extractfile(member) if member is not None and member.isreg() else None
-
-
-class _Stream(io.RawIOBase):
-    """Chunks of bytes as a file."""
-
-    def __init__(self, chunks: Iterator[bytes]) -> None:
-        self._chunks = chunks
-        self._rest = b""
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        while not self._rest:
-            chunk = next(self._chunks, None)
-            if chunk is None:
-                return 0
-            self._rest = chunk
-        size = min(len(buffer), len(self._rest))
-        buffer[:size], self._rest = self._rest[:size], self._rest[size:]
-        return size
+    with result_file(container, protocol.PAYLOAD) as file:
+        return Result(document, kept(file, document.size, name) if file else b"")
 
 
 def _death(call: PackedCall, state: Mapping[str, Any], limit: str) -> str:

@@ -1,0 +1,1 @@
+"""The local backend: a virtual environment from the lock, and the runner as a subprocess of ours."""

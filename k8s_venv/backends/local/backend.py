@@ -1,0 +1,117 @@
+"""Runs calls as subprocesses of ours."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from k8s_venv.backends.exits import exit_reason
+from k8s_venv.backends.lines import LineSplitter
+from k8s_venv.backends.local.environments import make_environment
+from k8s_venv.backends.local.variables import variables
+from k8s_venv.calls import Delivery, PackedCall, Result, parse_document
+from k8s_venv.errors import BackendError
+from k8s_venv.runner import protocol
+from k8s_venv.runner.mapped import map_file
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+_GRACE = 10.0  # seconds between asking a task to end and ending it
+_LOOK = 0.2  # seconds between looks at whether a silent task has ended
+_PIPE = 1 << 20  # bytes; the most that a pipe holds
+
+
+class LocalBackend:
+    """Runs calls on this machine.
+
+    Args:
+        progress: is called with what happens while an environment is made.
+    """
+
+    def __init__(self, progress: Callable[[str], None] | None = None) -> None:
+        self._progress = progress
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def run(self, call: PackedCall, log: Callable[[str], None]) -> Result:
+        """Run a call as a subprocess; see ``Backend.run``."""
+        python = make_environment(call.environment, self._progress)
+        # The folder is ours alone (mode 0700); the secrets are in no file.
+        with tempfile.TemporaryDirectory(prefix="k8s-venv-call-") as name:
+            folder = Path(name)
+            Delivery(call, folder.name).write(folder)
+            arguments = [str(folder / protocol.ARCHIVE), "--result", str(folder / "result"), "--secrets", "-"]
+            code = self._run(python, arguments, json.dumps(dict(call.secrets)), log)
+            return _read(folder / "result", call, code)
+
+    def on_kill(self) -> None:
+        """End the running call and what it started."""
+        if self._process is not None:
+            _end(self._process)
+
+    def _run(self, python: Path, arguments: list[str], secrets: str, log: Callable[[str], None]) -> int:
+        # A session of its own, so that what the task starts ends with it.
+        with subprocess.Popen(
+            [str(python), *arguments],
+            stdin=subprocess.PIPE,  # it ends when this is closed, which is when we are gone
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=variables(python),
+            bufsize=0,
+            start_new_session=True,
+        ) as process:
+            self._process = process
+            try:
+                assert process.stdin is not None  # noqa: S101 -- it is a pipe
+                with contextlib.suppress(BrokenPipeError):  # it died already
+                    process.stdin.write(secrets.encode() + b"\n")
+                for line in _lines(process):
+                    log(line)
+                return process.wait()
+            except BaseException:
+                _end(process)
+                raise
+            finally:
+                _kill(process)  # what it left behind, as a pod's end would
+
+
+def _lines(process: subprocess.Popen[bytes]) -> Iterator[str]:
+    """Yield what a process prints until it has ended, even where a child of its keeps the output open."""
+    assert process.stdout is not None  # noqa: S101 -- it is a pipe
+    splitter, ended, data = LineSplitter(), False, b"-"
+    while data and not ended:
+        ended = process.poll() is not None  # asked first: all that it printed is in the pipe then
+        if select.select([process.stdout], [], [], 0 if ended else _LOOK)[0]:
+            data = process.stdout.read(_PIPE) or b""
+            yield from splitter.feed(data)
+    yield from splitter.end()
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Ask a process and its children to end, and end them when they do not."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(_GRACE)
+    _kill(process)
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    # PermissionError is what macOS says of a group in which only zombies are left.
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def _read(folder: Path, call: PackedCall, code: int) -> Result:
+    environment = call.environment.name
+    document, payload = folder / protocol.DOCUMENT, folder / protocol.PAYLOAD
+    if not (document.is_file() and payload.is_file()):
+        raise BackendError(environment, f"{call.function}() ended without a result: {exit_reason(code)}.")
+    return Result(parse_document(document.read_bytes(), environment), map_file(str(payload)))
