@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 # User and password of a URL (RFC 3986, 3.2.1), also where the password holds a forgotten @.
 CREDENTIALS = re.compile(r"(?<=://)[^\s/]*@")
+_VARIABLES = re.compile(r"\$\{\w+\}(:\$\{\w+\})?@")
 
 
 class K8sVenvError(Exception):
@@ -150,8 +151,8 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def masked(text: str) -> str:
-    """Return a text whose URLs show no user and no password."""
-    return CREDENTIALS.sub("***@", text)
+    """Return a text whose URLs show no user and no password; the names of variables in their place stay."""
+    return CREDENTIALS.sub(lambda found: found[0] if _VARIABLES.fullmatch(found[0]) else "***@", text)
 
 
 def without_credentials(text: str) -> str:

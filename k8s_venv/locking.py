@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from k8s_venv import uv
 from k8s_venv.errors import LockError
-from k8s_venv.requirements import refuse_sources, requirement_lines
+from k8s_venv.linechecks import line_notes, refuse_lines
+from k8s_venv.requirements import requirement_lines
 from k8s_venv.resolving import Renewal, lock_text, resolve
 from k8s_venv.systempackages import system_packages
 
@@ -114,6 +115,7 @@ def write_lock(
     progress: Callable[[str], None] | None = None,
     renewal: Renewal = _KEEP_ALL,
     base: str | None = None,
+    note: Callable[[str], None] | None = None,
 ) -> Lock:
     """Resolve an environment's requirements and write its lock.
 
@@ -124,18 +126,22 @@ def write_lock(
         progress: is called with what happens.
         renewal: which versions of an older lock are not kept.
         base: the base image's digest; by default an older lock's, where it is for the same base.
+        note: is called with what is worth a look, though it can be locked.
 
     Raises:
         LockError: the requirements cannot be resolved; the older lock stays as it was.
     """
     lines = requirement_lines(environment)
-    refuse_sources(environment, lines)
+    refuse_lines(environment, lines)
     if not uv.is_known(environment.python):
         raise LockError(environment.name, f"there is no Python {environment.python} that uv could find or download.")
     own = system_packages(environment) if environment.system_site_packages else {}
     preferred = [*({"name": name, "version": version} for name, version in own.items())]
     preferred += [package for package in locked_packages(environment) if package["name"] not in own]
-    packages = resolve(environment, preferred, renewal, progress) if lines else []
+    packages = resolve(environment, preferred, renewal, progress, note) if lines else []
+    notes = line_notes(environment, lines)
+    if environment.requirements and not packages:
+        notes.append(f"{environment.requirements_place} asks for no package on Python {environment.python}.")
     present = [package for package in packages if own.get(package["name"]) == package.get("version", "")]
     packages = [package for package in packages if package not in present]
     digest = locked_base(environment) if base is None else base
@@ -147,6 +153,9 @@ def write_lock(
         tool["base"] = f"{environment.base_image}@{digest}"
     text = lock_text(packages, environment.platforms, tool)
     _replace(environment, _HEADER.format(name=environment.name) + text)
+    if note:
+        for sentence in notes:
+            note(sentence)
     return read_lock(environment)
 
 

@@ -58,16 +58,26 @@ def uv_variables(given: Mapping[str, str]) -> dict[str, str]:
         given: the variables that are set.
 
     Raises:
-        K8sVenvError: a configuration file of pip cannot be read.
+        K8sVenvError: a configuration file of pip cannot be read, or names an index or certificate that is none.
     """
     variables: dict[str, str] = {}
-    for name, (values, _) in _settings(given).items():
+    for name, (values, place) in _settings(given).items():
         names, joint = _HONOURED.get(name, ((), None))
+        _refuse_wrong(name, values, place)
         if name == "find-links":
             values = [value for value in values if "://" in value and not value.startswith("file:")]
         if names and values and not any(given.get(each) for each in names):
             variables[names[0]] = joint.join(values) if joint else values[-1]
     return variables
+
+
+def _refuse_wrong(name: str, values: list[str], place: str) -> None:
+    """Refuse what uv would pass over in silence."""
+    for value in values:
+        if name in ("index-url", "extra-index-url") and "://" not in value and not Path(value).is_dir():
+            raise K8sVenvError(f"{place} names no index, {value!r}: write its whole URL, with https://.")
+        if name in ("cert", "client-cert") and not Path(value).expanduser().exists():
+            raise K8sVenvError(f"{place} names a certificate that does not exist: {value}.")
 
 
 def ignored_settings(given: Mapping[str, str]) -> list[str]:

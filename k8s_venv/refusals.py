@@ -3,23 +3,35 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from typing import TYPE_CHECKING
+
+from k8s_venv.requirements import in_python, place_of
 
 if TYPE_CHECKING:
     from k8s_venv.environment import Environment
 
 _NOT_FOUND = re.compile(r"\b(\S+) was not found in the (?:package registry|provided package locations)")
+_NO_FILES = re.compile(r"\bthere are no versions of (\S+) and")
 _NO_WHEEL = re.compile(r"^hint: Wheels are required for `([^`]+)`.*$", re.MULTILINE)
-_NO_MATCH = re.compile(r"\b([\w.-]+)(?:[=<>]=?[\w.*]+)? has no (?:usable )?wheels\b")
+_NO_MATCH = re.compile(r"\b([\w.-]+)(?:\[[^\]]*\])?(?:[=<>]=?[\w.*]+)? has no (?:usable )?wheels\b")
 _NO_SOLUTION = "No solution found when resolving dependencies\n"
 # uv also mentions missing wheels when versions without any were only some of those that it passed over.
 _CONFLICT = re.compile(r"\bdepends? on\b")
-_NOT_PARSED = re.compile(r"(?:Couldn't parse requirement|Invalid URL) in `([^`]+)` at position (\d+)(?:: .*)?\n\s*(.+)")
+_NOT_PARSED = re.compile(
+    r"(?:Couldn't parse requirement|Invalid URL) in `([^`]+)` at position (\d+)(?:: .*)?\n\s*((?:.|\n)+?)\s*(?:\n\n|\Z)"
+)
+_NOT_READ = re.compile(r"^(.+): (\S+):(\d+):\d+$", re.MULTILINE)
 _NO_FOLDER = re.compile(r"Invalid URL in `([^`]+)` at position \d+: `?([^`\s]+)`?\n\s*relative URL")
 _NOT_BUILT = re.compile(r"Failed to (?:build|download and build) `([^`]+)`\n")
 _LOG_LINES = 20
 _NOT_FETCHED = re.compile(r"Failed to fetch: `?([^`\s]+)`?\n(?:.*\n)*\s*(.+)")
 _NOT_ALLOWED = re.compile(r"index URL \((\S+)\) could not be queried due to a lack of valid authentication")
+_FORBIDDEN = re.compile(r"An index \((\S+)\) returned a 403 Forbidden error")
+_NO_INDEX = re.compile(r"invalid value '([^']*)' for '--(?:default-|extra-)?index\S* .*': (.+)")
+_NO_ANSWER = re.compile(r"Unsupported `Content-Type`|Missing `Content-Type`|Received some unexpected (?:JSON|HTML)")
+_NO_FILE = re.compile(r"Distribution not found at: file://(\S+)")
+_LONGEST_LINE = 1000  # characters
 # Names that Debian gives and the package index hardly ever: headers, libraries with their ABI's number, and tools.
 _DEBIAN_NAME = re.compile(
     r"lib[a-z0-9.+-]*\d|.*-dev|build-essential|(openjdk|default|postgresql|mysql)-.*|unixodbc|g\+\+|gcc|make"
@@ -35,32 +47,74 @@ def explain(environment: Environment, platform: str, stdin: str, output: str) ->
         stdin: the requirements that uv read as standard input.
         output: what uv said.
     """
-    place, output = environment.requirements_place, output.removeprefix(_NO_SOLUTION)
-    if found := _NO_FOLDER.search(output):
-        beside = "the project file" if found[1] == "-" else found[1]
-        return f"there is no folder {found[2]!r} beside {beside}, which names it in --find-links."
-    if found := _NOT_PARSED.search(output):
-        return _not_parsed(environment, stdin, *found.groups())
-    if refused := _NOT_ALLOWED.search(output):
-        return _not_allowed(refused[1])
+    unsolved, output = output.startswith(_NO_SOLUTION), _printable(output.removeprefix(_NO_SOLUTION))
+    said = _file_fault(environment, stdin, output) or _index_fault(output)
+    if said:
+        return said
     if found := _NOT_BUILT.search(output):
         return _not_built(environment, found[1], output[found.end() :])
-    if found := _NOT_FETCHED.search(output):
-        if "401" in found[2] or "403" in found[2]:
-            return _not_allowed(found[1])
-        return f"the package index cannot be reached: {found[1]} ({found[2].strip()})."
     if names := sorted(set(_NOT_FOUND.findall(output))):
         return f"{_not_found(environment, names)}\n{output}"
+    if empty := _NO_FILES.search(output):
+        return (
+            f"the package index lists no file of {empty[1]!r}, which {place_of(environment, empty[1])} asks for. Is "
+            "this an index's URL (they often end in /simple), and is its page no page to log in?"
+        )
     target = f"Python {environment.python} on {platform}"
     names = sorted({*_NO_WHEEL.findall(output), *_NO_MATCH.findall(output)})
     if names and not _CONFLICT.search(output):
+        place = place_of(environment, names[0]) if len(names) == 1 else environment.requirements_place
         return (
             f"{', '.join(names)} in {place} has no wheel for {target}, and a lock takes nothing that would have to be "
             "compiled. Choose a version, or a Python, that has one; or let the image's build compile it, with "
             f'builder = "buildkit" in [environments.{environment.name}] and the Debian packages that it needs in '
             f"`packages`.\n{_NO_WHEEL.sub('', output).strip()}"
         )
-    return f"{place} cannot be met for {target}:\n{_NO_WHEEL.sub('', output).rstrip()}"
+    verb = "met" if unsolved else "locked"
+    return f"{environment.requirements_place} cannot be {verb} for {target}:\n{_NO_WHEEL.sub('', output).rstrip()}"
+
+
+def _printable(text: str) -> str:
+    """Return what uv said without what an index or a file could do to a terminal, and without endless lines."""
+    lines = ["".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in line) for line in text.split("\n")]
+    return "\n".join(line if len(line) <= _LONGEST_LINE else f"{line[:_LONGEST_LINE]}…" for line in lines)
+
+
+def _file_fault(environment: Environment, stdin: str, output: str) -> str | None:
+    """Say what is wrong in the files, if it is that."""
+    place = environment.requirements_place
+    if found := _NO_FOLDER.search(output):
+        beside = "the project file" if found[1] == "-" else found[1]
+        return f"there is no folder {found[2]!r} beside {beside}, which names it in --find-links."
+    if found := _NOT_PARSED.search(output):
+        return _not_parsed(environment, stdin, *found.groups())
+    if found := _NOT_READ.search(output):
+        reason, file, line = found.groups()
+        return _not_requirement(environment, stdin, file, int(line), reason)
+    if found := _NO_FILE.search(output):
+        return f"there is no file {found[1]}, which {place} asks for."
+    return None
+
+
+def _index_fault(output: str) -> str | None:
+    """Say what is wrong with an index, if it is that."""
+    if refused := _NOT_ALLOWED.search(output) or _FORBIDDEN.search(output):
+        return _not_allowed(refused[1])
+    if found := _NOT_FETCHED.search(output):
+        url, reason = found[1], re.sub(r" for url \(.*?\)", "", found[2].strip())
+        if "401" in reason or "403" in reason:
+            return _not_allowed(url)
+        if "invalid peer certificate" in reason:
+            reason += "; the file with your authority's certificate goes into SSL_CERT_FILE or PIP_CERT"
+        what = "there is no such file" if "(404" in reason else "the package index cannot be reached"
+        return f"{what}: {url} ({reason})."
+    if found := _NO_INDEX.search(output):
+        return f"{found[1]!r}, from the variables of uv or pip, or from pip.conf, is no package index: {found[2]}."
+    if _NO_ANSWER.search(output):
+        return (
+            f"the package index does not answer as one: {output.strip()}\nIs this its URL? They often end in /simple."
+        )
+    return None
 
 
 def _not_built(environment: Environment, package: str, log: str) -> str:
@@ -84,17 +138,36 @@ def _not_allowed(url: str) -> str:
 def _not_found(environment: Environment, names: list[str]) -> str:
     debian = [name for name in names if _DEBIAN_NAME.fullmatch(name)]
     quoted = ", ".join(repr(name) for name in names)
-    sentence = f"the package index has no distribution {quoted}, which {environment.requirements_place} asks for."
-    if not debian:
-        return f"{sentence} Check the spelling."
-    stanza = "packages = [" + ", ".join(f'"{name}"' for name in debian) + "]"
-    return f"{sentence} Debian packages belong in `packages` of [environments.{environment.name}]: {stanza}."
+    sentence = f"the package index has no distribution {quoted}, which {place_of(environment, names[0])} asks for."
+    table = f"[environments.{environment.name}]"
+    if debian:
+        stanza = "packages = [" + ", ".join(f'"{name}"' for name in debian) + "]"
+        return f"{sentence} Debian packages belong in `packages` of {table}: {stanza}."
+    if names == ["python"]:
+        return f"{sentence} The Python version belongs in `python` of {table}."
+    if in_python(names[0], environment.python):
+        return f"{sentence} It is a module of Python itself: leave the line out."
+    return f"{sentence} Check the spelling."
 
 
 def _not_parsed(environment: Environment, stdin: str, file: str, position: str, reason: str) -> str:
     """Name the line for the offset in bytes that uv gives."""
-    data = stdin.encode() if file == "-" else (environment.root / file).read_bytes()
-    number = data[: int(position)].count(b"\n")
-    line = data.splitlines()[number].decode("utf-8", "replace").strip()
-    where = environment.requirements_place if file == "-" else f"{file}:{number + 1}"
-    return f"{line!r} in {where} is not a requirement: {reason[0].lower()}{reason[1:].strip()}."
+    number = _data(environment, stdin, file)[: int(position)].count(b"\n") + 1
+    return _not_requirement(environment, stdin, file, number, reason)
+
+
+def _not_requirement(environment: Environment, stdin: str, file: str, number: int, reason: str) -> str:
+    lines = _data(environment, stdin, file).decode("utf-8-sig", "replace").split("\n")
+    line = lines[min(number, len(lines)) - 1].strip()
+    where = environment.requirements_place if file == "-" else f"{file}:{number}"
+    reason = reason.partition("\n")[0]
+    if line.endswith("\\"):
+        reason = "only --hash may stand on a continued line"
+    shown = line if len(line) <= _LONGEST_LINE else f"{line[:_LONGEST_LINE]}…"
+    strange = [unicodedata.name(sign, "") or f"U+{ord(sign):04X}" for sign in re.findall(r"[^\x00-\x7f]", reason)]
+    hint = f" ({', '.join(dict.fromkeys(strange))})" if strange else ""
+    return f"{shown!r} in {where} is not a requirement: {reason[0].lower()}{reason[1:].strip()}{hint}."
+
+
+def _data(environment: Environment, stdin: str, file: str) -> bytes:
+    return stdin.encode() if file == "-" else (environment.root / file).read_bytes()

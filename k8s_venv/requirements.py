@@ -5,28 +5,23 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from packaging.utils import canonicalize_name
 
 from k8s_venv.errors import LockError, without_credentials
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from k8s_venv.environment import Environment
 
 _INCLUDE = re.compile(r"(-r|-c|--requirement\b|--constraint\b)[\s=]*(\S+)")
-_EDITABLE = re.compile(r"(?:-e|--editable)\b")
-_REPOSITORY = re.compile(r"(?:^|@\s*)(?:git|hg|svn|bzr)\+")
-_PATH = re.compile(r"(?:^|@\s*)(?:file:(?://(?:localhost)?)?)?(~?\.{0,2}/[^;#]*|\.\.?(?=\s|$))")
-_INDEX = re.compile(r"(-i|--index-url|--extra-index-url|-f|--find-links)(?:\s+|=)(\S+)")
+_INDEX = re.compile(r"(-i|--index-url|--extra-index-url|-f|--find-links|--trusted-host)(?:\s+|=)(\S+)")
+_NAMED = re.compile(r"[A-Za-z0-9](?:[\w.-]*[A-Za-z0-9])?")
 _VARIABLE = re.compile(r"\$\{([A-Z0-9_]+)\}")
-_PASSWORD = re.compile(r"://[^\s/:@]*:(?!\$\{)[^\s/]+@")
 _COMMENT = re.compile(r"(^|\s)#.*")
-_INSTEAD = (
-    "A lock holds finished packages: build a wheel of it (uv build --wheel -o wheels {source}) and require that "
-    "(./wheels/NAME.whl). Modules beside the DAG travel by themselves."
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +43,18 @@ class Line:
         """Return the text as a lock records it: passwords change, and are for no file."""
         return without_credentials(("-c: " if self.constraint else "") + self.text)
 
+    @property
+    def package(self) -> str:
+        """Return the name of the package that it asks for (as PEP 503 writes names), or nothing."""
+        found = _NAMED.match(self.text)
+        return canonicalize_name(found[0]) if found else ""
+
+    @property
+    def index(self) -> tuple[str, str] | None:
+        """Return the option about indexes that it is, and the value, with variables filled in."""
+        found = _INDEX.match(self.text)
+        return (found[1], with_variables(found[2])) if found else None
+
 
 def requirement_lines(environment: Environment) -> list[Line]:
     """Return what an environment asks for.
@@ -59,8 +66,9 @@ def requirement_lines(environment: Environment) -> list[Line]:
     if environment.requirements_file is not None:
         lines += _file_lines(environment, environment.requirements_file, (), constraint=False)
     for text in environment.requirements if isinstance(environment.requirements, tuple) else ():
-        line = Line(text.strip(), environment.requirements_place)
-        lines += [line, *_included(environment, line, environment.root, ())]
+        for _, content in joined_lines(text):
+            line = Line(content, environment.requirements_place)
+            lines += [line, *_included(environment, line, environment.root, ())]
     if environment.constraints_file is not None:
         lines += _file_lines(environment, environment.constraints_file, (), constraint=True)
     elif environment.constraints is not None:
@@ -68,64 +76,64 @@ def requirement_lines(environment: Environment) -> list[Line]:
     return lines
 
 
-def refuse_sources(environment: Environment, lines: list[Line]) -> None:
-    """Refuse what is no finished package: folders, repositories, editable installs.
-
-    Raises:
-        LockError: there is one; the message names its line.
-    """
-    for line in lines:
-        found = _PATH.search(line.text)
-        source = found[1].strip() if found else "FOLDER"
-        if kind := _source_kind(environment, line.text, source):
-            raise LockError(
-                environment.name, f"{line.text!r} in {line.place} is {kind}. {_INSTEAD.format(source=source)}"
-            )
-
-
-def _source_kind(environment: Environment, text: str, source: str) -> str | None:
-    if _EDITABLE.match(text):
-        return "an editable install"
-    if _REPOSITORY.search(text):
-        return "a repository"
-    if _INDEX.match(text) or _INCLUDE.match(text):
-        return None
-    if source.endswith((".tar.gz", ".zip")):
-        return "a source distribution"
-    path = os.path.expanduser(source)  # noqa: PTH111 -- also of users that do not exist
-    return "a folder" if os.path.isdir(environment.root / path) else None  # noqa: PTH112 -- of any name
-
-
-def written_passwords(lines: list[Line]) -> list[str]:
-    """Return the places of lines that hold a password themselves, instead of the name of a variable."""
-    return [line.place for line in lines if _PASSWORD.search(line.text)]
-
-
 def index_settings(environment: Environment) -> dict[str, str]:
     """Return uv's variables for the indexes that an environment's requirements name, with their passwords.
 
     Installing from a lock needs them, since a lock has none. They are for a process's environment alone.
     """
-    default, extra, links = "", list[str](), list[str]()
-    for line in requirement_lines(environment):
-        if not (found := _INDEX.match(line.text)):
-            continue
-        value = _VARIABLE.sub(lambda name: os.environ.get(name[1], name[0]), found[2])
-        if found[1] in ("-i", "--index-url"):
-            default = value
-        elif found[1] == "--extra-index-url":
-            extra.append(value)
-        elif "://" in value:
-            links.append(value)
-    settings = {"UV_DEFAULT_INDEX": default, "UV_INDEX": " ".join(extra), "UV_FIND_LINKS": ",".join(links)}
+    found = [line.index for line in requirement_lines(environment) if line.index]
+    values = {option: [value for each, value in found if each == option] for option, _ in found}
+    default = [*values.get("-i", ()), *values.get("--index-url", ())]
+    links = [value for value in (*values.get("-f", ()), *values.get("--find-links", ())) if "://" in value]
+    settings = {
+        "UV_DEFAULT_INDEX": default[-1] if default else "",
+        "UV_INDEX": " ".join(values.get("--extra-index-url", ())),
+        "UV_FIND_LINKS": ",".join(links),
+        "UV_INSECURE_HOST": " ".join(values.get("--trusted-host", ())),
+    }
     return {name: value for name, value in settings.items() if value}
+
+
+def place_of(environment: Environment, package: str) -> str:
+    """Return where a package is asked for, as file and line; where that is not known, what asks for packages at all.
+
+    Args:
+        environment: which one.
+        package: the package's name.
+    """
+    name = canonicalize_name(package)
+    places = (line.place for line in requirement_lines(environment) if line.package == name and not line.constraint)
+    return next(places, environment.requirements_place)
+
+
+def in_python(package: str, python: str) -> bool:
+    """Tell whether a package has the name of a module that Python brings along.
+
+    Args:
+        package: the package's name.
+        python: the minor version, such as ``3.12``.
+    """
+    from stdlib_list import in_stdlib, short_versions
+
+    return in_stdlib(package, python if python in short_versions else short_versions[-1])
+
+
+def unset_variables(text: str) -> list[str]:
+    """Return the names of variables in a line that have no value."""
+    return [name for name in _VARIABLE.findall(text) if name not in os.environ]
+
+
+def with_variables(text: str) -> str:
+    """Return a text with the values of its variables; only ``${NAME}`` is one, as in pip."""
+    return _VARIABLE.sub(lambda name: os.environ.get(name[1], name[0]), text)
 
 
 def _included(environment: Environment, line: Line, folder: Path, including: tuple[Path, ...]) -> Iterator[Line]:
     included = _INCLUDE.match(line.text)
     if included and "://" not in included[2]:
         constraint = line.constraint or included[1] in ("-c", "--constraint")
-        yield from _file_lines(environment, folder / included[2], including, constraint=constraint)
+        path = Path(os.path.normpath(folder / with_variables(included[2])))
+        yield from _file_lines(environment, path, including, constraint=constraint)
 
 
 def _file_lines(
@@ -134,9 +142,9 @@ def _file_lines(
     if path in including:
         raise LockError(environment.name, f"{path} includes itself.")
     try:
-        text = path.read_text("utf-8")
+        text = path.read_text("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise LockError(environment.name, f"{path} is not UTF-8 text: {error}.") from None
+        raise LockError(environment.name, f"{path} is not UTF-8 text: {error}. Save it as UTF-8.") from None
     except (OSError, ValueError) as error:
         by = f", which {including[-1]} includes," if including else ""
         reason = error.strerror if isinstance(error, OSError) else error

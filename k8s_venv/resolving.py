@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import platform as platform_module
+import re
 import sys
 import tempfile
 import tomllib
@@ -16,13 +17,15 @@ import tomli_w
 
 from k8s_venv import uv
 from k8s_venv.errors import LockError, without_credentials
+from k8s_venv.linechecks import pinned_hashes
 from k8s_venv.refusals import explain
-from k8s_venv.requirements import index_settings
+from k8s_venv.requirements import index_settings, place_of, requirement_lines
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from k8s_venv.environment import Environment
+    from k8s_venv.requirements import Line
 
 Package = dict[str, Any]
 
@@ -34,6 +37,8 @@ _PLATFORMS = {
     "macos/arm64": ("aarch64-apple-darwin", "sys_platform == 'darwin' and platform_machine == 'arm64'"),
 }
 _ROUNDS = 3
+# What of uv's warnings is about the packages: of a version that its authors took back, and of a misspelt extra.
+_WARNING = re.compile(r"^warning: .* (is yanked|does not have an extra named)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +59,7 @@ def resolve(
     older: Sequence[Package],
     renewal: Renewal,
     progress: Callable[[str], None] | None = None,
+    note: Callable[[str], None] | None = None,
 ) -> list[Package]:
     """Return the packages of an environment as a lock lists them.
 
@@ -65,6 +71,7 @@ def resolve(
         older: the packages of an older lock, whose versions are kept where they still fit.
         renewal: what of it is not kept.
         progress: is called with what happens.
+        note: is called with what uv warns of in the packages.
 
     Raises:
         LockError: the requirements cannot be resolved.
@@ -72,6 +79,7 @@ def resolve(
     found: dict[str, list[Package]] = {}
     kept = [] if renewal.everything else list(older)
     upgrades: Iterable[str] = renewal.packages
+    warned: dict[str, None] = {}
     for _ in range(_ROUNDS if len(environment.platforms) > 1 else 1):
         before = dict(found)
         for platform in environment.platforms:
@@ -79,11 +87,14 @@ def resolve(
             arguments += [part for name in upgrades for part in ("--upgrade-package", name)]
             if progress:
                 progress(f"resolving for Python {environment.python} on {platform}")
-            found[platform] = _compile(environment, platform, arguments, kept)
+            found[platform] = _compile(environment, platform, arguments, kept, warned)
             kept = _preferring(found[platform], kept)
             upgrades = ()
         if found == before or _agree(found):
             break
+    if note:
+        for warning in warned:
+            note(f"{warning.rstrip('.')}.")
     return _merged(found)
 
 
@@ -147,10 +158,13 @@ def _compile(
     platform: str,
     arguments: Sequence[str],
     kept: Sequence[Package],
+    warned: dict[str, None] | None = None,
 ) -> list[Package]:
+    lines = requirement_lines(environment)
     file = environment.requirements_file
     stdin = "" if file else "\n".join(environment.requirements or ())
     constraints = environment.constraints_file or environment.constraints
+    said: list[str] = []
     with tempfile.TemporaryDirectory(prefix="k8s-venv-lock-") as folder:
         output = Path(folder).resolve() / "pylock.toml"
         if kept:
@@ -163,16 +177,21 @@ def _compile(
                     *("--format", "pylock.toml", "--no-header"),
                     *("--python-version", environment.python, "--no-python-downloads"),
                     *_source_options(environment),
+                    *(("--prerelease", "allow") if any(line.text == "--pre" for line in lines) else ()),
                     *arguments,
                 ],
                 stdin=stdin,
                 cwd=environment.root,
                 indexes=index_settings(environment),
+                progress=said.append,
             )
         except uv.UvError as error:
             raise LockError(environment.name, explain(environment, platform, stdin, error.output)) from None
         packages = tomllib.loads(output.read_text("utf-8")).get("packages", [])
-        return [_portable(environment, package, output.parent) for package in packages]
+        if warned is not None:
+            warned.update(dict.fromkeys(line.removeprefix("warning: ") for line in said if _WARNING.search(line)))
+        packages = [_portable(environment, package, output.parent) for package in packages]
+    return _held_to_hashes(environment, packages, lines)
 
 
 def _source_options(environment: Environment) -> list[str]:
@@ -183,6 +202,42 @@ def _source_options(environment: Environment) -> list[str]:
     # Some say what they require only when their build is begun: by the target's Python, where it is here.
     python = uv.find_interpreter(environment.python)
     return ["--python", python] if python else []
+
+
+def _held_to_hashes(environment: Environment, packages: list[Package], lines: Sequence[Line]) -> list[Package]:
+    """Keep of each package the files that have a hash among its lines, where they give one, as pip does.
+
+    Raises:
+        LockError: a package has no such file, or no hash where `--require-hashes` asks for them.
+    """
+    pinned = pinned_hashes(lines)
+    required = next((line for line in lines if line.text == "--require-hashes"), None)
+    held = []
+    for package in packages:
+        allowed = pinned.get(package["name"], {})
+        if required and not allowed:
+            raise LockError(
+                environment.name, f"{required.place} asks for hashes, and no line gives one for {package['name']!r}."
+            )
+        held.append(_held_package(environment, package, allowed) if allowed else package)
+    return held
+
+
+def _held_package(environment: Environment, package: Package, allowed: Mapping[str, str]) -> Package:
+    def fits(file: Mapping[str, Any]) -> bool:
+        return any(f"{kind}:{digest}" in allowed for kind, digest in file["hashes"].items())
+
+    kept = {key: value for key, value in package.items() if key not in ("archive", "sdist") or fits(value)}
+    if "wheels" in kept:
+        kept["wheels"] = [file for file in kept["wheels"] if fits(file)]
+    if not any(kept.get(kind) for kind in ("wheels", "archive", "sdist")):
+        raise LockError(
+            environment.name,
+            f"no file of {package['name']} {package.get('version', '')} for Python {environment.python} has a hash "
+            f"that {next(iter(allowed.values()))} allows. Write the hashes of this version (of the file for this "
+            "platform), or leave them out: a lock has its own.",
+        )
+    return kept
 
 
 def _portable(environment: Environment, package: Package, folder: Path) -> Package:
@@ -199,7 +254,7 @@ def _portable(environment: Environment, package: Package, folder: Path) -> Packa
     if not files and not source:
         raise LockError(
             environment.name,
-            f"{name!r} in {environment.requirements_place} comes from a folder or a repository, which an image's build "
+            f"{name!r} in {place_of(environment, name)} comes from a folder or a repository, which an image's build "
             "cannot install. Build a wheel of it, and require that; modules beside the DAG travel by themselves.",
         )
     portable = {key: value for key, value in package.items() if key not in ("index", "sdist")}

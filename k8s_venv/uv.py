@@ -28,6 +28,7 @@ _PASSED = re.compile(
     r"|HTTP_\w+|REQUEST_TIMEOUT|CONCURRENT_\w+|LINK_MODE|PYTHON_(DOWNLOADS|INSTALL_\w+))"
 )
 
+_BAD_VARIABLE = re.compile(r"Failed to parse environment variable `(\w+)` with invalid value `([^`]*)`: (.+)")
 _WITH_CREDENTIALS = re.compile(rf"({CREDENTIALS.pattern})([^/\s,]+)")
 
 
@@ -124,7 +125,7 @@ def run(
 
     Raises:
         UvError: uv failed.
-        K8sVenvError: uv is not installed, or its cache cannot be used.
+        K8sVenvError: uv is not installed, its cache or one of its variables cannot be used.
     """
     lines = []
     # Files, not pipes, on both sides of the one pipe that is read: so neither side can wait for the other.
@@ -153,7 +154,13 @@ def run(
         output.seek(0)
         text = output.read().decode("utf-8", "replace")
     if process.returncode:
-        raise UvError(readable("".join(lines) or text))
+        said = readable("".join(lines) or text)
+        if variable := _BAD_VARIABLE.search(said):
+            name, value, reason = variable.groups()
+            raise K8sVenvError(
+                f"The variable {name}, or pip's setting for it, is {masked(value)!r}, which uv cannot use: {reason}."
+            )
+        raise UvError(said)
     return text
 
 

@@ -13,7 +13,6 @@ from k8s_venv.cli.console import console, open_project, progress, show_error
 from k8s_venv.errors import K8sVenvError, LockError, did_you_mean
 from k8s_venv.locking import check_lock, locked_packages, write_lock
 from k8s_venv.pipsettings import ignored_settings
-from k8s_venv.requirements import requirement_lines, written_passwords
 from k8s_venv.resolving import Renewal
 
 if TYPE_CHECKING:
@@ -97,22 +96,18 @@ def lock_environments(environments: Iterable[Environment], renewal: Renewal | No
                 from k8s_venv.builders.base import pin_base
 
                 base, unpinned = pin_base(environment, renew=chosen_renewal.everything)
+            notes: list[str] = []
             try:
-                written = write_lock(environment, lambda line: report(name, line), chosen_renewal, base)
+                written = write_lock(environment, lambda line: report(name, line), chosen_renewal, base, notes.append)
             except LockError as error:
                 finished(name, "failed")
                 return error
             changes = _changes(before, locked_packages(environment)) if before else ""
             count = "1 package" if len(written.packages) == 1 else f"{len(written.packages)} packages"
             finished(name, f"locked {count} in {written.path.name}{changes}")
-            for place in written_passwords(requirement_lines(environment)):
-                console.print(
-                    f"Note: {name}: {place} has a password in it for everybody to read. Write "
-                    "https://${USER}:${PASSWORD}@… with variables of yours, or keep it in ~/.netrc.",
-                    markup=False,
-                )
-            if unpinned:
-                console.print(f"Note: {name}: {unpinned}", markup=False)
+            for note in (*notes, unpinned):
+                if note:
+                    console.print(f"Note: {name}: {note}", markup=False)
             return None
 
         try:
