@@ -74,9 +74,9 @@ class LosesSecrets:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._client, name)
 
-    def create_namespaced_secret(self, namespace: str, secret: Any) -> Any:
+    def create_namespaced_secret(self, namespace: str, secret: Any, **options: Any) -> Any:
         # The pod's image is such that its node has not looked for the Secret yet.
-        made = self._client.create_namespaced_secret(namespace, secret)
+        made = self._client.create_namespaced_secret(namespace, secret, **options)
         self._client.delete_namespaced_secret(secret.metadata.name, namespace)
         return made
 

@@ -16,7 +16,6 @@ from pathlib import Path
 from kubernetes.client import ApiClient
 
 from k8s_venv.backends.kubernetes import diagnose, render, stages, takeover
-from k8s_venv.backends.kubernetes.logs import _split
 from k8s_venv.backends.kubernetes.payload import Parcels
 from k8s_venv.calls import PackedCall
 from k8s_venv.calls.spool import Spool
@@ -154,13 +153,6 @@ def test_names_are_valid_and_stable(label: str) -> None:
     assert name.strip("-") == name
     assert name.replace("-", "").isalnum()
     assert name == name.lower()
-
-
-def test_log_lines_compare_by_time_whatever_their_precision() -> None:
-    assert _split("2026-01-01T00:00:00.5Z said") == ("2026-01-01T00:00:00.500000000", "said")
-    assert _split("2026-01-01T00:00:00Z ") == ("2026-01-01T00:00:00.000000000", "")
-    assert _split("2026-01-01T02:00:00.5+02:00 said") == ("2026-01-01T00:00:00.500000000", "said")
-    assert _split("no time") == ("", "no time")
 
 
 def pod_with(state: dict[str, Any], *, deleted: dict[str, Any] | None = None, **status: Any) -> Any:
