@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
+import functools
 import os
 import posixpath
 import re
@@ -22,7 +22,7 @@ from k8s_venv.builders.install import File
 from k8s_venv.builders.layers import EPOCH, Layer, blob_path, digest_of, find_layer, make_layer
 from k8s_venv.errors import BuildError
 from k8s_venv.locking import locked_base
-from k8s_venv.registry import BaseImage, Blob, Reference, Registry, RegistryError, find_base, resolve_base
+from k8s_venv.registry import BaseImage, Blob, Reference, RegistryError, download, find_base, registry_at, resolve_base
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -98,13 +98,21 @@ def read_base(environment: Environment, digest: str, platform: str) -> BaseImage
     """
     reference = Reference.parse(base_reference(environment, digest))
     try:
-        return find_base(Registry(reference.host), reference, platform)
+        # What a digest names is the same for all environments.
+        return _pinned_base(reference, platform) if reference.digest else _find_base(reference, platform)
     except RegistryError as error:
         reason = str(error).rstrip(".")
         raise BuildError(
             environment.name,
             missing_base(environment, reason),
         ) from None
+
+
+def _find_base(reference: Reference, platform: str) -> BaseImage:
+    return find_base(registry_at(reference.host), reference, platform)
+
+
+_pinned_base = functools.cache(_find_base)
 
 
 def missing_base(environment: Environment, reason: str) -> str:
@@ -168,32 +176,13 @@ def base_blob(base: BaseImage, descriptor: Mapping[str, Any]) -> Blob:
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.parent / f".{path.name}.lock"):
         if not path.exists():
-            _download(base, digest, path)
-    return Blob(path, digest, size)
-
-
-def _download(base: BaseImage, digest: str, path: Path) -> None:
-    registry = Registry(base.reference.host)
-    name = base.reference.repository
-    for attempt in range(registry.attempts):
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", delete=False) as stream:
-            partial = Path(stream.name)
+            partial = path.with_name(f".{path.name}.part")
             try:
-                response = registry.request("GET", f"{name}/blobs/{digest}", pull=[name], stream=True)
-                found = hashlib.sha256()
-                for piece in response.iter_content(1 << 20):
-                    found.update(piece)
-                    stream.write(piece)
-                if f"sha256:{found.hexdigest()}" == digest:
-                    stream.close()
-                    partial.replace(path)
-                    return
-            except OSError:  # also those of requests: the connection broke
-                if attempt == registry.attempts - 1:
-                    raise RegistryError(f"The registry {registry.host} breaks off in the middle of {digest}.") from None
+                download(registry_at(base.reference.host), base.reference.repository, digest, partial)
+                partial.replace(path)
             finally:
                 partial.unlink(missing_ok=True)
-    raise RegistryError(f"The registry {registry.host} gives other content than {digest} asks for.")
+    return Blob(path, digest, size)
 
 
 def inspect_base(environment: Environment, base: BaseImage, interpreter: str) -> tuple[Python, Layer]:

@@ -126,5 +126,15 @@ def index_of(images: Sequence[Image]) -> dict[str, Any]:
     }
 
 
+def whole(images: Sequence[Image]) -> Mapping[str, Any]:
+    """Return what an image's tag names: its manifest, or the index of its platforms."""
+    return images[0].manifest if len(images) == 1 else index_of(images)
+
+
+def digest_of_whole(images: Sequence[Image]) -> str:
+    """Return the digest of what an image's tag names."""
+    return _digest(encoded(whole(images)))
+
+
 def _digest(content: bytes) -> str:
     return f"sha256:{hashlib.sha256(content).hexdigest()}"

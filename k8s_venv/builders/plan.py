@@ -15,7 +15,7 @@ from k8s_venv.builders.wheel_layers import known_layers
 from k8s_venv.dockerengine import EngineError
 from k8s_venv.errors import BuildError, LockError
 from k8s_venv.locking import EPOCHS, Lock, read_lock
-from k8s_venv.registry import Reference, Registry
+from k8s_venv.registry import Reference, RegistryError, registry_at
 from k8s_venv.registry.images import find_manifest, list_tags
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from k8s_venv.environment import Environment
     from k8s_venv.project import Project
+    from k8s_venv.registry import Registry
 
 BUILDERS = ("layers", "buildkit")
 
@@ -112,7 +113,7 @@ def make_plan(
             )
     locks = [read_lock(environment) for environment in chosen]
     references = [env.image_reference(place, lock.digest) for env, lock in zip(chosen, locks, strict=True)]
-    registry = Registry(Reference.parse(f"{place.rstrip('/')}/x").host)
+    registry = registry_at(Reference.parse(f"{place.rstrip('/')}/x").host)
 
     def plan(environment: Environment, lock: Lock, text: str) -> Step:
         reference = Reference.parse(text)
@@ -121,8 +122,7 @@ def make_plan(
         digest = find_manifest(registry, reference)
         if digest is not None:
             return Step(environment, lock, text, digest, "exists")
-        tags = list_tags(registry, reference.repository) if details else []
-        state = "to build, since it changed" if tags else "to build, for the first time"
+        state = _why_missing(registry, reference) if details else "to build"
         step = Step(environment, lock, text, None, state, lock.builder)
         return _with_parts(step, builder) if details else step
 
@@ -162,6 +162,14 @@ def volumes(steps: Sequence[Step]) -> dict[str, Volume]:
         total = None if None in sizes else sum(size or 0 for size in sizes)
         found[step.environment.name] = Volume(upload, shared, len(new), total)
     return found
+
+
+def _why_missing(registry: Registry, reference: Reference) -> str:
+    try:
+        tags = list_tags(registry, reference.repository)
+    except RegistryError:  # not everybody who may push may also list
+        return "to build"
+    return "to build, since it changed" if tags else "to build, for the first time"
 
 
 def _with_parts(step: Step, forced: str | None) -> Step:

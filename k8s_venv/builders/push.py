@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import tempfile
@@ -11,10 +12,10 @@ from typing import TYPE_CHECKING
 
 from k8s_venv import uv
 from k8s_venv.builders.base import base_blob
-from k8s_venv.builders.image import index_of
+from k8s_venv.builders.image import whole
 from k8s_venv.builders.layers import digest_of, write_note
 from k8s_venv.registry import Blob, Reference, Registry, RegistryError, upload
-from k8s_venv.registry.images import put_manifest
+from k8s_venv.registry.images import find_manifest, put_manifest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +24,21 @@ if TYPE_CHECKING:
     from k8s_venv.builders.image import Image
 
 _AT_ONCE = 4
+# What registries answer where tags are immutable (ECR, Harbor, Quay, Artifact Registry).
+_WRITTEN_ONCE = (400, 403, 409, 412)
+
+
+@dataclasses.dataclass(frozen=True)
+class Pushed:
+    """What a push came to.
+
+    Args:
+        digest: of the image, or the index of its platforms, that the tag names now.
+        sent: the bytes that were sent.
+    """
+
+    digest: str
+    sent: int
 
 
 class Pusher:
@@ -30,22 +46,18 @@ class Pusher:
 
     Args:
         registry: where to push.
-        stopped: tells whether to give up.
     """
 
-    def __init__(self, registry: Registry, stopped: Callable[[], bool]) -> None:
-        self._registry, self._stopped = registry, stopped
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
 
-    def push(self, images: Sequence[Image], reference: Reference, progress: Callable[[int], None]) -> int:
+    def push(self, images: Sequence[Image], reference: Reference, progress: Callable[[int], None]) -> Pushed:
         """Push an image's platforms under one tag; until the last request, the tag is what it was.
 
         Args:
             images: the image for each platform.
             reference: where to.
             progress: is called with each number of bytes that were sent.
-
-        Returns:
-            The bytes that were sent.
 
         Raises:
             RegistryError: the registry cannot be reached or refuses.
@@ -68,15 +80,21 @@ class Pusher:
             except BaseException:
                 pool.shutdown(wait=True, cancel_futures=True)
                 raise
-        if self._stopped():
-            raise RegistryError("The push was interrupted.")
-        if len(images) == 1:
-            put_manifest(self._registry, reference.repository, reference.tag, images[0].manifest)
-            return sum(sent)
-        for image in images:
-            put_manifest(self._registry, reference.repository, image.digest, image.manifest)
-        put_manifest(self._registry, reference.repository, reference.tag, index_of(images))
-        return sum(sent)
+        if len(images) > 1:
+            for image in images:
+                put_manifest(self._registry, reference.repository, image.digest, image.manifest)
+        return Pushed(self._tag(reference, whole(images)), sum(sent))
+
+    def _tag(self, reference: Reference, manifest: Mapping[str, Any]) -> str:
+        """Write the tag, the last request of a push; return the digest of what it names then."""
+        try:
+            return put_manifest(self._registry, reference.repository, reference.tag, manifest)
+        except RegistryError as error:
+            # A tag that cannot be written twice: another build was faster, or the answer to this one got lost.
+            found = find_manifest(self._registry, reference) if error.status in _WRITTEN_ONCE else None
+            if found is None:
+                raise
+            return found
 
     def _bring(
         self,
@@ -92,7 +110,7 @@ class Pusher:
             sources.insert(0, image.base.reference.repository)
         sources = [one for one in dict.fromkeys(sources) if one != repository]
         fetch = functools.partial(find_blob, image, descriptor, folder)
-        way = upload(self._registry, repository, digest, fetch, sources, count, self._stopped)
+        way = upload(self._registry, repository, digest, fetch, sources, count)
         if way == "sent" or not known_repositories(self._registry.host, digest):
             write_note(_note(self._registry.host, digest), {"repository": repository})
 

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Literal
 from k8s_venv.builders.archive import write_archive
 from k8s_venv.builders.buildkit import BuildKit
 from k8s_venv.builders.engine import load_archive
+from k8s_venv.builders.image import digest_of_whole
 from k8s_venv.builders.layered import build
-from k8s_venv.builders.push import Pusher
+from k8s_venv.builders.push import Pushed, Pusher
 from k8s_venv.dockerengine import connect
 from k8s_venv.errors import BuildError, K8sVenvError
-from k8s_venv.registry import Reference, Registry
+from k8s_venv.registry import Reference, registry_at
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -82,8 +83,7 @@ class Run:
             try:
                 ended = list(pool.map(self._one, chosen))
             except BaseException:
-                self._stopped = True
-                self._buildkit.stop()
+                self._stop(chosen)
                 pool.shutdown(wait=True, cancel_futures=True)
                 raise
         if isinstance(self._destination, Path) and self._images:
@@ -92,6 +92,13 @@ class Run:
             except OSError as error:
                 raise K8sVenvError(f"The archive {self._destination} cannot be written: {error.strerror}.") from None
         return ended
+
+    def _stop(self, steps: Iterable[Step]) -> None:
+        self._stopped = True
+        self._buildkit.stop()
+        bases = [parts.base.reference.host for step in steps for parts in step.parts]
+        for host in {*bases, *(Reference.parse(step.reference).host for step in steps)}:
+            registry_at(host).stop()
 
     def _one(self, step: Step) -> Done:
         try:
@@ -120,7 +127,7 @@ class Run:
         images = []
         for parts in step.parts:
             images.append(build(step.environment, step.lock, parts, report))
-        digest = images[0].digest if len(images) == 1 else ""
+        digest = digest_of_whole(images)
         if isinstance(self._destination, Path):
             self._images[step.reference] = images
             return Done(step, 0, digest)
@@ -130,9 +137,10 @@ class Run:
                 load_archive(client, step.reference, images)
             return Done(step, 0, digest)
         report("pushing")
-        return Done(step, self._push(step, images), digest)
+        pushed = self._push(step, images)
+        return Done(step, pushed.sent, pushed.digest)
 
-    def _push(self, step: Step, images: list[Image]) -> int:
+    def _push(self, step: Step, images: list[Image]) -> Pushed:
         reference = Reference.parse(step.reference)
         sent = 0
 
@@ -141,4 +149,4 @@ class Run:
             sent += number
             self._sent(step, sent)
 
-        return Pusher(Registry(reference.host), lambda: self._stopped).push(images, reference, count)
+        return Pusher(registry_at(reference.host)).push(images, reference, count)

@@ -14,7 +14,7 @@ import click
 from k8s_venv.cli.console import aligned, console, open_project
 from k8s_venv.errors import LockError, ProjectError
 from k8s_venv.locking import check_lock
-from k8s_venv.registry import Reference, Registry, find_base
+from k8s_venv.registry import Reference, find_base, registry_at
 from k8s_venv.registry.images import find_manifest
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ def _ask_registry(row: Row, environment: Environment) -> None:
     if row.image is None:
         return
     wanted = Reference.parse(row.image)
-    registry = Registry(wanted.host)
+    registry = registry_at(wanted.host)
     row.exists = find_manifest(registry, wanted) is not None
     if row.exists:
         found = find_base(registry, wanted, environment.image_platforms[0])

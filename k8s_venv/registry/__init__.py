@@ -3,7 +3,9 @@
 https://github.com/opencontainers/distribution-spec/blob/v1.1.0/spec.md
 """
 
-from k8s_venv.registry.client import Registry, RegistryError
+from k8s_venv.registry.client import Registry, registry_at
+from k8s_venv.registry.downloads import download
+from k8s_venv.registry.errors import RegistryError
 from k8s_venv.registry.images import BaseImage, find_base, image_exists, resolve_base
 from k8s_venv.registry.reference import Reference
 from k8s_venv.registry.uploads import Blob, upload
@@ -14,8 +16,10 @@ __all__ = [
     "Reference",
     "Registry",
     "RegistryError",
+    "download",
     "find_base",
     "image_exists",
+    "registry_at",
     "resolve_base",
     "upload",
 ]

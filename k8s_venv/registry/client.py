@@ -6,47 +6,49 @@ specification asks for, over requests.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-import json
-import os
+import itertools
 import threading
+import time
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urljoin, urlsplit, urlunsplit
 
-from k8s_venv.errors import K8sVenvError
+from k8s_venv.registry.addresses import address_of, is_plain
 from k8s_venv.registry.credentials import Credentials, find_credentials
-from k8s_venv.registry.reference import DOCKER_HUB
+from k8s_venv.registry.errors import InterruptedTransferError, RegistryError, reason, refusal
+from k8s_venv.registry.tokens import Challenge, Scopes, Token, basic, read_token, token_request
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     import requests
 
-PLAIN_HTTP_VARIABLE = "K8S_VENV_PLAIN_HTTP"
-RETRIED = (429, 500, 502, 503, 504)
-MANIFESTS = (
-    "application/vnd.oci.image.index.v1+json",
-    "application/vnd.docker.distribution.manifest.list.v2+json",
-    "application/vnd.oci.image.manifest.v1+json",
-    "application/vnd.docker.distribution.manifest.v2+json",
-)
+RETRIED = (408, 429, 500, 502, 503, 504)
+# How servers, and the storage that they send us on to, answer HEAD where they know GET alone.
+HEAD_REFUSED = (405, 501)
 _TIMEOUT = (5, 120)  # seconds to connect, and between two pieces of an answer
-_LOCAL = ("localhost", "127.0.0.1", "[::1]")
+_UNHEARD = 3  # tries of a registry that has not answered once: one that is not there is named soon
+_LONGEST_BACKOFF = 10.0  # seconds
+_LONGEST_WAIT = 120.0  # seconds; a registry that asks for more is not waited for
 
 
-class RegistryError(K8sVenvError):
-    """A registry cannot be reached, refuses, or answers what it should not.
+@dataclasses.dataclass(frozen=True)
+class _Request:
+    """A request, to be sent as often as it takes."""
 
-    Args:
-        problem: what is wrong and what to do, as sentences.
-        status: the HTTP status of its answer, or None where there was none.
-        retry_after: the seconds that it asks to wait before the next request, if it says so.
-    """
+    method: str
+    url: str
+    pull: tuple[str, ...] = ()
+    push: str = ""
+    headers: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
-    def __init__(self, problem: str, status: int | None = None, retry_after: float | None = None) -> None:
-        self.status = status
-        self.retry_after = retry_after
-        super().__init__(problem)
+    @property
+    def scopes(self) -> Scopes:
+        """Return the access that it needs."""
+        written = [f"repository:{self.push}:pull,push"] if self.push else []
+        return frozenset([*(f"repository:{name}:pull" for name in self.pull), *written])
 
 
 class Registry:
@@ -60,14 +62,35 @@ class Registry:
     def __init__(self, host: str, attempts: int = 6) -> None:
         self.host = host
         self.attempts = attempts
-        self.address = _address(host)
-        self._tokens: dict[frozenset[str], str] = {}
-        self._local = threading.local()
-        self._asking = threading.Lock()
+        self.address = address_of(host)
+        self._stopping = threading.Event()
+        self._heard = False
+        self._asking: dict[Scopes, threading.Lock] = {}
+        self._challenge: Challenge | None = None
+        self._tokens: dict[Scopes, Token] = {}
 
     @functools.cached_property
     def _credentials(self) -> Credentials | None:
         return find_credentials(self.host)
+
+    @functools.cached_property
+    def _session(self) -> requests.Session:
+        from k8s_venv.registry.transport import open_session
+
+        return open_session(self.host, self.address)
+
+    def stop(self) -> None:
+        """End what is under way in other threads, and begin nothing any more."""
+        self._stopping.set()
+
+    def require_going(self) -> None:
+        """Give up when the client was told to stop.
+
+        Raises:
+            InterruptedTransferError: it was.
+        """
+        if self._stopping.is_set():
+            raise InterruptedTransferError(f"The transfer with the registry {self.host} was interrupted.", lasting=True)
 
     def request(
         self,
@@ -93,176 +116,141 @@ class Registry:
             headers: further headers.
             data: the body.
             stream: whether the answer's body is left to be read in pieces.
-            retry: whether to try again here, which takes a body that can be sent twice.
+            retry: whether to try again here; else that is the caller's to do.
 
         Raises:
             RegistryError: the registry cannot be reached or answers something else.
         """
-        import requests
+        asked = _Request(method, self._url(place), tuple(pull), push, headers or {}, {"data": data, "stream": stream})
+        for attempt in itertools.count(1):
+            try:
+                response = self._authenticated(asked)
+                if response.status_code in expect:
+                    return response
+                raise self.refused(response, asked.pull, push)
+            except RegistryError as error:
+                if not (retry and self.may_retry(error, attempt)):
+                    raise
+                self.wait(error, attempt)
+        raise AssertionError  # never: the loop has no end of its own
 
-        url = place if "://" in place else urljoin(f"{self.address}/v2/", place)
-        written = [f"repository:{push}:pull,push"] if push else []
-        scopes = frozenset([*(f"repository:{name}:pull" for name in pull), *written])
-        try:
-            response = self._send(method, url, scopes, headers, data, stream, retry)
-            if response.status_code == 401 and self._authenticate(response, scopes):
-                response = self._send(method, url, scopes, headers, data, stream, retry)
-        except requests.exceptions.RetryError as error:
-            raise RegistryError(f"The registry {self.host} keeps failing: {_reason(error)}.", 503) from None
-        except (requests.RequestException, OSError) as error:
-            raise RegistryError(f"The registry {self.host} cannot be reached: {_reason(error)}.") from None
-        if response.status_code not in expect:
-            raise self._refused(response)
+    def refused(self, response: requests.Response, pull: tuple[str, ...] = (), push: str = "") -> RegistryError:
+        """Return what an answer that nobody wanted means, and what to do.
+
+        Args:
+            response: the answer.
+            pull: the repositories that were read.
+            push: the repository that was written, or nothing.
+        """
+        return refusal(response, self.host, self._credentials, pull, push)
+
+    def may_retry(self, error: RegistryError, attempt: int) -> bool:
+        """Tell whether what failed may succeed when it is tried again.
+
+        Args:
+            error: how it failed.
+            attempt: how often it was tried, counted from 1.
+        """
+        if error.lasting or (error.retry_after or 0) > _LONGEST_WAIT:
+            return False
+        silent = error.status is None
+        most = self.attempts if self._heard or not silent else min(_UNHEARD, self.attempts)
+        return attempt < most and (silent or error.status in RETRIED)
+
+    def wait(self, error: RegistryError, attempt: int) -> None:
+        """Wait before the next try, as long as the registry asks for, or longer with each one.
+
+        Raises:
+            InterruptedTransferError: the client was told to stop.
+        """
+        backoff = min(_LONGEST_BACKOFF, 0.3 * 2**attempt)
+        self._stopping.wait(backoff if error.retry_after is None else error.retry_after)
+        self.require_going()
+
+    def _authenticated(self, asked: _Request) -> requests.Response:
+        """Send a request, and once more when the registry wants to see something with it."""
+        from k8s_venv.registry.transport import same_origin
+
+        token = self._tokens.get(asked.scopes)
+        if self._challenge and not (token and token.lasts):
+            token = self._authenticate(self._challenge, asked, token)
+        response = self._send(asked, token)
+        # What another host asks for, it does not get from here.
+        if response.status_code == 401 and same_origin(response.url, self.address):
+            new = self._authenticate(Challenge.of(response), asked, token)
+            if new and new != token:
+                return self._send(asked, new)
         return response
 
-    def _send(
-        self,
-        method: str,
-        url: str,
-        scopes: frozenset[str],
-        headers: Mapping[str, str] | None,
-        data: Any,
-        stream: bool,
-        retry: bool,
-    ) -> requests.Response:
-        given = dict(headers or {})
-        token = self._tokens.get(scopes)
+    def _send(self, asked: _Request, token: Token | None = None) -> requests.Response:
+        import requests
+
+        from k8s_venv.registry.transport import same_origin
+
+        self.require_going()
+        headers = dict(asked.headers)
         # An upload may go to another host, which this registry's token is not for.
-        if token and urlsplit(url).netloc == urlsplit(self.address).netloc:
-            given["Authorization"] = token
-        session = self._session(retry)
-        return session.request(method, url, headers=given, data=data, stream=stream, timeout=_TIMEOUT)
-
-    def _session(self, retry: bool) -> requests.Session:
-        """Return this thread's session, with connections that stay open."""
-        name = f"session_{retry}"
-        if not hasattr(self._local, name):
-            setattr(self._local, name, _session(self.attempts if retry else 1))
-        found: requests.Session = getattr(self._local, name)
-        return found
-
-    def _authenticate(self, response: requests.Response, scopes: frozenset[str]) -> bool:
-        """Get what the registry asks for; tell whether trying again makes sense."""
-        from requests.utils import parse_dict_header
-
-        kind, _, rest = response.headers.get("WWW-Authenticate", "").partition(" ")
-        found = self._credentials
-        if kind.lower() == "basic" and found and found.user:
-            from requests.auth import _basic_auth_str
-
-            value = _basic_auth_str(found.user, found.password)
-        elif kind.lower() == "bearer":
-            with self._asking:
-                challenge = parse_dict_header(rest)  # type: ignore[no-untyped-call]
-                value = f"Bearer {self._token(challenge, scopes, found)}"
-        else:
-            return False
-        changed = self._tokens.get(scopes) != value
-        self._tokens[scopes] = value
-        return changed
-
-    def _token(self, challenge: Mapping[str, str], scopes: frozenset[str], found: Credentials | None) -> str:
-        """Get a bearer token (https://distribution.github.io/distribution/spec/auth/token/)."""
-        wanted = sorted({*scopes, *filter(None, [challenge.get("scope")])})
-        fields: list[tuple[str, str]] = [("service", challenge.get("service", "")), *(("scope", one) for one in wanted)]
-        realm = urljoin(self.address, challenge.get("realm", ""))
-        session = self._session(retry=True)
-        if found and found.identity_token:
-            form = {
-                "grant_type": "refresh_token",
-                "client_id": "k8s-venv",
-                "service": challenge.get("service", ""),
-                "scope": " ".join(wanted),
-                "refresh_token": found.identity_token,
-            }
-            response = session.post(realm, data=form, timeout=_TIMEOUT)
-        else:
-            basic = (found.user, found.password) if found else _anonymous
-            response = session.get(realm, params=fields, auth=basic, timeout=_TIMEOUT)
-        if response.status_code != 200:
-            raise self._refused(response)
-        answer = response.json()
-        return str(answer.get("token") or answer.get("access_token") or "")
-
-    def _refused(self, response: requests.Response) -> RegistryError:
-        said = _said(response)
-        if response.status_code in (401, 403):
-            who = "those credentials" if self._credentials else "a request without credentials"
-            return RegistryError(
-                f"The registry {self.host} refused {who}: {said}. Run `docker login {self.host}`.", response.status_code
+        if token and same_origin(asked.url, self.address):
+            headers["Authorization"] = token.header
+        try:
+            response = self._session.request(
+                asked.method, asked.url, headers=headers, timeout=_TIMEOUT, **asked.options
             )
-        request = response.request
-        place = urlsplit(request.url or "").path
-        return RegistryError(
-            f"The registry {self.host} answered {request.method} {place} with {response.status_code}: {said}.",
-            response.status_code,
-            _seconds(response.headers.get("Retry-After", "")),
-        )
+        except (requests.RequestException, OSError) as error:
+            lasting = isinstance(error, requests.exceptions.SSLError | requests.exceptions.InvalidURL)
+            place = "" if same_origin(asked.url, self.address) else f" at {urlsplit(asked.url).netloc}"
+            problem = f"The registry {self.host} cannot be reached{place}: {reason(error)}."
+            raise RegistryError(problem, lasting=lasting) from None
+        self._heard = True
+        return response
+
+    def _url(self, place: str) -> str:
+        """Return the address of a path, or of what a registry behind a proxy calls its own address."""
+        if "://" not in place:
+            return urljoin(f"{self.address}/v2/", place)
+        given, own = urlsplit(place), urlsplit(self.address)
+        if given.scheme == "http" and own.scheme == "https" and not is_plain(given.netloc):
+            if given.hostname != own.hostname:
+                raise RegistryError(
+                    f"The registry {self.host} wants data sent to {given.netloc}, without encryption.", lasting=True
+                )
+            return urlunsplit(given._replace(scheme="https", netloc=own.netloc))
+        return place
+
+    def _authenticate(self, challenge: Challenge, asked: _Request, used: Token | None) -> Token | None:
+        """Get what the registry wants to see, once for all threads that need the same."""
+        scopes = asked.scopes
+        with self._asking.setdefault(scopes, threading.Lock()):
+            known = self._tokens.get(scopes)
+            if known and known != used and known.lasts:
+                return known
+            found = self._credentials
+            if challenge.kind == "basic" and found and found.user:
+                token = basic(found)
+            elif challenge.kind == "bearer":
+                token = self._ask_for_token(challenge, asked, found)
+            else:
+                return None
+            # The scope and the error are of this request alone.
+            self._challenge = dataclasses.replace(challenge, scope="", error="")
+            self._tokens[scopes] = token
+            return token
+
+    def _ask_for_token(self, challenge: Challenge, asked: _Request, found: Credentials | None) -> Token:
+        method, realm, headers, options = token_request(challenge, asked.scopes, found, self.address)
+        asking = _Request(method, realm, asked.pull, asked.push, headers, options)
+        started = time.monotonic()
+        response = self._send(asking)
+        if response.status_code != 200:
+            raise self.refused(response, asked.pull, asked.push)
+        return read_token(response, started)
 
 
-def _address(host: str) -> str:
-    """Return where a registry answers: plain HTTP only on this machine or on request."""
-    if host == DOCKER_HUB:
-        return "https://registry-1.docker.io"
-    asked = [name.strip() for name in os.environ.get(PLAIN_HTTP_VARIABLE, "").split(",")]
-    local = host.rpartition(":")[0] in _LOCAL or host in _LOCAL
-    return f"http://{host}" if local or host in asked else f"https://{host}"
+@functools.cache
+def registry_at(host: str) -> Registry:
+    """Return this process's client of a registry, with its connections and tokens.
 
-
-def _session(attempts: int) -> requests.Session:
-    import requests
-    from requests.adapters import HTTPAdapter
-    from urllib3.util import Retry
-
-    session = requests.Session()
-    session.headers["User-Agent"] = "k8s-venv"
-    session.auth = _anonymous
-    # requests itself knows REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE.
-    if not (os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")):
-        session.verify = os.environ.get("SSL_CERT_FILE") or True
-    retries = Retry(
-        total=attempts - 1,
-        connect=min(2, attempts - 1),  # one that is not there is named soon
-        other=0,  # such as a certificate that nobody trusts
-        backoff_factor=0.3,
-        backoff_max=10,
-        status_forcelist=RETRIED,
-        allowed_methods=None,
-        raise_on_status=False,
-        respect_retry_after_header=True,
-    )
-    session.mount("https://", HTTPAdapter(max_retries=retries))
-    session.mount("http://", HTTPAdapter(max_retries=retries))
-    return session
-
-
-def _seconds(header: str) -> float | None:
-    """Read a Retry-After header that counts seconds; one with a date leaves the wait to the caller."""
-    return float(header) if header.isdecimal() else None
-
-
-def _anonymous(request: requests.PreparedRequest) -> requests.PreparedRequest:
-    """Keep requests from taking credentials out of ~/.netrc, which are for other programs."""
-    return request
-
-
-def _said(response: requests.Response) -> str:
-    """Return a registry's own words."""
-    try:
-        errors = json.loads(response.content)["errors"]
-        return "; ".join(str(error.get("message") or error["code"]).rstrip(".") for error in errors) or response.reason
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return str(response.reason)
-
-
-def _reason(error: BaseException) -> str:
-    """Return the words at the bottom of nested errors of the network."""
-    while True:
-        inner = getattr(error, "reason", None) or error.__cause__ or error.__context__
-        inner = next((part for part in error.args if isinstance(part, BaseException)), inner)
-        if not isinstance(inner, BaseException):
-            break
-        error = inner
-    text = str(error)
-    text = text.rpartition(": ")[2] if "object at 0x" in text else text
-    return text.rstrip(".") or type(error).__name__
+    Args:
+        host: the registry, with its port where it has one.
+    """
+    return Registry(host)

@@ -7,7 +7,8 @@ import hashlib
 import json
 from typing import TYPE_CHECKING, Any
 
-from k8s_venv.registry.client import MANIFESTS, Registry, RegistryError
+from k8s_venv.registry.client import HEAD_REFUSED, Registry, registry_at
+from k8s_venv.registry.errors import RegistryError, document
 from k8s_venv.registry.reference import Reference
 
 if TYPE_CHECKING:
@@ -15,7 +16,13 @@ if TYPE_CHECKING:
 
     import requests
 
-INDEX_TYPES = MANIFESTS[:2]
+_MANIFESTS = (
+    "application/vnd.oci.image.index.v1+json",
+    "application/vnd.docker.distribution.manifest.list.v2+json",
+    "application/vnd.oci.image.manifest.v1+json",
+    "application/vnd.docker.distribution.manifest.v2+json",
+)
+_INDEX_TYPES = _MANIFESTS[:2]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +55,14 @@ def find_manifest(registry: Registry, reference: Reference) -> str | None:
     response = _ask_for_manifest(registry, "HEAD", reference)
     if response.status_code == 404:
         return None
-    return response.headers.get("Docker-Content-Digest") or _read(registry, reference)[1]
+    if digest := response.headers.get("Docker-Content-Digest"):
+        return digest
+    try:  # it does not answer HEAD, or without a digest
+        return _read(registry, reference)[1]
+    except RegistryError as error:
+        if error.status == 404:
+            return None
+        raise
 
 
 def image_exists(reference: str) -> bool:
@@ -58,25 +72,35 @@ def image_exists(reference: str) -> bool:
         RegistryError: the registry cannot be asked.
     """
     wanted = Reference.parse(reference)
-    return find_manifest(Registry(wanted.host), wanted) is not None
+    return find_manifest(registry_at(wanted.host), wanted) is not None
 
 
 def list_tags(registry: Registry, repository: str) -> list[str]:
     """Return the tags of a repository; none when the registry does not know it."""
     response = registry.request("GET", f"{repository}/tags/list", pull=[repository], expect=(200, 404))
-    return list(response.json().get("tags") or ()) if response.status_code == 200 else []
+    return list(document(response).get("tags") or ()) if response.status_code == 200 else []
 
 
-def put_manifest(registry: Registry, repository: str, target: str, manifest: Mapping[str, Any]) -> None:
-    """Write a manifest or an index under a tag or its digest."""
-    registry.request(
+def put_manifest(registry: Registry, repository: str, target: str, manifest: Mapping[str, Any]) -> str:
+    """Write a manifest or an index under a tag or its digest; return the digest.
+
+    Raises:
+        RegistryError: the registry cannot be reached, refuses it, or keeps something else.
+    """
+    content = encoded(manifest)
+    response = registry.request(
         "PUT",
         f"{repository}/manifests/{target}",
         push=repository,
-        expect=(201,),
+        expect=(200, 201, 202),
         headers={"Content-Type": manifest["mediaType"]},
-        data=encoded(manifest),
+        data=content,
     )
+    digest = _digest(content)
+    kept = response.headers.get("Docker-Content-Digest", digest)
+    if kept != digest and kept.startswith("sha256:"):
+        raise RegistryError(f"The registry {registry.host} kept {kept} where it was given {digest}.")
+    return digest
 
 
 def encoded(document: object) -> bytes:
@@ -115,21 +139,25 @@ def find_base(registry: Registry, reference: Reference, platform: str) -> BaseIm
         RegistryError: the registry cannot be asked, or does not have it for that platform.
     """
     manifest, digest = _read(registry, reference)
-    if manifest.get("mediaType") in INDEX_TYPES or "manifests" in manifest:
+    if manifest.get("mediaType") in _INDEX_TYPES or "manifests" in manifest:
         digest = _of_platform(manifest, reference, platform)
         reference = dataclasses.replace(reference, digest=digest)
         manifest, digest = _read(registry, reference)
-    config = json.loads(read_blob(registry, reference.repository, manifest["config"]["digest"]))
+    try:
+        config = json.loads(read_blob(registry, reference.repository, manifest["config"]["digest"]))
+        layers = tuple(manifest["layers"])
+    except (KeyError, TypeError, ValueError):
+        raise RegistryError(f"{reference} is no image, or one of a kind that nobody makes any more.") from None
     made_for = f"{config.get('os', 'linux')}/{config.get('architecture')}"
     if made_for != platform:
         raise RegistryError(f"The image {reference} is for {made_for} alone, not for {platform}.", 404)
-    return BaseImage(dataclasses.replace(reference, digest=digest), config, tuple(manifest["layers"]))
+    return BaseImage(dataclasses.replace(reference, digest=digest), config, layers)
 
 
 def read_blob(registry: Registry, repository: str, digest: str) -> bytes:
     """Return a small blob's content, checked against its digest."""
     content = registry.request("GET", f"{repository}/blobs/{digest}", pull=[repository]).content
-    if digest != f"sha256:{hashlib.sha256(content).hexdigest()}":
+    if digest != _digest(content):
         raise RegistryError(f"The registry {registry.host} gave other content than {digest} asks for.")
     return content
 
@@ -150,8 +178,8 @@ def _ask_for_manifest(registry: Registry, method: str, reference: Reference) -> 
         method,
         f"{reference.repository}/manifests/{reference.target}",
         pull=[reference.repository],
-        expect=(200, 404),
-        headers={"Accept": ", ".join(MANIFESTS)},
+        expect=(200, 404, *(HEAD_REFUSED if method == "HEAD" else ())),
+        headers={"Accept": ", ".join(_MANIFESTS)},
     )
 
 
@@ -160,9 +188,13 @@ def _read(registry: Registry, reference: Reference) -> tuple[dict[str, Any], str
     response = _ask_for_manifest(registry, "GET", reference)
     if response.status_code == 404:
         raise RegistryError(f"The registry {registry.host} has no image {reference}.", 404)
-    digest = f"sha256:{hashlib.sha256(response.content).hexdigest()}"
+    digest = _digest(response.content)
     if reference.digest and reference.digest != digest:
         raise RegistryError(f"The registry {registry.host} gave another manifest than {reference} asks for.")
-    manifest = response.json()
+    manifest = document(response)
     manifest.setdefault("mediaType", response.headers.get("Content-Type", ""))
     return manifest, digest
+
+
+def _digest(content: bytes) -> str:
+    return f"sha256:{hashlib.sha256(content).hexdigest()}"

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 
-DOCKER_HUB = "docker.io"
+from k8s_venv.registry.addresses import DOCKER_HUB
+
+# Other names of Docker Hub.
+_DOCKER_HUB = ("index.docker.io", "registry-1.docker.io", "registry.hub.docker.com")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,9 +35,10 @@ class Reference:
         """
         name, _, digest = text.partition("@")
         first, slash, rest = name.partition("/")
-        # What looks like no host is the first part of a name on Docker Hub.
-        if not slash or not ("." in first or ":" in first or first == "localhost"):
+        # What looks like no host is the first part of a name on Docker Hub; no repository has capital letters.
+        if not slash or not ("." in first or ":" in first or first == "localhost" or first != first.lower()):
             first, rest = DOCKER_HUB, name
+        first = DOCKER_HUB if first.lower() in _DOCKER_HUB else first.lower()
         repository, colon, tag = rest.partition(":")
         if first == DOCKER_HUB and "/" not in repository:
             repository = f"library/{repository}"

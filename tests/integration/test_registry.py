@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import json
-import os
 import ssl
-import uuid
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,32 +16,6 @@ from tests.registry_proxy import Fault, Proxy, registry_proxy
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("no_settings")]
 
 UPLOADS = "/blobs/uploads/"
-
-
-@pytest.fixture
-def proxy(upstream: str) -> Iterator[Proxy]:
-    with registry_proxy(upstream) as proxy:
-        yield proxy
-
-
-@pytest.fixture
-def upstream() -> str:
-    registry = os.environ.get("K8S_VENV_TEST_REGISTRY")
-    if not registry:
-        pytest.skip("needs a registry: K8S_VENV_TEST_REGISTRY=localhost:5000")
-    return registry
-
-
-@pytest.fixture
-def blob(tmp_path: Path) -> Blob:
-    path = tmp_path / "blob"
-    path.write_bytes(os.urandom(3_000_000))
-    return Blob(path, f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}", path.stat().st_size)
-
-
-@pytest.fixture
-def repository() -> str:
-    return f"test-{uuid.uuid4().hex[:8]}/blobs"
 
 
 def test_a_blob_is_sent_once_and_mounted_elsewhere(proxy: Proxy, blob: Blob, repository: str) -> None:
@@ -114,63 +82,6 @@ def test_other_content_than_its_digest_is_refused(proxy: Proxy, blob: Blob, repo
         upload(Registry(proxy.host, attempts=2), repository, wrong.digest, lambda: wrong)
 
 
-@pytest.mark.parametrize("scheme", ["Bearer", "Basic"])
-def test_credentials_of_docker_login_are_used(
-    proxy: Proxy, blob: Blob, repository: str, scheme: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    proxy.users, proxy.scheme = {"ada": "s3cret"}, scheme
-    auth = base64.b64encode(b"ada:s3cret").decode()
-    (tmp_path / "config.json").write_text(json.dumps({"auths": {proxy.host: {"auth": auth}}}))
-    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
-    registry = Registry(proxy.host)
-
-    ways = [
-        upload(registry, repository, blob.digest, lambda: blob),
-        upload(registry, f"{repository}2", blob.digest, lambda: blob, [repository]),
-    ]
-
-    assert ways == ["sent", "mounted"]
-
-
-def test_credentials_of_a_helper_are_used(
-    proxy: Proxy, blob: Blob, repository: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    proxy.users = {"ada": "s3cret"}
-    helper = tmp_path / "docker-credential-ours"
-    helper.write_text(f"""#!/bin/sh
-host=$(cat); [ "$1" = get ] && [ "$host" = {proxy.host} ] && echo '{{"Username": "ada", "Secret": "s3cret"}}'
-""")
-    helper.chmod(0o755)
-    (tmp_path / "config.json").write_text(json.dumps({"credHelpers": {proxy.host: "ours"}}))
-    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-
-    assert upload(Registry(proxy.host), repository, blob.digest, lambda: blob) == "sent"
-
-
-@pytest.mark.parametrize(
-    ("config", "sentence"),
-    [
-        ({}, "refused a request without credentials: incorrect username or password. Run `docker login"),
-        ({"auths": {"HOST": {"username": "ada", "password": "s3cret?"}}}, "refused those credentials: incorrect"),
-        ({"credHelpers": {"HOST": "of-nobody"}}, "credential helper docker-credential-of-nobody cannot be run"),
-        ({"auths": {"HOST": {"auth": "garbled"}}}, "are garbled: run `docker login` again"),
-    ],
-)
-def test_what_is_wrong_with_credentials_is_said_and_no_secret(
-    proxy: Proxy, tmp_path: Path, config: object, sentence: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    proxy.users = {"ada": "s3cret"}
-    (tmp_path / "config.json").write_text(json.dumps(config).replace("HOST", proxy.host))
-    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
-
-    with pytest.raises(K8sVenvError) as raised:
-        has_blob(Registry(proxy.host), "some/thing", "sha256:0")
-
-    assert sentence in str(raised.value)
-    assert "s3cret" not in str(raised.value)
-
-
 @pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"])
 def test_a_private_authority_is_trusted_when_it_is_named(
     upstream: str, tmp_path: Path, variable: str, monkeypatch: pytest.MonkeyPatch
@@ -190,6 +101,34 @@ def test_a_private_authority_is_trusted_when_it_is_named(
 
         monkeypatch.setenv(variable, str(tmp_path / "ca.pem"))
         assert not has_blob(Registry(host), "some/thing", f"sha256:{'0' * 64}")
+
+
+def test_a_registry_has_certificates_of_its_own_as_with_docker(
+    upstream: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("REQUESTS_CA_BUNDLE", "SSL_CERT_FILE", "CURL_CA_BUNDLE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    authority, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.2").configure_cert(context)
+    authority.configure_trust(context)
+    context.verify_mode = ssl.CERT_REQUIRED
+    ours = authority.issue_cert("ada@example.com")
+    with registry_proxy(upstream, context) as proxy:
+        host = proxy.host.replace("localhost", "127.0.0.2")
+        folder = tmp_path / ".config/docker/certs.d" / host
+        folder.mkdir(parents=True)
+        authority.cert_pem.write_to_path(str(folder / "ca.crt"))
+        with pytest.raises(RegistryError, match="cannot be reached: "):
+            has_blob(Registry(host, attempts=1), "some/thing", f"sha256:{'0' * 64}")
+
+        (folder / "client.cert").write_bytes(b"".join(pem.bytes() for pem in ours.cert_chain_pems))
+        ours.private_key_pem.write_to_path(str(folder / "client.key"))
+        assert not has_blob(Registry(host), "some/thing", f"sha256:{'0' * 64}")
+
+        (folder / "client.key").write_text("garbled")
+        with pytest.raises(K8sVenvError, match=f"The certificates in {folder} cannot be used"):
+            has_blob(Registry(host), "some/thing", f"sha256:{'0' * 64}")
 
 
 def test_plain_http_is_spoken_to_others_on_request_alone(

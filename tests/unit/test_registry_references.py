@@ -1,0 +1,72 @@
+"""Names of images, read as Docker reads them; where their registries answer, and how."""
+
+from __future__ import annotations
+
+import pytest
+
+from k8s_venv.registry import Reference, Registry, RegistryError
+from k8s_venv.registry.credentials import Credentials
+from k8s_venv.registry.tokens import Challenge, token_request
+
+DIGEST = f"sha256:{'0' * 64}"
+
+
+@pytest.mark.parametrize(
+    ("text", "host", "repository", "target"),
+    [
+        ("python", "docker.io", "library/python", "latest"),
+        ("team/etl:1", "docker.io", "team/etl", "1"),
+        ("docker.io/python:3.12", "docker.io", "library/python", "3.12"),
+        ("index.docker.io/team/etl:1", "docker.io", "team/etl", "1"),
+        ("registry-1.docker.io/team/etl:1", "docker.io", "team/etl", "1"),
+        ("ghcr.io/team/etl", "ghcr.io", "team/etl", "latest"),
+        ("GHCR.io/team/etl", "ghcr.io", "team/etl", "latest"),
+        ("Registry/etl:1", "registry", "etl", "1"),
+        ("localhost/etl:1", "localhost", "etl", "1"),
+        ("registry:5000/a/b/c/etl:1", "registry:5000", "a/b/c/etl", "1"),
+        ("[::1]:5000/etl:1", "[::1]:5000", "etl", "1"),
+        (f"example.com/etl:1@{DIGEST}", "example.com", "etl", DIGEST),
+        (f"example.com/etl@{DIGEST}", "example.com", "etl", DIGEST),
+    ],
+)
+def test_a_reference_is_read_as_docker_reads_it(text: str, host: str, repository: str, target: str) -> None:
+    found = Reference.parse(text)
+
+    assert (found.host, found.repository, found.target) == (host, repository, target)
+
+
+@pytest.mark.parametrize(
+    ("host", "address"),
+    [
+        ("docker.io", "https://registry-1.docker.io"),
+        ("example.com", "https://example.com"),
+        ("example.com:5000", "https://example.com:5000"),
+        ("plain.example.com:5000", "http://plain.example.com:5000"),
+        ("localhost", "http://localhost"),
+        ("localhost:5000", "http://localhost:5000"),
+        ("127.0.0.1:5000", "http://127.0.0.1:5000"),
+        ("[::1]:5000", "http://[::1]:5000"),
+        ("localhost.example.com", "https://localhost.example.com"),
+    ],
+)
+def test_a_registry_answers_without_encryption_here_or_on_request(
+    host: str, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("K8S_VENV_PLAIN_HTTP", "other, Plain.example.com:5000")
+
+    assert Registry(host).address == address
+
+
+def test_data_and_credentials_go_nowhere_without_encryption() -> None:
+    registry, found = Registry("example.com", attempts=1), Credentials("ada", "s3cret")
+
+    with pytest.raises(RegistryError, match=r"example.com wants data sent to storage.example.com, without encryption"):
+        registry.request("PUT", "http://storage.example.com/upload")
+    with pytest.raises(RegistryError, match=r"wants its credentials sent to http://auth.example.com/token, without"):
+        token_request(Challenge("bearer", "http://auth.example.com/token"), [], found, registry.address)
+
+
+def test_what_a_registry_behind_a_proxy_takes_for_its_own_address_is_met_with_encryption() -> None:
+    assert Registry("example.com")._url("http://example.com/v2/x?a=1") == "https://example.com/v2/x?a=1"
+    assert Registry("example.com:444")._url("http://example.com/v2/x") == "https://example.com:444/v2/x"
+    assert Registry("example.com")._url("https://storage/x") == "https://storage/x"
