@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 from k8s_venv.airflow.compat import DecoratedOperator, TaskDecorator, task_decorator_factory
 from k8s_venv.airflow.operators import IsolatedOperator, check_declared, project_of
 from k8s_venv.airflow.options import check_options
-from k8s_venv.calls.slicing import DECORATOR_MARK
+from k8s_venv.calls.source.decorators import DECORATOR_MARK
 from k8s_venv.errors import K8sVenvError
 
 if TYPE_CHECKING:

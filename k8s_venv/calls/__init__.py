@@ -1,7 +1,8 @@
 """The sender's side of a call: a function becomes an archive, a result becomes a value or an exception."""
 
 from k8s_venv.calls.delivery import Delivery
-from k8s_venv.calls.packing import PackedCall, pack
+from k8s_venv.calls.packed import PackedCall
+from k8s_venv.calls.packing import pack
 from k8s_venv.calls.references import refer, to_document
 from k8s_venv.calls.results import Result, open_result, parse_document, sealed_value
 

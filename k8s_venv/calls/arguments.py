@@ -6,9 +6,9 @@ import dataclasses
 import inspect
 from typing import TYPE_CHECKING, Any
 
-from k8s_venv.calls.origins import Origins
 from k8s_venv.calls.references import with_references
-from k8s_venv.calls.slicing import function_name, place_of, written_function
+from k8s_venv.calls.source.functions import function_name, place_of, written_function
+from k8s_venv.calls.source.origins import Origins
 from k8s_venv.calls.transport import same_python
 from k8s_venv.errors import CallError, SourceError
 from k8s_venv.runner.errors import MalformedError, NoCodecError
@@ -18,7 +18,8 @@ from k8s_venv.runner.values import dump_parts
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from k8s_venv.calls.results import Kept
+    from k8s_venv.calls.locations import Kept
+    from k8s_venv.calls.pickling import ArgumentPickler
     from k8s_venv.calls.transport import Transport
     from k8s_venv.environment import Environment
     from k8s_venv.runner.values import Piece
@@ -64,11 +65,7 @@ def encode_arguments(
         CallError: an argument cannot travel.
     """
     types: set[type] = set()
-    pickle = None
-    if same_python(environment.python):
-        from k8s_venv.calls.pickling import ArgumentPickler  # cloudpickle is not for the parsing of DAG files
-
-        pickle = ArgumentPickler(function, environment.root, by_name=transport == "source")
+    pickle = _pickler(function, environment, transport)
     kept: dict[str, tuple[int, Kept]] = {}
     packed = with_references({"args": list(args), "kwargs": dict(kwargs)}, environment, kept)
     try:
@@ -88,6 +85,15 @@ def encode_arguments(
     if pickle is None:
         return Arguments(pieces, types, names, pickled=False, kept=kept)
     return Arguments(pieces, types, names | pickle.names, pickle.used, kept)
+
+
+def _pickler(function: Callable[..., Any], environment: Environment, transport: Transport) -> ArgumentPickler | None:
+    """Return what pickles the arguments that no codec carries, where the environment can read that."""
+    if not same_python(environment.python):
+        return None
+    from k8s_venv.calls.pickling import ArgumentPickler  # cloudpickle is not for the parsing of DAG files
+
+    return ArgumentPickler(function, environment.root, by_name=transport == "source")
 
 
 def _project_types(

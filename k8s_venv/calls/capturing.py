@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from k8s_venv.calls.arguments import Arguments, encode_arguments
-from k8s_venv.calls.beside import dotted_name, imported_names, modules_beside
-from k8s_venv.calls.modulefile import module_file
-from k8s_venv.calls.names import names_in
-from k8s_venv.calls.origins import is_installed_file
-from k8s_venv.calls.slicing import Slicer, function_name, place_of, refuse_nonlocal, written_function
+from k8s_venv.calls.source.beside import dotted_name, imported_names, modules_beside
+from k8s_venv.calls.source.functions import function_name, place_of, refuse_nonlocal, written_function
+from k8s_venv.calls.source.modulefile import module_file
+from k8s_venv.calls.source.names import names_in
+from k8s_venv.calls.source.origins import is_installed_file
+from k8s_venv.calls.source.slicing import Slicer
 from k8s_venv.calls.transport import Transport, by_rule
 from k8s_venv.errors import SourceError
 from k8s_venv.runner import protocol

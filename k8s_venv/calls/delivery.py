@@ -7,8 +7,8 @@ import json
 import zlib
 from typing import TYPE_CHECKING, Any
 
-from k8s_venv.calls.locations import Location, location_at
-from k8s_venv.calls.results import Kept, Result
+from k8s_venv.calls.locations import Kept, Location, location_at
+from k8s_venv.calls.results import Result
 from k8s_venv.errors import CallError
 from k8s_venv.runner import protocol
 from k8s_venv.runner.mapped import map_file
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from k8s_venv.calls.packing import PackedCall
+    from k8s_venv.calls.packed import PackedCall
     from k8s_venv.runner.values import Buffer
 
 _ROOM = 4096  # bytes of `delivery.json` that say where the arguments are

@@ -18,7 +18,7 @@ from k8s_venv.runtime import FailTask, SkipTask
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from k8s_venv.calls.packing import PackedCall
+    from k8s_venv.calls.packed import PackedCall
 
 _AIRFLOW_ERRORS = {"AirflowException", "AirflowNotFoundException", "AirflowBadRequest", "AirflowTaskTimeout"}
 _RUNNER_ERRORS = "k8s_venv.runner.errors"

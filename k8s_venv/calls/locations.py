@@ -7,6 +7,7 @@ by the sender; of a folder, a path. What was put there is only believed when its
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import os
 import shutil
@@ -47,6 +48,31 @@ class Location(Protocol):
 
     def delete(self, name: str) -> None:
         """Remove a value; one that is gone already is no error."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Kept:
+    """A value at a location.
+
+    Args:
+        location: where.
+        name: what it is called there.
+    """
+
+    location: Location
+    name: str
+
+    def take(self, size: int) -> Buffer:
+        """Return the value, which is so long, and remove it from the location.
+
+        Raises:
+            CallError: the location cannot be read.
+        """
+        try:
+            return self.location.fetch(self.name, size)
+        finally:
+            with contextlib.suppress(CallError):
+                self.location.delete(self.name)
 
 
 @functools.lru_cache(maxsize=16)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import importlib.machinery
 import importlib.resources
@@ -18,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from k8s_venv._version import __version__
 from k8s_venv.calls.capturing import capture
-from k8s_venv.calls.slicing import function_name, place_of
-from k8s_venv.calls.state import sent_name
+from k8s_venv.calls.packed import PackedCall
+from k8s_venv.calls.source.functions import function_name, place_of
+from k8s_venv.calls.source.origins import sent_name
 from k8s_venv.calls.syntax import check_syntax
 from k8s_venv.calls.transport import check_serializer, same_python
 from k8s_venv.errors import CallError
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from k8s_venv.calls.capturing import Captured
-    from k8s_venv.calls.results import Kept
     from k8s_venv.calls.spool import Spool
     from k8s_venv.calls.transport import Serializer, Transport
     from k8s_venv.environment import Environment
@@ -46,47 +45,6 @@ _OFTEN_RUN = {
 }
 _UNCHECKED_HASH = 0b01  # the flags of a pyc file
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the oldest time a zip can hold; the same call gives the same bytes
-
-
-@dataclasses.dataclass(frozen=True)
-class PackedCall:
-    """A call that is ready to run.
-
-    Args:
-        environment: where it runs.
-        function: the function's name, for messages.
-        modules: the names of the modules that the call itself shipped, whose exceptions may be raised here.
-        transport: how the function travels.
-        archive: the zip archive, to be run as ``python call.pyz``.
-        secrets: what is delivered beside the archive and never in it, as ``secrets.json``; empty without any.
-        serializer: ``cloudpickle`` where this side shall unpickle what no codec carries of the result.
-        arguments: the encoded arguments, where they are too large for the archive.
-        references: the size and the place of arguments that are kept somewhere, by their digests.
-        own_size: the bytes of the archive that are not the runner's, which every call carries.
-    """
-
-    environment: Environment
-    function: str
-    modules: frozenset[str]
-    transport: Transport
-    archive: bytes = dataclasses.field(repr=False)
-    secrets: Mapping[str, Any] = dataclasses.field(repr=False)
-    serializer: Serializer | None = None
-    arguments: Spool | None = dataclasses.field(default=None, repr=False)
-    references: Mapping[str, tuple[int, Kept]] = dataclasses.field(default_factory=dict, repr=False)
-    own_size: int = 0
-
-    @functools.cached_property
-    def mask(self) -> Callable[[str], str]:
-        """Return what hides the call's secrets in a text."""
-        from k8s_venv.runner.masking import masker  # not for the parsing of DAG files
-
-        return masker(self.secrets.get("masked", ()))
-
-    def close(self) -> None:
-        """Remove what the call keeps on this machine: Airflow's task processes end without cleaning up."""
-        if self.arguments is not None:
-            self.arguments.close()
 
 
 def pack(
@@ -122,17 +80,12 @@ def pack(
     captured = capture(function, environment, transport, args, kwargs)
     if captured.transport == "source" and not same_python(environment.python):
         check_syntax(captured.source, environment.python)
-    entries = dict(captured.entries)
-    pickled = captured.transport == "cloudpickle" or captured.arguments.pickled or serializer is not None
     own = {str(getattr(function, "__module__", "")), *(module for module, _ in captured.arguments.names)}
     modules = frozenset({*own, *captured.beside_modules})
-    pieces, spool = captured.arguments.pieces, None
-    if sum(map(length, pieces)) <= protocol.ARGUMENTS_INSIDE:
-        entries[protocol.ARGUMENTS] = b"".join(buffers(pieces))
-    else:
-        spool = _spooled(pieces)
+    entries, spool = _with_arguments(captured)
     entries[protocol.CONTEXT] = _encode_context(function, context)
     entries[protocol.HEADER] = json.dumps(_header(captured, modules, discard_value, serializer)).encode()
+    pickled = captured.transport == "cloudpickle" or captured.arguments.pickled or serializer is not None
     runner = _runner_archive(same_minor=same_python(environment.python), with_cloudpickle=pickled)
     archive = _zip(entries, runner)
     return PackedCall(
@@ -147,6 +100,15 @@ def pack(
         references=captured.arguments.kept,
         own_size=len(archive) - len(runner),
     )
+
+
+def _with_arguments(captured: Captured) -> tuple[dict[str, bytes], Spool | None]:
+    """Return the archive's entries with the arguments among them, or else the file that these are kept in."""
+    entries, pieces = dict(captured.entries), captured.arguments.pieces
+    if sum(map(length, pieces)) > protocol.ARGUMENTS_INSIDE:
+        return entries, _spooled(pieces)
+    entries[protocol.ARGUMENTS] = b"".join(buffers(pieces))
+    return entries, None
 
 
 def _spooled(pieces: list[Piece]) -> Spool:

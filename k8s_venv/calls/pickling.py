@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import cloudpickle
 
-from k8s_venv.calls.origins import Origins, is_installed
-from k8s_venv.calls.slicing import function_name, of_airflow, outer_values, written_function
-from k8s_venv.calls.state import resolve, sent_name
+from k8s_venv.calls.source.functions import function_name, outer_values, written_function
+from k8s_venv.calls.source.origins import Origins, is_installed, sent_name
+from k8s_venv.calls.source.sender_only import of_airflow
 from k8s_venv.errors import CallError
 from k8s_venv.runner.building import Builder, named
 
@@ -59,7 +59,7 @@ class _NamePickler(_Pickler):
     def reducer_override(self, value: Any) -> Any:
         module, qualname = getattr(value, "__module__", None), getattr(value, "__qualname__", None)
         if isinstance(module, str) and isinstance(qualname, str) and self._origins.is_sliced(module):
-            if resolve(self._origins.namespace(module), qualname) is value:
+            if self._origins.resolve(module, qualname) is value:
                 self.names.add((module, qualname.partition(".")[0]))
                 return named, (sent_name(module), qualname)
             if isinstance(value, type):

@@ -14,8 +14,8 @@ import uuid
 import zlib
 from typing import TYPE_CHECKING, Any
 
-from k8s_venv.calls.locations import location_at
-from k8s_venv.calls.results import Kept, Result, sealed_value
+from k8s_venv.calls.locations import Kept, location_at
+from k8s_venv.calls.results import Result, sealed_value
 from k8s_venv.errors import CallError
 from k8s_venv.runner import protocol
 from k8s_venv.runner.errors import MalformedError, MissingLibraryError
@@ -26,7 +26,7 @@ from k8s_venv.runner.values import Buffer, head_length, loads
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from k8s_venv.calls.packing import PackedCall
+    from k8s_venv.calls.packed import PackedCall
     from k8s_venv.environment import Environment
 
 MARK = "k8s-venv-value"

@@ -6,7 +6,6 @@ Nothing here imports or unpickles what a result names, unless the task itself as
 from __future__ import annotations
 
 import base64
-import contextlib
 import dataclasses
 import io
 import json
@@ -15,7 +14,7 @@ import zlib
 from typing import TYPE_CHECKING, Any
 
 from k8s_venv.calls.exceptions import rebuild
-from k8s_venv.calls.state import sent_name
+from k8s_venv.calls.source.origins import sent_name
 from k8s_venv.errors import BackendError, CallError
 from k8s_venv.runner import protocol
 from k8s_venv.runner.errors import MalformedError, MissingLibraryError
@@ -24,8 +23,8 @@ from k8s_venv.runner.shipped_types import resolver
 from k8s_venv.runner.values import Buffer, loads
 
 if TYPE_CHECKING:
-    from k8s_venv.calls.locations import Location
-    from k8s_venv.calls.packing import PackedCall
+    from k8s_venv.calls.locations import Kept
+    from k8s_venv.calls.packed import PackedCall
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,31 +40,6 @@ class Result:
     document: protocol.Document
     payload: Buffer = dataclasses.field(repr=False)
     kept: Kept | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Kept:
-    """A value at a location.
-
-    Args:
-        location: where.
-        name: what it is called there.
-    """
-
-    location: Location
-    name: str
-
-    def take(self, size: int) -> Buffer:
-        """Return the value, which is so long, and remove it from the location.
-
-        Raises:
-            CallError: the location cannot be read.
-        """
-        try:
-            return self.location.fetch(self.name, size)
-        finally:
-            with contextlib.suppress(CallError):
-                self.location.delete(self.name)
 
 
 def parse_document(text: str | bytes, environment: str) -> protocol.Document:

@@ -19,7 +19,7 @@ import platform
 import sys
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from k8s_venv.calls.slicing import function_name, place_of
+from k8s_venv.calls.source.functions import function_name, place_of
 from k8s_venv.errors import CallError, SourceError
 
 if TYPE_CHECKING:

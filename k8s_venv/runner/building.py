@@ -1,6 +1,6 @@
 """Build a function from slices of the DAG file's source.
 
-What the sender's ``calls.state`` writes, ``Builder`` reads; the statements run between the two pickles.
+What the sender's ``calls.source.state`` writes, ``Builder`` reads; the statements run between the two pickles.
 """
 
 from __future__ import annotations

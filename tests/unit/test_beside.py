@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from k8s_venv.calls.beside import imported_names, modules_beside
+from k8s_venv.calls.source.beside import imported_names, modules_beside
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from k8s_venv.calls.slicing import Slicer
+from k8s_venv.calls.source.slicing import Slicer
 from k8s_venv.calls.syntax import newer_syntax
 from k8s_venv.errors import CallError
 

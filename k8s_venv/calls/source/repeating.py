@@ -13,14 +13,15 @@ import sys
 from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
-from k8s_venv.calls.modulefile import Definition, module_file
-from k8s_venv.calls.names import names_in
+from k8s_venv.calls.source.definitions import Definition
+from k8s_venv.calls.source.modulefile import module_file
+from k8s_venv.calls.source.names import names_in
 from k8s_venv.errors import CallError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from k8s_venv.calls.modulefile import ModuleFile
+    from k8s_venv.calls.source.modulefile import ModuleFile
 
 _ABOUT_PYTHON = {
     "version_info", "version", "hexversion", "platform", "implementation", "maxsize", "byteorder", "flags",

@@ -3,38 +3,28 @@
 from __future__ import annotations
 
 import ast
-import asyncio
 import dataclasses
-import importlib.util
-import inspect
-import io
-import linecache
-import socket
-import subprocess
-import sys
-import threading
-from types import AsyncGeneratorType, CoroutineType, FunctionType, GeneratorType, ModuleType
+from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
-from k8s_venv.calls import repeating
-from k8s_venv.calls.modulefile import Binding, Definition, Facts, ModuleFile, Slice, facts_of, first_line, module_file
-from k8s_venv.calls.state import StateError, is_builtin, is_plain, portable, type_name
+from k8s_venv.calls.source import repeating
+from k8s_venv.calls.source.annotations import evaluated_names
+from k8s_venv.calls.source.definitions import Definition
+from k8s_venv.calls.source.facts import facts_of
+from k8s_venv.calls.source.in_force import defines, has_its_defaults
+from k8s_venv.calls.source.modulefile import ModuleFile, Slice
+from k8s_venv.calls.source.names import is_builtin
+from k8s_venv.calls.source.parts import StateError
+from k8s_venv.calls.source.repeated_imports import RepeatedImport, imports_of_name, star_import
+from k8s_venv.calls.source.sender_only import bound_to_process
+from k8s_venv.calls.source.state import is_plain, portable
 from k8s_venv.errors import CallError, SourceError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from k8s_venv.calls.origins import Origins
-
-_IN_MEMORY = (io.StringIO, io.BytesIO)
-_TIED_TO_PROCESS = (
-    io.IOBase, socket.socket, subprocess.Popen, type(threading.Lock()), type(threading.RLock()), threading.Thread,
-    threading.Condition, threading.Event, threading.Semaphore, asyncio.AbstractEventLoop, GeneratorType, CoroutineType,
-    AsyncGeneratorType,
-)  # fmt: skip
-_FIELD_MODULES = {"typing", "dataclasses", "typing_extensions"}
-_PLAIN_METACLASSES = {"builtins", "abc", "enum", "typing"}
-_CELLS = ("<ipython-input-", "<python-input-")
+    from k8s_venv.calls.source.bindings import Binding
+    from k8s_venv.calls.source.origins import Origins
 
 
 @dataclasses.dataclass
@@ -107,7 +97,8 @@ class ModuleSlice:
         elif any(repeating.chooses_by_python(b.unit, self.names) for _, b in bindings):
             self._repeat(name, bindings, whole=True)
         elif all(isinstance(b.statement, ast.Import | ast.ImportFrom) for _, b in bindings):
-            self._import(name, value, bindings)
+            for found in imports_of_name(name, value, bindings):
+                self._add_import(found)
         elif isinstance(value, type) or any(isinstance(b.statement, Definition) for _, b in bindings):
             self._definition(name, value, bindings, early=early)
         else:
@@ -120,31 +111,11 @@ class ModuleSlice:
         """Follow a name that no statement binds: one of a star import, or set from outside."""
         if is_builtin(name) and not isinstance(value, ModuleType | FunctionType | type):
             return
-        for number, file in enumerate(self.files):
-            for node in file.statements:
-                if isinstance(node, ast.ImportFrom) and node.names[0].name == "*":
-                    module = "." * node.level + (node.module or "")
-                    full = importlib.util.resolve_name(module, self.names.get("__package__") or "")
-                    if getattr(sys.modules.get(full), name, self) is value:
-                        self._add_text(number, node, f"from {module} import {name}\n")
-                        return
+        found = star_import(name, value, self.files, self.names)
+        if found is not None:
+            self._add_import(found)
+            return
         self._state(name, value, [], early=early)
-
-    def _import(self, name: str, value: Any, bindings: list[tuple[int, Binding]]) -> None:
-        """Repeat the imports of one name; other names of these lines may not exist in the environment."""
-        for number, binding in bindings:
-            node = binding.statement
-            assert isinstance(node, ast.Import | ast.ImportFrom)  # noqa: S101 -- the caller looked
-            for alias in node.names:
-                if (alias.asname or alias.name.partition(".")[0]) != name or not _is_import_of(alias, node, value):
-                    continue
-                what = f"{alias.name} as {alias.asname}" if alias.asname else alias.name
-                text = f"import {what}\n"
-                if isinstance(node, ast.ImportFrom):
-                    if node.module == "__future__":
-                        continue
-                    text = f"from {'.' * node.level}{node.module or ''} {text}"
-                self._add_text(number, node, text)
 
     # --- functions and classes -----------------------------------------------------------------------------
 
@@ -153,7 +124,7 @@ class ModuleSlice:
         if type(value).__module__.partition(".")[0] == "airflow":
             problem = "is an Airflow task or operator, which cannot be called inside an environment"
             raise self.refuse(CallError, name, problem, self.files[number].filename, last.statement.lineno)
-        chosen = [pair for pair in bindings if self._defines(pair, value)]
+        chosen = [(n, binding) for n, binding in bindings if defines(self.files[n], binding.statement, value)]
         if len(chosen) == 1 and all(isinstance(b.statement, Definition) for _, b in bindings):
             bindings = chosen
         if not early and isinstance(value, FunctionType) and not self._is_as_defined(value, bindings):
@@ -167,38 +138,12 @@ class ModuleSlice:
         if isinstance(value, type):
             self._reach_subclasses(value)
 
-    def _defines(self, pair: tuple[int, Binding], value: Any) -> bool:
-        number, binding = pair
-        node = binding.statement
-        if isinstance(node, ast.ClassDef):
-            return isinstance(value, type) and self.files[number].class_definition(value) is node
-        code = getattr(inspect.unwrap(value) if callable(value) else value, "__code__", None)
-        return code is not None and (code.co_filename, code.co_firstlineno, code.co_name) == (
-            self.files[number].filename,
-            first_line(node),
-            getattr(node, "name", None),
-        )
-
     def _is_as_defined(self, function: FunctionType, bindings: list[tuple[int, Binding]]) -> bool:
         """Tell whether running its definition gives a function the defaults that it has."""
-        node = bindings[-1][1].statement
-        if len(bindings) > 1 or not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            return False
-        if node.decorator_list:
-            return True
-        positional = [*node.args.posonlyargs, *node.args.args][-len(node.args.defaults) or None :]
-        pairs = list(zip(node.args.defaults, function.__defaults__ or (), strict=False)) if positional else []
-        keyword = function.__kwdefaults__ or {}
-        for arg, default in zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True):
-            if default is not None:
-                pairs.append((default, keyword.get(arg.arg)))
-        return all(self._gives(default, value) for default, value in pairs)
-
-    def _gives(self, expression: ast.expr, value: Any) -> bool:
-        if isinstance(expression, ast.Name) and expression.id in self.names:
-            return self.names[expression.id] is value
-        used = [node.id for node in ast.walk(expression) if isinstance(node, ast.Name)]
-        return all(len(self._bindings(name)) < 2 for name in used)
+        statements = [binding.statement for _, binding in bindings]
+        return len(statements) == 1 and has_its_defaults(
+            function, statements[0], self.names, lambda name: len(self._bindings(name))
+        )
 
     def _reach_subclasses(self, kind: type) -> None:
         """Bring the subclasses that a class knows of: they register themselves with it."""
@@ -315,29 +260,15 @@ class ModuleSlice:
             facts = file.facts(node)
         self._pending += [(name, True) for name in sorted(facts.uses.now)]
         self._pending += [(name, early) for name in sorted(facts.uses.later)]
-        self._pending += [(name, True) for name in sorted(self._field_types(facts))]
+        self._pending += [(name, True) for name in sorted(evaluated_names(facts.fields, self.names))]
         self.imports += facts.imports
 
-    def _add_text(self, number: int, node: ast.Import | ast.ImportFrom, text: str) -> None:
-        piece = Slice(node.lineno, node.col_offset, text)
-        self.statements[number, piece] = None
-        statement = ast.parse(text).body[0]
-        assert isinstance(statement, ast.Import | ast.ImportFrom)  # noqa: S101 -- it is written so above
+    def _add_import(self, found: RepeatedImport) -> None:
+        piece = Slice(found.statement.lineno, found.statement.col_offset, found.text)
+        self.statements[found.file, piece] = None
+        statement = ast.parse(found.text).body[0]
+        assert isinstance(statement, ast.Import | ast.ImportFrom)  # noqa: S101 -- it is written so
         self.imports.append(statement)
-
-    def _field_types(self, facts: Facts) -> set[str]:
-        """Return the names in annotations that making a class looks at: dataclasses', pydantic's."""
-        found: set[str] = set()
-        for kind, used in facts.fields:
-            reads_all = _reads_annotations(self.names.get(kind))
-            found |= {name for name in used if reads_all or self._is_field_mark(name)}
-        return found & self.names.keys()
-
-    def _is_field_mark(self, name: str) -> bool:
-        value = self.names.get(name)
-        module = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", "")
-        marks = isinstance(value, ModuleType) or name in ("ClassVar", "InitVar", "KW_ONLY", "Final")
-        return module in _FIELD_MODULES and marks
 
     def add_settings(self) -> None:
         """Repeat the statements that configure Python, or the packages that the slice imports."""
@@ -352,52 +283,7 @@ class ModuleSlice:
         self.reach(())
 
 
-def files_of(names: dict[str, Any], filename: str) -> list[ModuleFile]:
-    """Return a module's files: one, or in a notebook or at the prompt one for each cell, in order.
-
-    Args:
-        names: what the module's names stand for.
-        filename: the file of the function.
-    """
-    as_main = names.get("__name__") == "__main__"
-    if names.get("__file__") or not (filename.startswith(_CELLS) or "ipykernel_" in filename):
-        return [module_file(filename, as_main=as_main)]
-    cells = [name for name in linecache.cache if name.startswith(_CELLS) or "ipykernel_" in name]
-    found = []
-    for name in cells:
-        try:
-            found.append(module_file(name, as_main=as_main))
-        except CallError:  # a cell that never ran
-            continue
-    return found
-
-
-def bound_to_process(value: Any) -> str | None:
-    """Return why a value belongs to this process and can travel in no way, or None."""
-    if isinstance(value, _TIED_TO_PROCESS) and not isinstance(value, _IN_MEMORY):
-        return f"holds {type_name(value)}, which belongs to this process"
-    return None
-
-
 def _without_decorators(node: Any, kept: list[ast.expr]) -> ast.stmt:
     fields = {name: getattr(node, name) for name in node._fields if hasattr(node, name)}
     copy = type(node)(**{**fields, "decorator_list": kept})
     return ast.copy_location(copy, node)  # type: ignore[no-any-return]
-
-
-def _is_import_of(alias: ast.alias, node: ast.stmt, value: Any) -> bool:
-    """Tell whether an import can have given a name its value, when several compete."""
-    if isinstance(node, ast.Import) and alias.asname and isinstance(value, ModuleType):
-        loaded = sys.modules.get(alias.name)
-        return loaded is None or loaded is value or value.__name__ == alias.name
-    return True
-
-
-def _reads_annotations(kind: Any) -> bool:
-    """Tell whether making a class evaluates its annotations, as pydantic's do."""
-    if not isinstance(kind, type):
-        return False
-    made_by = {type(base).__module__.partition(".")[0] for base in kind.__mro__}
-    return (
-        bool(made_by - _PLAIN_METACLASSES) or hasattr(kind, "__pydantic_fields__") or hasattr(kind, "__attrs_attrs__")
-    )

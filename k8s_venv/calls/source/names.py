@@ -4,6 +4,7 @@ from __future__ import annotations
 import __future__
 
 import ast
+import builtins
 import dataclasses
 import dis
 import inspect
@@ -17,6 +18,11 @@ if TYPE_CHECKING:
 _LOADS = {"LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS", "STORE_GLOBAL", "DELETE_GLOBAL"}
 _BY_TEXT = {"globals", "vars", "eval", "exec", "modules"}  # what finds names by their text
 _IDENTIFIER = re.compile(r"[^\W\d]\w*")
+_EVERYWHERE = frozenset(dir(builtins)) | {
+    "__name__", "__file__", "__package__", "__doc__", "__builtins__", "__annotations__", "__spec__", "__loader__",
+    "__module__", "__qualname__", "__dict__", "__path__", "__cached__", "__debug__", "__firstlineno__",
+    "__static_attributes__", "__classdict__", "__conditional_annotations__",
+}  # fmt: skip
 _AT_ONCE = {"<listcomp>", "<setcomp>", "<dictcomp>", "<genexpr>"}
 
 
@@ -86,3 +92,8 @@ def _looked_up(code: CodeType) -> Iterator[str]:
             stored.add(instruction.argval)
         elif instruction.opname in _LOADS and instruction.argval not in stored:
             yield instruction.argval
+
+
+def is_builtin(name: str) -> bool:
+    """Tell whether a name is one of Python's own, or one that every module has."""
+    return name in _EVERYWHERE

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from k8s_venv.calls.modulefile import module_file
+from k8s_venv.calls.source.modulefile import module_file
 from k8s_venv.errors import CallError
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ import sysconfig
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from k8s_venv.calls.beside import file_of, import_roots
+from k8s_venv.calls.source.beside import file_of, import_roots
 
 if TYPE_CHECKING:
     from types import FunctionType
@@ -66,6 +66,21 @@ class Origins:
             return self._sliced[module]
         return getattr(sys.modules.get(module), "__dict__", {})
 
+    def resolve(self, module: str, qualname: str) -> Any:
+        """Return the object that a qualified name stands for in a module, or None."""
+        first, *parts = qualname.split(".")
+        found = self.namespace(module).get(first)
+        for part in parts:
+            found = getattr(found, part, None)
+        return found
+
+    def importable(self, value: Any) -> str | None:
+        """Return the module from which a function or class can be imported by its name, or None."""
+        module = getattr(value, "__module__", None)
+        if not module or self.is_sliced(module) or self.resolve(module, value.__qualname__) is not value:
+            return None
+        return str(module)
+
 
 def is_installed(module: str) -> bool:
     """Tell whether a loaded module is part of Python or of an installed package."""
@@ -90,3 +105,8 @@ def is_installed_file(path: str) -> bool:
 @functools.cache
 def _library_folders() -> tuple[str, ...]:
     return tuple(f"{sysconfig.get_path(name)}/" for name in ("stdlib", "platstdlib"))
+
+
+def sent_name(module: str) -> str:
+    """Return a module's name in the environment, where the runner is the process's ``__main__``."""
+    return "__k8s_venv_main__" if module == "__main__" else module

@@ -34,25 +34,24 @@ that was edited before its functions are called.
 from __future__ import annotations
 
 import ast
-import dis
 import functools
-import inspect
 from pathlib import Path
-from types import CodeType, FunctionType, MethodType
+from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
-from k8s_venv.calls.beside import dotted_name, modules_beside, names_of
-from k8s_venv.calls.follow import ModuleSlice, bound_to_process, files_of
-from k8s_venv.calls.modulefile import module_file
-from k8s_venv.calls.origins import Origins, is_installed_file
-from k8s_venv.calls.state import StateError, is_empty, portable, sent_name, type_name
+from k8s_venv.calls.source.beside import dotted_name, modules_beside, names_of
+from k8s_venv.calls.source.decorators import is_ours
+from k8s_venv.calls.source.follow import ModuleSlice
+from k8s_venv.calls.source.functions import function_name, outer_values, refuse_nonlocal, written_function
+from k8s_venv.calls.source.modulefile import files_of, module_file
+from k8s_venv.calls.source.origins import Origins, is_installed_file, sent_name
+from k8s_venv.calls.source.parts import StateError
+from k8s_venv.calls.source.sender_only import bound_to_process, of_airflow, type_name
+from k8s_venv.calls.source.state import portable
 from k8s_venv.errors import CallError, SourceError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
-
-# Set on what ``@task.isolated(…)`` evaluates to, so that it is known by the object and not by its spelling.
-DECORATOR_MARK = "_k8s_venv_decorator"
 
 
 class Slicer:
@@ -230,7 +229,7 @@ class Slicer:
                 self._claim(inner.__name__)  # the name stands for the task; its function may call itself
             return
         node = module_file(inner.__code__.co_filename).definition_of(inner.__code__)
-        ours = [number for number, item in enumerate(getattr(node, "decorator_list", ())) if self._is_ours(item)]
+        ours = [number for number, item in enumerate(getattr(node, "decorator_list", ())) if is_ours(item, names)]
         if not ours or isinstance(node, ast.Lambda):
             return
         # What stands below our decorator decorates the function there as well.
@@ -245,17 +244,6 @@ class Slicer:
     def _claim(self, name: str) -> None:
         self._modules[self._home].claim(name)
         self._own_name = name
-
-    def _is_ours(self, decorator: ast.expr) -> bool:
-        expression = decorator.func if isinstance(decorator, ast.Call) else decorator
-        path: list[str] = []
-        while isinstance(expression, ast.Attribute):
-            path.insert(0, expression.attr)
-            expression = expression.value
-        found = self._origins.namespace(self._home).get(getattr(expression, "id", ""))
-        for name in path:
-            found = getattr(found, name, None)
-        return bool(getattr(found, DECORATOR_MARK, False))
 
     def _imports(self) -> list[str]:
         found: list[str] = []
@@ -304,85 +292,6 @@ class Slicer:
             self.filename or None,
             line,
         )
-
-
-def written_function(function: Any) -> FunctionType | None:
-    """Return the function that someone wrote with ``def`` or ``lambda`` inside a callable, or None."""
-    while not isinstance(function, FunctionType) or hasattr(function, "__wrapped__"):
-        if isinstance(function, functools.partial):
-            function = function.func
-        elif isinstance(function, MethodType):
-            function = function.__func__
-        elif hasattr(function, "__wrapped__"):
-            function = function.__wrapped__
-        elif not isinstance(function, type) and isinstance(vars(type(function)).get("__call__"), FunctionType):
-            function = vars(type(function))["__call__"]
-        else:
-            return None
-    return function
-
-
-def of_airflow(value: Any) -> str | None:
-    """Return what is in the way of an object of Airflow's that means nothing outside a DAG, or None."""
-    kinds = {kind.__name__ for kind in type(value).__mro__ if kind.__module__.partition(".")[0] == "airflow"}
-    if "XComArg" in kinds:
-        return "is another task's value, which is known only when it has run and travels as an argument alone"
-    if kinds & {"DAG", "DAGNode", "_TaskDecorator"}:
-        return f"is an Airflow {type(value).__name__}, which means nothing inside an environment"
-    return None
-
-
-def place_of(function: Callable[..., Any]) -> tuple[str | None, int | None]:
-    """Return the file and line of a function, for messages."""
-    code = getattr(written_function(function), "__code__", None)
-    return (code.co_filename, code.co_firstlineno) if code else (None, None)
-
-
-def function_name(function: Any) -> str:
-    """Return a callable's name for messages."""
-    inner = written_function(function)
-    return str(getattr(function, "__name__", None) or getattr(inner, "__name__", None) or repr(function))
-
-
-def refuse_nonlocal(function: Any) -> None:
-    """Refuse a function that assigns variables of the call that made it: nobody would see that.
-
-    Raises:
-        CallError: it does.
-    """
-    inner = written_function(function)
-    shared = _assigned_free_variables(inner.__code__) if inner is not None else []
-    if inner is not None and shared:
-        raise CallError(
-            f"{inner.__name__}() assigns {shared[0]!r}, which is `nonlocal`: the DAG file would not see it. Return the "
-            "value instead.",
-            inner.__code__.co_filename,
-            inner.__code__.co_firstlineno,
-        )
-
-
-def outer_values(function: FunctionType) -> dict[str, Any]:
-    """Return what a function takes from outside by name: defaults and variables of enclosing functions."""
-    found: dict[str, Any] = {}
-    for name, parameter in inspect.signature(function, follow_wrapped=False).parameters.items():
-        if parameter.default is not parameter.empty:
-            found[name] = parameter.default
-    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
-        if not is_empty(cell):
-            found[name] = cell.cell_contents
-    return found
-
-
-def _assigned_free_variables(code: CodeType) -> list[str]:
-    assigned = [
-        instruction.argval
-        for instruction in dis.get_instructions(code)
-        if instruction.opname in ("STORE_DEREF", "DELETE_DEREF") and instruction.argval in code.co_freevars
-    ]
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            assigned += [name for name in _assigned_free_variables(constant) if name in code.co_freevars]
-    return assigned
 
 
 def _renamed(values: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -1,0 +1,56 @@
+"""A call that is ready to run."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from k8s_venv.calls.locations import Kept
+    from k8s_venv.calls.spool import Spool
+    from k8s_venv.calls.transport import Serializer, Transport
+    from k8s_venv.environment import Environment
+
+
+@dataclasses.dataclass(frozen=True)
+class PackedCall:
+    """A call that is ready to run.
+
+    Args:
+        environment: where it runs.
+        function: the function's name, for messages.
+        modules: the names of the modules that the call itself shipped, whose exceptions may be raised here.
+        transport: how the function travels.
+        archive: the zip archive, to be run as ``python call.pyz``.
+        secrets: what is delivered beside the archive and never in it, as ``secrets.json``; empty without any.
+        serializer: ``cloudpickle`` where this side shall unpickle what no codec carries of the result.
+        arguments: the encoded arguments, where they are too large for the archive.
+        references: the size and the place of arguments that are kept somewhere, by their digests.
+        own_size: the bytes of the archive that are not the runner's, which every call carries.
+    """
+
+    environment: Environment
+    function: str
+    modules: frozenset[str]
+    transport: Transport
+    archive: bytes = dataclasses.field(repr=False)
+    secrets: Mapping[str, Any] = dataclasses.field(repr=False)
+    serializer: Serializer | None = None
+    arguments: Spool | None = dataclasses.field(default=None, repr=False)
+    references: Mapping[str, tuple[int, Kept]] = dataclasses.field(default_factory=dict, repr=False)
+    own_size: int = 0
+
+    @functools.cached_property
+    def mask(self) -> Callable[[str], str]:
+        """Return what hides the call's secrets in a text."""
+        from k8s_venv.runner.masking import masker  # not for the parsing of DAG files
+
+        return masker(self.secrets.get("masked", ()))
+
+    def close(self) -> None:
+        """Remove what the call keeps on this machine: Airflow's task processes end without cleaning up."""
+        if self.arguments is not None:
+            self.arguments.close()

@@ -1,0 +1,92 @@
+"""What a callable says of itself: the function written in it, its name and place, what it takes from outside."""
+
+from __future__ import annotations
+
+import dis
+import functools
+import inspect
+from types import CellType, CodeType, FunctionType, MethodType
+from typing import TYPE_CHECKING, Any
+
+from k8s_venv.errors import CallError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def written_function(function: Any) -> FunctionType | None:
+    """Return the function that someone wrote with ``def`` or ``lambda`` inside a callable, or None."""
+    while not isinstance(function, FunctionType) or hasattr(function, "__wrapped__"):
+        if isinstance(function, functools.partial):
+            function = function.func
+        elif isinstance(function, MethodType):
+            function = function.__func__
+        elif hasattr(function, "__wrapped__"):
+            function = function.__wrapped__
+        elif not isinstance(function, type) and isinstance(vars(type(function)).get("__call__"), FunctionType):
+            function = vars(type(function))["__call__"]
+        else:
+            return None
+    return function
+
+
+def place_of(function: Callable[..., Any]) -> tuple[str | None, int | None]:
+    """Return the file and line of a function, for messages."""
+    code = getattr(written_function(function), "__code__", None)
+    return (code.co_filename, code.co_firstlineno) if code else (None, None)
+
+
+def function_name(function: Any) -> str:
+    """Return a callable's name for messages."""
+    inner = written_function(function)
+    return str(getattr(function, "__name__", None) or getattr(inner, "__name__", None) or repr(function))
+
+
+def refuse_nonlocal(function: Any) -> None:
+    """Refuse a function that assigns variables of the call that made it: nobody would see that.
+
+    Raises:
+        CallError: it does.
+    """
+    inner = written_function(function)
+    shared = _assigned_free_variables(inner.__code__) if inner is not None else []
+    if inner is not None and shared:
+        raise CallError(
+            f"{inner.__name__}() assigns {shared[0]!r}, which is `nonlocal`: the DAG file would not see it. Return the "
+            "value instead.",
+            inner.__code__.co_filename,
+            inner.__code__.co_firstlineno,
+        )
+
+
+def outer_values(function: FunctionType) -> dict[str, Any]:
+    """Return what a function takes from outside by name: defaults and variables of enclosing functions."""
+    found: dict[str, Any] = {}
+    for name, parameter in inspect.signature(function, follow_wrapped=False).parameters.items():
+        if parameter.default is not parameter.empty:
+            found[name] = parameter.default
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        if not is_empty(cell):
+            found[name] = cell.cell_contents
+    return found
+
+
+def _assigned_free_variables(code: CodeType) -> list[str]:
+    assigned = [
+        instruction.argval
+        for instruction in dis.get_instructions(code)
+        if instruction.opname in ("STORE_DEREF", "DELETE_DEREF") and instruction.argval in code.co_freevars
+    ]
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            assigned += [name for name in _assigned_free_variables(constant) if name in code.co_freevars]
+    return assigned
+
+
+def is_empty(cell: CellType) -> bool:
+    """Tell whether a variable of an enclosing function has no value."""
+    try:
+        cell.cell_contents  # noqa: B018 -- asking is what tells
+    except ValueError:
+        return True
+    return False

@@ -1,0 +1,49 @@
+"""What a value needs to be built elsewhere, while it is being collected."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Build:
+    """Stands for a method of the runner's half, ``runner.building.Builder``."""
+
+    name: str
+
+    def __call__(self) -> None:
+        """Be callable, as pickle wants it."""
+
+
+class StateError(Exception):
+    """A value that cannot travel as one.
+
+    Args:
+        problem: what is in the way, to be put after "it".
+    """
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(problem)
+        self.problem = problem
+
+
+@dataclasses.dataclass
+class Parts:
+    """What a pickled value needs besides its bytes.
+
+    Args:
+        data: the pickle.
+        coded: the values that it refers to by number and that codecs carry.
+        sources: the functions and classes without a name in their module, as slices.
+        globals: the names of sliced modules that it refers to, with their modules.
+        modules: the other modules that it imports from.
+        calls_own: restoring it calls functions of sliced modules (``__reduce__``), which need their names by then.
+    """
+
+    data: bytes = b""
+    coded: list[Any] = dataclasses.field(default_factory=list)
+    sources: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    globals: set[tuple[str, str]] = dataclasses.field(default_factory=set)
+    modules: set[str] = dataclasses.field(default_factory=set)
+    calls_own: bool = False
