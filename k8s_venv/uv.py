@@ -139,7 +139,7 @@ def run(
             stderr=subprocess.PIPE,
             encoding="utf-8",
             errors="replace",
-            env=_environ(indexes or {}),
+            env=environ(indexes or {}),
             cwd=cwd,
         ) as process:
             try:
@@ -173,7 +173,12 @@ def _program() -> str:
         raise K8sVenvError("The program `uv` is not installed here. Run: pip install --force-reinstall uv.") from None
 
 
-def _environ(indexes: Mapping[str, str]) -> dict[str, str]:
+def environ(indexes: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that uv gets: the user's about indexes, passwords, certificates and proxies, pip's included.
+
+    Args:
+        indexes: variables of uv for the indexes that committed files name; they win.
+    """
     cache = str(require_cache() / "uv")
     given = {name: value for name, value in os.environ.items() if not name.startswith("UV_") or _PASSED.fullmatch(name)}
     for name in ("VIRTUAL_ENV", "PYTHONHOME", "PYTHONPATH"):  # the caller's are not the environment's
@@ -185,14 +190,14 @@ def _environ(indexes: Mapping[str, str]) -> dict[str, str]:
     return {**given, **{name: _with_known_credentials(value, known) for name, value in indexes.items()}}
 
 
-def index_variables(indexes: Mapping[str, str]) -> dict[str, str]:
-    """Return uv's variables for the indexes, with their passwords, for a uv that runs elsewhere.
+def index_variables(given: Mapping[str, str]) -> dict[str, str]:
+    """Return those of uv's variables that are about package indexes and how they are reached.
 
     Args:
-        indexes: those for the indexes that committed files name; they win.
+        given: the variables that are set.
     """
-    names = re.compile(r"UV_((DEFAULT_|EXTRA_)?INDEX\w*|FIND_LINKS|INSECURE_HOST)")
-    return {name: value for name, value in _environ(indexes).items() if names.fullmatch(name)}
+    names = re.compile(r"UV_((DEFAULT_|EXTRA_)?INDEX\w*|FIND_LINKS|INSECURE_HOST|HTTP_\w+|REQUEST_TIMEOUT)")
+    return {name: value for name, value in given.items() if names.fullmatch(name)}
 
 
 def _with_known_credentials(urls: str, known: Mapping[str, str]) -> str:

@@ -1,46 +1,36 @@
-"""Build an environment's image with BuildKit (``docker buildx``) and push it."""
+"""Build an environment's image with BuildKit (``docker buildx``)."""
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import importlib.resources
-import os
-import re
-import shlex
 import shutil
 import subprocess
 import tempfile
-from collections import deque
+import uuid
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from k8s_venv import uv
-from k8s_venv.builders.base import base_reference, missing_base
+from k8s_venv.builders.base import base_reference
+from k8s_venv.builders.buildlog import BuildLog
+from k8s_venv.builders.buildx import find_buildx
 from k8s_venv.builders.layered import image_labels
+from k8s_venv.builders.saved import read_layout, read_saved
+from k8s_venv.builders.secrets import Secrets
+from k8s_venv.dockerengine import connect
 from k8s_venv.errors import BuildError
 from k8s_venv.locking import locked_packages
-from k8s_venv.requirements import index_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
+    from docker.models.images import Image as EngineImage
+
+    from k8s_venv.builders.image import Image
     from k8s_venv.environment import Environment
     from k8s_venv.locking import Lock
 
-# What a line of BuildKit's progress means, by what stands in it.
-_STEPS = {
-    "] FROM ": "pulling the base image",
-    "sys.version_info": "checking the base image's Python",
-    "cp -a /python": "looking for Python",
-    "apt-get install": "Debian packages",
-    "compileall": "compiling the standard library",
-    "pip install --quiet": "getting uv",
-    "uv pip sync": "installing the locked packages",
-    "] COPY --from=build": "assembling the image",
-    "exporting layers": "exporting layers",
-    " pushing ": "pushing",
-}
-_LOG_LINES = 25
 # Where the template takes an environment's own lines.
 _LINES = "# (the environment's own lines)"
 
@@ -57,7 +47,7 @@ class BuildKit:
         environment: Environment,
         lock: Lock,
         reference: str,
-        destination: str | Path,
+        destination: Literal["push", "load"],
         progress: Callable[[str], None],
     ) -> None:
         """Build an image and bring it to its destination, or leave that as it was.
@@ -66,19 +56,49 @@ class BuildKit:
             environment: what to build.
             lock: its lock.
             reference: the image's full reference.
-            destination: ``push``, ``load``, or the path of an OCI archive.
+            destination: the registry, or Docker Engine, which gets its own of several platforms.
             progress: is called with each step's name.
 
         Raises:
             BuildError: BuildKit failed; its last lines are in the error.
         """
-        with tempfile.TemporaryDirectory(prefix="k8s-venv-build-") as name:
-            folder = Path(name)
-            context = write_context(environment, lock, folder / "context")
-            command = _command(environment, lock, reference, destination)
-            lines = self._run([*command, *_secrets(environment, folder), str(context)], progress)
-        if lines is not None:
-            raise BuildError(environment.name, *_explain(environment, reference, lines))
+        platforms = environment.image_platforms
+        if destination == "load" and len(platforms) > 1:
+            own = find_buildx().engine
+            platforms = (own,) if own in platforms else platforms
+        output = [f"--{destination}", "--tag", reference]
+        self._build(environment, lock, reference, platforms, output, progress)
+
+    def export(
+        self, environment: Environment, lock: Lock, reference: str, folder: Path, progress: Callable[[str], None]
+    ) -> list[Image]:
+        """Build an image, and return it for each platform, its layers in a folder.
+
+        Args:
+            environment: what to build.
+            lock: its lock.
+            reference: the image's full reference.
+            folder: an empty folder.
+            progress: is called with each step's name.
+
+        Raises:
+            BuildError: BuildKit failed; its last lines are in the error.
+        """
+        platforms = environment.image_platforms
+        if find_buildx().exports:
+            output = [f"--output=type=oci,tar=false,dest={folder / 'image'}"]
+            self._build(environment, lock, reference, platforms, output, progress)
+            return read_layout(folder / "image")
+        # The engine's own builder writes no archive, but the engine does.
+        tag = f"k8s-venv-output:{uuid.uuid4().hex}"
+        self._build(environment, lock, reference, platforms, ["--load", "--tag", tag], progress)
+        progress("reading the image")
+        with contextlib.closing(connect()) as client:
+            try:
+                self._save(client.images.get(tag), environment, folder / "saved.tar")
+            finally:
+                client.images.remove(tag)
+        return read_saved(folder / "saved.tar", folder / "image")
 
     def stop(self) -> None:
         """End the builds that run and begin no other."""
@@ -86,11 +106,42 @@ class BuildKit:
         for process in tuple(self._running):
             process.terminate()
 
-    def _run(self, command: list[str], progress: Callable[[str], None]) -> list[str] | None:
-        """Run buildx; return its last lines when it failed, else None."""
+    def _save(self, image: EngineImage, environment: Environment, path: Path) -> None:
+        with path.open("wb") as stream:
+            for chunk in image.save():
+                if self._stopped:
+                    raise BuildError(environment.name, "its build was interrupted.")
+                stream.write(chunk)
+
+    def _build(
+        self,
+        environment: Environment,
+        lock: Lock,
+        reference: str,
+        platforms: Sequence[str],
+        output: list[str],
+        progress: Callable[[str], None],
+    ) -> None:
+        log = BuildLog()
+        with tempfile.TemporaryDirectory(prefix="k8s-venv-build-") as name:
+            folder = Path(name)
+            context = write_context(environment, lock, folder / "context")
+            secrets = Secrets(environment)
+            command = [
+                *("docker", "buildx", "build", "--progress", "plain", "--provenance", "false"),
+                *("--platform", ",".join(platforms), *output),
+                *_arguments(environment, lock),
+                *secrets.options(folder),
+                str(context),
+            ]
+            failed = self._run(command, log, progress)
+        if failed:
+            raise log.error(environment, reference, secrets.own_addresses)
+
+    def _run(self, command: list[str], log: BuildLog, progress: Callable[[str], None]) -> bool:
+        """Run buildx, and tell whether it failed."""
         if self._stopped:
-            return []
-        last: deque[str] = deque(maxlen=_LOG_LINES)
+            return True
         now = ""
         # A session of its own, so that Ctrl-C reaches it through `stop` alone.
         with subprocess.Popen(
@@ -108,14 +159,12 @@ class BuildKit:
                 process.terminate()
             assert process.stdout is not None  # noqa: S101 -- it is a pipe
             for line in process.stdout:
-                if line.strip():
-                    last.append(line.rstrip())
-                step = next((text for mark, text in _STEPS.items() if mark in line), now)
+                step = log.read(line) or now
                 if step != now:
                     progress(step)
                 now = step
         self._running.discard(process)
-        return list(last) if process.returncode else None
+        return process.returncode != 0
 
 
 def write_context(environment: Environment, lock: Lock, context: Path) -> Path:
@@ -136,7 +185,7 @@ def write_context(environment: Environment, lock: Lock, context: Path) -> Path:
     return context
 
 
-def _command(environment: Environment, lock: Lock, reference: str, destination: str | Path) -> list[str]:
+def _arguments(environment: Environment, lock: Lock) -> list[str]:
     base = base_reference(environment, lock.base_digest)
     official = environment.model_copy(update={"base": None})
     sources = any("wheels" not in package and "archive" not in package for package in locked_packages(environment))
@@ -149,46 +198,7 @@ def _command(environment: Environment, lock: Lock, reference: str, destination: 
         "BUILD_PACKAGES": "build-essential" if sources else "",
         "UV_VERSION": importlib.metadata.version("uv"),
     }
-    platforms = environment.image_platforms
     return [
-        *("docker", "buildx", "build", "--progress", "plain", "--provenance", "false"),
-        *_output(destination),
-        *(("--platform", ",".join(platforms)) if len(platforms) > 1 else ()),
         *(f"--build-arg={name}={value}" for name, value in arguments.items()),
         *(f"--label={name}={value}" for name, value in image_labels(environment, lock).items()),
-        *("--tag", reference),
     ]
-
-
-def _secrets(environment: Environment, folder: Path) -> list[str]:
-    """Hand the package indexes with their passwords to the build, and to nothing that stays of it."""
-    variables = uv.index_variables(index_settings(environment))
-    path = folder / "indexes"
-    path.touch(0o600)
-    path.write_text("".join(f"export {name}={shlex.quote(value)}\n" for name, value in variables.items()), "utf-8")
-    found = [f"--secret=id=indexes,src={path}"]
-    netrc = Path(os.environ.get("NETRC") or Path.home() / ".netrc")
-    return [*found, f"--secret=id=netrc,src={netrc}"] if netrc.is_file() else found
-
-
-def _output(destination: str | Path) -> list[str]:
-    if isinstance(destination, Path):
-        return [f"--output=type=oci,dest={destination}"]
-    return [f"--{destination}"]
-
-
-def _explain(environment: Environment, reference: str, lines: list[str]) -> tuple[str, str]:
-    """Return what went wrong in a build, and the lines to show for it."""
-    text = "\n".join(lines)
-    base = base_reference(environment)
-    if wrong := re.search(r"The base image has Python [\d.]+ instead of [\d.]+\.", text):
-        return f"its base image {base} does not fit. {wrong[0]}", ""
-    if unread := re.search(r"^#(\d+) \[internal\] load metadata for (?:.*\n)*?#\1 ERROR: (.+)", text, re.MULTILINE):
-        return missing_base(environment, unread[2]), ""
-    if missing := re.search(r"E: Unable to locate package (\S+)", text):
-        return f"there is no Debian package {missing[1]!r}. Check `packages` of [environments.{environment.name}].", ""
-    if missing := re.search(r"E: Version '(\S+)' for '(\S+)' was not found", text):
-        return f"there is no version {missing[1]!r} of the Debian package {missing[2]!r} any more.", ""
-    if re.search(r"^ > pushing |failed to push", text, re.MULTILINE):
-        return f"its image could not be pushed as {reference}. The last lines of the build:", text
-    return "its image could not be built. The last lines of the build:", text

@@ -2,41 +2,31 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from k8s_venv.builders.archive import write_archive
-from k8s_venv.dockerengine import EngineError, connect
+from k8s_venv.dockerengine import EngineError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import docker
+    from docker import DockerClient
 
     from k8s_venv.builders.image import Image
 
-
-def require_buildx() -> None:
-    """Make sure that Docker Engine can be asked to build.
-
-    Raises:
-        EngineError: the engine, its client library or buildx is missing.
-    """
-    connect().close()
-    program = shutil.which("docker")
-    if program is None:
-        raise EngineError("The `docker` command is not on PATH. Install Docker's command line and its buildx plugin.")
-    found = subprocess.run([program, "buildx", "version"], capture_output=True, check=False)
-    if found.returncode:
-        raise EngineError(
-            "Docker's buildx plugin is missing. Install the package docker-buildx-plugin (or docker-buildx)."
-        )
+# Docker's names of what the kernel calls otherwise.
+_MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
-def load_archive(client: docker.DockerClient, reference: str, images: Sequence[Image]) -> None:
+def engine_platform(client: DockerClient) -> str:
+    """Return the platform that an engine runs on, such as ``linux/arm64``."""
+    machine = str(client.info()["Architecture"])
+    return f"linux/{_MACHINES.get(machine, machine)}"
+
+
+def load_archive(client: DockerClient, reference: str, images: Sequence[Image]) -> None:
     """Load an image into the engine; of several platforms, the engine's own.
 
     Args:
@@ -49,10 +39,10 @@ def load_archive(client: docker.DockerClient, reference: str, images: Sequence[I
     """
     import docker
 
-    machine = {"x86_64": "amd64", "aarch64": "arm64"}.get(client.info()["Architecture"], "")
-    fitting = [image for image in images if image.platform == f"linux/{machine}"]
+    platform = engine_platform(client)
+    fitting = [image for image in images if image.platform == platform]
     if not fitting:
-        raise EngineError(f"Docker Engine runs on linux/{machine}, for which {reference} has no image.")
+        raise EngineError(f"Docker Engine runs on {platform}, for which {reference} has no image.")
     with tempfile.TemporaryDirectory(prefix="k8s-venv-load-") as folder:
         path = Path(folder) / "image.tar"
         write_archive({reference: fitting}, path)

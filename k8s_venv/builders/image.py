@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
-_CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"
+CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"
 # Docker's names of what the OCI calls otherwise; the bytes are the same.
 _LAYER_TYPES = {
     "application/vnd.docker.image.rootfs.diff.tar.gzip": "application/vnd.oci.image.layer.v1.tar+gzip",
@@ -31,14 +31,14 @@ class Image:
 
     Args:
         platform: such as ``linux/arm64``.
-        base: the image under it.
-        layers: its own layers.
+        base: the image under it, for its layers that are not here.
+        layers: its layers that are here.
         config: its configuration.
         manifest: its manifest.
     """
 
     platform: str
-    base: BaseImage
+    base: BaseImage | None
     layers: tuple[Layer, ...]
     config: bytes
     manifest: Mapping[str, Any]
@@ -46,7 +46,7 @@ class Image:
     @property
     def base_layers(self) -> list[Mapping[str, Any]]:
         """Return the descriptors of the base's layers."""
-        return list(self.manifest["layers"][: len(self.base.layers)])
+        return list(self.manifest["layers"][: len(self.base.layers)]) if self.base else []
 
     @property
     def config_digest(self) -> str:
@@ -93,7 +93,7 @@ def assemble(platform: str, base: BaseImage, layers: Sequence[Layer], labels: Ma
     manifest = {
         "schemaVersion": 2,
         "mediaType": MANIFEST_TYPE,
-        "config": {"mediaType": _CONFIG_TYPE, "digest": _digest(document), "size": len(document)},
+        "config": {"mediaType": CONFIG_TYPE, "digest": _digest(document), "size": len(document)},
         "layers": [
             *(
                 {**layer, "mediaType": _LAYER_TYPES.get(layer["mediaType"], layer["mediaType"])}

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from k8s_venv.builders.base import has_python
-from k8s_venv.builders.engine import require_buildx
+from k8s_venv.builders.buildx import find_buildx
 from k8s_venv.builders.layered import Parts, find_parts
 from k8s_venv.builders.push import known_repositories
 from k8s_venv.builders.selection import NoWheelError
@@ -89,6 +90,7 @@ def make_plan(
     *,
     details: bool = True,
     anew: bool = False,
+    load: bool = False,
 ) -> list[Step]:
     """Find out what has to be built; nothing is built before every question is answered.
 
@@ -98,6 +100,7 @@ def make_plan(
         builder: the builder to use whatever an environment needs.
         details: whether it is asked what building takes, too.
         anew: whether everything is built, without asking the registry for it.
+        load: whether only the platform of the local engine is needed.
 
     Raises:
         K8sVenvError: there is no registry, or it cannot be asked, or a lock is missing, stale or outdated.
@@ -114,17 +117,18 @@ def make_plan(
     locks = [read_lock(environment) for environment in chosen]
     references = [env.image_reference(place, lock.digest) for env, lock in zip(chosen, locks, strict=True)]
     registry = registry_at(Reference.parse(f"{place.rstrip('/')}/x").host)
+    way = _Way(builder, load)
 
     def plan(environment: Environment, lock: Lock, text: str) -> Step:
         reference = Reference.parse(text)
         if anew:
-            return _with_parts(Step(environment, lock, text, None, "to build", lock.builder), builder)
+            return way.choose(Step(environment, lock, text, None, "to build", lock.builder))
         digest = find_manifest(registry, reference)
         if digest is not None:
             return Step(environment, lock, text, digest, "exists")
         state = _why_missing(registry, reference) if details else "to build"
         step = Step(environment, lock, text, None, state, lock.builder)
-        return _with_parts(step, builder) if details else step
+        return way.choose(step) if details else step
 
     with ThreadPoolExecutor(8) as pool:
         steps = list(pool.map(plan, chosen, locks, references))
@@ -172,39 +176,52 @@ def _why_missing(registry: Registry, reference: Reference) -> str:
     return "to build, since it changed" if tags else "to build, for the first time"
 
 
-def _with_parts(step: Step, forced: str | None) -> Step:
-    """Choose the builder, and find the parts of an image where that is the layer builder."""
-    environment = step.environment
-    if forced == "buildkit":
-        return _with_buildkit(step, "--builder")
-    if environment.image_builder == "buildkit" and forced is None:
-        return _with_buildkit(step, environment.buildkit_reason or "the environment's `builder`")
-    step = dataclasses.replace(step, builder="layers", why="--builder" if forced else "wheels suffice")
-    if environment.image_builder == "buildkit":
-        what = environment.buildkit_reason or "its `builder`"
-        problem = BuildError(environment.name, f"{what} need BuildKit: leave out --builder layers.")
-        return dataclasses.replace(step, problem=problem)
-    try:
-        parts = tuple(find_parts(environment, step.lock, platform) for platform in environment.image_platforms)
-        if forced is None and not all(has_python(environment, one.base) for one in parts):
-            return _with_buildkit(step, f"its base has no Python {environment.python}")
-    except NoWheelError as error:
-        if forced is None:
-            return _with_buildkit(step, "a package without wheels")
-        return dataclasses.replace(step, problem=error)
-    except BuildError as error:
-        return dataclasses.replace(step, problem=error)
-    return dataclasses.replace(step, parts=parts)
+class _Way:
+    """Chooses how images are built.
 
+    Args:
+        forced: the builder to use whatever an environment needs.
+        load: whether only the platform of the local engine is needed.
+    """
 
-def _with_buildkit(step: Step, why: str) -> Step:
-    """Choose BuildKit, which is not there everywhere."""
-    problem = None
-    try:
-        require_buildx()
-    except EngineError as error:
-        problem = BuildError(step.environment.name, f"its image needs BuildKit ({why}). {error}")
-    return dataclasses.replace(step, builder="buildkit", why=why, problem=problem)
+    def __init__(self, forced: str | None, load: bool) -> None:
+        self._forced, self._load = forced, load
+        self._buildx = functools.cache(find_buildx)
+
+    def choose(self, step: Step) -> Step:
+        """Choose the builder, and find the parts of an image where that is the layer builder."""
+        environment = step.environment
+        if self._forced == "buildkit":
+            return self._with_buildkit(step, "--builder")
+        if environment.image_builder == "buildkit" and self._forced is None:
+            return self._with_buildkit(step, environment.buildkit_reason or "the environment's `builder`")
+        step = dataclasses.replace(step, builder="layers", why="--builder" if self._forced else "wheels suffice")
+        if environment.image_builder == "buildkit":
+            what = environment.buildkit_reason or "its `builder`"
+            problem = BuildError(environment.name, f"{what} need BuildKit: leave out --builder layers.")
+            return dataclasses.replace(step, problem=problem)
+        try:
+            parts = tuple(find_parts(environment, step.lock, platform) for platform in environment.image_platforms)
+            if self._forced is None and not all(has_python(environment, one.base) for one in parts):
+                return self._with_buildkit(step, f"its base has no Python {environment.python}")
+        except NoWheelError as error:
+            if self._forced is None:
+                return self._with_buildkit(step, "a package without wheels")
+            return dataclasses.replace(step, problem=error)
+        except BuildError as error:
+            return dataclasses.replace(step, problem=error)
+        return dataclasses.replace(step, parts=parts)
+
+    def _with_buildkit(self, step: Step, why: str) -> Step:
+        """Choose BuildKit, which is not there everywhere, and not for every platform."""
+        wanted = step.environment.image_platforms
+        try:
+            buildx = self._buildx()
+            reason = buildx.problem([buildx.engine] if self._load and buildx.engine in wanted else wanted)
+        except EngineError as error:
+            reason = str(error)
+        problem = BuildError(step.environment.name, f"its image needs BuildKit ({why}). {reason}") if reason else None
+        return dataclasses.replace(step, builder="buildkit", why=why, problem=problem)
 
 
 def _require_epoch(step: Step) -> None:

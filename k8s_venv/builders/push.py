@@ -106,7 +106,7 @@ class Pusher:
     ) -> None:
         digest = str(descriptor["digest"])
         sources = known_repositories(self._registry.host, digest)
-        if image.base.reference.host == self._registry.host and descriptor in image.base_layers:
+        if image.base and image.base.reference.host == self._registry.host and descriptor in image.base_layers:
             sources.insert(0, image.base.reference.repository)
         sources = [one for one in dict.fromkeys(sources) if one != repository]
         fetch = functools.partial(find_blob, image, descriptor, folder)
@@ -129,7 +129,10 @@ def find_blob(image: Image, descriptor: Mapping[str, Any], folder: Path) -> Blob
         path.write_bytes(image.config)
         return Blob(path, digest, len(image.config))
     own = {layer.blob.digest: layer.blob for layer in image.layers}
-    return own[digest] if digest in own else base_blob(image.base, descriptor)
+    if digest in own:
+        return own[digest]
+    assert image.base is not None  # noqa: S101 -- every other layer is one of a base's
+    return base_blob(image.base, descriptor)
 
 
 def known_repositories(host: str, digest: str) -> list[str]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import functools
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -63,7 +65,8 @@ class Run:
         done: Callable[[Done], None],
     ) -> None:
         self._destination, self._progress, self._sent, self._done = destination, progress, sent, done
-        self._stopped = self._several = False
+        self._stopped = False
+        self._folder = ""
         self._buildkit = BuildKit()
         self._images: dict[str, list[Image]] = {}
 
@@ -78,20 +81,26 @@ class Run:
             K8sVenvError: the archive of all images cannot be written.
         """
         chosen = list(steps)
-        self._several = len(chosen) > 1
+        # Where images for an archive are kept until all of them are there.
+        with tempfile.TemporaryDirectory(prefix="k8s-venv-images-") as self._folder:
+            ended = self._build_all(chosen, jobs)
+            if isinstance(self._destination, Path) and self._images:
+                try:
+                    write_archive(self._images, self._destination)
+                except OSError as error:
+                    raise K8sVenvError(
+                        f"The archive {self._destination} cannot be written: {error.strerror}."
+                    ) from None
+        return ended
+
+    def _build_all(self, steps: list[Step], jobs: int) -> list[Done]:
         with ThreadPoolExecutor(jobs) as pool:
             try:
-                ended = list(pool.map(self._one, chosen))
+                return list(pool.map(self._one, steps))
             except BaseException:
-                self._stop(chosen)
+                self._stop(steps)
                 pool.shutdown(wait=True, cancel_futures=True)
                 raise
-        if isinstance(self._destination, Path) and self._images:
-            try:
-                write_archive(self._images, self._destination)
-            except OSError as error:
-                raise K8sVenvError(f"The archive {self._destination} cannot be written: {error.strerror}.") from None
-        return ended
 
     def _stop(self, steps: Iterable[Step]) -> None:
         self._stopped = True
@@ -111,18 +120,24 @@ class Run:
             ended = Done(step, error=error)
         except K8sVenvError as error:
             ended = Done(step, error=BuildError(step.environment.name, f"its image could not be built. {error}"))
+        except OSError as error:  # of this machine's files: those of requests are the registry's to explain
+            place = f" ({error.filename})" if error.filename else ""
+            problem = f"its image could not be built here: {error.strerror or error}{place}."
+            if error.errno == errno.ENOSPC:
+                problem += " Set TMPDIR to a folder with more space."
+            ended = Done(step, error=BuildError(step.environment.name, problem))
         self._done(ended)
         return ended
 
     def _build(self, step: Step) -> Done:
         report = functools.partial(self._progress, step)
         if step.builder == "buildkit":
-            if isinstance(self._destination, Path) and self._several:
-                raise BuildError(
-                    step.environment.name,
-                    "BuildKit writes an archive of one image alone. Name this environment, and no other.",
-                )
-            self._buildkit.build(step.environment, step.lock, step.reference, self._destination, report)
+            if isinstance(self._destination, Path):
+                folder = Path(tempfile.mkdtemp(dir=self._folder))
+                made = self._buildkit.export(step.environment, step.lock, step.reference, folder, report)
+                self._images[step.reference] = made
+            else:
+                self._buildkit.build(step.environment, step.lock, step.reference, self._destination, report)
             return Done(step)
         images = []
         for parts in step.parts:

@@ -81,7 +81,7 @@ def build_images(
                 f"{environment.name} is not built: it has an image of its own, {environment.image}", markup=False
             )
     elsewhere = bool(load or output)
-    steps = make_plan(project, chosen, builder, details=not check, anew=elsewhere)
+    steps = make_plan(project, chosen, builder, details=not check, anew=elsewhere, load=load)
     for step in steps:
         if not step.lock.base:
             console.print(

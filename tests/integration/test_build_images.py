@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from k8s_venv.builders.base import base_reference
+from k8s_venv.builders.buildx import find_buildx
 from k8s_venv.environment import Environment
 from k8s_venv.locking import locked_packages, read_lock
 from k8s_venv.project import load_project
@@ -191,13 +192,71 @@ def test_a_package_without_wheels_is_locked_for_buildkit(build: Command, tmp_pat
     assert package["sdist"]["url"].endswith("docopt-0.6.2.tar.gz")
 
 
-def test_an_archive_of_buildkit_is_of_one_image(build: Command, tmp_path: Path) -> None:
-    ran = build("--output", "images.tar", project=FULL + '[environments.bare]\npython = "3.12"\n')
+def test_one_archive_holds_the_images_of_both_builders(
+    build: Command, client: docker.DockerClient, tmp_path: Path
+) -> None:
+    project = """
+        [environments.touched]
+        python = "3.12"
+        dockerfile = ["RUN touch /touched"]
+
+        [environments.greeting]
+        python = "3.12"
+        dockerfile = ["ENV GREETING=hello"]
+
+        [environments.bare]
+        python = "3.12"
+    """
+
+    ran = build("--output", "images.tar", project=project)
+
+    assert ran.returncode == 0, ran.stderr
+    references = dict(line.split() for line in ran.stdout.splitlines())
+    assert list(references) == ["touched", "greeting", "bare"]
+    assert not any(tag.startswith("k8s-venv-output") for image in client.images.list() for tag in image.tags)
+    assert list(temporary(tmp_path).glob("k8s-venv-*")) == []
+    with (tmp_path / "images.tar").open("rb") as archive:
+        client.images.load(archive)
+    code = "import os, sys; print(sys.prefix, os.environ.get('GREETING'), os.path.exists('/touched'))"
+    said = {
+        name: client.containers.run(reference, ["python", "-c", code], remove=True).decode().split()
+        for name, reference in references.items()
+    }
+    assert said == {
+        "touched": ["/opt/venv", "None", "True"],
+        "greeting": ["/opt/venv", "hello", "False"],
+        "bare": ["/opt/venv", "None", "False"],
+    }
+
+
+def test_what_a_builder_cannot_build_for_is_said_in_the_plan(build: Command, client: docker.DockerClient) -> None:
+    if client.info()["Architecture"] != "x86_64" or find_buildx().exports:
+        pytest.skip("needs an engine for linux/amd64 that builds for one platform at a time")
+    both = '[environments.both]\npython = "3.12"\npackages = ["jq"]\nplatforms = ["linux/amd64", "linux/arm64"]\n'
+    arm = '[environments.arm]\npython = "3.12"\npackages = ["jq"]\nplatforms = ["linux/arm64"]\n'
+
+    ran = build("--dry-run", project=both + arm)
 
     assert ran.returncode == 1
-    assert "Environment 'etl': BuildKit writes an archive of one image alone." in ran.stderr
-    assert ran.stdout.split()[0] == "bare"
-    assert (tmp_path / "images.tar").exists()
+    assert (
+        "Environment 'both': its image needs BuildKit (Debian packages). The builder 'default' is Docker" in ran.stderr
+    )
+    if "linux/arm64" not in find_buildx().platforms:
+        assert (
+            "Environment 'arm': its image needs BuildKit (Debian packages). The builder 'default' cannot r"
+            in ran.stderr
+        )
+        assert "tonistiigi/binfmt --install arm64`, or Debian's packages qemu-user-static and binfmt" in ran.stderr
+
+
+def test_of_several_platforms_the_engine_gets_its_own(build: Command, client: docker.DockerClient) -> None:
+    lines = 'dockerfile = ["ENV GREETING=hello"]\nplatforms = ["linux/amd64", "linux/arm64"]\n'
+
+    ran = build("--load", project=f'[environments.both]\npython = "3.12"\n{lines}')
+
+    assert ran.returncode == 0, ran.stderr
+    image = client.images.get(ran.stdout.split()[1])
+    assert f"linux/{image.attrs['Architecture']}" == find_buildx().engine
 
 
 def _probe(client: docker.DockerClient, reference: str) -> dict[str, object]:
@@ -252,7 +311,7 @@ def test_one_failure_does_not_keep_other_images_from_being_built(
 
         [environments.no-such-package]
         python = "3.12"
-        packages = ["libpq-nonsense"]
+        packages = ["libpq-dew"]
 
         [environments.no-such-base]
         python = "3.12"
@@ -267,7 +326,8 @@ def test_one_failure_does_not_keep_other_images_from_being_built(
     assert [line.split()[0] for line in ran.stdout.splitlines()] == ["bare"]
     assert f"its base image {base} does not fit. The base image has Python 3.11 instead of 3.12." in ran.stderr
     assert (
-        "there is no Debian package 'libpq-nonsense'. Check `packages` of [environments.no-such-package]" in ran.stderr
+        "there is no Debian package 'libpq-dew'. Did you mean 'libpq-dev'? "
+        "Check `packages` of [environments.no-such-package]." in ran.stderr
     )
     assert f"its base image {test_registry}/nothing:here does not exist or cannot be reached (" in ran.stderr
     assert "Traceback" not in ran.stderr
