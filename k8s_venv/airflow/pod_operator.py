@@ -22,6 +22,7 @@ from k8s_venv.airflow.compat import AirflowTaskTimeout, deployment
 from k8s_venv.airflow.lines import line_logger
 from k8s_venv.backends.kubernetes import render
 from k8s_venv.backends.kubernetes.engine import Keep, PodRun
+from k8s_venv.backends.kubernetes.security import container_security, pod_security
 from k8s_venv.backends.kubernetes.stages import Timeouts, from_json
 from k8s_venv.errors import BackendError
 from k8s_venv.locking import read_lock
@@ -47,15 +48,10 @@ class IsolatedPodOperator(KubernetesPodOperator):
 
     def __init__(self, *, call: PackedCall, name: str, **options: Any) -> None:
         template = _template(options)
-        options = {**_defaults(template), **options}
-        limit = render.message_limit(
-            1
-            + max(1, len(template.spec.containers))
-            + len(template.spec.init_containers or options.get("init_containers") or ())
-        )
+        options = {**_defaults(template), **options, **_security(template, options)}
         super().__init__(
             name=name,
-            cmds=[*render.command(), "--message-limit", str(limit)],
+            cmds=render.command(),
             base_container_name=render.BASE,
             random_name_suffix=False,
             do_xcom_push=False,
@@ -263,20 +259,31 @@ def _template(options: dict[str, Any]) -> k8s.V1Pod:
 
 def _defaults(template: k8s.V1Pod) -> dict[str, Any]:
     """Return our own defaults, for what the template leaves open."""
-    spec, base = template.spec, template.spec.containers[0]
+    spec = template.spec
     defaults = {
         "automount_service_account_token": (spec.automount_service_account_token, False),
-        "security_context": (spec.security_context, render.pod_security()),
-        "container_security_context": (base.security_context, render.container_security()),
         "active_deadline_seconds": (spec.active_deadline_seconds, DEADLINE),
     }
     return {name: default for name, (given, default) in defaults.items() if given is None}
 
 
+def _security(template: k8s.V1Pod, options: dict[str, Any]) -> dict[str, Any]:
+    """Return the security contexts: our own, over them the template's, over them the options'."""
+    pod, base = template.spec.security_context, template.spec.containers[0].security_context
+    return {
+        "security_context": pod_security(pod, options.get("security_context")),
+        "container_security_context": container_security(base, options.get("container_security_context")),
+    }
+
+
 def _with_sidecar(template: k8s.V1Pod, options: dict[str, Any]) -> k8s.V1Pod:
     """Return the template with the container that hands large results over, as its last."""
-    security = options.get("container_security_context") or template.spec.containers[0].security_context
-    sidecar = render.sidecar(options["image"], options.get("image_pull_policy"), security)
+    sidecar = render.sidecar(
+        options["image"],
+        options.get("image_pull_policy"),
+        options["container_security_context"],
+        options.get("container_resources") or template.spec.containers[0].resources,
+    )
     template.spec.containers = [*template.spec.containers, sidecar]
     return template
 

@@ -1,6 +1,6 @@
 """Open a call, run its function, report how it ended.
 
-``python call.pyz --result DIR [--message FILE [--message-limit BYTES]] [--secrets -]`` runs the call; with the
+``python call.pyz --result DIR [--message FILE] [--secrets -]`` runs the call; with the
 last, the secrets come on standard input, and the call ends when that is closed. ``python call.pyz
 --hand-over DIR`` waits beside it in a pod, as the container from which the sender reads a result that is too large
 for the pod's status. ``python call.pyz --read DIR [--from BYTE]`` writes that result to standard output, ``--release
@@ -47,11 +47,10 @@ def main(archive: str, arguments: List[str]) -> int:
     options = dict(zip(arguments[::2], arguments[1::2]))
     modes = [name for name in _MODES if name in options]
     if len(modes) != 1:
-        raise SystemExit(f"usage: python {archive} {{{'|'.join(_MODES)}}} DIR [--message FILE] [--message-limit BYTES]")
+        raise SystemExit(f"usage: python {archive} {{{'|'.join(_MODES)}}} DIR [--message FILE]")
     folder = options[modes[0]]
     if modes[0] == "--result":
-        limit = int(options.get("--message-limit", protocol.MESSAGE_LIMIT))
-        with report.Reporter(folder, options.get("--message"), limit) as reporter:
+        with report.Reporter(folder, options.get("--message")) as reporter:
             if os.path.exists(os.path.join(os.path.dirname(archive), protocol.DELIVERY)):
                 delivery: Any = importlib.import_module("k8s_venv.runner.delivery")
                 reporter.delivery = delivery.read(os.path.dirname(archive))

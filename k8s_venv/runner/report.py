@@ -30,10 +30,9 @@ class Reporter:
     Args:
         folder: receives the document and the payload.
         message: the file that Kubernetes shows in the pod's status, if any.
-        limit: how much it shows, in bytes.
     """
 
-    def __init__(self, folder: str, message: Optional[str] = None, limit: int = protocol.MESSAGE_LIMIT) -> None:
+    def __init__(self, folder: str, message: Optional[str] = None) -> None:
         self.timings: Dict[str, float] = {}
         self.types: Optional[Types] = None  # finds the types that travelled with the call
         self.pickle: Optional[Callable[[Any], bytes]] = None  # pickles what has no codec, where the task wants that
@@ -42,7 +41,6 @@ class Reporter:
         self.process = os.getpid()
         self.folder = folder
         self._message = message
-        self._limit = limit
         self._lock: Any = None
 
     def __enter__(self) -> Reporter:
@@ -120,7 +118,7 @@ class Reporter:
         payload = b"".join(values.buffers(parts))
         packed = base64.b85encode(zlib.compress(payload, 9)).decode("ascii")
         text = json.dumps(self._document(outcome, size, _sha256(payload))._replace(inline=packed).to_json())
-        return text if len(text) <= self._limit else ""
+        return text if len(text) <= self.delivery.get("message", protocol.MESSAGE_LIMIT) else ""
 
     def _outside(self, outcome: str, parts: List[values.Piece], size: int) -> str:
         """Leave the payload in a file, or where the sender wants it; return the document."""

@@ -8,7 +8,7 @@ from kubernetes.client import models as k8s
 from kubernetes.client.exceptions import ApiException
 from urllib3.exceptions import HTTPError
 
-from k8s_venv.backends.kubernetes import diagnose, takeover
+from k8s_venv.backends.kubernetes import diagnose, render, takeover
 from k8s_venv.backends.kubernetes.patience import is_conflict, patiently
 from k8s_venv.backends.kubernetes.watch import pod_events
 from k8s_venv.errors import BackendError
@@ -51,7 +51,17 @@ class PodApi:
             ExistsError: there is one of that name.
             BackendError: Kubernetes refused it.
         """
-        return self._ask("pod", self._client.create_namespaced_pod, self._namespace, pod)
+
+        def create(**options: Any) -> Any:
+            try:
+                return self._client.create_namespaced_pod(self._namespace, pod, **options)
+            except ApiException as error:
+                # A LimitRange may forbid containers as small as the one beside the call: then it says how large.
+                if not (diagnose.is_limited(error) and render.leave_sidecar_to_namespace(pod)):
+                    raise
+                return self._client.create_namespaced_pod(self._namespace, pod, **options)
+
+        return self._ask("pod", create)
 
     def create_secret(self, secret: k8s.V1Secret) -> None:
         """Create a Secret.

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 DEADLINE = 24 * 3600
 _POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 _OPTIONS = (
-    *("annotations", "cluster_context", "config_file", "container_resources", "env_vars", "image"),
-    *("image_pull_policy", "image_pull_secrets", "in_cluster", "labels", "namespace", "node_selector"),
-    *("service_account_name", "tolerations", "volume_mounts", "volumes"),
+    *("annotations", "cluster_context", "config_file", "container_resources", "container_security_context"),
+    *("env_vars", "image", "image_pull_policy", "image_pull_secrets", "in_cluster", "labels", "namespace"),
+    *("node_selector", "security_context", "service_account_name", "tolerations", "volume_mounts", "volumes"),
 )
 
 

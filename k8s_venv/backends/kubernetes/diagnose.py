@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from k8s_venv.backends.exits import exit_reason
-from k8s_venv.backends.kubernetes.render import BASE
+from k8s_venv.backends.kubernetes.render import BASE, SIDECAR
 from k8s_venv.errors import BackendError
 
 if TYPE_CHECKING:
@@ -33,6 +33,20 @@ _IMAGE_REASONS = {
     "InvalidImageName",
     "ErrImageNeverPull",
     "ImageInspectError",
+}
+# What the API server's refusals mean, by words in which it, or one of its admission plugins, puts them.
+_HINTS = {
+    "violates PodSecurity": "The namespace's Pod Security level does not admit the pod's options.",
+    "exceeded quota": "The namespace's quota is used up.",
+    "failed quota": "The namespace's quota wants it said: add it to `container_resources`.",
+    " per Container is ": "The namespace's LimitRange says so: change `container_resources`.",
+    " per Pod is ": "The namespace's LimitRange says so: change `container_resources`.",
+    "being terminated": "The namespace is being deleted.",
+    "denied the request": "It is a policy of the cluster: change the pod's options, or ask whoever runs the cluster.",
+    "denied request": "It is a policy of the cluster: change the pod's options, or ask whoever runs the cluster.",
+    "failed calling webhook": "One of the cluster's admission webhooks does not answer: ask whoever runs the cluster.",
+    '" cannot ': "Airflow's account needs more rights in that namespace: ask whoever runs the cluster.",
+    "Unauthorized": "The cluster does not know the account: is its token or certificate still valid?",
 }
 _DOCUMENT = '{"protocol"'  # how the runner begins its message
 _CONTAINER_REASONS = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
@@ -66,7 +80,9 @@ def was_ended(pod: Any) -> bool:
 
 def cannot_start(pod: Any) -> Any:
     """Return the status of a container for which a pod waits in vain, or None while it may start."""
-    for status in [*(pod.status.init_container_statuses or []), *(pod.status.container_statuses or [])]:
+    # What was injected beside the call neither runs nor stops it.
+    ours = [status for status in pod.status.container_statuses or [] if status.name in (BASE, SIDECAR)]
+    for status in [*(pod.status.init_container_statuses or []), *ours]:
         waiting = status.state.waiting if status.state else None
         if waiting is None:
             continue
@@ -175,12 +191,23 @@ def death(pod: Any, environment: Environment, function: str) -> BackendError:
 
 
 def failed_init_container(pod: Any) -> Any:
-    """Return the status of the init container that failed, or None."""
+    """Return the status of the init container that failed, or None.
+
+    One that runs beside the call (``restartPolicy: Always``) may end as it likes: the call began, so it had started.
+    """
+    state = container_state(pod)
+    if state and (state.running or (state.terminated and state.terminated.started_at)):
+        return None
     for status in pod.status.init_container_statuses or []:
         ended = status.state.terminated if status.state else None
         if ended is not None and ended.exit_code:
             return status
     return None
+
+
+def is_limited(error: Any) -> bool:
+    """Say whether a namespace's LimitRange does not take the resources that a pod asks for."""
+    return bool(error.status == 403 and " per Container is " in _message(error))
 
 
 def refused(error: Any, environment: Environment, what: str, namespace: str) -> BackendError:
@@ -193,16 +220,9 @@ def refused(error: Any, environment: Environment, what: str, namespace: str) -> 
         namespace: where.
     """
     reason = _message(error)
-    if error.status == 403 and "violates PodSecurity" in reason:
-        hint = "The namespace's Pod Security level does not admit the pod's options."
-    elif error.status == 403 and "exceeded quota" in reason:
-        hint = "The namespace's quota is used up."
-    elif error.status == 403:
-        hint = "Airflow's account needs more rights in that namespace: ask whoever runs the cluster."
-    elif error.status == 404:
+    hint = next((hint for sign, hint in _HINTS.items() if sign in reason), "Check the pod's options.")
+    if error.status == 404:
         hint = f"Does the namespace {namespace!r} exist?"
-    else:
-        hint = "Check the pod's options."
     return BackendError(environment.name, f"Kubernetes refused the {what} in namespace {namespace!r}: {reason} {hint}")
 
 

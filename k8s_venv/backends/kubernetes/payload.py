@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import re
 import tempfile
 import time
@@ -21,6 +22,7 @@ from k8s_venv.backends.kubernetes import render
 from k8s_venv.calls import Delivery, Result
 from k8s_venv.calls.results import inline_result
 from k8s_venv.errors import BackendError, CallError
+from k8s_venv.runner import protocol
 from k8s_venv.runner.mapped import map_file
 from k8s_venv.runner.protocol import MARK
 
@@ -30,7 +32,6 @@ if TYPE_CHECKING:
     from kubernetes.client import models as k8s
 
     from k8s_venv.calls import PackedCall
-    from k8s_venv.runner import protocol
     from k8s_venv.runner.values import Buffer
 
 # A large result: how often reading may fail without a byte of progress, and the seconds between two attempts and
@@ -84,6 +85,10 @@ class Parcels:
                 f"the pod {pod.metadata.name} of an earlier worker waits for smaller arguments. Run the task again.",
             )
         files = [*self._files, *({} for _ in names[len(self._files) :])]
+        limit = render.message_limit(pod)
+        if limit < protocol.MESSAGE_LIMIT:  # the runner has to import what reads it: not for nothing
+            settings = json.loads(files[0].get(protocol.DELIVERY, b"{}"))
+            files[0] = {**files[0], protocol.DELIVERY: json.dumps({**settings, "message": limit}).encode()}
         return [render.call_secret(pod, name, each) for name, each in zip(names, files, strict=True)]
 
     def withdraw(self) -> None:

@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from kubernetes.client import ApiClient
 from kubernetes.client import models as k8s
+from kubernetes.utils.quantity import parse_quantity
 
+from k8s_venv.backends.kubernetes.security import container_security, pod_security
 from k8s_venv.runner import protocol
 
 if TYPE_CHECKING:
@@ -74,12 +76,13 @@ def command() -> list[str]:
     return ["python", _ARCHIVE, "--result", RESULT_FOLDER, "--message", MESSAGE_FILE]
 
 
-def message_limit(containers: int) -> int:
+def message_limit(pod: k8s.V1Pod) -> int:
     """Return how long a termination message may be: the kubelet divides its limit between a pod's containers.
 
     Args:
-        containers: how many the pod has, init containers included; one more may be injected.
+        pod: the created pod, with what the cluster injected; one more container may come (``kubectl debug``).
     """
+    containers = len(pod.spec.containers) + len(pod.spec.init_containers or ())
     return min(protocol.MESSAGE_LIMIT, protocol.POD_MESSAGE_LIMIT // (containers + 1))
 
 
@@ -128,20 +131,6 @@ def environment_variables() -> list[k8s.V1EnvVar]:
     return [k8s.V1EnvVar(name=name, value=value) for name, value in settings.items()]
 
 
-def pod_security() -> k8s.V1PodSecurityContext:
-    """Return the pod's security context, which the ``restricted`` Pod Security Standard admits."""
-    return k8s.V1PodSecurityContext(run_as_non_root=True, seccomp_profile=k8s.V1SeccompProfile(type="RuntimeDefault"))
-
-
-def container_security() -> k8s.V1SecurityContext:
-    """Return each container's security context, which the ``restricted`` Pod Security Standard admits."""
-    return k8s.V1SecurityContext(
-        allow_privilege_escalation=False,
-        read_only_root_filesystem=True,
-        capabilities=k8s.V1Capabilities(drop=["ALL"]),
-    )
-
-
 def pod(name: str, namespace: str, deadline: int, options: Mapping[str, Any]) -> k8s.V1Pod:
     """Return a whole pod for a call, as it is made outside Airflow.
 
@@ -154,6 +143,7 @@ def pod(name: str, namespace: str, deadline: int, options: Mapping[str, Any]) ->
     variables = {variable.name: variable for variable in environment_variables()}
     given = options.get("env_vars", {})
     variables.update({key: k8s.V1EnvVar(name=key, value=value) for key, value in given.items()})
+    security = container_security(options.get("container_security_context"))
     base = k8s.V1Container(
         name=BASE,
         image=options["image"],
@@ -162,8 +152,9 @@ def pod(name: str, namespace: str, deadline: int, options: Mapping[str, Any]) ->
         env=list(variables.values()),
         volume_mounts=[*options.get("volume_mounts", ()), *mounts()],
         resources=options.get("container_resources"),
-        security_context=container_security(),
+        security_context=security,
     )
+    beside = sidecar(options["image"], options.get("image_pull_policy"), security, options.get("container_resources"))
     return k8s.V1Pod(
         metadata=k8s.V1ObjectMeta(
             name=name,
@@ -172,12 +163,12 @@ def pod(name: str, namespace: str, deadline: int, options: Mapping[str, Any]) ->
             annotations=options.get("annotations"),
         ),
         spec=k8s.V1PodSpec(
-            containers=[base, sidecar(options["image"], options.get("image_pull_policy"), container_security())],
+            containers=[base, beside],
             volumes=[*options.get("volumes", ()), *volumes(name)],
             restart_policy="Never",
             active_deadline_seconds=deadline,
             automount_service_account_token=False,
-            security_context=pod_security(),
+            security_context=pod_security(options.get("security_context")),
             service_account_name=options.get("service_account_name"),
             image_pull_secrets=[k8s.V1LocalObjectReference(name=n) for n in options.get("image_pull_secrets", ())],
             node_selector=options.get("node_selector"),
@@ -204,13 +195,14 @@ def _typed(items: Any, kind: str) -> Any:
     ]
 
 
-def sidecar(image: str, pull_policy: str | None, security: Any) -> k8s.V1Container:
+def sidecar(image: str, pull_policy: str | None, security: Any, resources: Any) -> k8s.V1Container:
     """Return the container that keeps a large result until it was read.
 
     Args:
         image: the environment's image, which is on the node already.
         pull_policy: that of the base container.
         security: the base container's security context.
+        resources: the base container's resources.
     """
     return k8s.V1Container(
         name=SIDECAR,
@@ -219,8 +211,27 @@ def sidecar(image: str, pull_policy: str | None, security: Any) -> k8s.V1Contain
         command=["python", _ARCHIVE, "--hand-over", RESULT_FOLDER],
         volume_mounts=_shared_mounts(),
         security_context=security,
-        resources=k8s.V1ResourceRequirements(requests={"cpu": "1m", "memory": "16Mi"}, limits={"memory": "128Mi"}),
+        resources=_sidecar_resources(resources),
     )
+
+
+def _sidecar_resources(base: Any) -> k8s.V1ResourceRequirements:
+    """Return what the sidecar needs, with limits of what the base container limits: a quota on it wants both."""
+    limits = (base.get("limits") if isinstance(base, dict) else getattr(base, "limits", None)) or {}
+    most = {"cpu": "1", "ephemeral-storage": "16Mi"}
+    few = {name: min(str(limits[name]), size, key=parse_quantity) for name, size in most.items() if name in limits}
+    return k8s.V1ResourceRequirements(requests={"cpu": "1m", "memory": "16Mi"}, limits={"memory": "128Mi", **few})
+
+
+def leave_sidecar_to_namespace(pod: k8s.V1Pod) -> bool:
+    """Let the namespace's defaults say what the sidecar may use; return whether that changes the pod.
+
+    Args:
+        pod: the pod, before it is created.
+    """
+    beside = next(container for container in pod.spec.containers if container.name == SIDECAR)
+    said, beside.resources = beside.resources, None
+    return said is not None
 
 
 def fresh_secret_name(name: str) -> str:

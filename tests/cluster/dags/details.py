@@ -90,7 +90,7 @@ TEMPLATE = {
     "kind": "Pod",
     "metadata": {"labels": {"from": "template"}},
     "spec": {
-        "securityContext": {"runAsUser": 12345, "runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
+        "securityContext": {"runAsUser": 12345},
         "initContainers": [
             {
                 "name": f"prepare-{n}",
@@ -141,13 +141,7 @@ with DAG("never_built", schedule=None):
 
 # As OpenShift starts pods: with a user of the namespace's range and the group 0.
 USER = int(os.environ.get("TEST_USER", "1000"))
-ANY_USER = {
-    "runAsNonRoot": True,
-    "runAsUser": USER,
-    "runAsGroup": 0,
-    "fsGroup": USER,
-    "seccompProfile": {"type": "RuntimeDefault"},
-}
+ANY_USER = {"runAsUser": USER, "runAsGroup": 0, "fsGroup": USER}
 
 with DAG("any_user", schedule=None):
 
