@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from k8s_venv.calls.capturing import Captured
     from k8s_venv.calls.transport import Transport
     from k8s_venv.environment import Environment
-    from k8s_venv.locking import Lock
+    from k8s_venv.lockfile import Lock
     from k8s_venv.project import Project
 
 

@@ -8,69 +8,30 @@ of k8s-venv nor a new base image changes a tag before the next ``k8s-venv lock``
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import hashlib
-import json
 import os
-import tomllib
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from k8s_venv import uv
 from k8s_venv.errors import LockError
 from k8s_venv.linechecks import line_notes, refuse_lines
+from k8s_venv.lockfile import parse_lock, parse_packages
 from k8s_venv.requirements import requirement_lines
 from k8s_venv.resolving import Renewal, lock_text, resolve
 from k8s_venv.systempackages import system_packages
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
+    from collections.abc import Callable
 
     from k8s_venv.environment import Environment
+    from k8s_venv.lockfile import Lock
 
 # The generation of each builder: raised whenever the same lock would give another image.
 EPOCHS = {"layers": 1, "buildkit": 2}
 _HEADER = "# Written by `k8s-venv lock {name}`. Commit this file; change the requirements, not the lock.\n"
 _MOST_CHANGES = 5
 _KEEP_ALL = Renewal()
-
-
-@dataclasses.dataclass(frozen=True)
-class Lock:
-    """The exact packages of an environment.
-
-    Args:
-        path: the lock file.
-        packages: each package's name, version and hashes, sorted; without where they were found.
-        builder: what makes the image.
-        epoch: the generation of that builder.
-        base: the base image with its digest, or nothing where it is not pinned.
-        system: the packages that the interpreter itself has to have, each as ``name==version``; None where the
-            environment sees none of them.
-        local_files: the wheels that lie in the project's folder, by their paths from there, and their SHA-256.
-    """
-
-    path: Path
-    packages: tuple[tuple[str, str, tuple[str, ...]], ...]
-    builder: str
-    epoch: int
-    base: str = ""
-    system: tuple[str, ...] | None = None
-    local_files: dict[str, str] = dataclasses.field(default_factory=dict)
-
-    @property
-    def base_digest(self) -> str:
-        """Return the digest of the base image, or nothing where it is not pinned."""
-        return self.base.rpartition("@")[2]
-
-    @property
-    def digest(self) -> str:
-        """Return a digest of what is locked; two indexes with the same files give the same one."""
-        content: list[Any] = [self.builder, self.epoch, self.base_digest, self.packages]
-        if self.system is not None:
-            content.append(self.system)
-        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 def read_lock(environment: Environment) -> Lock:
@@ -84,12 +45,17 @@ def read_lock(environment: Environment) -> Lock:
     if not path.is_file():
         raise LockError(environment.name, f"it was never locked: {path} does not exist. Run `{command}`.")
     try:
-        lock, inputs = _parse(path)
+        file = parse_lock(path)
     except (OSError, ValueError) as error:
         raise LockError(environment.name, f"its lock {path} cannot be read: {error}. Run `{command}`.") from None
-    if changes := [*_changes(inputs, _wanted(environment)), *_image_changes(lock, environment)]:
+    if changes := [*_changes(file.inputs, _wanted(environment)), *_image_changes(file.lock, environment)]:
         raise LockError(environment.name, f"its lock is stale: {'; '.join(changes)}. Run `{command}`.")
-    return lock
+    if file.edited:
+        raise LockError(
+            environment.name,
+            f"its lock {path} was changed by hand, or by a merge. Run `{command}`.",
+        )
+    return file.lock
 
 
 def check_lock(environment: Environment) -> Lock:
@@ -135,22 +101,16 @@ def write_lock(
     refuse_lines(environment, lines)
     if not uv.is_known(environment.python):
         raise LockError(environment.name, f"there is no Python {environment.python} that uv could find or download.")
+    notes = [*line_notes(environment, lines), *_unread(environment)]
     own = system_packages(environment) if environment.system_site_packages else {}
     preferred = [*({"name": name, "version": version} for name, version in own.items())]
     preferred += [package for package in locked_packages(environment) if package["name"] not in own]
-    packages = resolve(environment, preferred, renewal, progress, note) if lines else []
-    notes = line_notes(environment, lines)
+    packages = resolve(environment, preferred, renewal, progress, notes.append) if lines else []
     if environment.requirements and not packages:
         notes.append(f"{environment.requirements_place} asks for no package on Python {environment.python}.")
     present = [package for package in packages if own.get(package["name"]) == package.get("version", "")]
     packages = [package for package in packages if package not in present]
-    digest = locked_base(environment) if base is None else base
-    builder = environment.image_builder
-    tool = {"builder": builder, "epoch": EPOCHS[builder], "inputs": _inputs(environment)}
-    if environment.system_site_packages:
-        tool["system"] = sorted(f"{package['name']}=={package['version']}" for package in present)
-    if digest:
-        tool["base"] = f"{environment.base_image}@{digest}"
+    tool = _tool_table(environment, present, locked_base(environment) if base is None else base)
     text = lock_text(packages, environment.platforms, tool)
     _replace(environment, _HEADER.format(name=environment.name) + text)
     if note:
@@ -159,20 +119,39 @@ def write_lock(
     return read_lock(environment)
 
 
+def _tool_table(environment: Environment, present: list[dict[str, Any]], digest: str) -> dict[str, Any]:
+    builder = environment.image_builder
+    table: dict[str, Any] = {"builder": builder, "epoch": EPOCHS[builder], "inputs": _inputs(environment)}
+    if environment.system_site_packages:
+        table["system"] = sorted(f"{package['name']}=={package['version']}" for package in present)
+    if digest:
+        table["base"] = f"{environment.base_image}@{digest}"
+    return table
+
+
+def _unread(environment: Environment) -> list[str]:
+    """Say that an older lock cannot be read, if that is so."""
+    try:
+        parse_packages(environment.lock_path)
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError) as error:
+        return [f"the older {environment.lock_path.name} cannot be read ({error}), so none of its versions was kept."]
+    return []
+
+
 def locked_packages(environment: Environment) -> list[dict[str, Any]]:
     """Return the packages of an environment's lock, stale or not; none where it is missing or garbled."""
     try:
-        _parse(environment.lock_path)
-        packages: list[dict[str, Any]] = tomllib.loads(environment.lock_path.read_text("utf-8"))["packages"]
+        return parse_packages(environment.lock_path)
     except (OSError, ValueError):
         return []
-    return packages
 
 
 def locked_base(environment: Environment) -> str:
     """Return the digest of the base image in an environment's lock; nothing where it is for another base, or none."""
     try:
-        lock, _ = _parse(environment.lock_path)
+        lock = parse_lock(environment.lock_path).lock
     except (OSError, ValueError):
         return ""
     return "" if _image_changes(lock, environment) else lock.base_digest
@@ -189,62 +168,6 @@ def _replace(environment: Environment, text: str) -> None:
     finally:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
-
-
-def _parse(path: Path) -> tuple[Lock, dict[str, Any]]:
-    """Read a lock and what was locked.
-
-    Raises:
-        OSError: the file cannot be read.
-        ValueError: it is no lock, or none of ours.
-    """
-    content = tomllib.loads(path.read_text("utf-8"))
-    try:
-        table = content["tool"]["k8s-venv"]
-        made = (str(table["builder"]), int(table["epoch"]), str(table.get("base", "")))
-        system = tuple(str(each) for each in table["system"]) if "system" in table else None
-        lock = Lock(path, _packages(content), *made, system, _local_files(content))
-        inputs = table["inputs"]
-        return lock, {
-            "python": str(inputs["python"]),
-            "platforms": [str(each) for each in inputs["platforms"]],
-            "requirements": [str(each) for each in inputs["requirements"]],
-            "system-site-packages": str(system is not None).lower(),
-        }
-    except KeyError as error:
-        raise ValueError(f"it lacks {error}, so k8s-venv did not write it") from None
-    except (TypeError, AttributeError):
-        raise ValueError("it is not laid out as k8s-venv writes it") from None
-
-
-def _packages(content: dict[str, Any]) -> tuple[tuple[str, str, tuple[str, ...]], ...]:
-    return tuple(
-        sorted(
-            (
-                package["name"],
-                package.get("version", ""),
-                tuple(sorted(f"{kind}:{digest}" for kind, digest in _hashes(package))),
-            )
-            for package in content["packages"]
-        )
-    )
-
-
-def _hashes(package: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    files = [*package.get("wheels", ()), package.get("sdist"), package.get("archive")]
-    for file in files:
-        if file:
-            yield from file["hashes"].items()
-
-
-def _local_files(content: dict[str, Any]) -> dict[str, str]:
-    kinds = ("archive", "sdist")
-    files = [
-        file
-        for package in content["packages"]
-        for file in (*package.get("wheels", ()), *(package.get(kind) for kind in kinds))
-    ]
-    return {str(file["path"]): str(file["hashes"]["sha256"]) for file in files if file and "path" in file}
 
 
 def _inputs(environment: Environment) -> dict[str, Any]:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from k8s_venv.environment import Environment
-    from k8s_venv.locking import Lock
+    from k8s_venv.lockfile import Lock
 
 _NAMESPACE_DEPTH = 3
 

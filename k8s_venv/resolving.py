@@ -18,6 +18,7 @@ import tomli_w
 from k8s_venv import uv
 from k8s_venv.errors import LockError, without_credentials
 from k8s_venv.linechecks import pinned_hashes
+from k8s_venv.lockfile import checksum
 from k8s_venv.refusals import explain
 from k8s_venv.requirements import index_settings, place_of, requirement_lines
 
@@ -142,7 +143,7 @@ def lock_text(
     Args:
         packages: the packages.
         platforms: where they can be installed; nothing is said of it without any.
-        tool: the content of the table ``[tool.k8s-venv]``.
+        tool: the content of the table ``[tool.k8s-venv]``, to which the checksum is added.
     """
     content: dict[str, Any] = {"lock-version": "1.0", "created-by": "k8s-venv"}
     if platforms:
@@ -150,6 +151,7 @@ def lock_text(
     content["packages"] = list(packages)
     if tool is not None:
         content["tool"] = {"k8s-venv": tool}
+        content["tool"] = {"k8s-venv": {"checksum": checksum(content), **tool}}
     return tomli_w.dumps(content)
 
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from k8s_venv.builders.image import Image
     from k8s_venv.environment import Environment
-    from k8s_venv.locking import Lock
+    from k8s_venv.lockfile import Lock
 
 # Where the template takes an environment's own lines.
 _LINES = "# (the environment's own lines)"

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from k8s_venv.environment import Environment
-    from k8s_venv.locking import Lock
+    from k8s_venv.lockfile import Lock
     from k8s_venv.registry import BaseImage
 
 

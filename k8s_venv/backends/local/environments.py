@@ -16,7 +16,7 @@ from k8s_venv import uv
 from k8s_venv.backends.exits import exit_reason
 from k8s_venv.backends.local.variables import variables
 from k8s_venv.errors import BackendError
-from k8s_venv.locking import Lock, read_lock
+from k8s_venv.locking import read_lock
 from k8s_venv.requirements import index_settings
 from k8s_venv.systempackages import system_packages
 from k8s_venv.uncovered import lock_for_here
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from k8s_venv.environment import Environment
+    from k8s_venv.lockfile import Lock
 
     Progress = Callable[[str], None]
 
