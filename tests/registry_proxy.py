@@ -25,7 +25,7 @@ class Fault:
     """What goes wrong, and how often.
 
     Args:
-        method: with requests of this HTTP method,
+        method: with requests of this HTTP method, or of any when empty,
         pattern: to such paths,
         status: the proxy answers itself with this status (0: it hangs up),
         headers: and these headers,
@@ -74,7 +74,7 @@ class Proxy:
 
     def fault(self, method: str, path: str) -> Fault | None:
         for fault in self.faults:
-            if fault.times and fault.method == method and re.search(fault.pattern, path):
+            if fault.times and fault.method in ("", method) and re.search(fault.pattern, path):
                 fault.skip, fault.times = fault.skip - 1, fault.times - (fault.skip <= 0)
                 return fault if fault.skip < 0 else None
         return None

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from k8s_venv.builders.base import has_python
 from k8s_venv.builders.buildx import find_buildx
 from k8s_venv.builders.layered import Parts, find_parts
+from k8s_venv.builders.parallel import in_parallel
 from k8s_venv.builders.push import known_repositories
 from k8s_venv.builders.selection import NoWheelError
 from k8s_venv.builders.wheel_layers import known_layers
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from k8s_venv.registry import Registry
 
 BUILDERS = ("layers", "buildkit")
+_AT_ONCE = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,8 +132,8 @@ def make_plan(
         step = Step(environment, lock, text, None, state, lock.builder)
         return way.choose(step) if details else step
 
-    with ThreadPoolExecutor(8) as pool:
-        steps = list(pool.map(plan, chosen, locks, references))
+    asked = list(zip(chosen, locks, references, strict=True))
+    steps = in_parallel(lambda one: plan(*one), asked, _AT_ONCE)
     for step in steps:
         _require_epoch(step)
     return steps

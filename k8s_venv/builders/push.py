@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import json
 import tempfile
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -50,6 +51,7 @@ class Pusher:
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
+        self._bringing: dict[str, threading.Lock] = {}
 
     def push(self, images: Sequence[Image], reference: Reference, progress: Callable[[int], None]) -> Pushed:
         """Push an image's platforms under one tag; until the last request, the tag is what it was.
@@ -69,11 +71,16 @@ class Pusher:
             progress(number)
 
         with tempfile.TemporaryDirectory(prefix="k8s-venv-push-") as folder, ThreadPoolExecutor(_AT_ONCE) as pool:
+            # Platforms share what is for any of them.
+            parts = {
+                str(descriptor["digest"]): (image, descriptor)
+                for image in images
+                for descriptor in [image.manifest["config"], *image.manifest["layers"]]
+            }
             try:
                 jobs = [
-                    pool.submit(self._bring, reference.repository, image, descriptor, Path(folder), count)
-                    for image in images
-                    for descriptor in [image.manifest["config"], *image.manifest["layers"]]
+                    pool.submit(self._bring, reference.repository, *part, Path(folder), count)
+                    for part in parts.values()
                 ]
                 for job in jobs:
                     job.result()
@@ -105,14 +112,16 @@ class Pusher:
         count: Callable[[int], None],
     ) -> None:
         digest = str(descriptor["digest"])
-        sources = known_repositories(self._registry.host, digest)
-        if image.base and image.base.reference.host == self._registry.host and descriptor in image.base_layers:
-            sources.insert(0, image.base.reference.repository)
-        sources = [one for one in dict.fromkeys(sources) if one != repository]
         fetch = functools.partial(find_blob, image, descriptor, folder)
-        way = upload(self._registry, repository, digest, fetch, sources, count)
-        if way == "sent" or not known_repositories(self._registry.host, digest):
-            write_note(_note(self._registry.host, digest), {"repository": repository})
+        # What several images need is sent with one of them, and mounted for the others.
+        with self._bringing.setdefault(digest, threading.Lock()):
+            sources = known_repositories(self._registry.host, digest)
+            if image.base and image.base.reference.host == self._registry.host and descriptor in image.base_layers:
+                sources.insert(0, image.base.reference.repository)
+            sources = [one for one in dict.fromkeys(sources) if one != repository]
+            way = upload(self._registry, repository, digest, fetch, sources, count)
+            if way == "sent" or not known_repositories(self._registry.host, digest):
+                write_note(_note(self._registry.host, digest), {"repository": repository})
 
 
 def find_blob(image: Image, descriptor: Mapping[str, Any], folder: Path) -> Blob:

@@ -7,7 +7,6 @@ import dataclasses
 import errno
 import functools
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -16,6 +15,7 @@ from k8s_venv.builders.buildkit import BuildKit
 from k8s_venv.builders.engine import load_archive
 from k8s_venv.builders.image import digest_of_whole
 from k8s_venv.builders.layered import build
+from k8s_venv.builders.parallel import in_parallel
 from k8s_venv.builders.push import Pushed, Pusher
 from k8s_venv.dockerengine import connect
 from k8s_venv.errors import BuildError, K8sVenvError
@@ -69,6 +69,7 @@ class Run:
         self._folder = ""
         self._buildkit = BuildKit()
         self._images: dict[str, list[Image]] = {}
+        self._pushers: dict[str, Pusher] = {}
 
     def all(self, steps: Iterable[Step], jobs: int) -> list[Done]:
         """Build every step; one failure does not stop the others.
@@ -83,7 +84,7 @@ class Run:
         chosen = list(steps)
         # Where images for an archive are kept until all of them are there.
         with tempfile.TemporaryDirectory(prefix="k8s-venv-images-") as self._folder:
-            ended = self._build_all(chosen, jobs)
+            ended = in_parallel(self._one, chosen, jobs, self._stop)
             if isinstance(self._destination, Path) and self._images:
                 try:
                     write_archive(self._images, self._destination)
@@ -93,21 +94,9 @@ class Run:
                     ) from None
         return ended
 
-    def _build_all(self, steps: list[Step], jobs: int) -> list[Done]:
-        with ThreadPoolExecutor(jobs) as pool:
-            try:
-                return list(pool.map(self._one, steps))
-            except BaseException:
-                self._stop(steps)
-                pool.shutdown(wait=True, cancel_futures=True)
-                raise
-
-    def _stop(self, steps: Iterable[Step]) -> None:
+    def _stop(self) -> None:
         self._stopped = True
         self._buildkit.stop()
-        bases = [parts.base.reference.host for step in steps for parts in step.parts]
-        for host in {*bases, *(Reference.parse(step.reference).host for step in steps)}:
-            registry_at(host).stop()
 
     def _one(self, step: Step) -> Done:
         try:
@@ -126,7 +115,8 @@ class Run:
             if error.errno == errno.ENOSPC:
                 problem += " Set TMPDIR to a folder with more space."
             ended = Done(step, error=BuildError(step.environment.name, problem))
-        self._done(ended)
+        if not self._stopped:
+            self._done(ended)
         return ended
 
     def _build(self, step: Step) -> Done:
@@ -164,4 +154,5 @@ class Run:
             sent += number
             self._sent(step, sent)
 
-        return Pusher(registry_at(reference.host)).push(images, reference, count)
+        pusher = self._pushers.setdefault(reference.host, Pusher(registry_at(reference.host)))
+        return pusher.push(images, reference, count)

@@ -1,5 +1,8 @@
 """The command ``k8s-venv``."""
 
-from k8s_venv.cli.main import main
+try:
+    from k8s_venv.cli.main import main
+except KeyboardInterrupt:
+    raise SystemExit(130) from None
 
 __all__ = ["main"]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from k8s_venv.cli.console import aligned, console, open_project, progress, show_error
+from k8s_venv.cli.console import aligned, console, ends_in_order, open_project, progress, show_error
 from k8s_venv.cli.lock import lock_missing
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ def _build(steps: list[Step], jobs: int, destination: Any) -> list[Done]:
     from k8s_venv.builders.run import Run
 
     missing = [step for step in steps if not step.exists]
-    with progress([step.environment.name for step in missing]) as (report, finished):
+    with ends_in_order(), progress([step.environment.name for step in missing]) as (report, finished):
 
         def done(one: Done) -> None:
             what = {"push": f"pushed, {_megabytes(one.sent)} sent" if one.step.parts else "pushed", "load": "loaded"}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -52,6 +54,27 @@ def aligned(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
         padded = [cell.ljust(width) for cell, width in zip(cells, widths, strict=True)]
         lines.append("  ".join([*padded, last.replace("\n", margin)]))
     return "\n".join(lines)
+
+
+@contextlib.contextmanager
+def ends_in_order() -> Iterator[None]:
+    """Let SIGTERM end a command as Ctrl-C does, with what it began; told twice, it ends at once."""
+    told = False
+
+    def tell(number: int, frame: object) -> None:
+        nonlocal told
+        if told:
+            console.show_cursor()
+            os._exit(128 + number)
+        told = True
+        raise KeyboardInterrupt(number)
+
+    before = {number: signal.signal(number, tell) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

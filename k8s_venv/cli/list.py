@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +19,9 @@ from k8s_venv.registry.images import find_manifest
 if TYPE_CHECKING:
     from k8s_venv.environment import Environment
     from k8s_venv.project import Project
+
+
+_AT_ONCE = 8
 
 
 @dataclasses.dataclass
@@ -83,8 +85,9 @@ def list_environments(
     chosen = project.select(environments)
     rows = [_row(project, environment) for environment in chosen]
     if registry:
-        with ThreadPoolExecutor() as pool:
-            list(pool.map(_ask_registry, rows, chosen))
+        from k8s_venv.builders.parallel import in_parallel
+
+        in_parallel(lambda one: _ask_registry(*one), list(zip(rows, chosen, strict=True)), _AT_ONCE)
     if tasks:
         _add_tasks(project, rows, tasks)
     if as_json:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 from pathlib import Path
 
 import click
@@ -10,6 +11,7 @@ import click
 from k8s_venv import __version__
 from k8s_venv.cli.build import build_images
 from k8s_venv.cli.check import check, explain
+from k8s_venv.cli.console import console
 from k8s_venv.cli.helm_values import helm_values
 from k8s_venv.cli.init import init
 from k8s_venv.cli.list import list_environments
@@ -49,6 +51,10 @@ class _Group(click.Group):
             return super().invoke(context)
         except K8sVenvError as error:
             raise click.ClickException(str(error)) from None
+        except KeyboardInterrupt as error:
+            number = error.args[0] if error.args else signal.SIGINT
+            console.print("Interrupted.")
+            raise click.exceptions.Exit(128 + number) from None
 
 
 @click.group(

@@ -3,7 +3,7 @@
 https://github.com/opencontainers/distribution-spec/blob/v1.1.0/spec.md
 """
 
-from k8s_venv.registry.client import Registry, registry_at
+from k8s_venv.registry.client import Registry, registry_at, stop_registries
 from k8s_venv.registry.downloads import download
 from k8s_venv.registry.errors import RegistryError
 from k8s_venv.registry.images import BaseImage, find_base, image_exists, resolve_base
@@ -21,5 +21,6 @@ __all__ = [
     "image_exists",
     "registry_at",
     "resolve_base",
+    "stop_registries",
     "upload",
 ]

@@ -246,11 +246,19 @@ class Registry:
         return read_token(response, started)
 
 
-@functools.cache
+_registries: dict[str, Registry] = {}
+
+
 def registry_at(host: str) -> Registry:
     """Return this process's client of a registry, with its connections and tokens.
 
     Args:
         host: the registry, with its port where it has one.
     """
-    return Registry(host)
+    return _registries.setdefault(host, Registry(host))
+
+
+def stop_registries() -> None:
+    """End what this process's clients have under way, since it was told to end."""
+    for registry in tuple(_registries.values()):
+        registry.stop()

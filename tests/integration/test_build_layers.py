@@ -183,11 +183,20 @@ def test_a_registry_that_fails_half_way_gets_no_tag_and_the_next_run_goes_on(
     assert proxy.received - sent < 20_000  # the manifest alone
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "number"),
+    [
+        ("HEAD", "/manifests/", signal.SIGINT),  # the plan
+        ("POST", "/blobs/uploads/", signal.SIGINT),
+        ("PUT", "/manifests/", signal.SIGTERM),
+        ("PUT", "/manifests/", signal.SIGKILL),
+    ],
+)
 def test_an_interrupt_leaves_no_tag_and_the_next_run_goes_on(
-    build: Command, proxy: Proxy, test_registry: str, tmp_path: Path
+    build: Command, proxy: Proxy, test_registry: str, tmp_path: Path, method: str, path: str, number: signal.Signals
 ) -> None:
     place = test_registry.replace(test_registry.partition("/")[0], proxy.host)
-    proxy.faults = [Fault("POST", "/blobs/uploads/", 429, {"Retry-After": "2"}, times=1000)]
+    proxy.faults = [Fault(method, path, 429, {"Retry-After": "60"}, times=1000)]
     build("--dry-run", project=PROJECT)
     process = subprocess.Popen(
         [sys.executable, "-c", "from k8s_venv.cli import main; main()", "build-images"],
@@ -197,17 +206,24 @@ def test_an_interrupt_leaves_no_tag_and_the_next_run_goes_on(
         text=True,
         start_new_session=True,
     )
-    wait_for(lambda: proxy.count("POST") > 0)
+    wait_for(lambda: proxy.count(method, path) > 0)
 
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=30)
 
-    assert process.returncode == 1
-    assert errors.splitlines()[-1] == "Aborted!"
-    assert "Traceback" not in errors
+    if number == signal.SIGKILL:
+        assert process.returncode == -number
+    else:
+        assert process.returncode == 128 + number
+        assert errors.splitlines()[-1] == "Interrupted."
+        assert "Traceback" not in errors
+        assert "failed" not in errors
     assert tags(test_registry, "etl") == []
-    proxy.faults = []
+    proxy.faults, sent = [], proxy.received
     assert build(K8S_VENV_REGISTRY=place).returncode == 0
+    assert tags(test_registry, "etl") != []
+    if "manifests" in path and method == "PUT":
+        assert proxy.received - sent < 20_000  # the manifest alone
 
 
 def read_json(archive: tarfile.TarFile, name: str) -> dict[str, Any]:
