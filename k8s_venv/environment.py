@@ -56,8 +56,8 @@ class Environment(BaseModel):
         base: the image to build on, with Debian and this Python in it; by default the official slim one.
         image: an image of one's own to use instead of a built one.
         interpreter: the path of an existing Python, which the local backend uses as it is.
-        system_site_packages: whether the local environment sees the interpreter's own packages, which its lock then
-            leaves out.
+        system_site_packages: whether it sees packages that are there already, which its lock then leaves out: those of
+            `base`, where it names one, else those of the interpreter here.
         pod: options of ``KubernetesPodOperator`` for this environment's pods, over the project's; a task's own win.
         values: how arguments and results travel; a task's own settings win.
     """

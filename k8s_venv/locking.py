@@ -18,13 +18,14 @@ from k8s_venv.errors import LockError
 from k8s_venv.linechecks import line_notes, refuse_lines
 from k8s_venv.lockfile import parse_lock, parse_packages
 from k8s_venv.requirements import requirement_lines
-from k8s_venv.resolving import Renewal, lock_text, resolve
+from k8s_venv.resolving import Renewal, is_own, lock_text, resolve
 from k8s_venv.systempackages import system_packages
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from k8s_venv.environment import Environment
+    from k8s_venv.installed import Installed
     from k8s_venv.lockfile import Lock
 
 # The generation of each builder: raised whenever the same lock would give another image.
@@ -82,6 +83,7 @@ def write_lock(
     renewal: Renewal = _KEEP_ALL,
     base: str | None = None,
     note: Callable[[str], None] | None = None,
+    own: Mapping[str, Installed] | None = None,
 ) -> Lock:
     """Resolve an environment's requirements and write its lock.
 
@@ -93,6 +95,7 @@ def write_lock(
         renewal: which versions of an older lock are not kept.
         base: the base image's digest; by default an older lock's, where it is for the same base.
         note: is called with what is worth a look, though it can be locked.
+        own: with `system-site-packages`, what is there already, by name; by default what the interpreter here has.
 
     Raises:
         LockError: the requirements cannot be resolved; the older lock stays as it was.
@@ -102,13 +105,12 @@ def write_lock(
     if not uv.is_known(environment.python):
         raise LockError(environment.name, f"there is no Python {environment.python} that uv could find or download.")
     notes = [*line_notes(environment, lines), *_unread(environment)]
-    own = system_packages(environment) if environment.system_site_packages else {}
-    preferred = [*({"name": name, "version": version} for name, version in own.items())]
-    preferred += [package for package in locked_packages(environment) if package["name"] not in own]
-    packages = resolve(environment, preferred, renewal, progress, notes.append) if lines else []
+    if own is None:
+        own = system_packages(environment) if environment.system_site_packages else {}
+    packages = resolve(environment, locked_packages(environment), renewal, progress, notes.append, own) if lines else []
     if environment.requirements and not packages:
         notes.append(f"{environment.requirements_place} asks for no package on Python {environment.python}.")
-    present = [package for package in packages if own.get(package["name"]) == package.get("version", "")]
+    present = [package for package in packages if is_own(package, own)]
     packages = [package for package in packages if package not in present]
     tool = _tool_table(environment, present, locked_base(environment) if base is None else base)
     text = lock_text(packages, environment.platforms, tool)

@@ -34,11 +34,13 @@ class Provided:
     Args:
         python: its minor version.
         modules: the packages and modules in its locked packages; of namespace packages (PEP 420) their parts.
+        more: whether it sees others as well, which nobody can tell from here.
     """
 
-    def __init__(self, python: str, modules: frozenset[str]) -> None:
+    def __init__(self, python: str, modules: frozenset[str], *, more: bool = False) -> None:
         self._python = python
         self._modules = modules
+        self._more = more
 
     def has(self, module: str) -> bool:
         """Tell whether a module can be imported.
@@ -47,7 +49,7 @@ class Provided:
             module: its full name.
         """
         parts = module.split(".")
-        if _is_standard(parts[0], self._python):
+        if self._more or _is_standard(parts[0], self._python):
             return True
         prefixes = {".".join(parts[:length]) for length in range(1, len(parts) + 1)}
         return bool(prefixes & self._modules) or any(name.startswith(f"{module}.") for name in self._modules)
@@ -73,7 +75,8 @@ def provided_by(environment: Environment, lock: Lock) -> Provided:
                 listed = Path(folder) / "listed.json"
                 listed.write_text(json.dumps(sorted(_list(environment, lock, Path(folder) / "packages"))))
                 shutil.move(listed, path)
-    return Provided(environment.python, frozenset(json.loads(path.read_text("utf-8"))))
+    modules = frozenset(json.loads(path.read_text("utf-8")))
+    return Provided(environment.python, modules, more=environment.system_site_packages)
 
 
 @functools.cache

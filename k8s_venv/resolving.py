@@ -10,6 +10,7 @@ import sys
 import tempfile
 import tomllib
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
@@ -17,6 +18,7 @@ import tomli_w
 
 from k8s_venv import uv
 from k8s_venv.errors import LockError, without_credentials
+from k8s_venv.installed import write_stubs
 from k8s_venv.linechecks import pinned_hashes
 from k8s_venv.lockfile import checksum
 from k8s_venv.refusals import explain
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from k8s_venv.environment import Environment
+    from k8s_venv.installed import Installed
     from k8s_venv.requirements import Line
 
 Package = dict[str, Any]
@@ -61,6 +64,7 @@ def resolve(
     renewal: Renewal,
     progress: Callable[[str], None] | None = None,
     note: Callable[[str], None] | None = None,
+    own: Mapping[str, Installed] = MappingProxyType({}),
 ) -> list[Package]:
     """Return the packages of an environment as a lock lists them.
 
@@ -73,12 +77,15 @@ def resolve(
         renewal: what of it is not kept.
         progress: is called with what happens.
         note: is called with what uv warns of in the packages.
+        own: what the environment sees without installing it, by name. It is taken where it fits, as pip does, whether
+            or not an index has it, and is in the result without any files.
 
     Raises:
         LockError: the requirements cannot be resolved.
     """
     found: dict[str, list[Package]] = {}
-    kept = [] if renewal.everything else list(older)
+    kept = [{"name": package.name, "version": package.version} for package in own.values()]
+    kept = _preferring(kept, [] if renewal.everything else older)
     upgrades: Iterable[str] = renewal.packages
     warned: dict[str, None] = {}
     for _ in range(_ROUNDS if len(environment.platforms) > 1 else 1):
@@ -88,7 +95,7 @@ def resolve(
             arguments += [part for name in upgrades for part in ("--upgrade-package", name)]
             if progress:
                 progress(f"resolving for Python {environment.python} on {platform}")
-            found[platform] = _compile(environment, platform, arguments, kept, warned)
+            found[platform] = _compile(environment, platform, arguments, kept, warned, own)
             kept = _preferring(found[platform], kept)
             upgrades = ()
         if found == before or _agree(found):
@@ -161,6 +168,7 @@ def _compile(
     arguments: Sequence[str],
     kept: Sequence[Package],
     warned: dict[str, None] | None = None,
+    own: Mapping[str, Installed] = MappingProxyType({}),
 ) -> list[Package]:
     lines = requirement_lines(environment)
     file = environment.requirements_file
@@ -169,6 +177,11 @@ def _compile(
     said: list[str] = []
     with tempfile.TemporaryDirectory(prefix="k8s-venv-lock-") as folder:
         output = Path(folder).resolve() / "pylock.toml"
+        indexes = index_settings(environment)
+        if own:
+            write_stubs(own.values(), output.parent)
+            links = uv.environ(indexes).get("UV_FIND_LINKS")
+            indexes["UV_FIND_LINKS"] = f"{links},{output.parent}" if links else str(output.parent)
         if kept:
             output.write_text(lock_text(kept), "utf-8")
         try:
@@ -184,7 +197,7 @@ def _compile(
                 ],
                 stdin=stdin,
                 cwd=environment.root,
-                indexes=index_settings(environment),
+                indexes=indexes,
                 progress=said.append,
             )
         except uv.UvError as error:
@@ -192,8 +205,20 @@ def _compile(
         packages = tomllib.loads(output.read_text("utf-8")).get("packages", [])
         if warned is not None:
             warned.update(dict.fromkeys(line.removeprefix("warning: ") for line in said if _WARNING.search(line)))
-        packages = [_portable(environment, package, output.parent) for package in packages]
-    return _held_to_hashes(environment, packages, lines)
+        present = [{"name": each["name"], "version": each["version"]} for each in packages if is_own(each, own)]
+        packages = [_portable(environment, each, output.parent) for each in packages if not is_own(each, own)]
+    return present + _held_to_hashes(environment, packages, lines)
+
+
+def is_own(package: Package, own: Mapping[str, Installed]) -> bool:
+    """Tell whether a package is there already, in this version.
+
+    Args:
+        package: a package of a lock.
+        own: what is there, by name.
+    """
+    found = own.get(package["name"])
+    return found is not None and found.version == package.get("version")
 
 
 def _source_options(environment: Environment) -> list[str]:

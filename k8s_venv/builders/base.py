@@ -159,7 +159,7 @@ def has_python(environment: Environment, base: BaseImage) -> bool:
         return True
     with tempfile.TemporaryDirectory(prefix="k8s-venv-base-") as name:
         try:
-            _program(environment, base, _read_layers(base, environment.python, Path(name)))
+            find_program(environment, base, read_layers(base, _python_files(environment.python), Path(name)))
         except WrongBaseError:
             return False
     return True
@@ -207,8 +207,8 @@ def inspect_base(environment: Environment, base: BaseImage, interpreter: str) ->
 def _make(key: str, environment: Environment, base: BaseImage, interpreter: str) -> Layer:
     with tempfile.TemporaryDirectory(prefix="k8s-venv-base-") as name:
         folder = Path(name)
-        found = _read_layers(base, environment.python, folder)
-        program = _program(environment, base, found)
+        found = read_layers(base, _python_files(environment.python), folder)
+        program = find_program(environment, base, found)
         library = f"{posixpath.dirname(posixpath.dirname(program))}/lib/python{environment.python}/".lstrip("/")
         files = [
             File(name, path)
@@ -220,17 +220,43 @@ def _make(key: str, environment: Environment, base: BaseImage, interpreter: str)
         return make_layer(key, program, lacking, folders=found.folders)
 
 
-def _read_layers(base: BaseImage, python: str, folder: Path) -> _Tree:
-    """Read the Python among a base's files."""
+def _python_files(python: str) -> re.Pattern[str]:
     minor = re.escape(python)
-    found = _Tree(re.compile(rf"(.*/)?(bin/python{minor}|lib/python{minor}/.*)"), folder / "files")
+    return re.compile(rf"(.*/)?(bin/python{minor}|lib/python{minor}/.*)")
+
+
+def read_layers(
+    base: BaseImage, wanted: re.Pattern[str], folder: Path, kept: tuple[str, ...] = (".py", ".pyc")
+) -> Tree:
+    """Read some of a base's files.
+
+    Args:
+        base: the base image.
+        wanted: the names of the files, without the leading slash.
+        folder: where their content is kept.
+        kept: how the names of those end whose content is of interest.
+
+    Raises:
+        RegistryError: a layer cannot be downloaded.
+    """
+    found = Tree(wanted, folder / "files", kept)
     for descriptor in base.layers:
         with base_blob(base, descriptor).path.open("rb") as stream:
             found.add(stream, str(descriptor["mediaType"]))
     return found
 
 
-def _program(environment: Environment, base: BaseImage, found: _Tree) -> str:
+def find_program(environment: Environment, base: BaseImage, found: Tree) -> str:
+    """Return the path of the environment's Python in a base image.
+
+    Args:
+        environment: which one.
+        base: the base image.
+        found: its files.
+
+    Raises:
+        WrongBaseError: there is none on its PATH.
+    """
     folders = (base.environ.get("PATH") or "/usr/local/bin:/usr/bin:/bin").split(":")
     for folder in folders:
         if f"{folder}/python{environment.python}".lstrip("/") in found.files:
@@ -242,13 +268,13 @@ def _program(environment: Environment, base: BaseImage, found: _Tree) -> str:
     )
 
 
-class _Tree:
+class Tree:
     """The wanted files of an image, as its layers leave them (OCI image specification, layer.md)."""
 
-    def __init__(self, wanted: re.Pattern[str], folder: Path) -> None:
+    def __init__(self, wanted: re.Pattern[str], folder: Path, kept: tuple[str, ...]) -> None:
         self.files: dict[str, Path | None] = {}  # None for a link
         self.folders: dict[str, int] = {}
-        self._wanted, self._folder = wanted, folder
+        self._wanted, self._folder, self._kept = wanted, folder, kept
         folder.mkdir()
 
     def add(self, stream: IO[bytes], media_type: str) -> None:
@@ -272,7 +298,7 @@ class _Tree:
                 self.files.pop(name, None)
 
     def _extract(self, archive: tarfile.TarFile, entry: tarfile.TarInfo) -> Path | None:
-        if not entry.isreg() or not entry.name.endswith((".py", ".pyc")):
+        if not entry.isreg() or not entry.name.endswith(self._kept):
             return None
         content = archive.extractfile(entry)
         assert content is not None  # noqa: S101 -- it is a regular file

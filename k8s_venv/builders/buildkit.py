@@ -180,7 +180,9 @@ def write_context(environment: Environment, lock: Lock, context: Path) -> Path:
     for file in lock.local_files:
         (context / file).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(environment.root / file, context / file)
-    template = importlib.resources.files("k8s_venv.builders").joinpath("Dockerfile").read_text("utf-8")
+    files = importlib.resources.files("k8s_venv.builders")
+    (context / "_lacking.py").write_text(files.joinpath("_lacking.py").read_text("utf-8"), "utf-8")
+    template = files.joinpath("Dockerfile").read_text("utf-8")
     (context / "Dockerfile").write_text(template.replace(_LINES, "\n".join(environment.dockerfile)), "utf-8")
     return context
 
@@ -197,6 +199,8 @@ def _arguments(environment: Environment, lock: Lock) -> list[str]:
         "PACKAGES": " ".join(sorted(environment.packages)),
         "BUILD_PACKAGES": "build-essential" if sources else "",
         "UV_VERSION": importlib.metadata.version("uv"),
+        "VENV_OPTIONS": "--system-site-packages" if environment.system_site_packages else "",
+        "SYSTEM_PACKAGES": " ".join(lock.system or ()),
     }
     return [
         *(f"--build-arg={name}={value}" for name, value in arguments.items()),

@@ -7,6 +7,7 @@ from collections import defaultdict, deque
 from typing import TYPE_CHECKING
 
 from k8s_venv.builders.base import base_reference, missing_base
+from k8s_venv.builders.basepackages import lacking_packages
 from k8s_venv.builders.buildx import emulation
 from k8s_venv.debian import missing_packages
 from k8s_venv.errors import BuildError, did_you_mean, masked
@@ -139,20 +140,3 @@ def _package_fault(environment: Environment, step: str, own_addresses: Sequence[
     if found := _NOT_REACHED.search(step):
         return f"its packages cannot be had from a build's container: {found[1]} ({found[2]}).", True
     return "", True
-
-
-def lacking_packages(environment: Environment, lacking: str) -> str:
-    """Say that a base image has not the packages that a lock counts on.
-
-    Args:
-        environment: which one.
-        lacking: each such package, and what the base has instead.
-    """
-    whose = base_reference(environment)
-    ask = (
-        "" if environment.base else f" Name the image that has them as `base` of [environments.{environment.name}], or"
-    )
-    return (
-        f"its lock counts on packages of its base image {whose}, which lacks {lacking}.{ask or ' Run'}"
-        f"{' run' if ask else ''} `k8s-venv lock {environment.name}`."
-    )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from k8s_venv import uv
 from k8s_venv.builders.base import check_version, inspect_base, read_base
+from k8s_venv.builders.basepackages import base_packages, lacking, lacking_packages
 from k8s_venv.builders.image import Image, assemble
 from k8s_venv.builders.install import PREFIX, Target
 from k8s_venv.builders.revision import source_revision
@@ -52,6 +53,8 @@ def find_parts(environment: Environment, lock: Lock, platform: str) -> Parts:
     """
     base = read_base(environment, lock.base_digest, platform)
     check_version(environment, base)
+    if lock.system and (without := lacking(lock.system, base_packages(environment, base))):
+        raise BuildError(environment.name, lacking_packages(environment, without))
     python = base.environ.get("PYTHON_VERSION") or environment.python
     return Parts(platform, base, tuple(select_wheels(environment.name, lock.path, python, platform)))
 
@@ -82,7 +85,8 @@ def build(environment: Environment, lock: Lock, parts: Parts, progress: Callable
     except uv.UvError as error:
         raise BuildError(environment.name, f"its packages cannot be installed.\n{error}") from None
     labels = image_labels(environment, lock)
-    return assemble(parts.platform, parts.base, [library, skeleton_layer(python, found), *layers], labels, PREFIX)
+    skeleton = skeleton_layer(python, found, sees_base=environment.system_site_packages)
+    return assemble(parts.platform, parts.base, [library, skeleton, *layers], labels, PREFIX)
 
 
 def image_labels(environment: Environment, lock: Lock) -> dict[str, str]:

@@ -109,13 +109,6 @@ def make_plan(
     """
     place = project.require_registry()
     chosen = list(environments)
-    for environment in chosen:
-        if environment.system_site_packages:
-            raise BuildError(
-                environment.name,
-                "`system-site-packages` is for the local backend alone: its lock leaves out what a Python here has, "
-                "which no image would have. Use `base` for packages that an image has by itself.",
-            )
     locks = [read_lock(environment) for environment in chosen]
     references = [env.image_reference(place, lock.digest) for env, lock in zip(chosen, locks, strict=True)]
     registry = registry_at(Reference.parse(f"{place.rstrip('/')}/x").host)

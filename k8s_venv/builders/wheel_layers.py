@@ -30,16 +30,17 @@ _BUCKETS = 24  # with the base's, the largest and these, an image stays under th
 _NAMED = 4
 
 
-def skeleton_layer(python: str, found: Python) -> Layer:
+def skeleton_layer(python: str, found: Python, *, sees_base: bool = False) -> Layer:
     """Return the layer that makes a virtual environment of the base's Python (PEP 405).
 
     Args:
         python: the minor version.
         found: the base's Python.
+        sees_base: whether it sees the packages that the base's Python has by itself.
     """
-    key = digest_of(["venv", EPOCH, python, found.program])
+    key = digest_of(["venv", EPOCH, python, found.program, *(["system"] if sees_base else [])])
     home = found.program.rpartition("/")[0]
-    text = f"home = {home}\ninclude-system-site-packages = false\nversion = {python}\n"
+    text = f"home = {home}\ninclude-system-site-packages = {str(sees_base).lower()}\nversion = {python}\n"
     links = {
         f"{PREFIX}/bin/python{python}": found.program,
         f"{PREFIX}/bin/python3": f"python{python}",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from k8s_venv.cli.console import console, open_project, progress, show_error
-from k8s_venv.errors import K8sVenvError, LockError, did_you_mean
+from k8s_venv.errors import BuildError, K8sVenvError, LockError, did_you_mean
 from k8s_venv.locking import check_lock, locked_packages, write_lock
 from k8s_venv.pipsettings import ignored_settings
 from k8s_venv.resolving import Renewal
@@ -77,7 +77,7 @@ def lock_environments(environments: Iterable[Environment], renewal: Renewal | No
         pin: whether registries are asked for the base images of today.
 
     Raises:
-        LockError: one of them could not be locked; of several, the last, after the others were shown.
+        K8sVenvError: one of them could not be locked; of several, the last, after the others were shown.
     """
     chosen = list(environments)
     for sentence in ignored_settings(os.environ):
@@ -87,24 +87,32 @@ def lock_environments(environments: Iterable[Environment], renewal: Renewal | No
         ThreadPoolExecutor(_AT_ONCE) as pool,
     ):
 
-        def lock_one(environment: Environment) -> LockError | None:
+        def lock_one(environment: Environment) -> K8sVenvError | None:
             name = environment.name
             before = locked_packages(environment)
             chosen_renewal = renewal or Renewal()
-            base, unpinned = "", ""
+            base, unpinned, own = "", "", None
             if pin and environment.image is None:
                 from k8s_venv.builders.base import pin_base
 
                 base, unpinned = pin_base(environment, renew=chosen_renewal.everything)
             notes: list[str] = []
             try:
-                written = write_lock(environment, lambda line: report(name, line), chosen_renewal, base, notes.append)
-            except LockError as error:
+                if environment.system_site_packages and environment.base and environment.image is None:
+                    from k8s_venv.builders.basepackages import packages_of_base
+
+                    report(name, f"reading the packages of {environment.base}")
+                    own = packages_of_base(environment, base)
+                written = write_lock(
+                    environment, lambda line: report(name, line), chosen_renewal, base, notes.append, own
+                )
+            except (LockError, BuildError) as error:
                 finished(name, "failed")
                 return error
             changes = _changes(before, locked_packages(environment)) if before else ""
             count = "1 package" if len(written.packages) == 1 else f"{len(written.packages)} packages"
-            finished(name, f"locked {count} in {written.path.name}{changes}")
+            seen = f", beside {len(written.system)} that are there" if written.system else ""
+            finished(name, f"locked {count} in {written.path.name}{seen}{changes}")
             for note in (*notes, unpinned):
                 if note:
                     console.print(f"Note: {name}: {note}", markup=False)

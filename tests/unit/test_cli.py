@@ -213,13 +213,3 @@ def test_progress_on_a_terminal_is_live_and_ends_with_a_mark(project_file: Path)
     assert process.wait() == 0
     assert f"✓ {LONG}" in shown.decode()
     assert f"locked 0 packages in pylock.{LONG}.toml" in shown.decode()
-
-
-def test_no_image_can_see_the_packages_of_a_python_here(cli: Command, tmp_path: Path) -> None:
-    (tmp_path / "k8s-venv.toml").write_text('[environments.etl]\npython = "3.12"\nsystem-site-packages = true\n')
-
-    ran = cli("build-images", "--check", K8S_VENV_REGISTRY="registry.invalid/airflow")
-
-    assert ran.returncode == 1
-    assert ran.stderr.startswith("Error: Environment 'etl': `system-site-packages` is for the local backend alone")
-    assert "Use `base` for packages that an image has by itself." in ran.stderr

@@ -141,7 +141,7 @@ def _require_system(environment: Environment, lock: Lock) -> None:
     """Refuse an interpreter that lacks what the lock left out because it had it."""
     if not lock.system:
         return
-    own = system_packages(environment)
+    own = {name: package.version for name, package in system_packages(environment).items()}
     for requirement in lock.system:
         name, _, version = requirement.partition("==")
         if own.get(name) != version:

@@ -1,0 +1,88 @@
+"""Packages that stand somewhere already: in an interpreter here, or in a base image."""
+
+from __future__ import annotations
+
+import dataclasses
+import email
+import zipfile
+from typing import TYPE_CHECKING
+
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import InvalidVersion, Version
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+
+@dataclasses.dataclass(frozen=True)
+class Installed:
+    """An installed package.
+
+    Args:
+        name: its normalized name.
+        version: its normalized version.
+        requires: what it requires (PEP 508).
+        extras: its extras.
+    """
+
+    name: str
+    version: str
+    requires: tuple[str, ...] = ()
+    extras: tuple[str, ...] = ()
+
+
+def installed(
+    name: str | None, version: str | None, requires: Iterable[str], extras: Iterable[str]
+) -> Installed | None:
+    """Return an installed package by its metadata, or None where that is of no package index's kind.
+
+    Args:
+        name: its name as written.
+        version: its version as written; distributions' own packages may have others than PEP 440's.
+        requires: what it requires.
+        extras: its extras.
+    """
+    try:
+        normalized = str(Version(version or ""))
+    except InvalidVersion:
+        return None
+    valid = tuple(each for each in requires if _is_requirement(each))
+    return Installed(canonicalize_name(name), normalized, valid, tuple(extras)) if name else None
+
+
+def read_metadata(text: str) -> Installed | None:
+    """Return an installed package by the text of its ``METADATA`` or ``PKG-INFO`` (core metadata specification)."""
+    headers = email.message_from_string(text)
+    return installed(
+        headers["Name"], headers["Version"], headers.get_all("Requires-Dist", []), headers.get_all("Provides-Extra", [])
+    )
+
+
+def write_stubs(packages: Iterable[Installed], folder: Path) -> None:
+    """Write wheels that say of each package what it is and requires, so that a resolver can choose what is there.
+
+    No index has many of them: what vendors of base images build themselves, such as 2.3.0a0+6ddf5cf85e.nv24.4.
+
+    Args:
+        packages: the packages.
+        folder: where to.
+    """
+    for package in packages:
+        stem = f"{package.name.replace('-', '_')}-{package.version}"
+        lines = ["Metadata-Version: 2.1", f"Name: {package.name}", f"Version: {package.version}"]
+        lines += [f"Requires-Dist: {each}" for each in package.requires]
+        lines += [f"Provides-Extra: {each}" for each in package.extras]
+        with zipfile.ZipFile(folder / f"{stem}-py3-none-any.whl", "w") as wheel:
+            wheel.writestr(f"{stem}.dist-info/METADATA", "\n".join([*lines, ""]))
+            wheel.writestr(f"{stem}.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+            wheel.writestr(f"{stem}.dist-info/RECORD", "")
+
+
+def _is_requirement(text: str) -> bool:
+    try:
+        Requirement(text)
+    except InvalidRequirement:
+        return False
+    return True

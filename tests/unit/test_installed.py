@@ -1,0 +1,69 @@
+"""Packages that stand somewhere already, and locks that count on them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from k8s_venv.environment import Environment
+from k8s_venv.installed import Installed, read_metadata
+from k8s_venv.locking import write_lock
+from k8s_venv.resolving import Renewal
+from tests.wheels import make_wheel
+
+TORCH = Installed("own-torch", "2.3.0a0+nv24.4", ("own-lib>=1",))
+
+
+def test_metadata_is_read_as_locks_write_it() -> None:
+    text = (
+        "Metadata-Version: 2.1\nName: Own.Torch\nVersion: 2.3.0a0+NV24.04\nRequires-Dist: own-lib (>=1)\n"
+        "Requires-Dist: nonsense ~> 2\nRequires-Dist: idna; extra == 'web'\nProvides-Extra: web\n\nNo: header\n"
+    )
+
+    assert read_metadata(text) == Installed(
+        "own-torch", "2.3.0a0+nv24.4", ("own-lib (>=1)", "idna; extra == 'web'"), ("web",)
+    )
+
+
+@pytest.mark.parametrize("text", ["", "Name: x\nVersion: 1.0ubuntu-7\n", "Version: 1\n", "\0"])
+def test_what_is_no_package_of_an_index_is_passed_over(text: str) -> None:
+    assert read_metadata(text) is None
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> Environment:
+    make_wheel(tmp_path / "wheels", "own-torch", "2.4.0")
+    make_wheel(tmp_path / "wheels", "own-lib", "1.0")
+    (tmp_path / "requirements.txt").write_text("--no-index\n--find-links ./wheels\nown-torch>=2.2\n")
+    return Environment(
+        name="etl",
+        root=tmp_path,
+        python="3.12",
+        requirements="requirements.txt",
+        base="registry.example.com/ml:1",
+        system_site_packages=True,
+    )
+
+
+@pytest.mark.parametrize("renewal", [Renewal(), Renewal(everything=True)])
+def test_what_is_there_is_taken_before_what_an_index_has(environment: Environment, renewal: Renewal) -> None:
+    lock = write_lock(environment, renewal=renewal, own={"own-torch": TORCH})
+
+    assert lock.system == ("own-torch==2.3.0a0+nv24.4",)
+    assert [(name, version) for name, version, _ in lock.packages] == [("own-lib", "1.0")]
+
+
+def test_what_is_there_and_too_old_is_installed_anew(environment: Environment, tmp_path: Path) -> None:
+    (tmp_path / "requirements.txt").write_text("--no-index\n--find-links ./wheels\nown-torch>=2.4\n")
+
+    lock = write_lock(environment, own={"own-torch": TORCH})
+
+    assert lock.system == ()
+    assert [(name, version) for name, version, _ in lock.packages] == [("own-torch", "2.4.0")]
+
+
+def test_one_package_can_be_renewed_over_what_is_there(environment: Environment) -> None:
+    lock = write_lock(environment, renewal=Renewal(packages=("own-torch",)), own={"own-torch": TORCH})
+
+    assert [(name, version) for name, version, _ in lock.packages] == [("own-torch", "2.4.0")]
