@@ -16,6 +16,7 @@ import yaml
 from airflow.providers.cncf.kubernetes.backcompat.backwards_compat_converters import convert_env_vars
 from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
 from airflow.providers.cncf.kubernetes.pod_generator import PodGenerator
+from airflow.providers.cncf.kubernetes.utils.pod_manager import OnKillAction
 from kubernetes.client import models as k8s
 
 from k8s_venv.airflow.compat import AirflowTaskTimeout, deployment
@@ -24,7 +25,8 @@ from k8s_venv.backends.kubernetes import render
 from k8s_venv.backends.kubernetes.engine import Keep, PodRun
 from k8s_venv.backends.kubernetes.security import container_security, pod_security
 from k8s_venv.backends.kubernetes.stages import Timeouts, from_json
-from k8s_venv.errors import BackendError
+from k8s_venv.calls import remove_arguments
+from k8s_venv.errors import BackendError, CallError
 from k8s_venv.locking import read_lock
 
 if TYPE_CHECKING:
@@ -136,6 +138,8 @@ class IsolatedPodOperator(KubernetesPodOperator):
         return IsolatedPodTrigger(
             uid=self.pod.metadata.uid,
             seen=run.seen,
+            arguments=run.kept_arguments,
+            secrets={kind: list(self.call.secrets.get(kind, ())) for kind in ("connections", "variables")},
             deadline=deadline,
             taken_over=run.taken_over,
             pod_name=self.pod.metadata.name,
@@ -171,18 +175,17 @@ class IsolatedPodOperator(KubernetesPodOperator):
         metadata = k8s.V1ObjectMeta(name=event["name"], namespace=event["namespace"], uid=event["uid"])
         self.pod = k8s.V1Pod(metadata=metadata)
         run = self._run(self.pod)
+        if not event.get("why"):
+            self._end(run, event)
         if event.get("timeout"):
-            run.finish("delete_pod")  # where the triggerer could not
             raise AirflowTaskTimeout(f"{self.call.function}() took longer than its execution_timeout.")
         if event.get("refused"):
-            run.finish("delete_pod")
             raise BackendError(
                 self.call.environment.name,
                 f"Airflow's triggerer could not watch the pods of namespace {event['namespace']!r} "
                 f"({event['refused']}): its account needs the rights to `list` and `watch` pods.",
             )
         if event.get("broken"):
-            run.finish("delete_pod")
             raise BackendError(
                 self.call.environment.name,
                 f"Airflow's triggerer could not wait for the pod of {self.call.function}() ({event['broken']}); its "
@@ -233,10 +236,21 @@ class IsolatedPodOperator(KubernetesPodOperator):
             follow_logs=self.get_logs,
         )
 
+    def _end(self, run: PodRun, event: dict[str, Any]) -> None:
+        """End a call that its trigger gave up; it may have done so itself."""
+        run.finish("delete_pod")
+        if event.get("arguments"):
+            try:
+                remove_arguments(event["arguments"])
+            except CallError as error:
+                self.log.warning("%s", error)
+
     def _finish(self, run: PodRun) -> None:
         if not self._killed:
             action: Keep = self.on_finish_action.value
             run.finish(action)
+        elif self.on_kill_action == OnKillAction.DELETE_POD:
+            run.leave()
 
 
 def _template(options: dict[str, Any]) -> k8s.V1Pod:

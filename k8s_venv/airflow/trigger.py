@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -9,16 +10,20 @@ import aiohttp
 from airflow.providers.cncf.kubernetes.triggers.pod import KubernetesPodTrigger
 from airflow.providers.cncf.kubernetes.utils.pod_manager import OnKillAction
 from airflow.triggers.base import TriggerEvent
+from asgiref.sync import sync_to_async
 from kubernetes_asyncio import client
 from kubernetes_asyncio.client.exceptions import ApiException
 
 from k8s_venv.airflow.compat import AIRFLOW_3
 from k8s_venv.airflow.lines import line_logger
+from k8s_venv.airflow.secrets import SecretNames, resolve_secrets
 from k8s_venv.airflow.shared_watch import subscribe
 from k8s_venv.backends.kubernetes import render, stages
+from k8s_venv.errors import CallError
+from k8s_venv.runner.masking import masker
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
 # How long a pod may stay unknown to the watch before it is asked for, and what counts as "at the deadline"; in seconds.
 _UNKNOWN = 10.0
@@ -38,6 +43,8 @@ class IsolatedPodTrigger(KubernetesPodTrigger):
         seen: when each of the pod's phases was seen, in seconds since the epoch.
         deadline: when the task's ``execution_timeout`` ends, in seconds since the epoch.
         taken_over: whether the pod is one of an earlier try.
+        arguments: where the call's arguments lie, if in no Secret; see ``Delivery.kept_arguments``.
+        secrets: the ids of the ``connections`` and the keys of the ``variables`` that the call has.
         options: those of ``KubernetesPodTrigger``.
     """
 
@@ -48,6 +55,8 @@ class IsolatedPodTrigger(KubernetesPodTrigger):
         deadline: float | None = None,
         *,
         taken_over: bool = False,
+        arguments: Sequence[str] | None = None,
+        secrets: Mapping[str, Sequence[str]] | None = None,
         **options: Any,
     ) -> None:
         options.pop("poll_interval", None)
@@ -56,17 +65,20 @@ class IsolatedPodTrigger(KubernetesPodTrigger):
         self.seen = seen
         self.deadline = deadline
         self.taken_over = taken_over
+        self.arguments = list(arguments) if arguments else None
+        self.secrets = {kind: list(names) for kind, names in (secrets or {}).items()}
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return what this trigger is made from."""
         _, options = super().serialize()
-        ours = {"uid": self.uid, "seen": self.seen, "deadline": self.deadline, "taken_over": self.taken_over}
+        names = ("uid", "seen", "deadline", "taken_over", "arguments", "secrets")
+        ours = {name: getattr(self, name) for name in names}
         return f"{type(self).__module__}.{type(self).__qualname__}", {**options, **ours}
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait until the pod has ended, and fire."""
         event: dict[str, Any] = {"name": self.pod_name, "namespace": self.pod_namespace, "uid": self.uid}
-        event["taken_over"] = self.taken_over
+        event |= {"taken_over": self.taken_over, "arguments": self.arguments}
         try:
             event |= await self._wait()
         except ApiException as error:
@@ -145,6 +157,18 @@ class IsolatedPodTrigger(KubernetesPodTrigger):
     async def _end_in_time(self) -> None:
         """End a pod whose task's time is over; Airflow 2 does not come back to the worker for that."""
         self._fired_event = True
+        if self.get_logs:
+            await self._show_log()
+        await self._delete()
+
+    async def _show_log(self) -> None:
+        try:
+            mask = await self._mask()
+        except Exception as error:  # noqa: BLE001 -- any backend of secrets may fail; they must not be shown
+            self.log.warning(
+                "The log of pod %s is not shown, since its secrets are not known: %s", self.pod_name, error
+            )
+            return
         async with self.hook.get_conn() as connection:
             api: Any = client.CoreV1Api(connection)
             try:
@@ -155,13 +179,18 @@ class IsolatedPodTrigger(KubernetesPodTrigger):
                     tail_lines=_LAST_LINES,
                     _preload_content=False,
                 )
-                if self.get_logs and response.status == 200:
-                    log = line_logger(self.log)
+                if response.status == 200:
+                    log = line_logger(self.log, mask)
                     for line in (await response.read()).decode("utf-8", "backslashreplace").splitlines():
                         log(line)
             except ApiException as error:
                 self.log.warning("The log of pod %s could not be read: %s", self.pod_name, error.reason)
-        await self._delete()
+
+    async def _mask(self) -> Callable[[str], str]:
+        """Return what hides the call's secrets in what other programs printed, which the runner did not see."""
+        names = SecretNames(**{kind: tuple(names) for kind, names in self.secrets.items()})
+        delivered = await sync_to_async(resolve_secrets)(names, self.pod_name)
+        return masker(delivered.get("masked", ()))
 
     async def _delete(self) -> None:
         options = client.V1DeleteOptions(
@@ -175,6 +204,17 @@ class IsolatedPodTrigger(KubernetesPodTrigger):
             except ApiException as error:
                 if error.status not in (404, 409):  # it is gone, or another one has its name
                     self.log.warning("The pod %s could not be deleted: %s", self.pod_name, error.reason)
+        if self.arguments:
+            try:
+                await asyncio.to_thread(_remove, self.arguments)
+            except CallError as error:
+                self.log.warning("%s", error)
+
+
+def _remove(arguments: Sequence[str]) -> None:
+    from k8s_venv.calls import remove_arguments  # few triggers need it
+
+    remove_arguments(arguments)
 
 
 class _Event(TriggerEvent):

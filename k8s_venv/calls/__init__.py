@@ -1,6 +1,6 @@
 """The sender's side of a call: a function becomes an archive, a result becomes a value or an exception."""
 
-from k8s_venv.calls.delivery import Delivery
+from k8s_venv.calls.delivery import Delivery, remove_arguments
 from k8s_venv.calls.packed import PackedCall
 from k8s_venv.calls.packing import pack
 from k8s_venv.calls.references import refer, to_document
@@ -14,6 +14,7 @@ __all__ = [
     "pack",
     "parse_document",
     "refer",
+    "remove_arguments",
     "sealed_value",
     "to_document",
 ]

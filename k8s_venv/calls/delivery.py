@@ -14,7 +14,7 @@ from k8s_venv.runner import protocol
 from k8s_venv.runner.mapped import map_file
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from k8s_venv.calls.packed import PackedCall
@@ -120,14 +120,20 @@ class Delivery:
             raise CallError(f"{self._call.function}() put its result where nobody asked for it.")
         return Result(document, b"", Kept(self.location, self._result_name))
 
+    @property
+    def kept_arguments(self) -> tuple[str, str] | None:
+        """Return the location where the arguments may lie, and their name there, for whoever ends the call."""
+        url = self._call.environment.values.location
+        return (url, self._arguments_name) if url and self._call.arguments is not None else None
+
     def close(self) -> None:
         """Remove the arguments from the location; the call has ended.
 
         Raises:
             CallError: the location refuses that.
         """
-        if self.location is not None and self._call.arguments is not None:
-            self.location.delete(self._arguments_name)
+        if self.kept_arguments is not None:
+            remove_arguments(self.kept_arguments)
 
     @property
     def _arguments_name(self) -> str:
@@ -183,6 +189,19 @@ class Delivery:
                     "the project file, or pass a reference to the data (a path, a table, a URL)."
                 )
         return [*parts, bytes(rest)]
+
+
+def remove_arguments(kept: Sequence[str]) -> None:
+    """Remove a call's arguments from the location for large values.
+
+    Args:
+        kept: what ``Delivery.kept_arguments`` says.
+
+    Raises:
+        CallError: the location refuses that.
+    """
+    url, name = kept
+    location_at(url).delete(name)
 
 
 def _deflated(path: Path) -> Iterator[bytes]:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 # The ways to run this program, each with the folder of a result.
 _MODES = ("--result", "--hand-over", "--read", "--release")
+_TERMINATED = 128 + SIGTERM
 
 
 def main(archive: str, arguments: List[str]) -> int:
@@ -90,6 +91,8 @@ def run(path: str, reporter: report.Reporter, *, attached: bool = False) -> int:
         if error.code in (None, 0):
             reporter.value(None)
             return 0
+        if error.code == _TERMINATED and "result" in reporter.delivery:
+            return _TERMINATED  # whoever ended the call fetches nothing from the location for large values
         reporter.failure(error)
     except BaseException as error:  # noqa: BLE001 -- whatever it is, the sender must hear of it
         return 0 if reporter.failure(error) == protocol.SKIP else 1
@@ -233,4 +236,4 @@ def _prepare_process() -> None:
 
 
 def _terminate(number: int, frame: Optional[FrameType]) -> None:
-    raise SystemExit(128 + number)
+    raise SystemExit(_TERMINATED)

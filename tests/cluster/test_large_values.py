@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import shutil
 import socket
@@ -338,3 +339,23 @@ def test_tasks_hand_on_large_values(
     assert tasks["size"].value == 300_000
     assert names_in(folder) == [tasks["rows"].value["name"]]  # arguments and results were removed, the reference stays
     location_at(folder).delete(tasks["rows"].value["name"])
+
+
+@pytest.mark.parametrize("dag_id", ["bulk_late", "bulk_late_deferred"])
+def test_a_task_that_takes_too_long_leaves_no_arguments_and_shows_no_secret(
+    project: Path,
+    run_file: RunFile,
+    volume: dict[str, Any],
+    folder: str,
+    capfd: pytest.CaptureFixture[str],
+    dag_id: str,
+) -> None:
+    warehouse = json.dumps({"conn_type": "postgres", "password": "planted-secret"})
+
+    state, _ = run_file(project / "bulk.py", dag_id, TEST_FOLDER=folder, AIRFLOW_CONN_WAREHOUSE=warehouse)
+
+    assert state == "failed"
+    printed = capfd.readouterr().out
+    assert "2,000,000 letters for ***" in printed
+    assert "planted-secret" not in printed
+    assert names_in(folder) == []

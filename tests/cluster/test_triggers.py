@@ -7,6 +7,7 @@ import datetime
 import time
 import uuid
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -109,8 +110,12 @@ def test_a_pod_that_was_gone_before_the_triggerer_looked_is_a_failure(defer: Cal
         deferred.collect(event)
 
 
-def test_a_task_killed_while_deferred_leaves_no_pod(defer: Callable[..., Deferred]) -> None:
+def test_a_task_killed_while_deferred_leaves_no_pod_and_no_arguments(
+    defer: Callable[..., Deferred], tmp_path: Path
+) -> None:
     deferred = defer(sleep, 60)
+    (tmp_path / "large.arguments").touch()
+    deferred.trigger.arguments = [str(tmp_path), "large.arguments"]
 
     async def kill() -> None:
         waiting = asyncio.create_task(deferred.fired())
@@ -121,6 +126,7 @@ def test_a_task_killed_while_deferred_leaves_no_pod(defer: Callable[..., Deferre
     asyncio.run(kill())
 
     assert deferred.is_leaving
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_triggerer_that_restarts_leaves_the_pod_alone(defer: Callable[..., Deferred]) -> None:

@@ -154,10 +154,7 @@ class PodRun:
         Args:
             action: ``KubernetesPodOperator``'s ``on_finish_action``.
         """
-        if self._follower is not None:
-            self._follower.stop()
-        if self._payload is not None:
-            self._payload.close()
+        self.leave()
         wanted = {
             "delete_pod": True,
             "delete_succeeded_pod": self._succeeded,
@@ -170,6 +167,18 @@ class PodRun:
         self._api.mark_checked(self._name)
         if self._payload is not None:
             self._payload.release()
+
+    def leave(self) -> None:
+        """Stop reading, and remove the arguments from the location for large values: the call is over."""
+        if self._follower is not None:
+            self._follower.stop()
+        if self._payload is not None:
+            self._payload.close()
+
+    @property
+    def kept_arguments(self) -> tuple[str, str] | None:
+        """Return where the arguments may lie, if in no Secret; see ``Delivery``."""
+        return self._payload.kept_arguments if self._payload is not None else None
 
     def _watch(self) -> End:
         judge = Judge(self._timeouts, self.seen)

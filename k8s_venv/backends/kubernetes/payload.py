@@ -132,9 +132,14 @@ class PodPayload:
     def _delivery(self) -> Delivery:
         return Delivery(self._call, render.secret_names(self._pod)[0])
 
+    @property
+    def kept_arguments(self) -> tuple[str, str] | None:
+        """Return where the arguments may lie, if in no Secret; see ``Delivery``."""
+        return self._delivery().kept_arguments if self._call.environment.values.location else None
+
     def close(self) -> None:
         """Remove the arguments from the location for large values; the call has ended."""
-        if not self._call.environment.values.location:
+        if self.kept_arguments is None:
             return
         try:
             self._delivery().close()

@@ -1,10 +1,13 @@
 """Large values between tasks, through a folder that pods and workers share."""
 
 import os
+from datetime import timedelta
 from pathlib import Path
 
 from airflow.sdk import DAG, task
 from kubernetes.client import models as k8s
+
+from k8s_venv import runtime
 
 FOLDER = os.environ.get("TEST_FOLDER", "/nowhere")
 CLAIM = k8s.V1PersistentVolumeClaimVolumeSource(claim_name=Path(FOLDER).name)
@@ -36,3 +39,27 @@ for dag_id, deferrable in (("bulk", False), ("bulk_deferred", True)):
             return len(text)
 
         size(text(rows(), letters()))
+
+for dag_id, deferrable in (("bulk_late", False), ("bulk_late_deferred", True)):
+    with DAG(dag_id, schedule=None):
+
+        @task
+        def many_letters():
+            return "0123456789" * 200_000
+
+        @task.isolated(
+            "current",
+            deferrable=deferrable,
+            execution_timeout=timedelta(seconds=10),
+            connections=["warehouse"],
+            **SHARED,
+        )
+        def never_ends(letters):
+            import subprocess
+            import time
+
+            password = runtime.get_connection("warehouse").password
+            subprocess.run(["echo", f"{len(letters):,} letters for {password}"], check=True)
+            time.sleep(60)
+
+        never_ends(many_letters())
