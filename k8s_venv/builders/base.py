@@ -197,11 +197,20 @@ def inspect_base(environment: Environment, base: BaseImage, interpreter: str) ->
         BuildError: the base has no such Python.
     """
     check_version(environment, base)
-    key = digest_of(["stdlib", EPOCH, environment.python, [layer["digest"] for layer in base.layers]])
+    key = _library_key(environment, base)
     with FileLock(uv.require_cache() / f"base-{key[:12]}.lock"):  # made once, even when several images ask at once
         made = find_layer(key) or _make(key, environment, base, interpreter)
     # The layer's title carries what only the base's files could tell.
     return Python((base.environ.get("PYTHON_VERSION") or environment.python), made.title), made
+
+
+def known_library(environment: Environment, base: BaseImage) -> Layer | None:
+    """Return the layer with a base's bytecode of the standard library, where it is made already."""
+    return find_layer(_library_key(environment, base))
+
+
+def _library_key(environment: Environment, base: BaseImage) -> str:
+    return digest_of(["stdlib", EPOCH, environment.python, [layer["digest"] for layer in base.layers]])
 
 
 def _make(key: str, environment: Environment, base: BaseImage, interpreter: str) -> Layer:

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 from typing import TYPE_CHECKING
 
-from k8s_venv.builders.base import has_python
+from k8s_venv.builders.base import has_python, known_library
 from k8s_venv.builders.buildx import find_buildx
 from k8s_venv.builders.layered import Parts, find_parts
 from k8s_venv.builders.parallel import in_parallel
@@ -16,7 +16,7 @@ from k8s_venv.builders.wheel_layers import known_layers
 from k8s_venv.dockerengine import EngineError
 from k8s_venv.errors import BuildError, LockError
 from k8s_venv.locking import EPOCHS, read_lock
-from k8s_venv.registry import Reference, RegistryError, registry_at
+from k8s_venv.registry import DENIED, Reference, RegistryError, registry_at
 from k8s_venv.registry.images import find_manifest, list_tags
 
 if TYPE_CHECKING:
@@ -118,7 +118,13 @@ def make_plan(
         reference = Reference.parse(text)
         if anew:
             return way.choose(Step(environment, lock, text, None, "to build", lock.builder))
-        digest = find_manifest(registry, reference)
+        try:
+            digest = find_manifest(registry, reference)
+        except RegistryError as error:
+            if error.status != DENIED:
+                raise
+            problem = BuildError(environment.name, f"it cannot be told whether its image exists. {error}")
+            return Step(environment, lock, text, None, "denied", lock.builder, problem=problem)
         if digest is not None:
             return Step(environment, lock, text, digest, "exists")
         state = _why_missing(registry, reference) if details else "to build"
@@ -139,28 +145,30 @@ def volumes(steps: Sequence[Step]) -> dict[str, Volume]:
         steps: the plan.
     """
     seen: set[str] = set()
-    found = {}
-    for step in steps:
-        if step.exists or not step.parts:
-            continue
-        host = Reference.parse(step.reference).host
-        upload = shared = 0
-        lacking = set()
-        for parts in step.parts:
-            layers, unmade = known_layers(parts.wheels, step.environment.python)
-            lacking |= {(wheel.digest, wheel.size) for wheel in unmade}
-            base = [(str(one["digest"]), int(one["size"])) for one in parts.base.layers]
-            at_hand = parts.base.reference.host == host
-            for digest, size in [*base, *((layer.blob.digest, layer.blob.size) for layer in layers)]:
-                has = digest in seen or (at_hand and (digest, size) in base) or bool(known_repositories(host, digest))
-                shared, upload = (shared + size, upload) if has else (shared, upload + size)
-                seen.add(digest)
-        new = {one for one in lacking if one[0] not in seen}
-        seen |= {digest for digest, _ in new}
-        sizes = [size for _, size in new]
-        total = None if None in sizes else sum(size or 0 for size in sizes)
-        found[step.environment.name] = Volume(upload, shared, len(new), total)
-    return found
+    return {step.environment.name: _volume(step, seen) for step in steps if step.parts and not step.exists}
+
+
+def _volume(step: Step, seen: set[str]) -> Volume:
+    """Return how much a step has to upload beside what the steps before it have seen to."""
+    host = Reference.parse(step.reference).host
+    upload = shared = 0
+    lacking = set()
+    for parts in step.parts:
+        layers, unmade = known_layers(parts.wheels, step.environment.python)
+        library = known_library(step.environment, parts.base)
+        lacking |= {(wheel.digest, wheel.size) for wheel in unmade}
+        base = [(str(one["digest"]), int(one["size"])) for one in parts.base.layers]
+        at_hand = parts.base.reference.host == host
+        own = [*([library] if library else ()), *layers]
+        for digest, size in [*base, *((layer.blob.digest, layer.blob.size) for layer in own)]:
+            has = digest in seen or (at_hand and (digest, size) in base) or bool(known_repositories(host, digest))
+            shared, upload = (shared + size, upload) if has else (shared, upload + size)
+            seen.add(digest)
+    new = {one for one in lacking if one[0] not in seen}
+    seen |= {digest for digest, _ in new}
+    sizes = [size for _, size in new]
+    total = None if None in sizes else sum(size or 0 for size in sizes)
+    return Volume(upload, shared, len(new), total)
 
 
 def _why_missing(registry: Registry, reference: Reference) -> str:

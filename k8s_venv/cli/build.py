@@ -115,7 +115,7 @@ def _show(steps: list[Step], sizes: dict[str, Any]) -> None:
                 step.builder and f"{step.builder} ({step.why})",
                 _upload(size.upload, size.unmade, size.unmade_bytes) if size else "",
                 _megabytes(size.shared) if size else "",
-                "cannot be built" if step.problem else step.state,
+                "cannot be built" if step.problem and step.state != "denied" else step.state,
             )
         )
     header = ("environment", "Python", "packages", "builder", "to upload", "shared", "image")

@@ -5,12 +5,13 @@ https://github.com/opencontainers/distribution-spec/blob/v1.1.0/spec.md
 
 from k8s_venv.registry.client import Registry, registry_at, stop_registries
 from k8s_venv.registry.downloads import download
-from k8s_venv.registry.errors import RegistryError
+from k8s_venv.registry.errors import DENIED, RegistryError
 from k8s_venv.registry.images import BaseImage, find_base, image_exists, resolve_base
 from k8s_venv.registry.reference import Reference
 from k8s_venv.registry.uploads import Blob, upload
 
 __all__ = [
+    "DENIED",
     "BaseImage",
     "Blob",
     "Reference",

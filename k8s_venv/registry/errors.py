@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from k8s_venv.registry.credentials import Credentials
 
+DENIED = 403  # the status of whatever a registry lets others do
 _LONGEST = 500  # characters of a registry's own words
 
 
@@ -59,12 +60,12 @@ def refusal(
     if status == 401 and not scarce:
         who = f"the credentials of {found.name}" if found else "a request without credentials"
         return RegistryError(f"The registry {host} refused {who}: {words}. Run `docker login {host}`.", status)
-    if status == 403 or scarce:
+    if status == DENIED or scarce:
         deed = f"pushing to {push}" if push else f"pulling from {', '.join(pull)}"
         who = f"may {found.name} do that" if found else "does it need credentials"
         advice = f" Does it exist, and {who}? `docker login {host}` says who asks."
         limited = re.search(r"quota|limit|exceed|immutable", words, re.IGNORECASE)
-        return RegistryError(f"The registry {host} denies {deed}: {words}.{'' if limited else advice}", status)
+        return RegistryError(f"The registry {host} denies {deed}: {words}.{'' if limited else advice}", DENIED)
     if push and "NAME_UNKNOWN" in {one.get("code") for one in _errors(response)}:
         return RegistryError(f"The registry {host} has no repository {push}: {words}. {_creation(host, push)}", status)
     seconds = retry_after(response.headers.get("Retry-After", ""))

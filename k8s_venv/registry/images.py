@@ -57,7 +57,7 @@ def find_manifest(registry: Registry, reference: Reference) -> str | None:
         return None
     if digest := response.headers.get("Docker-Content-Digest"):
         return digest
-    try:  # it does not answer HEAD, or without a digest
+    try:  # it does not answer HEAD, or without a digest, or without the reason for a refusal
         return _read(registry, reference)[1]
     except RegistryError as error:
         if error.status == 404:
@@ -178,7 +178,7 @@ def _ask_for_manifest(registry: Registry, method: str, reference: Reference) -> 
         method,
         f"{reference.repository}/manifests/{reference.target}",
         pull=[reference.repository],
-        expect=(200, 404, *(HEAD_REFUSED if method == "HEAD" else ())),
+        expect=(200, 404, *((401, 403, *HEAD_REFUSED) if method == "HEAD" else ())),
         headers={"Accept": ", ".join(_MANIFESTS)},
     )
 
