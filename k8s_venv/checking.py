@@ -8,7 +8,7 @@ import inspect
 from typing import TYPE_CHECKING, Any
 
 from k8s_venv.calls.capturing import capture
-from k8s_venv.calls.imports import imports_of
+from k8s_venv.calls.imports import Import, imports_of
 from k8s_venv.calls.syntax import newer_syntax
 from k8s_venv.errors import CallError, K8sVenvError
 from k8s_venv.locking import read_lock
@@ -135,10 +135,9 @@ class _Checker:
         provided = self._provided(environment)
         if provided is None:
             return
-        beside = {name.partition(".")[0] for name in captured.beside_modules}
-        for each in imports_of(captured.source):
-            top = each.module.partition(".")[0]
-            if each.optional or top in beside or top == "k8s_venv" or provided.has(each.module):
+        travelling = {"k8s_venv", "cloudpickle", *(_top(name) for name in captured.beside_modules)}
+        for each in [*imports_of(captured.source), *_only_pickled(task, captured)]:
+            if each.optional or _top(each.module) in travelling or provided.has(each.module):
                 continue
             known = providers(each.module)
             package = " or ".join(known) if known else "the package that provides it"
@@ -170,6 +169,17 @@ class _Checker:
         if lock.path not in self._provisions:
             self._provisions[lock.path] = provided_by(environment, lock)
         return self._provisions[lock.path]
+
+
+def _only_pickled(task: Task, captured: Captured) -> list[Import]:
+    """Return the imports that no text says, but the values in a function's pickle need."""
+    said = {_top(each.module) for each in imports_of(captured.source)}
+    modules = {_top(module): module for module in sorted(captured.pickled_modules, reverse=True)}
+    return [Import(module, *task.place, optional=False) for top, module in sorted(modules.items()) if top not in said]
+
+
+def _top(module: str) -> str:
+    return module.partition(".")[0]
 
 
 def files_to_load(paths: Iterable[Path]) -> Iterator[Path]:

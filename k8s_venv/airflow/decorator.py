@@ -11,6 +11,7 @@ from k8s_venv.airflow.compat import DecoratedOperator, TaskDecorator, task_decor
 from k8s_venv.airflow.operators import IsolatedOperator, check_declared, project_of
 from k8s_venv.airflow.options import check_options
 from k8s_venv.calls.source.decorators import DECORATOR_MARK
+from k8s_venv.calls.source.modulefile import remember
 from k8s_venv.errors import K8sVenvError
 
 if TYPE_CHECKING:
@@ -87,12 +88,14 @@ def isolated_decorator(
     )
 
     if function is not None:
+        remember(function)
         setattr(decorator, DECORATOR_MARK, True)
         return decorator
 
     @functools.wraps(decorator)
     def decorate(function: Callable[..., Any]) -> Any:
         _check_now(operator, function, options)
+        remember(function)  # a mapped task makes no operator before it runs
         return decorator(function)
 
     setattr(decorate, DECORATOR_MARK, True)

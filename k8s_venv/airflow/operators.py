@@ -32,6 +32,7 @@ from k8s_venv.airflow.secrets import SecretNames, resolve_secrets
 from k8s_venv.airflow.xcom import check_storable
 from k8s_venv.backends import choose_backend
 from k8s_venv.calls import Result, open_result, pack, refer
+from k8s_venv.calls.source.modulefile import remember
 from k8s_venv.calls.transport import check_serializer
 from k8s_venv.errors import CallError, K8sVenvError
 from k8s_venv.project import Project, find_project, load_project, project_at
@@ -118,6 +119,7 @@ class IsolatedOperator(BaseOperator):
         super().__init__(**kwargs)
         environment = _named_environment(environment, task)
         _require_function(python_callable, task)
+        remember(python_callable)
         self.environment = environment
         self.python_callable = python_callable
         self.op_args = op_args or ()

@@ -41,6 +41,7 @@ class Captured:
         entries: what it adds to the archive besides, by its path there.
         beside: the files of the project that travel whole, by their paths below the import root.
         slicer: what cut the slices, where the function travels as source.
+        pickled_modules: the modules that its pickle imports, where it travels as one.
     """
 
     callable: Callable[..., Any]
@@ -52,6 +53,7 @@ class Captured:
     entries: Mapping[str, bytes] = dataclasses.field(repr=False)
     beside: Mapping[str, Path]
     slicer: Slicer | None = dataclasses.field(default=None, repr=False)
+    pickled_modules: frozenset[str] = frozenset()
 
     @property
     def beside_modules(self) -> list[str]:
@@ -91,14 +93,15 @@ def capture(
     def attempt(chosen: Transport, why: str) -> Captured:
         arguments = encode_arguments(function, environment, args, kwargs or {}, chosen)
         entries: dict[str, bytes] = {}
-        slicer = None
+        slicer, modules = None, frozenset[str]()
         if chosen == "source":
             slicer = Slicer(function, environment.root, arguments.names)
             beside = _add_source(entries, slicer)
         else:
-            beside = _add_pickle(entries, function, environment, arguments.types)
+            beside, modules = _add_pickle(entries, function, environment, arguments.types)
         entries.update({f"{protocol.BESIDE}/{path}": file.read_bytes() for path, file in beside.items()})
-        return Captured(function, function_name(function), environment, chosen, why, arguments, entries, beside, slicer)
+        name = function_name(function)
+        return Captured(function, name, environment, chosen, why, arguments, entries, beside, slicer, modules)
 
     return by_rule(function, environment, transport, attempt)
 
@@ -149,19 +152,19 @@ def _add_recipe(entries: dict[str, bytes], slicer: Slicer) -> None:
 
 def _add_pickle(
     entries: dict[str, bytes], function: Callable[..., Any], environment: Environment, types: Collection[type]
-) -> dict[str, Path]:
+) -> tuple[dict[str, Path], frozenset[str]]:
     from k8s_venv.calls.pickling import pickle_function  # cloudpickle is not for the parsing of DAG files
 
     refuse_nonlocal(function)
-    entries[protocol.PICKLED_FUNCTION] = pickle_function(function, environment.root, types)
+    entries[protocol.PICKLED_FUNCTION], modules = pickle_function(function, environment.root, types)
     file, _ = place_of(function)
     path = Path(file) if file else None
     if path is None or not path.is_file() or is_installed_file(str(path)):
         entries[protocol.SOURCES] = b"{}"
-        return {}
+        return {}, modules
     settings = Slicer(function, environment.root, settings_only=True)
     if settings.has_statements:
         _add_recipe(entries, settings)
     entries[protocol.SOURCES] = json.dumps({file: module_file(str(path)).text}).encode()
     package = getattr(written_function(function), "__globals__", {}).get("__package__") or ""
-    return modules_beside(imported_names(path, package), path, environment.root)
+    return modules_beside([*imported_names(path, package), *modules], path, environment.root), modules

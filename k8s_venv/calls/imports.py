@@ -6,6 +6,7 @@ import ast
 import dataclasses
 from typing import TYPE_CHECKING
 
+from k8s_venv.calls.source.facts import import_by_text
 from k8s_venv.runner.building import parse_slice
 
 if TYPE_CHECKING:
@@ -50,6 +51,8 @@ def _imports(node: ast.AST, *, optional: bool) -> Iterator[tuple[str, int, bool]
             yield alias.name, node.lineno, optional
     elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module and node.module != "__future__":
         yield node.module, node.lineno, optional
+    elif name := import_by_text(node):
+        yield name, node.lineno, optional  # type: ignore[attr-defined]
     elif isinstance(node, ast.Try):
         guarded = optional or any(_expects_missing(handler) for handler in node.handlers)
         for child in ast.iter_child_nodes(node):

@@ -12,7 +12,7 @@ import io
 import pickle
 import pickletools
 import sys
-from types import FunctionType
+from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 import cloudpickle
@@ -36,8 +36,11 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     def __init__(self, stream: io.BytesIO, origins: Origins) -> None:
         super().__init__(stream)
         self._origins = origins
+        self.modules: set[str] = set()
 
     def reducer_override(self, value: Any) -> Any:
+        if isinstance(value, ModuleType):
+            self.modules.add(value.__name__)
         if isinstance(value, functools._lru_cache_wrapper) and self._origins.is_sliced(value.__module__):
             parameters = value.cache_parameters()
             return Builder.cached, (value.__wrapped__, parameters["maxsize"], parameters["typed"])
@@ -109,7 +112,9 @@ class ArgumentPickler:
             return stream.getvalue()
 
 
-def pickle_function(function: Callable[..., Any], root: Path, types: Collection[type] = ()) -> bytes:
+def pickle_function(
+    function: Callable[..., Any], root: Path, types: Collection[type] = ()
+) -> tuple[bytes, frozenset[str]]:
     """Pickle a function with what it uses of its own module.
 
     Args:
@@ -117,16 +122,19 @@ def pickle_function(function: Callable[..., Any], root: Path, types: Collection[
         root: the project's folder.
         types: those of its arguments' types that travel, whether the function names them or not.
 
+    Returns:
+        The pickle, and the modules that loading it imports.
+
     Raises:
         CallError: it uses something that cannot be pickled.
     """
     with _own_module(function, root) as origins:
         try:
-            data = _dumps((function, list(types)), origins)
+            data, modules = _dumps((function, list(types)), origins)
         except Exception as error:
             raise _refusal(function, error, origins) from error
         _refuse_references(function, data, origins)
-        return data
+        return data, frozenset({*modules, *(module for module, _ in _references(data))})
 
 
 @contextlib.contextmanager
@@ -178,10 +186,11 @@ def _references(data: bytes) -> Iterator[tuple[str, str]]:
             strings.append(last)
 
 
-def _dumps(value: Any, origins: Origins) -> bytes:
+def _dumps(value: Any, origins: Origins) -> tuple[bytes, set[str]]:
     stream = io.BytesIO()
-    _Pickler(stream, origins).dump(value)
-    return stream.getvalue()
+    pickler = _Pickler(stream, origins)
+    pickler.dump(value)
+    return stream.getvalue(), pickler.modules
 
 
 def _refusal(function: Any, error: Exception, origins: Origins) -> CallError:

@@ -157,6 +157,10 @@ def _code_of(source: Dict[str, Any]) -> types.CodeType:
     if source["name"] == "<lambda>":
         shell = ast.parse(f"def scope({arguments}):\n return (\n{source['text']})", source["file"])
         returned: Any = shell.body[0].body[0]  # type: ignore[attr-defined]
+        given = returned.value.args  # its defaults travel as values; a lambda among them would be met first
+        given.defaults = [ast.Constant(None) for _ in given.defaults]
+        given.kw_defaults = [default and ast.Constant(None) for default in given.kw_defaults]
+        ast.fix_missing_locations(shell)
         ast.increment_lineno(returned.value, source["line"] - 3)  # it stands on line 3 of the shell
     else:
         shell = ast.parse(f"def scope({arguments}): pass")

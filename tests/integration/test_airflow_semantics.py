@@ -282,3 +282,27 @@ def test_a_mistake_is_told_when_the_dag_is_parsed(load: Callable[[str], Any], bo
         load(f"\n@dag(schedule=None)\ndef pipeline():\n    {body}\n\npipeline()\n")
 
     assert sentence in str(caught.value)
+
+
+def test_a_task_runs_what_was_loaded_though_its_file_is_edited_meanwhile(run: Run) -> None:
+    states, values = run("""
+@dag(schedule=None, default_args={"environment": "same"})
+def pipeline():
+    @task
+    def edit():
+        from pathlib import Path
+        Path(__file__).write_text(Path(__file__).read_text().replace("10", "20"))
+
+    @task.isolated
+    def plain(): return 10
+
+    @task.isolated
+    def mapped(x): return 10
+
+    edit() >> [plain(), mapped.expand(x=[1])]
+
+pipeline()
+""")
+
+    assert set(states.values()) == {"success"}
+    assert (values["plain"], values["mapped[0]"]) == (10, 10)

@@ -161,9 +161,16 @@ FAULTS = [
     ),
     Fault(
         "imports_of_fallback.py", "imports yaml, which nothing in environment 'same'",
-        'choice = Choice("ab")\n@task.isolated("same")\ndef work():\n    return helper(choice)\nwork()',
-        "import yaml  # here\nfrom click import Choice\ndef helper(choice): return yaml.dump(choice.choices)",
+        'options = Namespace(size=3)\n@task.isolated("same")\ndef work():\n    return helper(options)\nwork()',
+        "import yaml  # here\nfrom argparse import Namespace\ndef helper(options): return yaml.dump(options.size)",
     ),
+    Fault(
+        "value_of_fallback.py", "imports click.types, which nothing in environment 'same'",
+        'choice = Choice("ab")\n@task.isolated("same")  # here\ndef work():\n    return choice.choices\nwork()',
+        "from click import Choice",
+    ),
+    Fault("imports_by_text.py", "imports yaml, which nothing in", body("import_module('yaml')  # here"),
+          "from importlib import import_module"),
     # what is no DAG file
     Fault("no_python.py", "invalid syntax", "x = = 1  # here"),
     Fault("no_module.py", "No module named 'nothing_there'", "pass", "import nothing_there  # here"),

@@ -166,10 +166,26 @@ def test_syntax_that_the_environment_cannot_parse_is_refused_with_its_line(every
         b"import sys\nA = 1\ndef g(): return A\ndef f(): return globals()['A'], eval('g()'), sys.modules[__name__].A\n",
         b"a = [1]\nb = {'a': a}\nclass C: items = a\ndef f():\n    C.items.append(2)\n    return b, a is b['a']\n",
         b"import typing as t\nT = t.TypeVar('T')\nK = t.NewType('K', int)\ndef f(): return t.cast(T, 1), K(2)\n",
+        b"class Counted:\n    def __init__(self, g): self.g, self.n = g, 0\n"
+        b"    def __call__(self): self.n += 1; return self.g(), self.n\n"
+        b"@Counted\ndef g(): return 'g'\ng(); g()\ndef f(): return g()\n",
+        b"f = lambda g=lambda: 2, *, h=lambda x: x + 1: h(g())\n",
+        b"a = [lambda: 1, lambda x=3: 2, lambda *y: 2, lambda: None]\ndef f(): return [each() for each in a]\n",
+        b"class Meta(type):\n    def __init__(self, *parts): Meta.seen[self.__name__] = self\n    seen = {}\n"
+        b"class A(metaclass=Meta): pass\ndef f(): return list(Meta.seen)\n",
+        b"class A: pass\nclass B(A): pass\ndef f(): return [kind.__name__ for kind in A.__subclasses__()]\n",
+        b"ns = {}\nexec('def g(): return n', {'n': 3}, ns)\ng = ns['g']\ndef f(): return g()\n",
+        b"import sys\ndef __getattr__(name): return name * 2\ndef f(): return sys.modules[__name__].more\n",
+        b"if 1 < 2:\n    class A: n = 1\nelse:\n    class A: n = 2\ndef f(): return A.n\n",
+        b"def make(n):\n    if n:\n        class A: n = 1\n    else:\n        class A: n = 2\n    return A\n"
+        b"A, B = make(1), make(0)\ndef f(): return A.n, B.n\n",
+        b"class A: n = 1\nB = A\nclass A(A): n = 2\ndef f(): return A().n, B.n, issubclass(A, B)\n",
     ],
     ids=["latin-1", "windows", "non-ascii", "form feed", "walrus", "rebound", "dotted import", "star and del",
          "decorator on several lines", "global", "alias", "cycle", "one line", "docstring", "names as text",
-         "state that a class shares", "objects named in their statement"],
+         "state that a class shares", "objects named in their statement", "an instance as decorator",
+         "a lambda's default lambda", "lambdas of constants", "a metaclass that registers", "subclasses asked for",
+         "exec", "the module's getattr", "a class by condition", "a local class by condition", "a class replaced"],
 )  # fmt: skip
 def test_any_way_of_writing_travels(load: Load, send: Send, source: bytes) -> None:
     module = load(source)
@@ -221,6 +237,38 @@ def test_code_beside_the_dag_travels(load: Load, send: Send, tmp_path: Path, pyt
         sys.path.remove(str(tmp_path / "dags"))
         for name in [name for name in sys.modules if name.startswith("helpers_of_mine")]:
             del sys.modules[name]
+
+
+@pytest.mark.parametrize("python", ["3.8", HERE])
+def test_what_a_dag_file_changes_beside_it_is_changed_there(
+    load: Load, send: Send, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, python: str
+) -> None:
+    (tmp_path / "dags").mkdir()
+    (tmp_path / "dags" / "settings_of_mine.py").write_text(
+        "ROWS, CONF, MODE = [], {'z': 0}, 'dev'\ndef show(): return ROWS, CONF, MODE\n"
+        "def traced(f):\n    def inner(): return ('traced', *f())\n    return inner\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path / "dags")
+    module = load("""
+        import importlib, settings_of_mine
+        from settings_of_mine import CONF, traced
+        settings_of_mine.ROWS.append(1)
+        settings_of_mine.ROWS += [2]
+        settings_of_mine.MODE = "prod"
+        CONF["x"] = 1
+        CONF.pop("z")
+        @traced
+        def f(): return importlib.import_module("settings_of_mine").show()
+        def g(): return CONF, settings_of_mine.show()
+        @traced
+        def h(): return 1, 2
+    """)
+    try:
+        assert send(module.g, python=python) == ({"x": 1}, ([1, 2], {"x": 1}, "prod"))
+        assert send(module.f, python=python)[0] == "traced"
+        assert send(module.h, python=python) == ("traced", 1, 2)
+    finally:
+        del sys.modules["settings_of_mine"]
 
 
 def test_functions_of_a_notebook_travel_and_use_other_cells(send: Send, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from k8s_venv.calls.source.modulefile import remember
 from k8s_venv.calls.source.slicing import Slicer
 from k8s_venv.calls.syntax import newer_syntax
 from k8s_venv.errors import CallError
@@ -226,3 +227,17 @@ def test_syntax_that_all_have_is_not_found() -> None:
     )
 
     assert newer_syntax([("a.py", 1, text)], "3.8") == []
+
+
+def test_what_was_loaded_travels_though_the_file_is_edited_meanwhile(load: Load, tmp_path: Path) -> None:
+    before = load("def f(): return 1\n")
+    remember(before.f)
+    (tmp_path / "my_dag.py").write_text("def f(): return 22\n")
+    remember(before.f)
+
+    assert sliced(before.f, tmp_path) == ["def f(): return 1"]
+
+    after = load("def f(): return 333\n")
+    remember(after.f)
+
+    assert sliced(after.f, tmp_path) == ["def f(): return 333"]

@@ -14,7 +14,7 @@ class Facts:
 
     Args:
         uses: the names it looks up.
-        imports: the imports anywhere in it.
+        imports: the imports anywhere in it, those by a constant text included.
         fields: the annotated fields of the classes in it: each class's name, and the names in the annotation.
     """
 
@@ -38,5 +38,17 @@ def facts_of(node: ast.stmt, filename: str) -> Facts:
         for field in kind.body
         if isinstance(field, ast.AnnAssign)
     ]
-    imports = tuple(part for part in parts if isinstance(part, ast.Import | ast.ImportFrom))
-    return Facts(uses(node, filename), imports, tuple(fields))
+    imports = [part for part in parts if isinstance(part, ast.Import | ast.ImportFrom)]
+    imports += [ast.Import([ast.alias(name)]) for part in parts if (name := import_by_text(part))]
+    return Facts(uses(node, filename), tuple(imports), tuple(fields))
+
+
+def import_by_text(node: ast.AST) -> str | None:
+    """Return the module that ``importlib.import_module("…")`` imports, or None for anything else."""
+    if not isinstance(node, ast.Call) or len(node.args) != 1 or not isinstance(node.args[0], ast.Constant):
+        return None
+    name = node.args[0].value
+    if not isinstance(name, str) or name.startswith("."):
+        return None
+    called = getattr(node.func, "attr", getattr(node.func, "id", ""))
+    return name if called in ("import_module", "__import__") else None

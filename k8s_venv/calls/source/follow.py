@@ -17,6 +17,7 @@ from k8s_venv.calls.source.names import is_builtin
 from k8s_venv.calls.source.parts import StateError
 from k8s_venv.calls.source.repeated_imports import RepeatedImport, imports_of_name, star_import
 from k8s_venv.calls.source.sender_only import bound_to_process
+from k8s_venv.calls.source.settings import Settings
 from k8s_venv.calls.source.state import is_plain, portable
 from k8s_venv.errors import CallError, SourceError
 
@@ -125,18 +126,31 @@ class ModuleSlice:
             problem = "is an Airflow task or operator, which cannot be called inside an environment"
             raise self.refuse(CallError, name, problem, self.files[number].filename, last.statement.lineno)
         chosen = [(n, binding) for n, binding in bindings if defines(self.files[n], binding.statement, value)]
-        if len(chosen) == 1 and all(isinstance(b.statement, Definition) for _, b in bindings):
+        all_definitions = all(isinstance(b.statement, Definition) for _, b in bindings)
+        if len(chosen) == 1 and all_definitions and not self._needs_earlier(name, chosen[0], early=early):
             bindings = chosen
-        if not early and isinstance(value, FunctionType) and not self._is_as_defined(value, bindings):
+        if not early and self._has_state(value, bindings):
             try:
                 self._add_value(name, value)
             except StateError:
                 pass
             else:
                 return
-        self._repeat(name, bindings, whole=False)
+        # Which of several definitions is in force was then decided by the statements around them.
+        self._repeat(name, bindings, whole=all_definitions and len(bindings) > 1)
         if isinstance(value, type):
             self._reach_subclasses(value)
+
+    def _needs_earlier(self, name: str, chosen: tuple[int, Binding], *, early: bool) -> bool:
+        """Tell whether a definition, or a statement before it, uses an earlier definition of the same name."""
+        number, binding = chosen
+        return early or name in self.files[number].facts(binding.statement).uses.now
+
+    def _has_state(self, value: Any, bindings: list[tuple[int, Binding]]) -> bool:
+        """Tell whether what a definition made is more than running it again gives."""
+        if isinstance(value, FunctionType):
+            return not self._is_as_defined(value, bindings)
+        return self._is_own(type(value)) and not isinstance(value, type)  # an instance of the decorator's class
 
     def _is_as_defined(self, function: FunctionType, bindings: list[tuple[int, Binding]]) -> bool:
         """Tell whether running its definition gives a function the defaults that it has."""
@@ -146,11 +160,14 @@ class ModuleSlice:
         )
 
     def _reach_subclasses(self, kind: type) -> None:
-        """Bring the subclasses that a class knows of: they register themselves with it."""
+        """Bring the classes that a class knows of, which register themselves with it, or with their metaclass."""
         hook = any("__init_subclass__" in vars(base) for base in kind.__mro__ if self._is_own(base))
-        if not hook and not self._is_own(type(kind)):
-            return
-        known: list[type] = type.__subclasses__(kind)
+        asked = any("__subclasses__" in file.text for file in self.files)
+        known: list[type] = []
+        if hook or asked or self._is_own(type(kind)):
+            known = type.__subclasses__(kind)
+        if issubclass(kind, type):
+            known += [other for other in self.names.values() if isinstance(other, kind)]
         for other in known:
             if self._is_own(other) and self.names.get(other.__name__) is other:
                 self._pending.append((other.__name__, True))
@@ -271,14 +288,15 @@ class ModuleSlice:
         self.imports.append(statement)
 
     def add_settings(self) -> None:
-        """Repeat the statements that configure Python, or the packages that the slice imports."""
+        """Repeat the statements that configure Python, or what the slice imports."""
         packages = frozenset(
             (item.module or "" if isinstance(item, ast.ImportFrom) else item.names[0].name).partition(".")[0]
             for item in self.imports
         )
+        settings = Settings(self.files, self.names, packages)
         for number, file in enumerate(self.files):
             for node in file.active_statements:
-                if id(node) not in self._added and repeating.is_setting(node, self.names, packages):
+                if id(node) not in self._added and settings.has(node):
                     self.add(number, node, early=True)
         self.reach(())
 

@@ -1,21 +1,25 @@
-"""A Python file read as text and syntax tree, once for as long as it does not change."""
+"""A Python file as text and syntax tree: as Airflow loaded it, or read again whenever it has changed."""
 
 from __future__ import annotations
 
 import ast
 import dataclasses
 import functools
+import io
 import linecache
+import tokenize
+import weakref
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from k8s_venv.calls.source.bindings import Binding, bindings_of, only_defines, own_statements
 from k8s_venv.calls.source.definitions import Definitions, Function, first_line
 from k8s_venv.calls.source.facts import Facts, facts_of
+from k8s_venv.calls.source.functions import written_function
 from k8s_venv.errors import CallError, SourceError
 
 if TYPE_CHECKING:
-    from types import CodeType
+    from types import CodeType, FunctionType
 
 _CELLS = ("<ipython-input-", "<python-input-")
 
@@ -33,6 +37,17 @@ class Slice:
     line: int
     column: int
     text: str
+
+
+class _Loaded(NamedTuple):
+    """A file as it was when the functions of tasks were loaded from it."""
+
+    version: tuple[int, int]
+    data: bytes
+    functions: weakref.WeakSet[FunctionType]
+
+
+_as_loaded: dict[str, _Loaded] = {}
 
 
 class ModuleFile:
@@ -139,19 +154,47 @@ def module_file(filename: str, *, as_main: bool = False) -> ModuleFile:
     Raises:
         SourceError: the source cannot be had, or does not parse.
     """
-    try:
-        status = Path(filename).stat()
-        version: Any = (status.st_mtime_ns, status.st_size)
-    except OSError:
+    loaded = _as_loaded.get(filename)
+    version: Any = loaded.version if loaded else _version(filename)
+    if version is None:
         entry = linecache.cache.get(filename)
         version = "".join(entry[2]) if entry is not None and len(entry) == 4 else None
     return _parsed(filename, version, as_main)
 
 
+def remember(function: Any) -> None:
+    """Keep the text that a task's function was loaded from, whatever becomes of its file until the task runs.
+
+    Args:
+        function: the function, as soon as it was loaded; of one that was given before, the text of then stays.
+    """
+    inner = written_function(function)
+    filename = inner.__code__.co_filename if inner is not None else ""
+    loaded = _as_loaded.get(filename)
+    if inner is None or (loaded is not None and inner in loaded.functions):
+        return
+    version = _version(filename)
+    if version is None:
+        return
+    if loaded is None or loaded.version != version:
+        try:
+            loaded = _as_loaded[filename] = _Loaded(version, Path(filename).read_bytes(), weakref.WeakSet())
+        except OSError:
+            return
+    loaded.functions.add(inner)
+
+
+def _version(filename: str) -> tuple[int, int] | None:
+    try:
+        status = Path(filename).stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size
+
+
 @functools.lru_cache(maxsize=64)
 def _parsed(filename: str, version: Any, as_main: bool) -> ModuleFile:
-    linecache.checkcache(filename)
-    lines = linecache.getlines(filename)
+    lines = _lines(filename)
     if not lines:
         raise SourceError(
             "The source of the function cannot be read, and nothing else can travel to another version of Python. "
@@ -159,6 +202,16 @@ def _parsed(filename: str, version: Any, as_main: bool) -> ModuleFile:
             filename,
         )
     return ModuleFile(filename, lines, as_main=as_main)
+
+
+def _lines(filename: str) -> list[str]:
+    if filename not in _as_loaded:
+        linecache.checkcache(filename)
+        return linecache.getlines(filename)
+    data = _as_loaded[filename].data
+    encoding, _ = tokenize.detect_encoding(io.BytesIO(data).readline)
+    text = io.TextIOWrapper(io.BytesIO(data), encoding).read()
+    return io.StringIO(text if text.endswith("\n") else f"{text}\n").readlines()
 
 
 def files_of(names: dict[str, Any], filename: str) -> list[ModuleFile]:

@@ -86,6 +86,7 @@ def _looked_up(code: CodeType) -> Iterator[str]:
             lambda constant: isinstance(constant, str), code.co_consts[1:]
         ):  # the first is the docstring
             yield from _IDENTIFIER.findall(text)
+        yield "__getattr__"  # the module's own (PEP 562)
     stored = set()
     for instruction in dis.get_instructions(code):
         if instruction.opname == "STORE_NAME":

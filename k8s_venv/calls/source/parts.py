@@ -36,6 +36,7 @@ class Parts:
         data: the pickle.
         coded: the values that it refers to by number and that codecs carry.
         sources: the functions and classes without a name in their module, as slices.
+        defined_in: the modules of these.
         globals: the names of sliced modules that it refers to, with their modules.
         modules: the other modules that it imports from.
         calls_own: restoring it calls functions of sliced modules (``__reduce__``), which need their names by then.
@@ -44,6 +45,7 @@ class Parts:
     data: bytes = b""
     coded: list[Any] = dataclasses.field(default_factory=list)
     sources: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    defined_in: set[str] = dataclasses.field(default_factory=set)
     globals: set[tuple[str, str]] = dataclasses.field(default_factory=set)
     modules: set[str] = dataclasses.field(default_factory=set)
     calls_own: bool = False

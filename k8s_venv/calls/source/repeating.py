@@ -35,22 +35,8 @@ _OUTSIDE_MODULES = {
 }  # fmt: skip
 _OUTSIDE_METHODS = {"now", "today", "utcnow", "read_text", "read_bytes", "open", "iterdir", "glob", "exists"}
 _OUTSIDE_BUILTINS = {"open", "input"}
-_CHANGING_BUILTINS = {"setattr", "delattr", "next"}
+_CHANGING_BUILTINS = {"setattr", "delattr", "next", "exec"}
 _CHANGING_MODULES = {"heapq", "bisect"}
-_SETTERS: tuple[str, ...] = (
-    "set",
-    "seed",
-    "configure",
-    "enable",
-    "disable",
-    "register",
-    "use",
-    "filterwarnings",
-    "simplefilter",
-)
-_SETTERS += ("basicConfig", "resetwarnings", "add_type")
-# Folders and loaded modules exist only where the call comes from.
-_NOT_SETTINGS = {"path", "modules", "argv", "meta_path", "path_hooks", "stdout", "stderr", "stdin"}
 
 
 def asks_python(node: ast.AST, names: Mapping[str, Any]) -> bool:
@@ -137,7 +123,7 @@ def touching(file: ModuleFile, names: Mapping[str, Any]) -> dict[str, list[ast.s
 def _changed(statement: ast.stmt, names: Mapping[str, Any]) -> Iterator[str]:
     if isinstance(statement, Definition):
         for decorator in statement.decorator_list:
-            root = next(_root(decorator), "")
+            root = next(root_of(decorator), "")
             if isinstance(decorator, ast.Attribute | ast.Call) and not isinstance(names.get(root), ModuleType):
                 yield root  # `@function.register`, `@registry.add("name")`
             yield from _changed_by(names.get(root), names, frozenset())
@@ -153,7 +139,7 @@ def _changed_in(code: ast.AST, names: Mapping[str, Any], seen: frozenset[str], *
         if not (isinstance(node, ast.Lambda | Definition) and not nested):
             pending += ast.iter_child_nodes(node)
         if isinstance(node, ast.Attribute | ast.Subscript) and isinstance(node.ctx, ast.Store | ast.Del):
-            yield from _root(node)
+            yield from root_of(node)
         elif isinstance(node, ast.Global):
             yield from node.names
         elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
@@ -161,7 +147,7 @@ def _changed_in(code: ast.AST, names: Mapping[str, Any], seen: frozenset[str], *
 
 
 def _changed_by_call(call: ast.Call, names: Mapping[str, Any], seen: frozenset[str]) -> Iterator[str]:
-    root = next(_root(call.func), "")
+    root = next(root_of(call.func), "")
     function = names.get(root)
     if isinstance(call.func, ast.Attribute | ast.Subscript) and not isinstance(function, ModuleType):
         yield root
@@ -192,62 +178,9 @@ def _changes_arguments(expression: ast.expr, function: Any, names: Mapping[str, 
     return module in _CHANGING_MODULES or (module == "random" and getattr(expression, "attr", "") == "shuffle")
 
 
-def _root(node: ast.AST) -> Iterator[str]:
+def root_of(node: ast.AST) -> Iterator[str]:
+    """Yield the name that a chain of attributes, items and calls begins with, if any."""
     while isinstance(node, ast.Attribute | ast.Subscript | ast.Call):
         node = node.func if isinstance(node, ast.Call) else node.value
     if isinstance(node, ast.Name):
         yield node.id
-
-
-def is_setting(statement: ast.stmt, names: Mapping[str, Any], reached: frozenset[str]) -> bool:
-    """Tell whether a statement configures an imported module, as ``random.seed(1)`` does.
-
-    Args:
-        statement: a statement of the module.
-        names: what the module's names stand for.
-        reached: the installed packages that the slice imports so far.
-    """
-    if isinstance(statement, ast.If | ast.Try):
-        inner = [*statement.body, *statement.orelse, *getattr(statement, "finalbody", ())]
-        inner += [part for handler in getattr(statement, "handlers", ()) for part in handler.body]
-        parts = [part for part in inner if not isinstance(part, ast.Pass)]
-        return bool(parts) and all(is_setting(part, names, reached) for part in parts)
-    if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call):
-        target: ast.AST = statement.value.func
-        if isinstance(target, ast.Name):  # `from random import seed; seed(1)`
-            module = getattr(names.get(target.id), "__module__", None) or _of_bound_method(names.get(target.id))
-            return _is_setter(target.id) and _is_configurable(module, reached)
-        if not isinstance(target, ast.Attribute) or not _is_setter(target.attr):
-            return False
-    elif isinstance(statement, ast.Assign) and len(statement.targets) == 1:
-        target = statement.targets[0]
-        if not isinstance(target, ast.Attribute | ast.Subscript):
-            return False
-    else:
-        return False
-    if any(isinstance(node, ast.Attribute) and node.attr in _NOT_SETTINGS for node in ast.walk(target)):
-        return False
-    module = next((_module_name(names.get(root)) for root in _root(target)), None)
-    return _is_configurable(module, reached)
-
-
-def _is_setter(name: str) -> bool:
-    return name.startswith(_SETTERS)
-
-
-def _of_bound_method(value: Any) -> str | None:
-    return getattr(type(getattr(value, "__self__", None)), "__module__", None)
-
-
-def _module_name(value: Any) -> str | None:
-    """Return the name of a module, or of the one that a function or class was imported from."""
-    if isinstance(value, ModuleType):
-        return value.__name__
-    if isinstance(value, type) or callable(value):
-        return getattr(value, "__module__", None)
-    return None
-
-
-def _is_configurable(module: str | None, reached: frozenset[str]) -> bool:
-    root = (module or "").partition(".")[0]
-    return root not in ("builtins", "airflow") and (root in sys.stdlib_module_names or root in reached)

@@ -14,10 +14,11 @@ The rules, for each name that the function uses, directly or through what it use
    installed package's class), and for what is needed *while* definitions run (decorators, defaults, class bodies)
    and can change. Then all statements run, in order, that bind the name or change what it holds. What is needed
    then but was read from outside (files, variables, clocks, chance) is sent as its value all the same.
-6. **Settings**: a statement of the module that configures Python or an installed package which the slice imports
-   (``random.seed(1)``, ``decimal.getcontext().prec = 50``, ``pd.set_option(…)``) runs again. It is one whose root is
-   an imported module and which calls something named ``set…``, ``seed``, ``use…``, ``enable…`` (see ``repeating``)
-   or assigns to an attribute or an item; ``sys.path`` and the like stay behind. Other statements never run again.
+6. **Settings**: a statement of the module that configures Python, or what the slice imports of packages and of the
+   project (``random.seed(1)``, ``decimal.getcontext().prec = 50``, ``helpers.TABLES.append("x")``) runs again. It is
+   one whose root is imported and which calls something named ``set…``, ``seed``, ``use…``, ``enable…`` (see
+   ``settings``), changes a list, set or dictionary there, or assigns to an attribute or an item; ``sys.path`` and the
+   like stay behind. Other statements never run again.
 7. What belongs to this process (open files, locks, sockets, threads, generators) is **refused**, with its name.
 
 Annotations are never followed: the runner compiles with the ``annotations`` future (PEP 563). Only what making a
@@ -25,10 +26,10 @@ class looks at counts (``ClassVar``, ``InitVar``, pydantic's fields). Functions 
 (closures, lambdas, what a decorator made) are sent as their source with the values of their variables; what an
 installed decorator made of a function alone (``contextlib.contextmanager``) is decorated again.
 
-The text is the file's when the call is packed. A file that was edited after it was loaded is refused where the function
-no longer starts on its line; an edit that moves nothing goes unseen and travels with the values of before. Airflow
-loads the DAG file anew for each try of a task, so that only edits of that moment count; in a notebook, reload a module
-that was edited before its functions are called.
+The text of an Airflow task is the file's when its operator was made (``modulefile.remember``): what was loaded runs,
+though the file is edited meanwhile. Outside Airflow it is the file's when the call is packed. A file that was edited
+after it was loaded is refused where the function no longer starts on its line; an edit that moves nothing goes unseen
+and travels with the values of before: in a notebook, reload a module that was edited before its functions are called.
 """
 
 from __future__ import annotations
@@ -201,6 +202,9 @@ class Slicer:
             self._late = portable(state, self._origins, self._unnamed, made)
         except StateError as error:
             raise self._blame(error) from None
+        for name in sorted(self._early.defined_in | self._late.defined_in):
+            if self._origins.is_sliced(name):
+                self._module(name)
 
     def _module(self, name: str, filename: str | None = None) -> ModuleSlice:
         if name not in self._modules:

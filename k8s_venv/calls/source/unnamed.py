@@ -100,6 +100,7 @@ class Unnamed:
         return _CLASS, (key, now), free, None, None, _SET_CLASS
 
     def _source(self, module: str, filename: str, piece: Slice, name: str, free: list[str]) -> int:
+        self._parts.defined_in.add(module)
         place = (filename, piece.line, piece.column)
         if place not in self._keys:
             self._keys[place] = len(self._parts.sources)
