@@ -61,13 +61,16 @@ class Index:
 
 
 @contextlib.contextmanager
-def serve(folder: Path, credentials: str | None = None, context: ssl.SSLContext | None = None) -> Iterator[Index]:
+def serve(
+    folder: Path, credentials: str | None = None, context: ssl.SSLContext | None = None, host: str = "127.0.0.1"
+) -> Iterator[Index]:
     """Serve a folder of wheels as a package index.
 
     Args:
         folder: holds the wheels.
         credentials: the user and password that it asks for, as `user:password`.
         context: serves over TLS.
+        host: the address to serve on.
     """
     expected = credentials and "Basic " + base64.b64encode(credentials.encode()).decode()
 
@@ -100,10 +103,10 @@ def serve(folder: Path, credentials: str | None = None, context: ssl.SSLContext 
         def log_message(self, *args: object) -> None:
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+    with ThreadingHTTPServer((host, 0), Handler) as server:
         if context:
             server.socket = context.wrap_socket(server.socket, server_side=True)
-        index = Index(f"127.0.0.1:{server.server_port}", folder, "https" if context else "http")
+        index = Index(f"{host}:{server.server_port}", folder, "https" if context else "http")
         threading.Thread(target=server.serve_forever, daemon=True).start()
         try:
             yield index
