@@ -196,11 +196,16 @@ def _project_in(folder: Path) -> Path | None:
 @functools.lru_cache(maxsize=64)
 def _load(path: Path, changed: int) -> Project:
     try:
-        text = path.read_text("utf-8")
+        text = path.read_text("utf-8-sig")
         content: Any = tomllib.loads(text)
     except UnicodeDecodeError as error:
         raise ProjectError(f"This file is not UTF-8 text ({error}).", path) from None
+    except RecursionError:
+        raise ProjectError("This file is nested too deeply.", path) from None
     except tomllib.TOMLDecodeError as error:
+        if conflict := re.search(r"^<{7}( |$)", text, re.MULTILINE):
+            line = text.count("\n", 0, conflict.start()) + 1
+            raise ProjectError("A conflict of a merge is left in this file. Resolve it.", path, line) from None
         raise ProjectError(f"This file is not valid TOML: {error}.", path) from None
     if path.name == "pyproject.toml":
         tool = content.get("tool")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
+from k8s_venv._version import __version__
 from k8s_venv.environment import NAME, Environment
 from k8s_venv.errors import ProjectError, did_you_mean
 from k8s_venv.value_settings import ValueSettings
@@ -131,7 +132,7 @@ def unknown_key(key: str, model: type[BaseModel], table: str, path: Path, line: 
         line: the key's line.
     """
     known = sorted(field.alias or name for name, field in model.model_fields.items() if name not in _OWN)
-    hint = did_you_mean(key, known)
+    hint = did_you_mean(key, known) or f" Does a newer k8s-venv know it? This is {__version__}."
     return ProjectError(f"Unknown key {key!r} in {table}.{hint} Known: {', '.join(known)}.", path, line)
 
 

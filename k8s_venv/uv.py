@@ -32,6 +32,10 @@ _BAD_VARIABLE = re.compile(r"Failed to parse environment variable `(\w+)` with i
 _WITH_CREDENTIALS = re.compile(rf"({CREDENTIALS.pattern})([^/\s,]+)")
 
 
+# Of all threads.
+_running: set[subprocess.Popen[str]] = set()
+
+
 class UvError(Exception):
     """Uv ended with an error.
 
@@ -142,6 +146,7 @@ def run(
             env=environ(indexes or {}),
             cwd=cwd,
         ) as process:
+            _running.add(process)
             try:
                 assert process.stderr is not None  # noqa: S101 -- it is a pipe
                 for line in process.stderr:
@@ -151,6 +156,8 @@ def run(
             except BaseException:
                 process.kill()
                 raise
+            finally:
+                _running.discard(process)
         output.seek(0)
         text = output.read().decode("utf-8", "replace")
     if process.returncode:
@@ -162,6 +169,12 @@ def run(
             )
         raise UvError(said)
     return text
+
+
+def stop() -> None:
+    """End every uv that runs, for a command that is interrupted while its threads wait for one."""
+    for process in tuple(_running):
+        process.kill()
 
 
 def _program() -> str:

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from k8s_venv.cli.console import aligned, console, ends_in_order, open_project, progress, show_error
+from k8s_venv.cli.console import (
+    aligned,
+    console,
+    ends_in_order,
+    environments_argument,
+    open_project,
+    progress,
+    show_error,
+)
 from k8s_venv.cli.lock import lock_missing
 
 if TYPE_CHECKING:
@@ -17,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @click.command("build-images")
-@click.argument("environments", nargs=-1, metavar="[ENVIRONMENT]...")
+@environments_argument
 @click.option("--jobs", "-j", type=click.IntRange(1), default=4, show_default=True, help="Images to build at once.")
 @click.option("--dry-run", is_flag=True, help="Show what would be built, and build nothing.")
 @click.option("--check", is_flag=True, help="Build nothing; exit with 1 when an image is missing from the registry.")

@@ -85,9 +85,9 @@ def check(given: Path | None, paths: tuple[Path, ...], registry: bool, form: str
 @click.argument("task")
 @click.pass_obj
 def explain(given: Path | None, dag_file: Path, task: str) -> None:
-    """Show what would travel for one task of a DAG file, without running it.
+    """Show what would travel for one task.
 
-    TASK is the task's id, or DAG.TASK where several DAGs have it.
+    Nothing is run. TASK is the task's id, or DAG.TASK where several DAGs have it.
 
     \b
     Example:

@@ -9,20 +9,34 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
+import click
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from k8s_venv.errors import K8sVenvError
 from k8s_venv.project import PROJECT_VARIABLE, Project, find_project, load_project, project_at
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from k8s_venv.errors import K8sVenvError
-
 # Progress goes to standard error, results to standard output.
 console = Console(stderr=True, highlight=False, soft_wrap=True)
 
 Report = Callable[[str, str], None]
+
+
+def _environment_names(context: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
+    """Return the environments that a shell can complete a word to."""
+    try:
+        project = open_project(context.find_root().params.get("project"))
+    except K8sVenvError:
+        return []
+    return [name for name in project.environments if name.startswith(incomplete)]
+
+
+environments_argument = click.argument(
+    "environments", nargs=-1, metavar="[ENVIRONMENT]...", shell_complete=_environment_names
+)
 
 
 def open_project(given: Path | None) -> Project:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from k8s_venv.cli.console import open_project
+from k8s_venv.cli.console import environments_argument, open_project
 from k8s_venv.errors import K8sVenvError
 from k8s_venv.locking import locked_packages, read_lock
 
@@ -38,7 +38,7 @@ their own.
 
 
 @click.command("helm-values", help=_HELP)
-@click.argument("environments", nargs=-1, metavar="[ENVIRONMENT]...")
+@environments_argument
 @click.option("--output", "-o", type=click.Path(dir_okay=False, path_type=Path), help="Write a file instead.")
 @click.pass_obj
 def helm_values(given: Path | None, environments: tuple[str, ...], output: Path | None) -> None:

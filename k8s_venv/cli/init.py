@@ -68,9 +68,10 @@ hello_isolated()
     help="Take the environments from PYENV lines, and Debian packages from packages.txt beside it.",
 )
 def init(folder: Path, dockerfile: Path | None) -> None:
-    """Write a project to begin with into FOLDER, by default this one.
+    """Write a project to begin with.
 
-    It gets k8s-venv.toml with one environment, its requirements, and a DAG that uses it. Nothing is ever overwritten.
+    FOLDER, by default this one, gets k8s-venv.toml with one environment, its requirements, and a DAG that uses it.
+    Nothing is ever overwritten.
 
     \b
     Examples:
@@ -148,10 +149,15 @@ def _write(folder: Path, files: dict[str, str]) -> None:
         raise K8sVenvError(f"{folder.resolve()} has a project already. `k8s-venv init` never overwrites one.")
     if existing := [name for name in files if (folder / name).exists()]:
         raise K8sVenvError(f"{', '.join(existing)} in {folder.resolve()} would be overwritten, so nothing was written.")
+    written: list[Path] = []
     try:
         for name, text in files.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             with (folder / name).open("x", encoding="utf-8") as stream:
+                written.append(folder / name)
                 stream.write(text)
     except OSError as error:
-        raise K8sVenvError(f"{error.filename} cannot be written: {error.strerror}.") from None
+        for path in written:
+            path.unlink(missing_ok=True)
+        place = error.filename or folder.resolve()
+        raise K8sVenvError(f"{place} cannot be written: {error.strerror}. Nothing was written.") from None

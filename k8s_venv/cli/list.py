@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from k8s_venv.cli.console import aligned, console, open_project
+from k8s_venv.cli.console import aligned, console, environments_argument, open_project
 from k8s_venv.errors import LockError, ProjectError
 from k8s_venv.locking import check_lock
 from k8s_venv.registry import Reference, find_base, registry_at
@@ -56,7 +56,7 @@ class Row:
 
 
 @click.command("list")
-@click.argument("environments", nargs=-1, metavar="[ENVIRONMENT]...")
+@environments_argument
 @click.option(
     "--tasks",
     type=click.Path(exists=True, path_type=Path),

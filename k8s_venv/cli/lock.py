@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from k8s_venv.cli.console import console, open_project, progress, show_error
+from k8s_venv import uv
+from k8s_venv.cli.console import console, ends_in_order, environments_argument, open_project, progress, show_error
 from k8s_venv.errors import BuildError, K8sVenvError, LockError, did_you_mean
 from k8s_venv.locking import check_lock, locked_packages, write_lock
 from k8s_venv.pipsettings import ignored_settings
@@ -26,7 +27,7 @@ _MOST_CHANGES = 6
 
 
 @click.command()
-@click.argument("environments", nargs=-1, metavar="[ENVIRONMENT]...")
+@environments_argument
 @click.option("--upgrade", "-U", is_flag=True, help="Take the newest versions instead of keeping those of the lock.")
 @click.option(
     "--upgrade-package",
@@ -65,7 +66,8 @@ def lock(
         _check(chosen)
         return
     _require_known(chosen, packages)
-    lock_environments(chosen, Renewal(everything=upgrade, packages=packages))
+    with ends_in_order():
+        lock_environments(chosen, Renewal(everything=upgrade, packages=packages))
 
 
 def lock_environments(environments: Iterable[Environment], renewal: Renewal | None = None, *, pin: bool = True) -> None:
@@ -121,7 +123,8 @@ def lock_environments(environments: Iterable[Environment], renewal: Renewal | No
         try:
             failures = [failure for failure in pool.map(lock_one, chosen) if failure]
         except BaseException:
-            pool.shutdown(cancel_futures=True)
+            pool.shutdown(wait=False, cancel_futures=True)
+            uv.stop()  # or the threads would wait for it
             raise
     for failure in failures[:-1]:
         show_error(failure)

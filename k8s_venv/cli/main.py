@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import signal
 from pathlib import Path
@@ -55,6 +56,16 @@ class _Group(click.Group):
             number = error.args[0] if error.args else signal.SIGINT
             console.print("Interrupted.")
             raise click.exceptions.Exit(128 + number) from None
+        except click.NoSuchOption as error:
+            if error.option_name == "--project":
+                where = "--project stands before the command: k8s-venv --project PATH COMMAND."
+                raise click.UsageError(where, error.ctx) from None
+            raise
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            what = error.filename or "The output"
+            raise click.ClickException(f"{what} cannot be written: {error.strerror}.") from None
 
 
 @click.group(

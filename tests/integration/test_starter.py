@@ -25,7 +25,7 @@ def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.usefixtures("package_index")
-def test_the_starter_dag_runs_at_once_and_its_task_is_listed(tmp_path: Path) -> None:
+def test_the_starter_dag_runs_at_once_passes_the_checks_and_is_listed(tmp_path: Path) -> None:
     made = run(tmp_path, "init")
     command = made.stderr.strip().splitlines()[-1].split()
 
@@ -34,6 +34,9 @@ def test_the_starter_dag_runs_at_once_and_its_task_is_listed(tmp_path: Path) -> 
     assert command == ["k8s-venv", "test", "--backend", "local", "dags/hello_isolated.py"]
     assert ran.returncode == 0, ran.stderr
     assert "'a day on Python {}.{}.".format(*sys.version_info) in ran.stdout
+    assert run(tmp_path, "lock", "--check").returncode == 0
+    checked = run(tmp_path, "check", "dags")
+    assert (checked.returncode, checked.stdout) == (0, ""), checked.stderr
     (tmp_path / "dags" / "broken.py").write_text("from airflow.sdk import dag\nimport nothing_like_it\n")
     listed = run(tmp_path, "list", "--json", "--tasks", "dags")
     (found,) = json.loads(listed.stdout)

@@ -213,3 +213,70 @@ def test_progress_on_a_terminal_is_live_and_ends_with_a_mark(project_file: Path)
     assert process.wait() == 0
     assert f"✓ {LONG}" in shown.decode()
     assert f"locked 0 packages in pylock.{LONG}.toml" in shown.decode()
+
+
+# What is misspelt, and the hint.
+MISSPELT = {
+    "a command": (["lokc"], "No such command 'lokc'."),
+    "an option": (["lock", "--chek"], "'--check'"),
+    "the place of an option": (
+        ["lock", "--project", "."],
+        "--project stands before the command: k8s-venv --project PATH",
+    ),
+    "a backend": (
+        ["test", "--backend", "dokcer", "k8s-venv.toml"],
+        "'dokcer' is not one of 'kubernetes', 'docker', 'local'",
+    ),
+}
+
+
+@pytest.mark.parametrize(("arguments", "hint"), MISSPELT.values(), ids=MISSPELT)
+def test_a_misspelt_command_line_gets_a_hint_and_exit_code_2(
+    cli: Command, project_file: Path, arguments: list[str], hint: str
+) -> None:
+    ran = cli(*arguments)
+
+    assert ran.returncode == 2
+    assert hint in error_of(ran)
+
+
+@pytest.mark.parametrize("command", [["list"], ["list", "--json"], ["--help"]])
+def test_a_reader_that_leaves_early_is_no_error(project_file: Path, command: list[str]) -> None:
+    gone, pipe = os.pipe()
+    os.close(gone)
+
+    ran = subprocess.run(
+        [sys.executable, "-c", "from k8s_venv.cli import main; main()", "--project", str(project_file), *command],
+        stdout=pipe,
+        stderr=subprocess.PIPE,
+        check=False,
+    )
+
+    os.close(pipe)
+    assert ran.stderr == b""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_an_output_without_space_left_gets_one_sentence(project_file: Path) -> None:
+    with Path("/dev/full").open("wb") as full:
+        ran = subprocess.run(
+            [sys.executable, "-c", "from k8s_venv.cli import main; main()", "--project", str(project_file), "list"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
+
+    assert ran.returncode == 1
+    assert ran.stderr == b"Error: The output cannot be written: No space left on device.\n"
+
+
+def test_a_shell_completes_commands_and_environments(cli: Command, project_file: Path) -> None:
+    def completed(words: str) -> list[str]:
+        environ = {"_K8S_VENV_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+        return [line.partition(",")[2] for line in cli(**environ).stdout.splitlines() if line]
+
+    assert completed("k8s-venv lo") == ["lock"]
+    assert completed("k8s-venv lock b") == ["bare"]
+    assert completed("k8s-venv build-images ") == ["bare", LONG]
+    project_file.write_text("[environments")
+    assert completed("k8s-venv lock b") == []

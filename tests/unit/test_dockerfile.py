@@ -158,6 +158,16 @@ def test_nothing_is_ever_overwritten(cli: Command, tmp_path: Path) -> None:
     assert not (tmp_path / "k8s-venv.toml").exists()
 
 
+def test_what_cannot_be_written_whole_is_not_begun(cli: Command, tmp_path: Path) -> None:
+    (tmp_path / "dags").write_text("a file")
+
+    refused = cli("init")
+
+    assert refused.returncode == 1
+    assert "dags cannot be written: File exists. Nothing was written." in refused.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["dags"]
+
+
 def test_the_starter_project_is_complete(cli: Command, tmp_path: Path) -> None:
     made = cli("init", "new")
 

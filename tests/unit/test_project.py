@@ -267,6 +267,28 @@ WRONG = {
     ),
     "a registry with a scheme": ('registry = "https://registry.example.com"', 1, "without https:// and without a tag"),
     "a registry of another type": ("registry = 5", 1, "`registry` of the project: must be text"),
+    "a key of a newer version": (
+        "colour = 1",
+        1,
+        "Unknown key 'colour' in the project. Does a newer k8s-venv know it?",
+    ),
+    "a conflict of a merge": (
+        'backend = "local"\n<<<<<<< HEAD\n=======\n>>>>>>> theirs',
+        2,
+        "A conflict of a merge is left in this file. Resolve it.",
+    ),
+    "a key twice": (
+        'backend = "local"\nbackend = "docker"',
+        None,
+        "This file is not valid TOML: Cannot overwrite a value",
+    ),
+    "an environment twice": (
+        '[environments.etl]\npython = "3.12"\n[environments.etl]\npython = "3.11"',
+        None,
+        "This file is not valid TOML: Cannot declare",
+    ),
+    "nesting without end": (f"x = {'[' * 9999}", None, "This file is nested too deeply."),
+    "a NUL": ('backend = "loc\0al"', None, "This file is not valid TOML: "),
     "broken TOML": ("[environments.etl\n", None, "This file is not valid TOML: "),
 }
 
@@ -312,6 +334,14 @@ def test_a_missing_requirements_file_gets_the_nearest_name(write_project: Projec
 
     with pytest.raises(ProjectError, match=r"Did you mean 'requirements\.txt'\?"):
         write_project(text, requirements_txt="")
+
+
+@pytest.mark.parametrize(("mark", "end"), [(b"\xef\xbb\xbf", b"\n"), (b"", b"\r\n")])
+def test_a_file_from_windows_is_read(tmp_path: Path, mark: bytes, end: bytes) -> None:
+    path = tmp_path / "k8s-venv.toml"
+    path.write_bytes(mark + end.join([b"[environments.etl]", b'python = "3.12"', b""]))
+
+    assert list(load_project(path).environments) == ["etl"]
 
 
 def test_a_file_that_is_not_utf_8_is_named(tmp_path: Path) -> None:
