@@ -7,19 +7,17 @@ import functools
 import os
 import posixpath
 import re
-import shutil
-import tarfile
 import tempfile
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
-from isal import igzip
 
 from k8s_venv import uv
 from k8s_venv.builders.bytecode import compile_files
-from k8s_venv.builders.install import File
-from k8s_venv.builders.layers import EPOCH, Layer, blob_path, digest_of, find_layer, make_layer
+from k8s_venv.builders.install import PREFIX, File
+from k8s_venv.builders.layers import EPOCH, Layer, blob_path, digest_of, find_layer, is_intact, make_layer
+from k8s_venv.builders.tree import Tree
 from k8s_venv.errors import BuildError
 from k8s_venv.locking import locked_base
 from k8s_venv.registry import BaseImage, Blob, Reference, RegistryError, download, find_base, registry_at, resolve_base
@@ -32,7 +30,6 @@ if TYPE_CHECKING:
 BASE_REGISTRY_VARIABLE = "K8S_VENV_BASE_REGISTRY"
 # What no task imports, and what is not the standard library's.
 _LEFT_OUT = re.compile(r"/(test|tests|idlelib|lib2to3|turtledemo|site-packages|dist-packages)/")
-_WHITEOUT = ".wh."
 
 
 class WrongBaseError(BuildError):
@@ -175,7 +172,7 @@ def base_blob(base: BaseImage, descriptor: Mapping[str, Any]) -> Blob:
     path = blob_path(digest)
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.parent / f".{path.name}.lock"):
-        if not path.exists():
+        if not is_intact(path, digest):
             partial = path.with_name(f".{path.name}.part")
             try:
                 download(registry_at(base.reference.host), base.reference.repository, digest, partial)
@@ -217,15 +214,18 @@ def _make(key: str, environment: Environment, base: BaseImage, interpreter: str)
     with tempfile.TemporaryDirectory(prefix="k8s-venv-base-") as name:
         folder = Path(name)
         found = read_layers(base, _python_files(environment.python), folder)
-        program = find_program(environment, base, found)
-        library = f"{posixpath.dirname(posixpath.dirname(program))}/lib/python{environment.python}/".lstrip("/")
+        program = _interpreter(environment, base, found)
+        _require_glibc(environment, found)
+        library = found.resolve(f"{posixpath.dirname(posixpath.dirname(program))}/lib/python{environment.python}")
         files = [
             File(name, path)
             for name, path in sorted(found.files.items())
-            if path is not None and name.startswith(library) and not _LEFT_OUT.search(name)
+            if path is not None and name.startswith(f"{library}/") and not _LEFT_OUT.search(name)
         ]
         compiled = compile_files(files, environment.python, interpreter, folder / "bytecode")
         lacking = [file for file in compiled.values() if file.name not in found.files]
+        if found.has(PREFIX):  # another environment, none of whose packages are locked
+            lacking.append(File(f"{posixpath.dirname(PREFIX)}/.wh.{posixpath.basename(PREFIX)}", b""))
         return make_layer(key, program, lacking, folders=found.folders)
 
 
@@ -234,14 +234,12 @@ def _python_files(python: str) -> re.Pattern[str]:
     return re.compile(rf"(.*/)?(bin/python{minor}|lib/python{minor}/.*)")
 
 
-def read_layers(
-    base: BaseImage, wanted: re.Pattern[str], folder: Path, kept: tuple[str, ...] = (".py", ".pyc")
-) -> Tree:
-    """Read some of a base's files.
+def read_layers(base: BaseImage, wanted: re.Pattern[str], folder: Path, kept: tuple[str, ...] = (".py",)) -> Tree:
+    """Read the names of a base's files, and some of them whole.
 
     Args:
         base: the base image.
-        wanted: the names of the files, without the leading slash.
+        wanted: the names of files that are read, without the leading slash.
         folder: where their content is kept.
         kept: how the names of those end whose content is of interest.
 
@@ -268,7 +266,7 @@ def find_program(environment: Environment, base: BaseImage, found: Tree) -> str:
     """
     folders = (base.environ.get("PATH") or "/usr/local/bin:/usr/bin:/bin").split(":")
     for folder in folders:
-        if f"{folder}/python{environment.python}".lstrip("/") in found.files:
+        if found.resolve(f"{folder}/python{environment.python}") in found.files:
             return f"{folder}/python{environment.python}"
     raise WrongBaseError(
         environment.name,
@@ -277,52 +275,28 @@ def find_program(environment: Environment, base: BaseImage, found: Tree) -> str:
     )
 
 
-class Tree:
-    """The wanted files of an image, as its layers leave them (OCI image specification, layer.md)."""
-
-    def __init__(self, wanted: re.Pattern[str], folder: Path, kept: tuple[str, ...]) -> None:
-        self.files: dict[str, Path | None] = {}  # None for a link
-        self.folders: dict[str, int] = {}
-        self._wanted, self._folder, self._kept = wanted, folder, kept
-        folder.mkdir()
-
-    def add(self, stream: IO[bytes], media_type: str) -> None:
-        """Add a layer."""
-        before = set(self.files)
-        with tempfile.TemporaryFile() as plain, _opened(stream, media_type, plain) as archive:
-            for entry in archive:
-                name = posixpath.normpath(entry.name).lstrip("/")
-                folder, base = posixpath.split(name)
-                if base.startswith(_WHITEOUT):
-                    hidden = folder if base == ".wh..wh..opq" else posixpath.join(folder, base.removeprefix(_WHITEOUT))
-                    self._remove(hidden, before)
-                elif entry.isdir():
-                    self.folders[name] = entry.mode
-                elif self._wanted.fullmatch(name):
-                    self.files[name] = self._extract(archive, entry)
-
-    def _remove(self, hidden: str, before: set[str]) -> None:
-        for name in before:
-            if name == hidden or name.startswith(f"{hidden}/"):
-                self.files.pop(name, None)
-
-    def _extract(self, archive: tarfile.TarFile, entry: tarfile.TarInfo) -> Path | None:
-        if not entry.isreg() or not entry.name.endswith(self._kept):
-            return None
-        content = archive.extractfile(entry)
-        assert content is not None  # noqa: S101 -- it is a regular file
-        path = self._folder / f"{len(self.files)}-{posixpath.basename(entry.name)}"
-        path.write_bytes(content.read())
-        return path
+def _interpreter(environment: Environment, base: BaseImage, found: Tree) -> str:
+    """Return the path of a base's Python itself: no link, beside which it would not find its library."""
+    program = "/" + found.resolve(find_program(environment, base, found))
+    if program.startswith(f"/{PREFIX}/"):
+        raise WrongBaseError(
+            environment.name,
+            f"its base image {base_reference(environment)} has its Python {environment.python} in /{PREFIX}, where the "
+            "environment's packages go. Use a base that has it elsewhere.",
+        )
+    return program
 
 
-def _opened(stream: IO[bytes], media_type: str, plain: IO[bytes]) -> tarfile.TarFile:
-    """Open a layer, uncompressed into a file in which it is quick to skip what is not wanted."""
-    if media_type.endswith("zstd"):
-        raise RegistryError("The base image has layers compressed with zstd, which only `--builder buildkit` reads.")
-    if not media_type.endswith("gzip"):
-        return tarfile.open(fileobj=stream)
-    with igzip.IGzipFile(fileobj=stream, mode="rb") as unpacked:  # type: ignore[no-untyped-call]
-        shutil.copyfileobj(unpacked, plain, 1 << 20)
-    plain.seek(0)
-    return tarfile.open(fileobj=plain)
+def _require_glibc(environment: Environment, found: Tree) -> None:
+    """Refuse a base on musl, which loads none of a lock's compiled packages.
+
+    Raises:
+        BuildError: it is one.
+    """
+    loaders = {posixpath.basename(name)[:8] for name in found.files if "/ld-" in name}
+    if "ld-musl-" in loaders and "ld-linux" not in loaders:
+        raise BuildError(
+            environment.name,
+            f"its base image {base_reference(environment)} is built on musl (as Alpine is), but the wheels of its lock "
+            "are for glibc. Use a base of Debian, or of another distribution with glibc.",
+        )

@@ -114,13 +114,15 @@ def _read(environment: Environment, base: BaseImage) -> Sequence[Installed]:
     wanted = re.compile(rf"(?:.*/)?(?:bin/python{minor}|pyvenv\.cfg|{folders}/{_METADATA})")
     with tempfile.TemporaryDirectory(prefix="k8s-venv-base-") as name:
         found = read_layers(base, wanted, Path(name), ("pyvenv.cfg", "METADATA", "PKG-INFO", ".egg-info"))
-        prefix = posixpath.dirname(posixpath.dirname(find_program(environment, base, found)))
+        program = find_program(environment, base, found)
+        prefix = posixpath.dirname(posixpath.dirname(program))
         if f"{prefix}/pyvenv.cfg".lstrip("/") in found.files:
             raise BuildError(
                 environment.name,
                 f"its base image {base_reference(environment)} has its packages in a virtual environment, {prefix}, "
                 "which no other one sees. Leave `system-site-packages` out, and require what is needed of them.",
             )
+        prefix = posixpath.dirname(posixpath.dirname(f"/{found.resolve(program)}"))
         packages: dict[str, Installed] = {}
         for folder in _folders(prefix, environment.python):
             for path, source in sorted(found.files.items()):

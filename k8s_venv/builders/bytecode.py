@@ -25,7 +25,7 @@ def compile_files(files: Iterable[File], python: str, interpreter: str, folder: 
         files: any files of an image.
         python: the minor version.
         interpreter: a Python of that version.
-        folder: where the bytecode is kept, and a module's source that is no file yet.
+        folder: where the bytecode is kept.
 
     Returns:
         The files with the bytecode, by the name of their module in the image.

@@ -119,12 +119,16 @@ def _files(venv: Path, wheel: Wheel, python: str) -> Iterator[File]:
     info = _dist_info(venv / packages, wheel.name)
     record = f"{packages}/{info.name}/RECORD"
     rows = []
-    for path, digest, size in csv.reader(io.StringIO((info / "RECORD").read_text("utf-8"))):
+    listed = list(csv.reader(io.StringIO((info / "RECORD").read_text("utf-8"))))
+    compiled = {bytecode_name(path, python) for path, *_ in listed}
+    for path, digest, size in listed:
         name = posixpath.normpath(posixpath.join(packages, path))
         # What a record claims outside of the environment, or without bringing it, is none of ours.
         if name.startswith(("../", "/")) or not (venv / name).is_file():
             continue
         if name == record or (posixpath.dirname(name) == posixpath.dirname(record) and name.endswith(_NOTES)):
+            continue
+        if path in compiled:  # a wheel's own bytecode gives way to ours
             continue
         file = _file(venv, name)
         if isinstance(file.source, bytes):

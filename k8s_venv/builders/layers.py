@@ -5,6 +5,7 @@ The same files give the same bytes: sorted, owned by root, with one fixed time (
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import io
@@ -70,14 +71,28 @@ def find_layer(key: str) -> Layer | None:
     Args:
         key: a digest of all that goes into the layer.
     """
-    try:
-        found = json.loads(_note(key).read_text("utf-8"))
-        blob = Blob(blob_path(found["digest"]), found["digest"], found["size"])
+    found = read_note(_note(key), digest=str, size=int, diff_id=str, title=str)
+    if found is None:
+        return None
+    blob = Blob(blob_path(found["digest"]), found["digest"], found["size"])
+    with contextlib.suppress(OSError):
         if blob.path.stat().st_size == blob.size:
             return Layer(blob, found["diff_id"], title=found["title"])
-    except (OSError, ValueError, KeyError):
-        pass
     return None
+
+
+def is_intact(path: Path, digest: str) -> bool:
+    """Tell whether a file has the content that its digest says.
+
+    Args:
+        path: the file, which need not exist.
+        digest: its ``sha256:…``.
+    """
+    try:
+        with path.open("rb") as stream:
+            return f"sha256:{hashlib.file_digest(stream, 'sha256').hexdigest()}" == digest
+    except OSError:
+        return False
 
 
 def make_layer(
@@ -122,8 +137,29 @@ def write_note(path: Path, note: Mapping[str, object]) -> None:
     """Write a small JSON document that no reader ever sees half of."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=".", delete=False, encoding="utf-8") as stream:
-        json.dump(note, stream)
-    Path(stream.name).replace(path)
+        partial = Path(stream.name)
+        try:
+            json.dump(note, stream)
+            stream.close()
+            partial.replace(path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+
+
+def read_note(path: Path, **wanted: type) -> dict[str, Any] | None:
+    """Return a small JSON document, or None where it is not there, or is not what was written once.
+
+    Args:
+        path: the document.
+        wanted: what it has to have, and of which types.
+    """
+    try:
+        note = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+    known = isinstance(note, dict) and all(isinstance(note.get(name), kind) for name, kind in wanted.items())
+    return note if known else None
 
 
 def digest_of(content: object) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +13,8 @@ from typing import TYPE_CHECKING
 from k8s_venv import uv
 from k8s_venv.builders.base import base_blob
 from k8s_venv.builders.image import whole
-from k8s_venv.builders.layers import digest_of, write_note
+from k8s_venv.builders.layers import digest_of, is_intact, read_note, write_note
+from k8s_venv.errors import K8sVenvError
 from k8s_venv.registry import Blob, Reference, Registry, RegistryError, upload
 from k8s_venv.registry.images import find_manifest, put_manifest
 
@@ -40,6 +40,10 @@ class Pushed:
 
     digest: str
     sent: int
+
+
+class SpoiltLayerError(K8sVenvError):
+    """A layer in the cache was changed since it was made."""
 
 
 class Pusher:
@@ -139,17 +143,38 @@ def find_blob(image: Image, descriptor: Mapping[str, Any], folder: Path) -> Blob
         return Blob(path, digest, len(image.config))
     own = {layer.blob.digest: layer.blob for layer in image.layers}
     if digest in own:
+        _require_intact(own[digest])
         return own[digest]
     assert image.base is not None  # noqa: S101 -- every other layer is one of a base's
     return base_blob(image.base, descriptor)
 
 
+def require_intact(image: Image) -> None:
+    """Refuse an image with layers of its own that were changed since they were made.
+
+    Raises:
+        SpoiltLayerError: one was.
+    """
+    for layer in image.layers:
+        _require_intact(layer.blob)
+
+
+def _require_intact(blob: Blob) -> None:
+    if not is_intact(blob.path, blob.digest):
+        raise SpoiltLayerError(f"{blob.path} is not what was once written there.")
+
+
+def discard_spoilt(image: Image) -> None:
+    """Remove an image's own layers that were changed since they were made, so that they are made again."""
+    for layer in image.layers:
+        if not is_intact(layer.blob.path, layer.blob.digest):
+            layer.blob.path.unlink(missing_ok=True)
+
+
 def known_repositories(host: str, digest: str) -> list[str]:
     """Return a repository that had a blob when it was last pushed there from here, if any did."""
-    try:
-        return [json.loads(_note(host, digest).read_text("utf-8"))["repository"]]
-    except (OSError, ValueError, KeyError):
-        return []
+    note = read_note(_note(host, digest), repository=str)
+    return [note["repository"]] if note else []
 
 
 def _note(host: str, digest: str) -> Path:

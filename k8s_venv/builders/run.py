@@ -16,7 +16,7 @@ from k8s_venv.builders.engine import load_archive
 from k8s_venv.builders.image import digest_of_whole
 from k8s_venv.builders.layered import build
 from k8s_venv.builders.parallel import in_parallel
-from k8s_venv.builders.push import Pushed, Pusher
+from k8s_venv.builders.push import Pushed, Pusher, SpoiltLayerError, discard_spoilt, require_intact
 from k8s_venv.dockerengine import connect
 from k8s_venv.errors import BuildError, K8sVenvError
 from k8s_venv.registry import Reference, registry_at
@@ -129,11 +129,21 @@ class Run:
             else:
                 self._buildkit.build(step.environment, step.lock, step.reference, self._destination, report)
             return Done(step)
-        images = []
-        for parts in step.parts:
-            images.append(build(step.environment, step.lock, parts, report))
+        images = [build(step.environment, step.lock, parts, report) for parts in step.parts]
+        try:
+            return self._bring(step, images, report)
+        except SpoiltLayerError:
+            for image in images:
+                discard_spoilt(image)
+            report("making layers anew that were changed in the cache folder")
+            images = [build(step.environment, step.lock, parts, report) for parts in step.parts]
+            return self._bring(step, images, report)
+
+    def _bring(self, step: Step, images: list[Image], report: Callable[[str], None]) -> Done:
         digest = digest_of_whole(images)
         if isinstance(self._destination, Path):
+            for image in images:
+                require_intact(image)
             self._images[step.reference] = images
             return Done(step, 0, digest)
         if self._destination == "load":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
+import shutil
 import tempfile
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from k8s_venv import uv
 from k8s_venv.builders.bytecode import compile_files
 from k8s_venv.builders.install import PREFIX, File, Target, install, site_packages
-from k8s_venv.builders.layers import EPOCH, Layer, digest_of, find_layer, make_layer, write_note
+from k8s_venv.builders.layers import EPOCH, Layer, digest_of, find_layer, make_layer, read_note, write_note
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -105,7 +105,10 @@ def make_layers(wheels: Sequence[Wheel], target: Target, progress: Callable[[str
         progress("waiting for the packages of another image")
         lock.acquire()
     try:
-        with tempfile.TemporaryDirectory(dir=cache, prefix="install-") as name:
+        prefix = f"install-{target.python}-"
+        for left in cache.glob(f"{prefix}*"):  # by a build that was killed
+            shutil.rmtree(left, ignore_errors=True)
+        with tempfile.TemporaryDirectory(dir=cache, prefix=prefix) as name:
             return _Workshop(target, Path(name), progress).layers(wheels)
     finally:
         lock.release()
@@ -178,10 +181,8 @@ def _key(group: Iterable[Wheel], python: str) -> str:
 
 def _size(wheel: Wheel, python: str) -> int | None:
     """Return how large an installed wheel is, if it ever was."""
-    try:
-        return int(json.loads(_size_note(wheel, python).read_text("utf-8"))["size"])
-    except (OSError, ValueError, KeyError):
-        return None
+    note = read_note(_size_note(wheel, python), size=int)
+    return None if note is None else int(note["size"])
 
 
 def _size_note(wheel: Wheel, python: str) -> Path:

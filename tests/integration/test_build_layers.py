@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import re
@@ -143,6 +144,43 @@ def test_an_archive_holds_the_whole_image(build: Command, tmp_path: Path) -> Non
     assert {blob_name(one["digest"]) for one in [manifest["config"], *manifest["layers"]]} <= names
 
 
+def test_what_was_changed_in_the_cache_is_made_anew(build: Command, tmp_path: Path, test_registry: str) -> None:
+    cache = tmp_path / "cache"
+    first = document(build("--json", project=PROJECT, K8S_VENV_CACHE=str(cache)))
+    for blob in (cache / "blobs" / "sha256").glob("[0-9a-f]*"):
+        blob.write_bytes(b"\0" * blob.stat().st_size)
+
+    told = build("--json", "--output", "image.tar", K8S_VENV_CACHE=str(cache))
+    pushed = build("--json", K8S_VENV_CACHE=str(cache), K8S_VENV_REGISTRY=f"{test_registry}/again")
+
+    assert document(told)["digest"] == document(pushed)["digest"] == first["digest"]
+    with tarfile.open(tmp_path / "image.tar") as archive:
+        for name in archive.getnames():
+            if name.startswith("blobs/"):
+                content = archive.extractfile(name)
+                assert content is not None
+                assert hashlib.sha256(content.read()).hexdigest() == name.rpartition("/")[2]
+
+
+def test_an_environment_of_the_base_is_not_the_image_s(build: Command, tmp_path: Path, test_registry: str) -> None:
+    """Bases often have an environment of their own in /opt/venv, and its Python, a link, first on PATH."""
+    reference = base_with(
+        test_registry,
+        {"opt/venv/lib/python3.12/site-packages/stray.py": b"", "opt/venv/pyvenv.cfg": b"home = /usr/local/bin\n"},
+        {"opt/venv/bin/python3.12": "/usr/local/bin/python3.12"},
+        PATH="/opt/venv/bin:/usr/local/bin:/usr/bin:/bin",
+    )
+
+    told = document(build("--json", project=PROJECT + f'base = "{reference}"\n'))
+
+    ran = python_in(
+        told["reference"], "import idna, os, sys; print(sys.base_prefix, os.listdir(idna.__path__[0] + '/..'))"
+    )
+    prefix, _, listed = ran.partition(" ")
+    assert prefix == "/usr/local"
+    assert "stray.py" not in listed
+
+
 def test_an_image_for_two_platforms_is_one_index(build: Command, test_registry: str) -> None:
     base = two_platforms(test_registry)
     project = (
@@ -267,6 +305,49 @@ def two_platforms(registry: str) -> str:
     index = {"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": entries}
     put_manifest(client, repository, "two", index)
     return f"{registry}/base:two"
+
+
+def base_with(registry: str, files: dict[str, bytes], links: dict[str, str], **environ: str) -> str:
+    """Push the official image with one more layer."""
+    official = Reference.parse(f"{os.environ['K8S_VENV_BASE_REGISTRY']}/python:3.12-slim-bookworm")
+    base = find_base(Registry(official.host), official, "linux/amd64")
+    client, repository = Registry(registry.partition("/")[0]), f"{registry.partition('/')[2]}/base"
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as archive:
+        for name, content in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+        for name, target in links.items():
+            entry = tarfile.TarInfo(name)
+            entry.type, entry.linkname = tarfile.SYMTYPE, target
+            archive.addfile(entry)
+    layer = push(client, repository, stream.getvalue(), "application/vnd.oci.image.layer.v1.tar")
+    run = {**base.config["config"], "Env": [f"{name}={value}" for name, value in {**base.environ, **environ}.items()]}
+    rootfs = {"type": "layers", "diff_ids": [*base.config["rootfs"]["diff_ids"], layer["digest"]]}
+    config = encoded({**base.config, "config": run, "rootfs": rootfs, "history": []})
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "config": push(client, repository, config, "application/vnd.oci.image.config.v1+json"),
+        "layers": [
+            *({**one, "mediaType": "application/vnd.oci.image.layer.v1.tar+gzip"} for one in base.layers),
+            layer,
+        ],
+    }
+    for one in base.layers:
+        upload(client, repository, str(one["digest"]), pytest.fail, [base.reference.repository])
+    put_manifest(client, repository, "own", manifest)
+    return f"{registry}/base:own"
+
+
+def python_in(reference: object, code: str) -> str:
+    """Run Python in a container of an image."""
+    command = ["docker", "run", "--rm", "--network=none", str(reference), "python", "-c", code]
+    try:
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+    finally:
+        subprocess.run(["docker", "rmi", "--force", str(reference)], check=False, capture_output=True)
 
 
 def push(client: Registry, repository: str, content: bytes, media_type: str) -> dict[str, object]:

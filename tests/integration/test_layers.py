@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import csv
 import io
+import posixpath
 import re
 import subprocess
 import tarfile
+import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
+from k8s_venv import uv
+from k8s_venv.builders import _compile
 from k8s_venv.builders.install import Target
 from k8s_venv.builders.layers import Layer
 from k8s_venv.builders.selection import Wheel, select_wheels
@@ -93,6 +97,90 @@ def test_layers_are_the_same_bytes_each_time(python: str, tmp_path: Path, monkey
     assert made[0] == made[1]
 
 
+@pytest.mark.parametrize("python", ["3.8", "3.10", "3.11", "3.12", "3.13"])
+def test_bytecode_follows_from_a_module_alone(python: str) -> None:
+    """Whatever else the process knows, which depends on what is in the cache and on the number of processors."""
+    code = f"""
+import sys
+sys.path.insert(0, {str(Path(_compile.__file__).parent)!r})
+from _compile import compiled
+source = b"def tell(reading):\\n    return reading.normalize + '{{' + reading.rollback + 'it is'\\n"
+alone = compiled(source, "/a.py")
+others = [sys.intern(''.join(reversed(name))) for name in ('ezilamron', '{{', 'kcabllor')]
+print(alone == compiled(source, "/a.py"))
+"""
+
+    told = subprocess.check_output([interpreter(python), "-S", "-c", code], text=True)
+
+    assert told.strip() == "True"
+
+
+@pytest.mark.parametrize("garbled", ["", "[]", "null", '{"size": null, "digest": 1}', '{"size": true}', "\0" * 99])
+def test_a_garbled_cache_is_made_anew(garbled: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wheels = locked(Environment(name="garbled", root=tmp_path, python="3.12", requirements=("idna",)))
+    monkeypatch.setenv("UV_CACHE_DIR", str(uv.cache_folder() / "uv"))
+    monkeypatch.setenv("K8S_VENV_CACHE", str(tmp_path / "cache"))
+    made = make_layers(wheels, target("3.12"), lambda text: None)
+    for note in (tmp_path / "cache" / "layers").iterdir():
+        note.write_text(garbled)
+
+    again = make_layers(wheels, target("3.12"), lambda text: None)
+
+    assert again == made
+
+
+def test_what_a_killed_build_left_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wheels = locked(Environment(name="killed", root=tmp_path, python="3.12", requirements=("idna",)))
+    monkeypatch.setenv("UV_CACHE_DIR", str(uv.cache_folder() / "uv"))
+    monkeypatch.setenv("K8S_VENV_CACHE", str(tmp_path / "cache"))
+    left = tmp_path / "cache" / "install-3.12-abc" / "installed0"
+    left.mkdir(parents=True)
+
+    make_layers(wheels, target("3.12"), lambda text: None)
+
+    assert not left.parent.exists()
+
+
+def test_odd_wheels_are_installed_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    deep = "/".join(["folder"] * 40)
+    files = {
+        "odd/__init__.py": b"",
+        "odd/__pycache__/__init__.cpython-312.pyc": b"stale",
+        "odd/compiled.pyc": b"only bytecode",
+        'odd/a file, with "quotes".txt': b"quoted",
+        "odd/\u00e9\u4e2d.txt": b"unicode",
+        f"odd/{deep}/end.txt": b"deep",
+        "odd.pth": b"import sys\n",
+        "odd-1.0.data/data/etc/odd/odd.conf": b"etc",
+        "odd-1.0.data/headers/odd.h": b"header",
+        "odd-1.0.data/scripts/odd.sh": b"#!/bin/sh\necho hi\n",
+        "odd-1.0.data/scripts/odd.py": b"#!python\nprint(1)\n",
+        "odd-1.0.dist-info/entry_points.txt": b"[console_scripts]\nodd=odd:main\n[gui_scripts]\noddw=odd:main\n",
+    }
+    path = write_wheel(tmp_path, "odd", files)
+    environment = Environment(name="odd", root=tmp_path, python="3.12", requirements=(f"odd @ {path.as_uri()}",))
+    folder = tmp_path / "real"
+    folder.mkdir()
+    (tmp_path / "a link").symlink_to(folder)
+    monkeypatch.setenv("K8S_VENV_CACHE", str(tmp_path / "a link" / "cache"))
+
+    ours = contents(make_layers(locked(environment), target("3.12"), lambda text: None))
+
+    packages = "lib/python3.12/site-packages"
+    record = list(csv.reader(io.StringIO(ours[f"{packages}/odd-1.0.dist-info/RECORD"].decode())))
+    names = [row[0] for row in record]
+    assert len(names) == len(set(names))
+    assert {posixpath.normpath(f"{packages}/{name}") for name in names} == set(ours)
+    assert ours[f"{packages}/odd/__pycache__/__init__.cpython-312.pyc"] != b"stale"
+    assert ours[f"{packages}/odd/{deep}/end.txt"] == b"deep"
+    assert ours[f"{packages}/odd/\u00e9\u4e2d.txt"] == b"unicode"
+    assert ours["etc/odd/odd.conf"] == b"etc"
+    assert ours["bin/odd.sh"] == b"#!/bin/sh\necho hi\n"
+    for name in ("odd", "oddw", "odd.py"):
+        assert ours[f"bin/{name}"].startswith(b"#!/opt/venv/bin/python\n"), name
+    assert not any(str(tmp_path).encode() in content for content in ours.values())
+
+
 def test_a_change_of_one_package_changes_one_layer(tmp_path: Path) -> None:
     lines = ("requests", "jinja2", "pyyaml", "six")
     before = locked(Environment(name="before", root=tmp_path, python="3.12", requirements=(*lines, "idna==3.6")))
@@ -142,6 +230,20 @@ def locked(environment: Environment) -> list[Wheel]:
 
 def target(python: str, platform: str = "linux/amd64") -> Target:
     return Target(python, interpreter(python), platform, {})
+
+
+def write_wheel(folder: Path, name: str, files: dict[str, bytes]) -> Path:
+    """Write a wheel with any files."""
+    info = f"{name}-1.0.dist-info"
+    metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n".encode()
+    whole = {**files, f"{info}/METADATA": metadata, f"{info}/WHEEL": b"Wheel-Version: 1.0\nTag: py3-none-any\n"}
+    record = io.StringIO()
+    csv.writer(record, lineterminator="\n").writerows([[each, "", ""] for each in [*whole, f"{info}/RECORD"]])
+    path = folder / f"{name}-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as wheel:
+        for each, content in {**whole, f"{info}/RECORD": record.getvalue().encode()}.items():
+            wheel.writestr(each, content)
+    return path
 
 
 def contents(layers: Iterable[Layer]) -> dict[str, bytes]:
