@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     import requests
 
 RETRIED = (408, 429, 500, 502, 503, 504)
-# How servers, and the storage that they send us on to, answer HEAD where they know GET alone.
-HEAD_REFUSED = (405, 501)
+# How servers, and the storage that they send us on to, answer HEAD where they know GET alone; where GET is refused as
+# well, its answer says why.
+HEAD_REFUSED = (401, 403, 405, 501)
 _TIMEOUT = (5, 120)  # seconds to connect, and between two pieces of an answer
 _UNHEARD = 3  # tries of a registry that has not answered once: one that is not there is named soon
 _LONGEST_BACKOFF = 10.0  # seconds
@@ -127,22 +128,12 @@ class Registry:
                 response = self._authenticated(asked)
                 if response.status_code in expect:
                     return response
-                raise self.refused(response, asked.pull, push)
+                raise self._refused(response, asked)
             except RegistryError as error:
                 if not (retry and self.may_retry(error, attempt)):
                     raise
                 self.wait(error, attempt)
         raise AssertionError  # never: the loop has no end of its own
-
-    def refused(self, response: requests.Response, pull: tuple[str, ...] = (), push: str = "") -> RegistryError:
-        """Return what an answer that nobody wanted means, and what to do.
-
-        Args:
-            response: the answer.
-            pull: the repositories that were read.
-            push: the repository that was written, or nothing.
-        """
-        return refusal(response, self.host, self._credentials, pull, push)
 
     def may_retry(self, error: RegistryError, attempt: int) -> bool:
         """Tell whether what failed may succeed when it is tried again.
@@ -242,8 +233,11 @@ class Registry:
         started = time.monotonic()
         response = self._send(asking)
         if response.status_code != 200:
-            raise self.refused(response, asked.pull, asked.push)
+            raise self._refused(response, asked)
         return read_token(response, started)
+
+    def _refused(self, response: requests.Response, asked: _Request) -> RegistryError:
+        return refusal(response, self.host, self._credentials, asked.pull, asked.push)
 
 
 _registries: dict[str, Registry] = {}

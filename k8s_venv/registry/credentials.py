@@ -48,7 +48,7 @@ class Credentials:
     @property
     def name(self) -> str:
         """Return who it is and who says so."""
-        return f"{self.user or 'an identity token'} in {self.source}"
+        return f"{self.user or 'an identity token'} (in {self.source})"
 
 
 def find_credentials(host: str) -> Credentials | None:

@@ -63,7 +63,7 @@ def refusal(
     if status == DENIED or scarce:
         deed = f"pushing to {push}" if push else f"pulling from {', '.join(pull)}"
         who = f"may {found.name} do that" if found else "does it need credentials"
-        advice = f" Does it exist, and {who}? `docker login {host}` says who asks."
+        advice = f" Does it exist, and {who}? `docker login {host}` logs in as somebody else."
         limited = re.search(r"quota|limit|exceed|immutable", words, re.IGNORECASE)
         return RegistryError(f"The registry {host} denies {deed}: {words}.{'' if limited else advice}", DENIED)
     if push and "NAME_UNKNOWN" in {one.get("code") for one in _errors(response)}:

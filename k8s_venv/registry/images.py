@@ -178,7 +178,7 @@ def _ask_for_manifest(registry: Registry, method: str, reference: Reference) -> 
         method,
         f"{reference.repository}/manifests/{reference.target}",
         pull=[reference.repository],
-        expect=(200, 404, *((401, 403, *HEAD_REFUSED) if method == "HEAD" else ())),
+        expect=(200, 404, *(HEAD_REFUSED if method == "HEAD" else ())),
         headers={"Accept": ", ".join(_MANIFESTS)},
     )
 

@@ -33,7 +33,7 @@ class Challenge:
         kind: ``basic`` or ``bearer``.
         realm: the address of its token service.
         service: its own name there.
-        scope: the access that it wants to see.
+        scope: the access that it wants to see, several separated by spaces.
         error: what was wrong with the token that it got, such as ``insufficient_scope``.
     """
 
@@ -98,7 +98,7 @@ def token_request(
         raise RegistryError(
             f"{urlsplit(address).netloc} wants its credentials sent to {realm}, without encryption.", lasting=True
         )
-    wanted = sorted({*scopes, *filter(None, [challenge.scope])})
+    wanted = sorted({*scopes, *challenge.scope.split()})
     if found and found.identity_token:
         form = {
             "grant_type": "refresh_token",

@@ -83,14 +83,10 @@ def has_blob(registry: Registry, repository: str, digest: str) -> bool:
         RegistryError: the registry cannot be asked.
     """
     place = f"{repository}/blobs/{digest}"
-    # Storage that the registry sends us on to may know addresses for GET alone, and refuse this.
-    elsewhere = (403, *HEAD_REFUSED)
-    response = registry.request("HEAD", place, pull=[repository], expect=(200, 404, *elsewhere))
-    if response.status_code in elsewhere and (response.history or response.status_code in HEAD_REFUSED):
+    response = registry.request("HEAD", place, pull=[repository], expect=(200, 404, *HEAD_REFUSED))
+    if response.status_code in HEAD_REFUSED:
         response = registry.request("GET", place, pull=[repository], expect=(200, 404), stream=True)
         response.close()
-    elif response.status_code == 403:
-        raise registry.refused(response, pull=(repository,))
     return response.status_code == 200
 
 

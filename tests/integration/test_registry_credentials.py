@@ -83,7 +83,7 @@ host=$(cat); [ "$1" = get ] && [ "$host" = {proxy.host} ] && echo '{{"Username":
     ("config", "sentence"),
     [
         ({}, "refused a request without credentials: incorrect username or password. Run `docker login"),
-        ({"auths": {"HOST": {"username": "ada", "password": "s3cret?"}}}, "refused the credentials of ada in "),
+        ({"auths": {"HOST": {"username": "ada", "password": "s3cret?"}}}, "refused the credentials of ada (in "),
         ({"credHelpers": {"HOST": "of-nobody"}}, "credential helper docker-credential-of-nobody cannot be run"),
         ({"auths": {"HOST": {"auth": "garbled"}}}, "are garbled: run `docker login` again"),
     ],
@@ -210,14 +210,14 @@ def test_a_token_without_the_wanted_rights_is_a_denial(proxy: Proxy, repository:
     proxy.users = {"ada": "s3cret"}
     registry = Registry(proxy.host)
     has_blob(registry, repository, NOTHING)
-    proxy.faults = [Fault("HEAD", "/blobs/", 401, challenge, body, times=9)]
+    proxy.faults = [Fault("", "/blobs/", 401, challenge, body, times=9)]
 
     with pytest.raises(RegistryError) as raised:
         has_blob(registry, repository, NOTHING)
 
     assert str(raised.value) == (
-        f"The registry {proxy.host} denies pulling from {repository}: Unauthorized. Does it exist, and may ada in "
-        f"{tmp_path}/config.json do that? `docker login {proxy.host}` says who asks."
+        f"The registry {proxy.host} denies pulling from {repository}: authentication required. Does it exist, and "
+        f"may ada (in {tmp_path}/config.json) do that? `docker login {proxy.host}` logs in as somebody else."
     )
 
 
