@@ -11,7 +11,7 @@ from k8s_venv.errors import LockError, did_you_mean
 from k8s_venv.requirements import in_python, unset_variables
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from k8s_venv.environment import Environment
     from k8s_venv.requirements import Line
@@ -30,7 +30,6 @@ _PATH = re.compile(r"(?:^|@\s*)(?:file:(?://(?:localhost)?)?)?(~?\.{0,2}/[^;#]*|
 _DIRECT = re.compile(r"(?:^|@\s*)(https?://[^\s;#]+)")
 _SOURCE_FILES = (".tar.gz", ".zip", ".tar.bz2", ".tgz")
 _PASSWORD = re.compile(r"://[^\s/:@]*:(?!\$\{)[^\s/]+@")
-_HASH = re.compile(r"\s--hash(?:\s*=\s*|\s+)(\S*)")
 # The lengths of the digests that a lock can be held to, in hexadecimal digits.
 _DIGESTS = {"sha256": 64, "sha384": 96, "sha512": 128}
 _CONFLICT = re.compile(r"<<<<<<<|=======|>>>>>>>|\|\|\|\|\|\|\|")
@@ -71,15 +70,6 @@ def line_notes(environment: Environment, lines: list[Line]) -> list[str]:
     return said
 
 
-def pinned_hashes(lines: Sequence[Line]) -> dict[str, dict[str, str]]:
-    """Return the hashes that lines allow for packages, as ``sha256:…``, each with its line's place."""
-    pinned: dict[str, dict[str, str]] = {}
-    for line in lines:
-        for value in _HASH.findall(line.text):
-            pinned.setdefault(line.package, {})[value.lower()] = line.place
-    return pinned
-
-
 def _problems(environment: Environment, line: Line) -> Iterator[str]:
     """Say what is wrong with a line, after its text and place."""
     if _CONFLICT.match(line.text):
@@ -94,7 +84,7 @@ def _problems(environment: Environment, line: Line) -> Iterator[str]:
     source = found[1].strip() if found else "FOLDER"
     if kind := _source_kind(environment, line, source):
         yield f"is {kind}. {_INSTEAD.format(source=source)}"
-    for value in _HASH.findall(line.text):
+    for value in line.hashes:
         algorithm, _, digest = value.partition(":")
         if not re.fullmatch(rf"[0-9a-fA-F]{{{_DIGESTS.get(algorithm, 0)}}}", digest) or not digest:
             yield f"has a hash that is none: {value!r}. Write --hash=sha256: and 64 hexadecimal digits."

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 _INCLUDE = re.compile(r"(-r|-c|--requirement\b|--constraint\b)[\s=]*(\S+)")
 _INDEX = re.compile(r"(-i|--index-url|--extra-index-url|-f|--find-links|--trusted-host)(?:\s+|=)(\S+)")
-_NAMED = re.compile(r"[A-Za-z0-9](?:[\w.-]*[A-Za-z0-9])?")
+_NAMED = re.compile(r"([A-Za-z0-9](?:[\w.-]*[A-Za-z0-9])?)\s*(?:[\[<>=!~;@(\s]|$)")
+_WHEEL = re.compile(r"(?:^|/)([A-Za-z0-9][\w.]*)-[^/\s]*\.whl(?=[\s#;?]|$)")
+_HASH = re.compile(r"\s--hash(?:\s*=\s*|\s+)(\S*)")
 _VARIABLE = re.compile(r"\$\{([A-Z0-9_]+)\}")
 _COMMENT = re.compile(r"(^|\s)#.*")
 
@@ -46,8 +48,13 @@ class Line:
     @property
     def package(self) -> str:
         """Return the name of the package that it asks for (as PEP 503 writes names), or nothing."""
-        found = _NAMED.match(self.text)
-        return canonicalize_name(found[0]) if found else ""
+        found = _NAMED.match(self.text) or _WHEEL.search(self.text)
+        return canonicalize_name(found[1]) if found else ""
+
+    @property
+    def hashes(self) -> list[str]:
+        """Return the hashes that its package's file may have, each as ``sha256:…``."""
+        return [value.lower() for value in _HASH.findall(self.text)]
 
     @property
     def index(self) -> tuple[str, str] | None:

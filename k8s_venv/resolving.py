@@ -18,8 +18,8 @@ import tomli_w
 
 from k8s_venv import uv
 from k8s_venv.errors import LockError, without_credentials
+from k8s_venv.hashes import held_to_hashes
 from k8s_venv.installed import write_stubs
-from k8s_venv.linechecks import pinned_hashes
 from k8s_venv.lockfile import checksum
 from k8s_venv.refusals import explain
 from k8s_venv.requirements import index_settings, place_of, requirement_lines
@@ -173,7 +173,6 @@ def _compile(
     lines = requirement_lines(environment)
     file = environment.requirements_file
     stdin = "" if file else "\n".join(environment.requirements or ())
-    constraints = environment.constraints_file or environment.constraints
     said: list[str] = []
     with tempfile.TemporaryDirectory(prefix="k8s-venv-lock-") as folder:
         output = Path(folder).resolve() / "pylock.toml"
@@ -184,22 +183,9 @@ def _compile(
             indexes["UV_FIND_LINKS"] = f"{links},{output.parent}" if links else str(output.parent)
         if kept:
             output.write_text(lock_text(kept), "utf-8")
+        command = ["pip", "compile", str(file or "-"), "--output-file", str(output), *_options(environment, lines)]
         try:
-            uv.run(
-                [
-                    *("pip", "compile", str(file or "-"), "--output-file", str(output)),
-                    *(("-c", str(constraints)) if constraints else ()),
-                    *("--format", "pylock.toml", "--no-header"),
-                    *("--python-version", environment.python, "--no-python-downloads"),
-                    *_source_options(environment),
-                    *(("--prerelease", "allow") if any(line.text == "--pre" for line in lines) else ()),
-                    *arguments,
-                ],
-                stdin=stdin,
-                cwd=environment.root,
-                indexes=indexes,
-                progress=said.append,
-            )
+            uv.run([*command, *arguments], stdin=stdin, cwd=environment.root, indexes=indexes, progress=said.append)
         except uv.UvError as error:
             raise LockError(environment.name, explain(environment, platform, stdin, error.output)) from None
         packages = tomllib.loads(output.read_text("utf-8")).get("packages", [])
@@ -207,7 +193,7 @@ def _compile(
             warned.update(dict.fromkeys(line.removeprefix("warning: ") for line in said if _WARNING.search(line)))
         present = [{"name": each["name"], "version": each["version"]} for each in packages if is_own(each, own)]
         packages = [_portable(environment, each, output.parent) for each in packages if not is_own(each, own)]
-    return present + _held_to_hashes(environment, packages, lines)
+    return present + held_to_hashes(environment, packages, lines)
 
 
 def is_own(package: Package, own: Mapping[str, Installed]) -> bool:
@@ -221,50 +207,19 @@ def is_own(package: Package, own: Mapping[str, Installed]) -> bool:
     return found is not None and found.version == package.get("version")
 
 
-def _source_options(environment: Environment) -> list[str]:
-    """Return uv's options about packages without wheels."""
+def _options(environment: Environment, lines: Sequence[Line]) -> list[str]:
+    options = ["--format", "pylock.toml", "--no-header", "--python-version", environment.python]
+    options.append("--no-python-downloads")
+    if constraints := environment.constraints_file or environment.constraints:
+        options += ["-c", str(constraints)]
+    if any(line.text == "--pre" for line in lines):
+        options += ["--prerelease", "allow"]
     if environment.builder != "buildkit":
         # They would be built here, on another Python and platform than the target's.
-        return ["--only-binary", ":all:"]
+        return [*options, "--only-binary", ":all:"]
     # Some say what they require only when their build is begun: by the target's Python, where it is here.
     python = uv.find_interpreter(environment.python)
-    return ["--python", python] if python else []
-
-
-def _held_to_hashes(environment: Environment, packages: list[Package], lines: Sequence[Line]) -> list[Package]:
-    """Keep of each package the files that have a hash among its lines, where they give one, as pip does.
-
-    Raises:
-        LockError: a package has no such file, or no hash where `--require-hashes` asks for them.
-    """
-    pinned = pinned_hashes(lines)
-    required = next((line for line in lines if line.text == "--require-hashes"), None)
-    held = []
-    for package in packages:
-        allowed = pinned.get(package["name"], {})
-        if required and not allowed:
-            raise LockError(
-                environment.name, f"{required.place} asks for hashes, and no line gives one for {package['name']!r}."
-            )
-        held.append(_held_package(environment, package, allowed) if allowed else package)
-    return held
-
-
-def _held_package(environment: Environment, package: Package, allowed: Mapping[str, str]) -> Package:
-    def fits(file: Mapping[str, Any]) -> bool:
-        return any(f"{kind}:{digest}" in allowed for kind, digest in file["hashes"].items())
-
-    kept = {key: value for key, value in package.items() if key not in ("archive", "sdist") or fits(value)}
-    if "wheels" in kept:
-        kept["wheels"] = [file for file in kept["wheels"] if fits(file)]
-    if not any(kept.get(kind) for kind in ("wheels", "archive", "sdist")):
-        raise LockError(
-            environment.name,
-            f"no file of {package['name']} {package.get('version', '')} for Python {environment.python} has a hash "
-            f"that {next(iter(allowed.values()))} allows. Write the hashes of this version (of the file for this "
-            "platform), or leave them out: a lock has its own.",
-        )
-    return kept
+    return [*options, "--python", python] if python else options
 
 
 def _portable(environment: Environment, package: Package, folder: Path) -> Package:

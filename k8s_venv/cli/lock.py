@@ -17,7 +17,7 @@ from k8s_venv.pipsettings import ignored_settings
 from k8s_venv.resolving import Renewal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
     from k8s_venv.environment import Environment
@@ -90,34 +90,14 @@ def lock_environments(environments: Iterable[Environment], renewal: Renewal | No
     ):
 
         def lock_one(environment: Environment) -> K8sVenvError | None:
-            name = environment.name
-            before = locked_packages(environment)
-            chosen_renewal = renewal or Renewal()
-            base, unpinned, own = "", "", None
-            if pin and environment.image is None:
-                from k8s_venv.builders.base import pin_base
-
-                base, unpinned = pin_base(environment, renew=chosen_renewal.everything)
-            notes: list[str] = []
             try:
-                if environment.system_site_packages and environment.base and environment.image is None:
-                    from k8s_venv.builders.basepackages import packages_of_base
-
-                    report(name, f"reading the packages of {environment.base}")
-                    own = packages_of_base(environment, base)
-                written = write_lock(
-                    environment, lambda line: report(name, line), chosen_renewal, base, notes.append, own
-                )
+                said, notes = _lock(environment, renewal or Renewal(), lambda line: report(environment.name, line), pin)
             except (LockError, BuildError) as error:
-                finished(name, "failed")
+                finished(environment.name, "failed")
                 return error
-            changes = _changes(before, locked_packages(environment)) if before else ""
-            count = "1 package" if len(written.packages) == 1 else f"{len(written.packages)} packages"
-            seen = f", beside {len(written.system)} that are there" if written.system else ""
-            finished(name, f"locked {count} in {written.path.name}{seen}{changes}")
-            for note in (*notes, unpinned):
-                if note:
-                    console.print(f"Note: {name}: {note}", markup=False)
+            finished(environment.name, said)
+            for note in notes:
+                console.print(f"Note: {environment.name}: {note}", markup=False)
             return None
 
         try:
@@ -130,6 +110,29 @@ def lock_environments(environments: Iterable[Environment], renewal: Renewal | No
         show_error(failure)
     if failures:
         raise failures[-1]
+
+
+def _lock(
+    environment: Environment, renewal: Renewal, report: Callable[[str], None], pin: bool
+) -> tuple[str, list[str]]:
+    """Lock one environment, and return what became of it and what is worth a look."""
+    before = locked_packages(environment)
+    base, unpinned, own = "", "", None
+    if pin and environment.image is None:
+        from k8s_venv.builders.base import pin_base
+
+        base, unpinned = pin_base(environment, renew=renewal.everything)
+    if environment.system_site_packages and environment.base and environment.image is None:
+        from k8s_venv.builders.basepackages import packages_of_base
+
+        report(f"reading the packages of {environment.base}")
+        own = packages_of_base(environment, base)
+    notes: list[str] = []
+    written = write_lock(environment, report, renewal, base, notes.append, own)
+    changes = _changes(before, locked_packages(environment)) if before else ""
+    count = "1 package" if len(written.packages) == 1 else f"{len(written.packages)} packages"
+    seen = f", beside {len(written.system)} that are there" if written.system else ""
+    return f"locked {count} in {written.path.name}{seen}{changes}", [*notes, *filter(None, [unpinned])]
 
 
 def lock_missing(environments: Iterable[Environment], *, pin: bool = True) -> None:

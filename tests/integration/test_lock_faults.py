@@ -372,6 +372,20 @@ def test_a_hash_in_the_requirements_leaves_only_its_file(tmp_path: Path) -> None
     assert f'sha256 = "{digest}"' in held
 
 
+@pytest.mark.parametrize(
+    "line", ["./wheels/own_lib-1.0-py3-none-any.whl", "own-lib @ ./wheels/own_lib-1.0-py3-none-any.whl"]
+)
+def test_a_wheel_beside_the_project_is_held_to_its_hash(tmp_path: Path, line: str) -> None:
+    wheel = make_wheel(tmp_path / "wheels", "own-lib")
+    plant(tmp_path, requirements(f"--no-index\n{line} --hash={ZEROS}\n"))
+
+    check_refused(tmp_path, r"no file of own-lib .*for Python 3\.12 has a hash that requirements\.txt:2 allows")
+
+    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    plant(tmp_path, requirements(f"--no-index\n{line} --hash=sha256:{digest}\n"))
+    assert run(tmp_path, "lock").exit_code == 0
+
+
 @pytest.mark.parametrize(("line", "version"), [("", "1.0"), ("--pre\n", "2.0rc1")])
 def test_versions_before_a_release_are_taken_on_request(tmp_path: Path, line: str, version: str) -> None:
     for each in ("1.0", "2.0rc1"):

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import datetime
 import re
-from collections.abc import Callable
+import tomllib
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import tomli_w
 
 from k8s_venv.errors import LockError
-from k8s_venv.locking import read_lock
+from k8s_venv.locking import check_lock, locked_packages, read_lock
 from k8s_venv.project import load_project
 from tests.faults import OLDER, SECRET, plant, run
 from tests.wheels import make_wheel
@@ -173,3 +177,47 @@ def test_a_folder_in_the_place_of_a_lock_stays(project: Path) -> None:
     assert "pylock.etl.toml cannot be written: Is a directory" in ran.stderr
     assert (path / "inside").is_dir()
     assert SECRET not in ran.output
+
+
+STRANGE: tuple[Any, ...] = (
+    5,
+    True,
+    "",
+    "../..",
+    "\0",
+    [],
+    {},
+    {"x": 1},
+    datetime.date(2020, 1, 1),
+    float("nan"),
+    [{}],
+    None,
+)
+
+
+def places(value: Any, place: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Yield the way to each value inside a value."""
+    for key, each in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+        yield (*place, key)
+        yield from places(each, (*place, key))
+
+
+def test_whatever_stands_anywhere_in_a_lock_it_is_read_or_refused(tmp_path: Path) -> None:
+    plant(tmp_path, {"requirements.txt": "--no-index\n--find-links ./wheels\nown-lib\n"})
+    environment = load_project(tmp_path / "k8s-venv.toml").environment("etl")
+    refused = 0
+    for *way, last in places(tomllib.loads(OLDER.read_text("utf-8"))):
+        for strange in STRANGE:
+            content = tomllib.loads(OLDER.read_text("utf-8"))
+            inner: Any = content
+            for key in way:
+                inner = inner[key]
+            inner.pop(last) if strange is None else inner.__setitem__(last, strange)
+            environment.lock_path.write_text(tomli_w.dumps(content), "utf-8")
+            try:
+                assert re.fullmatch("[0-9a-f]{64}", check_lock(environment).digest)
+            except LockError:
+                refused += 1
+            assert isinstance(locked_packages(environment), list)
+
+    assert refused > 100

@@ -18,7 +18,7 @@ from k8s_venv.errors import LockError
 from k8s_venv.linechecks import refuse_lines
 from k8s_venv.lockfile import Lock
 from k8s_venv.locking import read_lock, write_lock
-from k8s_venv.requirements import index_settings, requirement_lines
+from k8s_venv.requirements import Line, index_settings, requirement_lines
 
 needs_index = pytest.mark.usefixtures("package_index")
 EnvironmentMaker = Callable[..., Environment]
@@ -366,6 +366,21 @@ def test_a_lock_that_cannot_be_renewed_stays_as_it_was(declare: EnvironmentMaker
         write_lock(declare(["idna==99"]))
 
     assert lock.path.read_bytes() == written
+
+
+@pytest.mark.parametrize(
+    ("text", "package"),
+    [
+        ("Typing_Extensions[x] >=4 ; python_version < '3'", "typing-extensions"),
+        ("own.lib@https://example.com/x-1.0-py3-none-any.whl", "own-lib"),
+        ("https://example.com/own_lib-1.0-py3-none-any.whl#sha256=0", "own-lib"),
+        ("./wheels/own_lib-1.0-py3-none-any.whl --hash=sha256:0", "own-lib"),
+        ("http://example.com/", ""),
+        ("--index-url https://example.com", ""),
+    ],
+)
+def test_a_line_knows_the_package_that_it_asks_for(text: str, package: str) -> None:
+    assert Line(text, "requirements.txt:1").package == package
 
 
 _LINES = st.lists(
