@@ -311,7 +311,19 @@ class TestContract(BackendContract):
     pass
 
 
-def test_a_call_ends_with_its_sender(bare_environment: BareEnvironment, tmp_path: Path) -> None:
+def old_folders(place: Path) -> list[Path]:
+    """Return the calls' folders, which seem an hour old."""
+    folders = list(place.glob("k8s-venv-call-*"))
+    for folder in folders:
+        os.utime(folder, (time.time() - 3600,) * 2)
+    return folders
+
+
+def test_a_call_ends_with_its_sender_and_leaves_nothing(
+    bare_environment: BareEnvironment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     environment = bare_environment(HERE)
     code = (
         "import pathlib; from k8s_venv.backends.local.backend import LocalBackend; from k8s_venv.calls import pack; "
@@ -323,11 +335,16 @@ def test_a_call_ends_with_its_sender(bare_environment: BareEnvironment, tmp_path
     sender = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert sender.stdout is not None
     child = int(sender.stdout.readline().split()[1])
+    folders = old_folders(tmp_path)
+    call(environment, os.getpid)
+    assert [folder.exists() for folder in folders] == [True]  # another call's, which runs
 
     sender.kill()
     sender.wait()
 
     assert ended(child, seconds=30)
+    call(environment, os.getpid)
+    assert [folder.exists() for folder in folders] == [False]
 
 
 # Environments.
@@ -383,6 +400,7 @@ def test_an_environment_is_made_once_when_several_processes_ask(own_cache: Path,
 
     assert [process.returncode for process in processes] == [0] * 10
     assert sum("Installed 1 package" in output for output in outputs) == 1
+    assert any("Another process makes the environment etl-" in output for output in outputs)
     assert len({output.splitlines()[-1] for output in outputs}) == 1
 
 

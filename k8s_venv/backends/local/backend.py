@@ -8,13 +8,12 @@ import os
 import select
 import signal
 import subprocess
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from k8s_venv.backends.exits import exit_reason
 from k8s_venv.backends.lines import LineSplitter
 from k8s_venv.backends.local.environments import make_environment
+from k8s_venv.backends.local.folders import call_folder
 from k8s_venv.backends.local.variables import variables
 from k8s_venv.calls import Delivery, PackedCall, Result, parse_document
 from k8s_venv.errors import BackendError
@@ -23,6 +22,7 @@ from k8s_venv.runner.mapped import map_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 _GRACE = 10.0  # seconds between asking a task to end and ending it
 _LOOK = 0.2  # seconds between looks at whether a silent task has ended
@@ -43,9 +43,7 @@ class LocalBackend:
     def run(self, call: PackedCall, log: Callable[[str], None]) -> Result:
         """Run a call as a subprocess; see ``Backend.run``."""
         python = make_environment(call.environment, self._progress)
-        # The folder is ours alone (mode 0700); the secrets are in no file.
-        with tempfile.TemporaryDirectory(prefix="k8s-venv-call-") as name:
-            folder = Path(name)
+        with call_folder() as folder:
             Delivery(call, folder.name).write(folder)
             arguments = [str(folder / protocol.ARCHIVE), "--result", str(folder / "result"), "--secrets", "-"]
             code = self._run(python, arguments, json.dumps(dict(call.secrets)), log)

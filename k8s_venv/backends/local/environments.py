@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
@@ -10,7 +11,7 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from k8s_venv import uv
 from k8s_venv.backends.exits import exit_reason
@@ -22,7 +23,7 @@ from k8s_venv.systempackages import system_packages
 from k8s_venv.uncovered import lock_for_here
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from k8s_venv.environment import Environment
     from k8s_venv.lockfile import Lock
@@ -54,14 +55,30 @@ def make_environment(environment: Environment, progress: Progress | None = None)
     if python.exists():
         return python
     _require_usable(environment)
+    progress = progress or (lambda line: None)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{folder}.lock"):
+        with _alone(folder, progress):
             if not python.exists():
-                _make(environment, lock, folder, progress or (lambda line: None))
+                _make(environment, lock, folder, progress)
     except OSError as error:
         raise _unmade(environment, error.errno) from None
     return python
+
+
+@contextlib.contextmanager
+def _alone(folder: Path, progress: Progress) -> Iterator[None]:
+    """Keep everybody else from making the same environment meanwhile."""
+    lock = FileLock(f"{folder}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        progress(f"Another process makes the environment {folder.name}; waiting for it")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _existing(environment: Environment, python: Path) -> Path:
