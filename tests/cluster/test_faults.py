@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import concurrent.futures
 import dataclasses
 import re
+import struct
 import subprocess
 import threading
 import time
@@ -125,6 +127,22 @@ def privileged(cluster: Cluster) -> Outcome:
     return cluster.run(pod, cluster.call(add_one, 1))
 
 
+def built_for_another_machine(cluster: Cluster) -> Outcome:
+    """Run a `python` whose header (elf(5)) names a machine of another kind, an S/390."""
+    header = (
+        b"\x7fELF\x02\x01\x01" + bytes(9) + struct.pack("<HHIQQQIHHHHHH", 2, 22, 1, 0, 64, 0, 0, 64, 56, 1, 0, 0, 0)
+    )
+    program = base64.b64encode(header + bytes(56)).decode()
+    name = f"other-{uuid.uuid4().hex[:8]}"
+    cluster.client.create_namespaced_config_map(
+        cluster.namespace, {"metadata": {"name": name}, "binaryData": {"python": program}}
+    )
+    pod = cluster.pod(env_vars={"PATH": "/other"})
+    pod.spec.volumes.append({"name": "other", "configMap": {"name": name, "defaultMode": 0o755}})
+    pod.spec.containers[0].volume_mounts.append({"name": "other", "mountPath": "/other"})
+    return cluster.run(pod, cluster.call(add_one, 1))
+
+
 FAULTS: dict[str, tuple[Callable[[Cluster, str], Outcome], str]] = {
     "deleted from outside": (
         lambda cluster, _: deleted(cluster, cluster.pod()),
@@ -143,6 +161,10 @@ FAULTS: dict[str, tuple[Callable[[Cluster, str], Outcome], str]] = {
     "no Python": (
         lambda cluster, _: cluster.run(cluster.pod(env_vars={"PATH": "/nowhere"}), cluster.call(add_one, 1)),
         r"its image cannot run `python`: .*executable file not found",
+    ),
+    "another machine": (
+        lambda cluster, _: built_for_another_machine(cluster),
+        r"its image cannot run on its node, which is another kind of machine \(exec .*: exec format error\)",
     ),
     "another Python": (
         lambda cluster, _: cluster.run(cluster.pod(), cluster.call(add_one, 1, python="3.9")),

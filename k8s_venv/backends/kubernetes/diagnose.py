@@ -48,6 +48,7 @@ _HINTS = {
     '" cannot ': "Airflow's account needs more rights in that namespace: ask whoever runs the cluster.",
     "Unauthorized": "The cluster does not know the account: is its token or certificate still valid?",
 }
+_OTHER_MACHINE = re.compile(r"exec \S*: exec format error")  # what runc says in the container's place
 _DOCUMENT = '{"protocol"'  # how the runner begins its message
 _CONTAINER_REASONS = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
 
@@ -145,8 +146,15 @@ def gone(environment: Environment, function: str, cause: str = "") -> BackendErr
     )
 
 
-def death(pod: Any, environment: Environment, function: str) -> BackendError:
-    """Return why a pod ended without a result."""
+def death(pod: Any, environment: Environment, function: str, last_line: str = "") -> BackendError:
+    """Return why a pod ended without a result.
+
+    Args:
+        pod: its last state.
+        environment: whose call it was.
+        function: the function's name.
+        last_line: the last line of its log, if it was read.
+    """
     name = environment.name
     if pod.status.reason == "Evicted":
         return BackendError(name, f"{function}() was evicted from its node: {_sentence(pod.status.message)}")
@@ -159,8 +167,6 @@ def death(pod: Any, environment: Environment, function: str) -> BackendError:
     disrupted = disruption(pod)
     if disrupted is not None:
         return BackendError(name, f"{function}() was evicted from its node ({disrupted.reason}): {disrupted.message}.")
-    state = container_state(pod)
-    ended = state.terminated if state else None
     if was_ended(pod) and not pod.status.reason:
         return gone(environment, function)
     failed = failed_init_container(pod)
@@ -170,24 +176,29 @@ def death(pod: Any, environment: Environment, function: str) -> BackendError:
             f"the init container {failed.name!r} left with exit code {failed.state.terminated.exit_code}; the log "
             "above ends with its last lines.",
         )
-    if ended is None:
-        reason = pod.status.reason or pod.status.phase
-        return BackendError(
-            name, f"{function}() ended without a result: its pod is {reason}. {pod.status.message or ''}".rstrip()
-        )
+    state = container_state(pod)
+    if state and state.terminated:
+        return BackendError(name, _container_death(pod, state.terminated, function, last_line))
+    reason = pod.status.reason or pod.status.phase
+    return BackendError(
+        name, f"{function}() ended without a result: its pod is {reason}. {pod.status.message or ''}".rstrip()
+    )
+
+
+def _container_death(pod: Any, ended: Any, function: str, last_line: str) -> str:
     if ended.reason == "OOMKilled":
-        limit = _memory_limit(pod)
-        return BackendError(
-            name,
-            f"{function}() used more memory than its container may ({limit}) and was killed. Raise it with "
-            "`container_resources`, on the task or in the environment's `pod` options.",
+        return (
+            f"{function}() used more memory than its container may ({_memory_limit(pod)}) and was killed. Raise it "
+            "with `container_resources`, on the task or in the environment's `pod` options."
         )
     if ended.reason in ("StartError", "ContainerCannotRun"):
-        return BackendError(
-            name,
-            f"its image cannot run `python`: {ended.message or ended.reason}. An image needs `python` on its PATH.",
+        return f"its image cannot run `python`: {ended.message or ended.reason}. An image needs `python` on its PATH."
+    if _OTHER_MACHINE.fullmatch(last_line):
+        return (
+            f"its image cannot run on its node, which is another kind of machine ({last_line}). Build it for that "
+            "platform (`platforms` of the environment), or choose nodes with `node_selector`."
         )
-    return BackendError(name, f"{function}() ended without a result: {exit_reason(ended.exit_code)}.")
+    return f"{function}() ended without a result: {exit_reason(ended.exit_code)}."
 
 
 def failed_init_container(pod: Any) -> Any:

@@ -138,8 +138,7 @@ class PodRun:
             state = diagnose.container_state(end.pod) if end.pod is not None else None
             if end.why == "deleted" and not (state and state.terminated) and not diagnose.disruption(end.pod):
                 raise diagnose.gone(environment, function)
-            self._show_evidence(end.pod)
-            raise diagnose.death(end.pod, environment, function)
+            raise diagnose.death(end.pod, environment, function, self._show_evidence(end.pod))
         document = parse_document(text, environment.name)
         if document.outcome == protocol.FAILURE and diagnose.was_ended(end.pod):
             # What the function said when it was ended from outside is not why it ended.
@@ -209,10 +208,12 @@ class PodRun:
         self._follower = self._follower or self._new_follower()
         return self._follower.finish()
 
-    def _show_evidence(self, pod: Any) -> None:
-        """Log what the pod's end does not say itself: the last lines of what failed, where they are not logged yet."""
+    def _show_evidence(self, pod: Any) -> str:
+        """Log what failed last said, where that is not logged yet; return its last line."""
         failed = diagnose.failed_init_container(pod)
-        container = failed.name if failed is not None else None if self._follow_logs else render.BASE
-        if container is not None:
-            for line in self._api.last_lines(self._name, container):
-                self._log(line)
+        if failed is None and self._follow_logs and self._follower is not None:
+            return self._follower.last_line
+        lines = self._api.last_lines(self._name, render.BASE if failed is None else failed.name)
+        for line in lines:
+            self._log(line)
+        return lines[-1] if lines else ""

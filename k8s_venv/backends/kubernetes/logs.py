@@ -53,6 +53,7 @@ class LogFollower:
         self._last = ""  # the stamp of the last line
         self._read_at: float | None = None  # when it came
         self._lock = threading.Lock()
+        self.last_line = ""
         self._ended = False  # the container
         self._stopped = False
         self._thread: threading.Thread | None = None
@@ -163,6 +164,7 @@ class LogFollower:
                     self._log(_MISSING)
                     begun = True
                 self._last, self._read_at = line.stamp or self._last, time.monotonic()
+                self.last_line = line.text
                 self._log(line.text)
 
     def _since(self) -> dict[str, int]:
