@@ -25,6 +25,7 @@ _VALUES = (
     "run_id",
     "task_instance_key_str",
     "task_reschedule_count",
+    "templates_dict",
     "test_mode",
     "try_number",
     "ts",
@@ -70,7 +71,7 @@ def context_parameters(
     Raises:
         K8sVenvError: the function asks for a part of the context that cannot travel.
     """
-    parameters = list(inspect.signature(function).parameters.values())
+    parameters = _parameters(function)
     given = {parameter.name for parameter in parameters[: len(op_args)]} | set(op_kwargs)
     asked = {p.name for p in parameters if p.name in KNOWN_CONTEXT_KEYS} - given
     for name in sorted(asked - AVAILABLE):
@@ -83,6 +84,13 @@ def context_parameters(
     if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters):
         asked |= set(AVAILABLE) - set(_ON_REQUEST) - given
     return tuple(sorted(asked))
+
+
+def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
+    try:
+        return list(inspect.signature(function).parameters.values())
+    except ValueError:  # a built-in function that does not say
+        return []
 
 
 def travelling_context(context: Context, asked: Collection[str]) -> dict[str, Any]:
@@ -111,6 +119,8 @@ def _facts(thing: Any, names: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
 
 
 def _plain(value: Any) -> Any:
+    if type(value).__name__ == "Proxy":  # Airflow asks for some only when they are used
+        value = value.__wrapped__
     if hasattr(value, "dump") and hasattr(value, "validate"):  # ParamsDict
         return value.dump()
     if isinstance(value, str) and type(value) is not str:  # an enumeration, such as the type of a run

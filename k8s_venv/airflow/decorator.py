@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import json
 from typing import TYPE_CHECKING, Any, cast
 
 from k8s_venv.airflow.compat import DecoratedOperator, TaskDecorator, task_decorator_factory
-from k8s_venv.airflow.operators import IsolatedOperator, check_declared, project_of
-from k8s_venv.airflow.options import check_options
+from k8s_venv.airflow.declaring import check_declared, project_of, require_function
+from k8s_venv.airflow.operators import IsolatedOperator
+from k8s_venv.airflow.options import check_options, parameters_of
 from k8s_venv.calls.source.decorators import DECORATOR_MARK
 from k8s_venv.calls.source.modulefile import remember
 from k8s_venv.errors import K8sVenvError
@@ -129,17 +129,12 @@ def _check_now(
     if not getattr(function, "__module__", "").startswith("unusual_prefix_"):
         return  # not of a DAG file that Airflow loads: only the operator knows which project is meant
     task = f"Task {options.get('task_id', function.__name__)!r}"
-    check_options(set(options) - _parameters(operator), task)
+    require_function(function, task)
+    known = parameters_of(operator)
+    check_options(set(options) - known, task, known)
     if "environment" in options:
         project = project_of(function, None)
         check_declared(project, options["environment"], options.get("backend"), options.get("serializer"), task)
-
-
-@functools.cache
-def _parameters(operator: type[IsolatedDecoratedOperator]) -> frozenset[str]:
-    """Return what the constructors of an operator and of its bases take."""
-    makers = [vars(kind)["__init__"] for kind in operator.__mro__ if "__init__" in vars(kind)]
-    return frozenset(name for maker in makers for name in inspect.signature(maker).parameters)
 
 
 setattr(isolated_task, DECORATOR_MARK, True)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import collections.abc
 import contextlib
 import inspect
-import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from k8s_venv.airflow.compat import (
@@ -18,6 +16,7 @@ from k8s_venv.airflow.compat import (
     conf,
 )
 from k8s_venv.airflow.context import context_parameters, travelling_context
+from k8s_venv.airflow.declaring import check_declared, name_list, named_environment, project_of, require_function
 from k8s_venv.airflow.lines import line_logger
 from k8s_venv.airflow.options import (
     OPTIONS,
@@ -26,6 +25,7 @@ from k8s_venv.airflow.options import (
     TEMPLATED,
     UNSET,
     check_options,
+    parameters_of,
     with_pod_options,
 )
 from k8s_venv.airflow.secrets import SecretNames, resolve_secrets
@@ -33,9 +33,7 @@ from k8s_venv.airflow.xcom import check_storable
 from k8s_venv.backends import choose_backend
 from k8s_venv.calls import Result, open_result, pack, refer
 from k8s_venv.calls.source.modulefile import remember
-from k8s_venv.calls.transport import check_serializer
-from k8s_venv.errors import CallError, K8sVenvError
-from k8s_venv.project import Project, find_project, load_project, project_at
+from k8s_venv.errors import K8sVenvError
 from k8s_venv.runtime import FailTask, SkipTask
 
 if TYPE_CHECKING:
@@ -49,6 +47,7 @@ if TYPE_CHECKING:
     from k8s_venv.calls import PackedCall
     from k8s_venv.calls.transport import Serializer, Transport
     from k8s_venv.environment import Environment
+    from k8s_venv.project import Project
 
 _BASE_OPTIONS = frozenset(inspect.signature(BaseOperator.__init__).parameters)
 
@@ -65,6 +64,8 @@ class IsolatedOperator(BaseOperator):
         python_callable: the function.
         op_args: its positional arguments (templated).
         op_kwargs: its keyword arguments (templated). Parameters named like keys of Airflow's context get these.
+        templates_dict: what its parameter ``templates_dict`` gets (templated).
+        templates_exts: endings of files, such as ``.sql``: arguments that name one are replaced by its rendered text.
         backend: ``kubernetes``, ``docker`` or ``local``; by default what ``K8S_VENV_BACKEND``, airflow.cfg or the
             project file say, else ``kubernetes``.
         transport: ``source`` or ``cloudpickle``; by default source, and cloudpickle for what source cannot say where
@@ -87,8 +88,8 @@ class IsolatedOperator(BaseOperator):
         K8sVenvError: the environment or an option is unknown, or the function asks for what cannot travel.
     """
 
-    template_fields: Sequence[str] = ("op_args", "op_kwargs", *TEMPLATED)
-    template_fields_renderers = {"op_args": "py", "op_kwargs": "py", "env_vars": "py"}  # noqa: RUF012
+    template_fields: Sequence[str] = ("templates_dict", "op_args", "op_kwargs", *TEMPLATED)
+    template_fields_renderers = {"templates_dict": "json", "op_args": "py", "op_kwargs": "py", "env_vars": "py"}  # noqa: RUF012
     shallow_copy_attrs: Sequence[str] = ("python_callable",)
     ui_color = "#e8f1fb"
 
@@ -100,6 +101,8 @@ class IsolatedOperator(BaseOperator):
         python_callable: Callable[..., Any],
         op_args: Collection[Any] | None = None,
         op_kwargs: Mapping[str, Any] | None = None,
+        templates_dict: dict[str, Any] | None = None,
+        templates_exts: Sequence[str] | None = None,
         backend: str | None = None,
         transport: Transport | None = None,
         connections: Sequence[str] = (),
@@ -115,21 +118,24 @@ class IsolatedOperator(BaseOperator):
         given = {name: kwargs.pop(name) for name in OPTIONS & set(kwargs)}
         unknown = {name for name in kwargs if name not in _BASE_OPTIONS and not name.startswith("_")}
         task = f"Task {kwargs.get('task_id')!r}"
-        check_options(unknown - {"default_args", "multiple_outputs", "doc"}, task)
+        check_options(unknown - {"default_args", "multiple_outputs", "doc"}, task, parameters_of(type(self)))
         super().__init__(**kwargs)
-        environment = _named_environment(environment, task)
-        _require_function(python_callable, task)
+        environment = named_environment(environment, task)
+        require_function(python_callable, task)
         remember(python_callable)
         self.environment = environment
         self.python_callable = python_callable
         self.op_args = op_args or ()
         self.op_kwargs = op_kwargs or {}
+        self.templates_dict = templates_dict
+        if templates_exts:
+            self.template_ext = templates_exts
         self.backend = backend
         self.transport = transport
-        self.connections = _names(connections, "connections", task)
-        self.optional_connections = _names(optional_connections, "optional_connections", task)
-        self.variables = _names(variables, "variables", task)
-        self.optional_variables = _names(optional_variables, "optional_variables", task)
+        self.connections = name_list(connections, "connections", task)
+        self.optional_connections = name_list(optional_connections, "optional_connections", task)
+        self.variables = name_list(variables, "variables", task)
+        self.optional_variables = name_list(optional_variables, "optional_variables", task)
         for name, value in given.items():
             setattr(self, name, value)
         if result not in ("value", "reference"):
@@ -244,6 +250,9 @@ class IsolatedOperator(BaseOperator):
 
     def _pack(self, context: Context, project: Project) -> PackedCall:
         asked = context_parameters(self.python_callable, self.op_args, self.op_kwargs)
+        # As `@task` does it; a mapped task's `map_index_template` may name its arguments.
+        added = {name: value for name, value in self.op_kwargs.items() if name not in context}
+        context.update({**added, "templates_dict": self.templates_dict})  # type: ignore[typeddict-item]
         return pack(
             self.python_callable,
             tuple(_resolved(value) for value in self.op_args),
@@ -285,76 +294,7 @@ for _name in PLAIN:
     setattr(IsolatedOperator, _name, UNSET)
 
 
-def check_declared(project: Project, environment: str, backend: str | None, serializer: str | None, task: str) -> None:
-    """Refuse what does not fit the environment that a task names.
-
-    Args:
-        project: the task's project.
-        environment: the environment's name.
-        backend: what the task says of it.
-        serializer: what the task says of it.
-        task: the task, for messages.
-
-    Raises:
-        K8sVenvError: it does not fit, or there is no such environment.
-    """
-    declared = project.environment(environment)
-    check_options(set(project.pod), f"{project.path}: [pod]")
-    check_options(set(declared.pod), f"{project.path}: environment {environment!r}")
-    choose_backend(backend, project)
-    try:
-        check_serializer(serializer, declared)
-    except CallError as error:
-        raise K8sVenvError(f"{task}: {error}") from None
-
-
-def project_of(function: Callable[..., Any], dag_file: str | None) -> Project:
-    """Return the project of a task: the configured one, else that of the DAG's file, else that of the function's.
-
-    Args:
-        function: the task's function.
-        dag_file: the DAG's file, where it is known.
-
-    Raises:
-        ProjectError: there is none.
-    """
-    configured = conf.get("k8s_venv", "project", fallback=None)
-    if configured:
-        return load_project(project_at(Path(configured), "[k8s_venv] project in airflow.cfg"))
-    code = getattr(inspect.unwrap(function), "__code__", None)
-    files = [file for file in (dag_file, code.co_filename if code else None) if file]
-    return load_project(find_project(*(os.path.dirname(file) for file in files)))  # noqa: PTH120 -- for each task
-
-
 def _resolved(value: Any) -> Any:
     """Return the results of a mapped task, which Airflow reads one by one, as a list."""
     lazy = type(value).__module__.partition(".")[0] == "airflow" and isinstance(value, collections.abc.Sequence)
     return list(value) if lazy else value
-
-
-def _named_environment(environment: Any, task: str) -> str:
-    if environment is None:
-        raise K8sVenvError(
-            f'{task} names no environment: @task.isolated("NAME"), or default_args={{"environment": "NAME"}} of its '
-            "task group or DAG."
-        )
-    if not isinstance(environment, str):
-        raise K8sVenvError(f"{task}: environment is the name of one, not {environment!r}.")
-    return environment
-
-
-def _require_function(python_callable: Any, task: str) -> None:
-    if hasattr(python_callable, "operator_class") and hasattr(python_callable, "function"):
-        name = python_callable.function.__name__
-        raise K8sVenvError(
-            f"{task}: python_callable is {name}, which a @task decorator has made a task. Give the function itself: "
-            f"take the decorator off, or say python_callable={name}.function."
-        )
-    if not callable(python_callable):
-        raise K8sVenvError(f"{task}: python_callable must be a function, not {python_callable!r}.")
-
-
-def _names(value: Sequence[str], option: str, task: str) -> tuple[str, ...]:
-    if isinstance(value, str):
-        raise K8sVenvError(f"{task}: {option} is a list: {option}=[{value!r}].")
-    return tuple(value)

@@ -7,6 +7,7 @@ test holds the list against the provider's signature.
 from __future__ import annotations
 
 import enum
+import functools
 import inspect
 from typing import TYPE_CHECKING, Any
 
@@ -110,6 +111,23 @@ REFUSED: Mapping[str, str] = {
     "trigger_kwargs": _LATER,
     "xcom_sidecar_container_security_context": "the sidecar takes the base container's",
 }
+# What Airflow's Python operators have beyond that, such as that of ``@task.virtualenv``.
+_ENVIRONMENT = "k8s-venv.toml says it of the environment"
+_INDEXES = "name indexes among the environment's requirements, or by UV_INDEX_URL or PIP_INDEX_URL"
+REFUSED_OF_PYTHON: Mapping[str, str] = {
+    "expect_airflow": "Airflow is used where the environment has it",
+    "expect_pendulum": "pendulum is used where the environment has it",
+    "index_urls": _INDEXES,
+    "index_urls_from_connection_ids": _INDEXES,
+    "inherit_env": "an environment sees nothing of the worker's; give env_vars, connections or variables",
+    "pip_install_options": _INDEXES,
+    "python": f"{_ENVIRONMENT}, as `python` or `interpreter`",
+    "show_return_value_in_logs": "what a task returns is never logged",
+    "string_args": "pass arguments",
+    "system_site_packages": f"{_ENVIRONMENT}, as `system-site-packages`",
+    "use_dill": 'values that no codec carries travel with serializer="cloudpickle"',
+    "venv_cache_path": "environments are kept in K8S_VENV_CACHE",
+}
 
 
 class _Unset(enum.Enum):
@@ -136,20 +154,29 @@ def with_pod_options(init: Callable[..., None]) -> Callable[..., None]:
     return init
 
 
-def check_options(names: set[str], where: str) -> None:
+@functools.cache
+def parameters_of(operator: type) -> frozenset[str]:
+    """Return what the constructors of an operator and of its bases take."""
+    makers = [vars(kind)["__init__"] for kind in operator.__mro__ if "__init__" in vars(kind)]
+    return frozenset(name for maker in makers for name in inspect.signature(maker).parameters)
+
+
+def check_options(names: set[str], where: str, others: frozenset[str] = frozenset()) -> None:
     """Refuse what is not a pod option.
 
     Args:
         names: the options that somebody wrote.
         where: what they were written for, such as ``environment 'x'``.
+        others: what can be written there besides.
 
     Raises:
         K8sVenvError: one of them is unknown, or not to be set.
     """
     for name in sorted(names - OPTIONS):
-        if name in REFUSED:
-            raise K8sVenvError(f"{where}: the pod option {name!r} cannot be set: {REFUSED[name]}.")
+        reason = REFUSED.get(name) or REFUSED_OF_PYTHON.get(name)
+        if reason:
+            raise K8sVenvError(f"{where}: the option {name!r} cannot be set: {reason}.")
         raise K8sVenvError(
-            f"{where}: there is no option {name!r}.{did_you_mean(name, OPTIONS)} "
+            f"{where}: there is no option {name!r}.{did_you_mean(name, OPTIONS | others)} "
             "It takes what KubernetesPodOperator takes."
         )

@@ -45,9 +45,17 @@ def prepare(folder: str) -> Changing:
     changes["airflow"] = _kept_logging()
     if any(name in os.environ for name in _OWN_SOURCES):
         changes = {"airflow": changes["airflow"]}
+    _find_installed()
     finder = Changing(changes)
     sys.meta_path.insert(0, finder)
     return finder
+
+
+def _find_installed() -> None:
+    """Let what the archive does not bring of k8s-venv be found where it is installed: Airflow loads its provider."""
+    k8s_venv: Any = importlib.import_module("k8s_venv")
+    folders = (os.path.join(entry, "k8s_venv") for entry in sys.path)
+    k8s_venv.__path__ = [*k8s_venv.__path__, *filter(os.path.isdir, folders)]
 
 
 class Changing:

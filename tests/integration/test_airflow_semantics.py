@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -182,6 +185,18 @@ def pipeline():
     def seconds():
         return [7, 8, 9]
 
+    @task.isolated("same", templates_dict={"query": "query.sql", "p": "{{ params.p }}"}, templates_exts=[".sql"])
+    def from_files(query, templates_dict=None):
+        return [query, templates_dict]
+
+    @task.isolated("same", map_index_template="{{ name }} {{ params.p }}")
+    def named(name):
+        return name
+
+    @task.isolated("same")
+    def before(prev_data_interval_start_success=None, prev_end_date_success=None):
+        return [prev_data_interval_start_success, prev_end_date_success]
+
     @task_group
     def group(n):
         @task.isolated("same", task_id="twice")
@@ -201,12 +216,17 @@ def pipeline():
         "{{ params.p }}", parts["word"], {"deep": ["{{ ti.task_id }}"]}, x=parts, rendered="{{ dag.dag_id }}"
     )
     total.override(task_id="of_group")(group.expand(n=[1, 2, 3]))
+    from_files("query.sql")
+    named.expand(name=["a", "b"])
+    before()
 
 pipeline()
 """
 
 
-def test_values_flow_as_xcoms_do(run: Run) -> None:
+def test_values_flow_as_xcoms_do(run: Run, folder: Path) -> None:
+    (folder / "query.sql").write_text("select {{ params.p }}")
+
     states, values = run(VALUES)
 
     assert set(states.values()) == {"success"}
@@ -222,6 +242,9 @@ def test_values_flow_as_xcoms_do(run: Run) -> None:
         {"x": {"numbers": [1, 2, 3], "word": "w"}, "rendered": "pipeline"},
     ]
     assert values["of_group"] == 12
+    assert values["from_files"] == ["select 7", {"query": "select 7", "p": "7"}]
+    assert [values[f"named[{n}]"] for n in range(2)] == ["a", "b"]
+    assert values["before"] == [None, None]
 
 
 def test_the_nearest_default_environment_counts(load: Callable[[str], Any], folder: Path) -> None:
@@ -261,6 +284,88 @@ pipeline()
     }
 
 
+INSIDE = """
+@dag(schedule=None, default_args={"environment": "airflow"})
+def pipeline():
+    @task.isolated(variables=["stage"])
+    def inside():
+        from airflow.models import Variable
+        return Variable.get("stage")
+
+    @task.isolated
+    def skips():
+        from airflow.exceptions import AirflowSkipException
+        raise AirflowSkipException("nothing to do")
+
+    inside() >> skips()
+
+pipeline()
+"""
+
+
+def test_an_environment_may_have_airflow_and_k8s_venv(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = f'[environments.airflow]\npython = "{sys.version_info[0]}.{sys.version_info[1]}"\n'
+    (folder / "k8s-venv.toml").write_text(f'{here}interpreter = "{sys.executable}"\n')
+    monkeypatch.setenv("AIRFLOW_VAR_STAGE", "tests")
+
+    states, values = run(INSIDE)
+
+    assert values["inside"] == "tests"
+    assert states["skips"] == "skipped"
+
+
+SERIALIZE = """
+import json, sys
+from pathlib import Path
+from k8s_venv.airflow.compat import read_dag_file
+from airflow.serialization import serialized_objects as airflow
+
+kind = getattr(airflow, "DagSerialization", None) or airflow.SerializedDAG
+bag = read_dag_file(Path(sys.argv[1]))
+print(json.dumps([kind.to_dict(dag) for dag in bag.dags.values()], sort_keys=True))
+"""
+SERIALIZED = """
+from kubernetes.client import models as k8s
+
+PASSWORD = "Pl4nted"
+
+@dag(schedule=None, default_args={"environment": "same"})
+def pipeline():
+    @task.isolated(
+        env_vars=[k8s.V1EnvVar(name="A", value="b")], tolerations=[k8s.V1Toleration(key="spot")], affinity={"a": {}},
+        values={"exec": False}, labels={"x": "1", "y": "2", "z": "3"}, variables=["b", "a"], connections=["c"],
+    )
+    def work(n, password=PASSWORD):
+        return PASSWORD
+
+    work({"a": [1], "b": (2,)})
+    work.expand(n=[1, 2])
+    IsolatedOperator(task_id="classic", environment="same", python_callable=pow, op_args=[2, 10])
+
+pipeline()
+"""
+
+
+def test_a_dag_is_stored_alike_each_time_it_is_parsed(folder: Path) -> None:
+    """Airflow 3 makes a new version of a DAG whose stored form has changed."""
+    (folder / "dag.py").write_text(HEAD + SERIALIZED)
+
+    stored = [
+        subprocess.run(
+            [sys.executable, "-c", SERIALIZE, str(folder / "dag.py")],
+            env={**os.environ, "PYTHONHASHSEED": seed, "AIRFLOW__CORE__DAGS_FOLDER": str(folder)},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.splitlines()[-1]
+        for seed in ("1", "2")
+    ]
+
+    assert stored[0] == stored[1]
+    assert len(json.loads(stored[0])[0]["dag"]["tasks"]) == 3
+    assert "Pl4nted" not in stored[0]
+
+
 MISTAKES = [
     ("@task.isolated\n    def work(): ...\n    work()", "Task 'work' names no environment: @task.isolated(\"NAME\")"),
     ("@task.isolated(7)\n    def work(): ...\n    work()", "@task.isolated takes the environment's name, not 7."),
@@ -272,6 +377,15 @@ MISTAKES = [
     (
         "IsolatedOperator(task_id='t', environment='same', python_callable='work')",
         "Task 't': python_callable must be a function, not 'work'.",
+    ),
+    (
+        "@task.isolated('same')\n    def work(n): yield n\n    work.expand(n=[1])",
+        "work() yields, and a generator cannot",
+    ),
+    ("@task.isolated('same', retrys=1)\n    def work(): ...\n    work()", "'retrys'. Did you mean 'retries'?"),
+    (
+        "@task.isolated('same', index_urls=[])\n    def work(): ...\n    work()",
+        "'index_urls' cannot be set: name indexes",
     ),
 ]
 

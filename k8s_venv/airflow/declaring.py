@@ -1,0 +1,118 @@
+"""What a task declares, looked at while its DAG file is loaded."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from k8s_venv.airflow.compat import conf
+from k8s_venv.airflow.options import check_options
+from k8s_venv.backends import choose_backend
+from k8s_venv.calls.transport import check_serializer
+from k8s_venv.errors import CallError, K8sVenvError
+from k8s_venv.project import Project, find_project, load_project, project_at
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+
+def check_declared(project: Project, environment: str, backend: str | None, serializer: str | None, task: str) -> None:
+    """Refuse what does not fit the environment that a task names.
+
+    Args:
+        project: the task's project.
+        environment: the environment's name.
+        backend: what the task says of it.
+        serializer: what the task says of it.
+        task: the task, for messages.
+
+    Raises:
+        K8sVenvError: it does not fit, or there is no such environment.
+    """
+    declared = project.environment(environment)
+    check_options(set(project.pod), f"{project.path}: [pod]")
+    check_options(set(declared.pod), f"{project.path}: environment {environment!r}")
+    choose_backend(backend, project)
+    try:
+        check_serializer(serializer, declared)
+    except CallError as error:
+        raise K8sVenvError(f"{task}: {error}") from None
+
+
+def project_of(function: Callable[..., Any], dag_file: str | None) -> Project:
+    """Return the project of a task: the configured one, else that of the DAG's file, else that of the function's.
+
+    Args:
+        function: the task's function.
+        dag_file: the DAG's file, where it is known.
+
+    Raises:
+        ProjectError: there is none.
+    """
+    configured = conf.get("k8s_venv", "project", fallback=None)
+    if configured:
+        return load_project(project_at(Path(configured), "[k8s_venv] project in airflow.cfg"))
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    files = [file for file in (dag_file, code.co_filename if code else None) if file]
+    return load_project(find_project(*(os.path.dirname(file) for file in files)))  # noqa: PTH120 -- for each task
+
+
+def named_environment(environment: Any, task: str) -> str:
+    """Return the environment's name that a task or its defaults say.
+
+    Args:
+        environment: what they say.
+        task: the task, for messages.
+
+    Raises:
+        K8sVenvError: it is none.
+    """
+    if environment is None:
+        raise K8sVenvError(
+            f'{task} names no environment: @task.isolated("NAME"), or default_args={{"environment": "NAME"}} of its '
+            "task group or DAG."
+        )
+    if not isinstance(environment, str):
+        raise K8sVenvError(f"{task}: environment is the name of one, not {environment!r}.")
+    return environment
+
+
+def require_function(python_callable: Any, task: str) -> None:
+    """Refuse what is not a function that can be called elsewhere.
+
+    Args:
+        python_callable: what was given as one.
+        task: the task, for messages.
+
+    Raises:
+        K8sVenvError: it is not.
+    """
+    if hasattr(python_callable, "operator_class") and hasattr(python_callable, "function"):
+        name = python_callable.function.__name__
+        raise K8sVenvError(
+            f"{task}: python_callable is {name}, which a @task decorator has made a task. Give the function itself: "
+            f"take the decorator off, or say python_callable={name}.function."
+        )
+    if not callable(python_callable):
+        raise K8sVenvError(f"{task}: python_callable must be a function, not {python_callable!r}.")
+    if inspect.isgeneratorfunction(python_callable) or inspect.isasyncgenfunction(python_callable):
+        name = python_callable.__name__
+        raise K8sVenvError(f"{task}: {name}() yields, and a generator cannot travel. Let it return a list.")
+
+
+def name_list(value: Sequence[str], option: str, task: str) -> tuple[str, ...]:
+    """Return the names that an option lists.
+
+    Args:
+        value: what was given.
+        option: the option's own name, for messages, as is the task.
+        task: the task.
+
+    Raises:
+        K8sVenvError: it is a single text, whose letters would be taken for names.
+    """
+    if isinstance(value, str):
+        raise K8sVenvError(f"{task}: {option} is a list: {option}=[{value!r}].")
+    return tuple(value)
