@@ -1,34 +1,20 @@
-"""Every difference between the lines of Airflow that we support: 2.11 and 3.3.
+"""What a task meets of the differences between the lines of Airflow that we support: 2.11 and 3.3.
 
+What only commands meet, which load DAG files and run them, is in ``inprocess``.
 Types are those of Airflow 3; the branches for Airflow 2 stay unchecked.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
-import logging
 import math
-import os
 from typing import TYPE_CHECKING, Any
-from unittest import mock
 
 import airflow
 
 from k8s_venv.runner.encoder import is_text
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from airflow.dag_processing.dagbag import DagBag
-    from airflow.models.dagrun import DagRun
-    from airflow.models.taskinstance import TaskInstance
-    from airflow.sdk import DAG
-    from sqlalchemy.orm import Session
-
 AIRFLOW_3 = not airflow.__version__.startswith("2.")
-_DEPTH = "AIRFLOW__CORE__DAGBAG_IMPORT_ERROR_TRACEBACK_DEPTH"
 
 if TYPE_CHECKING or AIRFLOW_3:
     from airflow.sdk import BaseHook, BaseOperator
@@ -93,17 +79,12 @@ __all__ = [
     "find_variable",
     "is_sensitive",
     "mask_secret",
-    "read_dag_file",
     "redact",
     "restore_xcom",
-    "returned_values",
-    "run_in_process",
     "serialize_xcom",
-    "show_task_logs",
     "skip_tasks",
     "stored_key",
     "task_decorator_factory",
-    "task_times",
 ]
 
 
@@ -223,114 +204,3 @@ def restore_xcom(stored: Any) -> Any:
         from airflow.serialization.serde import deserialize
 
     return deserialize(stored)
-
-
-def returned_values(run: DagRun, session: Session) -> dict[tuple[str, int], Any]:
-    """Return what the tasks of a DAG run returned, by their ids and map indexes.
-
-    Args:
-        run: the DAG run.
-        session: a session on Airflow's database.
-    """
-    from sqlalchemy import select
-
-    if TYPE_CHECKING or AIRFLOW_3:
-        from airflow.models.xcom import XComModel as Model
-        from airflow.sdk.serde import deserialize
-    else:
-        from airflow.models.xcom import BaseXCom as Model
-
-        def deserialize(value: Any) -> Any:
-            return value  # which `deserialize_value` has done
-
-    # Columns, since Airflow 2 decodes whole rows as it loads them, and not their tables.
-    columns = select(Model.task_id, Model.map_index, Model.value)
-    rows = session.execute(
-        columns.where(Model.dag_id == run.dag_id, Model.run_id == run.run_id, Model.key == "return_value")
-    )
-    return {(row.task_id, row.map_index): deserialize(Model.deserialize_value(row)) for row in rows}
-
-
-def task_times(run: DagRun, session: Session) -> list[tuple[TaskInstance, float]]:
-    """Return the tasks of a DAG run, in the order in which they ran, and how many seconds each took.
-
-    Args:
-        run: a DAG run of ``run_in_process``.
-        session: a session on Airflow's database.
-    """
-    instances = run.get_task_instances(session=session)
-    if TYPE_CHECKING or AIRFLOW_3:
-        return [(ti, ti.duration or 0.0) for ti in sorted(instances, key=lambda ti: str(ti.start_date or "~"))]
-    # In Airflow 2 the worker notes a task's start, but none is part of `DAG.test`, where one runs after another.
-    instances.sort(key=lambda ti: str(ti.end_date or "~"))
-    ends = [ti.end_date or run.end_date for ti in instances]
-    starts = [run.start_date, *ends]
-    return [(ti, (end - start).total_seconds()) for ti, start, end in zip(instances, starts, ends, strict=False)]
-
-
-def read_dag_file(path: Path) -> DagBag:
-    """Load a DAG file as Airflow does.
-
-    Args:
-        path: the file.
-    """
-    if TYPE_CHECKING or AIRFLOW_3:
-        from airflow.dag_processing.dagbag import DagBag
-    else:
-        from airflow.models.dagbag import DagBag
-
-    # Who reads the bag tells its faults.
-    for name in ("airflow.models.dagbag", "airflow.dag_processing.importers"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    before = os.environ.get(_DEPTH)
-    os.environ[_DEPTH] = "100"  # by default two calls, among which the file's own line may not be
-    try:
-        return DagBag(path)
-    finally:
-        os.environ.pop(_DEPTH)
-        if before is not None:
-            os.environ[_DEPTH] = before
-
-
-def run_in_process(dag: DAG) -> DagRun:
-    """Run a DAG once in this process.
-
-    Args:
-        dag: the DAG.
-    """
-    with _its_file_alone(dag):
-        run: DagRun = dag.test()
-    return run
-
-
-@contextlib.contextmanager
-def _its_file_alone(dag: DAG) -> Iterator[None]:
-    """Keep ``DAG.test`` of Airflow 3 from loading every other file of the DAG's bundle, and telling their faults."""
-    if not (TYPE_CHECKING or AIRFLOW_3):
-        yield
-        return
-    from airflow.dag_processing import dagbag
-
-    whole = dagbag.BundleDagBag
-
-    def one_file(dag_folder: Path, **options: Any) -> DagBag:
-        return whole(dag_folder=dag.fileloc, **options)
-
-    with mock.patch.object(dagbag, "BundleDagBag", one_file):
-        yield
-
-
-def show_task_logs() -> None:
-    """Show what tasks print, once and as it is; ``DAG.test`` of Airflow 2 shows it twice or, by its level, not."""
-    if TYPE_CHECKING or AIRFLOW_3:
-        return
-    from airflow.utils.log.logging_mixin import RedirectStdHandler
-
-    tasks = logging.getLogger("airflow.task")
-    if not any(isinstance(handler, logging.StreamHandler) for handler in tasks.handlers):
-        handler = RedirectStdHandler("sys.stdout")
-        handler.filters = list(tasks.filters)  # which mask secrets
-        tasks.addHandler(handler)
-    tasks.propagate = False
-    logging.getLogger("airflow.task.operators").setLevel(logging.INFO)
-    logging.getLogger("airflow.models.dag").setLevel(logging.CRITICAL)  # it repeats the failures of tasks

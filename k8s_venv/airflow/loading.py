@@ -7,8 +7,9 @@ import dataclasses
 import re
 from typing import TYPE_CHECKING, Any
 
-from k8s_venv.airflow.compat import conf, read_dag_file
+from k8s_venv.airflow.compat import conf
 from k8s_venv.airflow.declaring import project_of
+from k8s_venv.airflow.inprocess import read_dag_file
 from k8s_venv.airflow.operators import IsolatedOperator
 from k8s_venv.backends import choose_backend
 from k8s_venv.calls.source.functions import place_of

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.utils.session import create_session
 
-from k8s_venv.airflow.compat import read_dag_file, returned_values, run_in_process, show_task_logs, task_times
 from k8s_venv.airflow.failures import shorten_tracebacks, tell_failures
+from k8s_venv.airflow.inprocess import read_dag_file, returned_values, run_in_process, show_task_logs, task_times
 from k8s_venv.airflow.loading import first_problem, is_ours
 from k8s_venv.errors import K8sVenvError, did_you_mean
 

@@ -317,7 +317,7 @@ def test_an_environment_may_have_airflow_and_k8s_venv(run: Run, folder: Path, mo
 SERIALIZE = """
 import json, sys
 from pathlib import Path
-from k8s_venv.airflow.compat import read_dag_file
+from k8s_venv.airflow.inprocess import read_dag_file
 from airflow.serialization import serialized_objects as airflow
 
 kind = getattr(airflow, "DagSerialization", None) or airflow.SerializedDAG

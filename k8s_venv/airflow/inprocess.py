@@ -1,0 +1,134 @@
+"""Load a DAG file and run its DAG in this process, on either line of Airflow."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from typing import TYPE_CHECKING, Any
+from unittest import mock
+
+from k8s_venv.airflow.compat import AIRFLOW_3
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from airflow.dag_processing.dagbag import DagBag
+    from airflow.models.dagrun import DagRun
+    from airflow.models.taskinstance import TaskInstance
+    from airflow.sdk import DAG
+    from sqlalchemy.orm import Session
+
+_DEPTH = "AIRFLOW__CORE__DAGBAG_IMPORT_ERROR_TRACEBACK_DEPTH"
+
+
+def returned_values(run: DagRun, session: Session) -> dict[tuple[str, int], Any]:
+    """Return what the tasks of a DAG run returned, by their ids and map indexes.
+
+    Args:
+        run: the DAG run.
+        session: a session on Airflow's database.
+    """
+    from sqlalchemy import select
+
+    if TYPE_CHECKING or AIRFLOW_3:
+        from airflow.models.xcom import XComModel as Model
+        from airflow.sdk.serde import deserialize
+    else:
+        from airflow.models.xcom import BaseXCom as Model
+
+        def deserialize(value: Any) -> Any:
+            return value  # which `deserialize_value` has done
+
+    # Columns, since Airflow 2 decodes whole rows as it loads them, and not their tables.
+    columns = select(Model.task_id, Model.map_index, Model.value)
+    rows = session.execute(
+        columns.where(Model.dag_id == run.dag_id, Model.run_id == run.run_id, Model.key == "return_value")
+    )
+    return {(row.task_id, row.map_index): deserialize(Model.deserialize_value(row)) for row in rows}
+
+
+def task_times(run: DagRun, session: Session) -> list[tuple[TaskInstance, float]]:
+    """Return the tasks of a DAG run, in the order in which they ran, and how many seconds each took.
+
+    Args:
+        run: a DAG run of ``run_in_process``.
+        session: a session on Airflow's database.
+    """
+    instances = run.get_task_instances(session=session)
+    if TYPE_CHECKING or AIRFLOW_3:
+        return [(ti, ti.duration or 0.0) for ti in sorted(instances, key=lambda ti: str(ti.start_date or "~"))]
+    # In Airflow 2 the worker notes a task's start, but none is part of `DAG.test`, where one runs after another.
+    instances.sort(key=lambda ti: str(ti.end_date or "~"))
+    ends = [ti.end_date or run.end_date for ti in instances]
+    starts = [run.start_date, *ends]
+    return [(ti, (end - start).total_seconds()) for ti, start, end in zip(instances, starts, ends, strict=False)]
+
+
+def read_dag_file(path: Path) -> DagBag:
+    """Load a DAG file as Airflow does.
+
+    Args:
+        path: the file.
+    """
+    if TYPE_CHECKING or AIRFLOW_3:
+        from airflow.dag_processing.dagbag import DagBag
+    else:
+        from airflow.models.dagbag import DagBag
+
+    # Who reads the bag tells its faults.
+    for name in ("airflow.models.dagbag", "airflow.dag_processing.importers"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    before = os.environ.get(_DEPTH)
+    os.environ[_DEPTH] = "100"  # by default two calls, among which the file's own line may not be
+    try:
+        return DagBag(path)
+    finally:
+        os.environ.pop(_DEPTH)
+        if before is not None:
+            os.environ[_DEPTH] = before
+
+
+def run_in_process(dag: DAG) -> DagRun:
+    """Run a DAG once in this process.
+
+    Args:
+        dag: the DAG.
+    """
+    with _its_file_alone(dag):
+        run: DagRun = dag.test()
+    return run
+
+
+@contextlib.contextmanager
+def _its_file_alone(dag: DAG) -> Iterator[None]:
+    """Keep ``DAG.test`` of Airflow 3 from loading every other file of the DAG's bundle, and telling their faults."""
+    if not (TYPE_CHECKING or AIRFLOW_3):
+        yield
+        return
+    from airflow.dag_processing import dagbag
+
+    whole = dagbag.BundleDagBag
+
+    def one_file(dag_folder: Path, **options: Any) -> DagBag:
+        return whole(dag_folder=dag.fileloc, **options)
+
+    with mock.patch.object(dagbag, "BundleDagBag", one_file):
+        yield
+
+
+def show_task_logs() -> None:
+    """Show what tasks print, once and as it is; ``DAG.test`` of Airflow 2 shows it twice or, by its level, not."""
+    if TYPE_CHECKING or AIRFLOW_3:
+        return
+    from airflow.utils.log.logging_mixin import RedirectStdHandler
+
+    tasks = logging.getLogger("airflow.task")
+    if not any(isinstance(handler, logging.StreamHandler) for handler in tasks.handlers):
+        handler = RedirectStdHandler("sys.stdout")
+        handler.filters = list(tasks.filters)  # which mask secrets
+        tasks.addHandler(handler)
+    tasks.propagate = False
+    logging.getLogger("airflow.task.operators").setLevel(logging.INFO)
+    logging.getLogger("airflow.models.dag").setLevel(logging.CRITICAL)  # it repeats the failures of tasks
