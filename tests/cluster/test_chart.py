@@ -126,6 +126,23 @@ def test_installing_says_what_to_do_next(release: Release) -> None:
     assert "WARNING" not in notes
 
 
+def _manifest(release: Release) -> str:
+    return helm("get", "manifest", NAME, "--namespace", release.namespace).stdout
+
+
+def test_upgrading_with_the_same_values_changes_nothing(release: Release) -> None:
+    daemons = kubernetes.client.AppsV1Api(release.client.api_client)
+    manifest, things = _manifest(release), release.things()
+    version = daemons.read_namespaced_daemon_set(f"{NAME}-image-puller", release.namespace).metadata.generation
+
+    release.helm("upgrade", str(CHART), "--reuse-values")
+
+    assert _manifest(release) == manifest
+    assert {each for each in release.things() ^ things if each[0] not in ("Secret", "Pod")} == set()
+    again = daemons.read_namespaced_daemon_set(f"{NAME}-image-puller", release.namespace).metadata.generation
+    assert again == version
+
+
 @pytest.mark.parametrize("dag", ["conflicting_requests", "clean_and_train", "snowpark"])
 def test_the_examples_run_as_the_bound_account(release: Release, examples: Path, registry: str, dag: str) -> None:
     file = examples / "dags" / f"{dag}.py"

@@ -93,6 +93,74 @@ def test_names_and_labels_can_be_chosen() -> None:
     assert {each["metadata"]["labels"]["team"] for each in objects.values()} == {"data"}
 
 
+EVERYTHING = {"environments": ENVIRONMENTS, "janitor": {"enabled": True}, "imagePuller": {"enabled": True}}
+
+
+def _pod_templates(objects: dict[tuple[str, str], Any]) -> dict[str, Any]:
+    """Return the chart's own pods by what they are for."""
+    return {
+        "puller": objects["DaemonSet", "k8s-venv-image-puller"]["spec"]["template"],
+        "janitor": objects["CronJob", "k8s-venv-janitor"]["spec"]["jobTemplate"]["spec"]["template"],
+        "rights": objects["Pod", "k8s-venv-test-rights"],
+        "self-check": objects["Pod", "k8s-venv-test-snowpark"],
+    }
+
+
+def test_common_annotations_are_on_every_object_and_pod_beside_its_own() -> None:
+    mesh = {"sidecar.istio.io/inject": "false"}
+
+    objects = rendered({**EVERYTHING, "commonAnnotations": mesh})
+
+    everything = [*objects.values(), *_pod_templates(objects).values()]
+    assert all(each["metadata"]["annotations"].items() >= mesh.items() for each in everything)
+    hook = objects["Pod", "k8s-venv-test-rights"]["metadata"]["annotations"]
+    assert (hook["helm.sh/hook"], hook["helm.sh/hook-weight"]) == ("test", "-1")
+
+
+def test_the_charts_own_pods_run_where_they_are_told() -> None:
+    spot = [{"key": "spot", "operator": "Exists"}]
+    place = {"nodeSelector": {"pool": "tasks"}, "tolerations": spot}
+    spread: dict[str, Any] = {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {}}}
+    more: dict[str, Any] = {"affinity": spread, "priorityClassName": "low"}
+
+    pods = _pod_templates(
+        rendered(
+            {
+                "environments": {"snowpark": {**ENVIRONMENT, "imagePullPolicy": "Never", **place}},
+                "imagePuller": {"enabled": True, **place, **more},
+                "janitor": {"enabled": True, **place, **more},
+                "tests": place,
+            }
+        )
+    )
+
+    for pod in pods.values():
+        assert pod["spec"].items() >= place.items()
+    for name in ("puller", "janitor"):
+        assert pods[name]["spec"].items() >= more.items()
+    assert pods["puller"]["spec"]["containers"][0]["imagePullPolicy"] == "Never"
+
+
+def test_every_container_of_the_chart_says_what_it_needs() -> None:
+    pods = _pod_templates(rendered(EVERYTHING))
+
+    for name in ("puller", "janitor", "rights"):
+        for container in pods[name]["spec"]["containers"]:
+            assert {"requests", "limits"} <= container["resources"].keys()
+
+
+def test_two_releases_share_a_namespace() -> None:
+    kinds = [
+        {
+            (each["kind"], each["metadata"]["name"])
+            for each in yaml.safe_load_all(helm("template", name, str(CHART), "--kube-version", "1.34").stdout)
+        }
+        for name in ("blue", "green")
+    ]
+
+    assert not kinds[0] & kinds[1]
+
+
 def test_a_release_of_another_name_makes_objects_of_another_name() -> None:
     text = helm("template", "blue", str(CHART), "--kube-version", "1.34").stdout
 
@@ -159,6 +227,11 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a number": ({"environments": {"a": {**ENVIRONMENT, "python": 3.1}}}, "at '/environments/a/python'"),
     "a bad name": ({"environments": {"A.b": ENVIRONMENT}}, "'A.b' does not match pattern"),
     "no account": ({"airflow": {"serviceAccounts": []}}, "at '/airflow/serviceAccounts'"),
+    "a label of the chart's own": (
+        {"commonLabels": {"helm.sh/chart": "x"}},
+        "commonLabels: helm.sh/chart is set by the chart",
+    ),
+    "a label that is none": ({"commonLabels": {"team": "a b"}}, "at '/commonLabels/team'"),
     "no namespace": ({"airflow": {"serviceAccounts": [{"name": "x"}]}}, "missing property 'namespace'"),
     "a bad schedule": ({"janitor": {"schedule": "hourly"}}, "at '/janitor/schedule'"),
     "two of one name": (
@@ -237,6 +310,9 @@ def test_the_schema_closes_every_table() -> None:
         "ports/items",
         "podSelector",
         "namespaceSelector",
+        "nodeAffinity",
+        "podAffinity",
+        "podAntiAffinity",
         "global",
     }
 

@@ -13,6 +13,18 @@ app.kubernetes.io/instance: {{ $root.Release.Name }}
 app.kubernetes.io/component: {{ index . 1 }}
 {{- end }}
 
+{{/* The labels and annotations of an object. Takes a list: the root, the component, and annotations of its own. */}}
+{{- define "k8s-venv.marks" -}}
+{{- $own := dict -}}
+{{- if gt (len .) 2 }}{{ $own = index . 2 }}{{ end -}}
+labels:
+  {{- include "k8s-venv.labels" . | nindent 2 }}
+{{- with merge (deepCopy $own) (index . 0).Values.commonAnnotations }}
+annotations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
 {{/* The labels of an object. Takes a list: the root and the component. */}}
 {{- define "k8s-venv.labels" -}}
 {{- $root := index . 0 -}}
@@ -29,6 +41,21 @@ helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace 
 {{/* The label of isolated tasks' pods, which k8s-venv gives them. */}}
 {{- define "k8s-venv.taskLabels" -}}
 app.kubernetes.io/managed-by: k8s-venv
+{{- end }}
+
+{{/* The annotations of a pod of `helm test`. */}}
+{{- define "k8s-venv.testHook" -}}
+helm.sh/hook: test
+helm.sh/hook-delete-policy: before-hook-creation{{ if not .Values.tests.keepPods }},hook-succeeded{{ end }}
+{{- end }}
+
+{{/* Where a pod of the chart runs. Takes the table of values that says it. */}}
+{{- define "k8s-venv.placement" -}}
+{{- range $key := list "nodeSelector" "tolerations" "affinity" "priorityClassName" -}}
+{{- with get $ $key }}
+{{ dict $key . | toYaml }}
+{{- end }}
+{{- end }}
 {{- end }}
 
 {{/* What the operator does in the task namespace; each verb is needed, which the cluster tests prove. */}}
@@ -116,6 +143,11 @@ Whether a block of addresses contains the cloud's metadata address 169.254.169.2
 
 {{/* What is wrong with the values beyond their schema. */}}
 {{- define "k8s-venv.validate" -}}
+{{- range $label, $_ := .Values.commonLabels -}}
+{{- if regexMatch "^(app[.]kubernetes[.]io|helm[.]sh)/" $label -}}
+{{- fail (printf "commonLabels: %s is set by the chart. Leave it out." $label) -}}
+{{- end -}}
+{{- end -}}
 {{- $slugs := dict -}}
 {{- range $name, $environment := .Values.environments -}}
 {{- $slug := include "k8s-venv.slug" $name -}}
