@@ -115,7 +115,8 @@ def test_a_task_killed_while_deferred_leaves_no_pod_and_no_arguments(
 ) -> None:
     deferred = defer(sleep, 60)
     (tmp_path / "large.arguments").touch()
-    deferred.trigger.arguments = [str(tmp_path), "large.arguments"]
+    _, options = deferred.trigger.serialize()
+    deferred.trigger = type(deferred.trigger)(**options, arguments=[str(tmp_path), "large.arguments"])
 
     async def kill() -> None:
         waiting = asyncio.create_task(deferred.fired())
@@ -167,7 +168,7 @@ def test_all_deferred_pods_share_one_watch(defer: Callable[..., Deferred]) -> No
 
 
 def test_the_triggerers_log_shows_no_result(defer: Callable[..., Deferred]) -> None:
-    from k8s_venv.airflow.trigger import _Event
+    from k8s_venv.airflow.pod_wait import _Event
 
     deferred = defer(add_one, 1)
     event = asyncio.run(deferred.fired())

@@ -142,6 +142,19 @@ def test_parsing_a_dag_imports_nothing_of_kubernetes(project: Path) -> None:
     assert run.stdout.strip() == "[]"
 
 
+def test_the_triggerers_loop_does_not_import_kubernetes(project: Path) -> None:
+    script = (
+        "import sys; from airflow.triggers.base import BaseTrigger; BEFORE = set(sys.modules);"
+        "from k8s_venv.airflow.trigger import IsolatedPodTrigger;"
+        "path, options = IsolatedPodTrigger(uid='1').serialize(); print(path, options);"
+        "print({name.partition('.')[0] for name in set(sys.modules) - BEFORE} - {'k8s_venv'})"
+    )
+
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+
+    assert run.stdout.splitlines()[-2:] == ["k8s_venv.airflow.trigger.IsolatedPodTrigger {'uid': '1'}", "set()"]
+
+
 RUN = """
 import logging
 from functools import wraps

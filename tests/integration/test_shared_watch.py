@@ -174,10 +174,10 @@ def test_a_task_that_comes_while_a_failed_watch_ends_gets_one_of_its_own() -> No
 
 def trigger(hook: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     airflow_home()
-    from k8s_venv.airflow import trigger
+    from k8s_venv.airflow import pod_wait
 
-    monkeypatch.setattr(trigger, "_UNKNOWN", 0.2)
-    waiting = trigger.IsolatedPodTrigger(
+    monkeypatch.setattr(pod_wait, "_UNKNOWN", 0.2)
+    waiting = pod_wait.PodWait(
         uid="ours",
         seen={"created": time.time()},
         pod_name="task",
