@@ -84,14 +84,40 @@ _PROGRAMS = {
     "xml2-config": "libxml2-dev",
     "xslt-config": "libxslt1-dev",
 }
+# What pkg-config knows them by, where that is neither a header's name nor its package's.
+_MODULES = {
+    "cairo": "libcairo2-dev",
+    "dbus-1": "libdbus-1-dev",
+    "freetype2": "libfreetype-dev",
+    "gobject-introspection-1.0": "libgirepository1.0-dev",
+    "hdf5": "libhdf5-dev",
+    "libcurl": "libcurl4-openssl-dev",
+    "libffi": "libffi-dev",
+    "libmariadb": "default-libmysqlclient-dev",
+    "libpq": "libpq-dev",
+    "libsystemd": "libsystemd-dev",
+    "libvirt": "libvirt-dev",
+    "libxml-2.0": "libxml2-dev",
+    "libxslt": "libxslt1-dev",
+    "libzmq": "libzmq3-dev",
+    "mariadb": "default-libmysqlclient-dev",
+    "mysqlclient": "default-libmysqlclient-dev",
+    "openssl": "libssl-dev",
+    "xmlsec1": "libxmlsec1-dev",
+    "zlib": "zlib1g-dev",
+}
 _HEADER = re.compile(r"(?:fatal error: |error: )['\"]?([\w./+-]+\.h(?:pp)?)['\"]?:? (?:No such file|file not found)")
+_MODULE = re.compile(
+    r"(?:No package '|Package '?|pkg-config.{0,40}?--exists'?,? '?|dependency )([\w.+-]+?)'?(?=[\s',]|$)(?! \(found)"
+)
 _LIBRARY = re.compile(r"cannot find -l(\w+)")
 # What shells, compilers, build backends and setup scripts say when a program is missing.
 _PROGRAM = re.compile(
     r"(?:^|[\s'\"/`])(?:x86_64-linux-gnu-|aarch64-linux-gnu-)?([\w+-]+)['\"`]?"
-    r"(?:: (?:command )?not found|: No such file or directory| failed: No such file or directory"
+    r"(?::? (?:command )?not found|: No such file or directory| failed: No such file or directory"
     r"| executable not found| (?:was|is|could) not (?:be )?(?:found|installed))"
 )
+_NO_FILE = re.compile(r"No such file or directory: '([\w+-]+)'")
 
 
 def missing_packages(log: str) -> list[str]:
@@ -102,7 +128,8 @@ def missing_packages(log: str) -> list[str]:
     """
     found = [_of_header(header) for header in _HEADER.findall(log)]
     found += [_of_library(library) for library in _LIBRARY.findall(log)]
-    found += [_PROGRAMS.get(program, "") for program in _PROGRAM.findall(log)]
+    found += [_MODULES.get(module, "") for module in _MODULE.findall(log)]
+    found += [_PROGRAMS.get(program, "") for program in [*_PROGRAM.findall(log), *_NO_FILE.findall(log)]]
     return sorted({package for package in found if package})
 
 

@@ -6,6 +6,7 @@ import re
 import unicodedata
 from typing import TYPE_CHECKING
 
+from k8s_venv.debian import missing_packages
 from k8s_venv.requirements import in_python, place_of
 
 if TYPE_CHECKING:
@@ -119,10 +120,12 @@ def _index_fault(output: str) -> str | None:
 
 def _not_built(environment: Environment, package: str, log: str) -> str:
     lines = [line for line in log.splitlines() if line.strip() and not line.startswith("hint:")]
+    debian = ", ".join(missing_packages(log))
     return (
         f"{package} has no wheel, and says what it requires only when its build is begun, which failed here. Choose a "
-        "version that has a wheel, or install what its build needs on this machine as well (the image gets it from "
-        f"`packages` of [environments.{environment.name}]). The end of its log:\n" + "\n".join(lines[-_LOG_LINES:])
+        f"version that has a wheel, or install what its build needs{debian and f' ({debian})'} on this machine as well "
+        f"(the image gets it from `packages` of [environments.{environment.name}]). The end of its log:\n"
+        + "\n".join(lines[-_LOG_LINES:])
     )
 
 

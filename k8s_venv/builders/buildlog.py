@@ -32,6 +32,7 @@ _STEPS = {
 }
 _LINE = re.compile(r"#(\d+) (?:\d+\.\d+ )?(.*)")
 _FAILED = re.compile(r"^#(\d+) ERROR: (?!.*context canceled)", re.MULTILINE)
+_END = re.compile(r"ERROR: (executor failed running|process \"/bin/sh)")  # which repeats the whole command
 _KEPT = 200  # lines of each step
 _SHOWN = 25
 _DISK_FULL = re.compile(r"no space left on device", re.IGNORECASE)
@@ -80,8 +81,9 @@ class BuildLog:
         """
         text = "\n".join(self._last)
         failed = _FAILED.search(text)
-        step = "\n".join(self._steps[failed[1]] if failed else self._last)
-        shown = "\n".join(step.splitlines()[-_SHOWN:])
+        said = [line for line in self._last if line.startswith("ERROR: ")]
+        step = "\n".join(self._steps[failed[1]] if failed else said or self._last)
+        shown = "\n".join([line for line in step.splitlines() if line.strip() and not _END.match(line)][-_SHOWN:])
         problem, quoted = _known_cause(environment, text, step) or _package_fault(environment, step, own_addresses)
         if not problem and re.search(r"^ > pushing |failed to push", text, re.MULTILINE):
             problem, quoted = f"its image could not be pushed as {reference}.", True
@@ -126,7 +128,7 @@ def _package_fault(environment: Environment, step: str, own_addresses: Sequence[
         packages = missing_packages(step)
         listed = ", ".join(f'"{package}"' for package in [*environment.packages, *packages])
         remedy = (
-            f"It looks for what Debian has: packages = [{listed}] in [environments.{environment.name}]."
+            f"Debian has what it lacks: packages = [{listed}] in [environments.{environment.name}]."
             if packages
             else f"What it needs of Debian belongs into `packages` of [environments.{environment.name}]."
         )
