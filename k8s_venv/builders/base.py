@@ -19,6 +19,7 @@ from k8s_venv.builders.install import PREFIX, File
 from k8s_venv.builders.layers import EPOCH, Layer, blob_path, digest_of, find_layer, is_intact, make_layer
 from k8s_venv.builders.tree import Tree
 from k8s_venv.errors import BuildError
+from k8s_venv.keeping import layers_folder, mark_used, using
 from k8s_venv.locking import locked_base
 from k8s_venv.registry import BaseImage, Blob, Reference, RegistryError, download, find_base, registry_at, resolve_base
 
@@ -179,6 +180,7 @@ def base_blob(base: BaseImage, descriptor: Mapping[str, Any]) -> Blob:
                 partial.replace(path)
             finally:
                 partial.unlink(missing_ok=True)
+    mark_used(path)
     return Blob(path, digest, size)
 
 
@@ -247,9 +249,10 @@ def read_layers(base: BaseImage, wanted: re.Pattern[str], folder: Path, kept: tu
         RegistryError: a layer cannot be downloaded.
     """
     found = Tree(wanted, folder / "files", kept)
-    for descriptor in base.layers:
-        with base_blob(base, descriptor).path.open("rb") as stream:
-            found.add(stream, str(descriptor["mediaType"]))
+    with using(layers_folder()):
+        for descriptor in base.layers:
+            with base_blob(base, descriptor).path.open("rb") as stream:
+                found.add(stream, str(descriptor["mediaType"]))
     return found
 
 

@@ -19,6 +19,7 @@ from typing import IO, TYPE_CHECKING, Any
 from isal import isal_zlib
 
 from k8s_venv import uv
+from k8s_venv.keeping import mark_used
 from k8s_venv.registry import Blob
 
 if TYPE_CHECKING:
@@ -77,6 +78,7 @@ def find_layer(key: str) -> Layer | None:
     blob = Blob(blob_path(found["digest"]), found["digest"], found["size"])
     with contextlib.suppress(OSError):
         if blob.path.stat().st_size == blob.size:
+            mark_used(_note(key))
             return Layer(blob, found["diff_id"], title=found["title"])
     return None
 

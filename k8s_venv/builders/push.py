@@ -15,6 +15,7 @@ from k8s_venv.builders.base import base_blob
 from k8s_venv.builders.image import whole
 from k8s_venv.builders.layers import digest_of, is_intact, read_note, write_note
 from k8s_venv.errors import K8sVenvError
+from k8s_venv.keeping import mark_used
 from k8s_venv.registry import Blob, Reference, Registry, RegistryError, upload
 from k8s_venv.registry.images import find_manifest, put_manifest
 
@@ -173,7 +174,9 @@ def discard_spoilt(image: Image) -> None:
 
 def known_repositories(host: str, digest: str) -> list[str]:
     """Return a repository that had a blob when it was last pushed there from here, if any did."""
-    note = read_note(_note(host, digest), repository=str)
+    path = _note(host, digest)
+    note = read_note(path, repository=str)
+    mark_used(path)
     return [note["repository"]] if note else []
 
 

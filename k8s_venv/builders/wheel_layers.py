@@ -16,6 +16,7 @@ from k8s_venv import uv
 from k8s_venv.builders.bytecode import compile_files
 from k8s_venv.builders.install import PREFIX, File, Target, install, site_packages
 from k8s_venv.builders.layers import EPOCH, Layer, digest_of, find_layer, make_layer, read_note, write_note
+from k8s_venv.keeping import mark_used
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -181,7 +182,9 @@ def _key(group: Iterable[Wheel], python: str) -> str:
 
 def _size(wheel: Wheel, python: str) -> int | None:
     """Return how large an installed wheel is, if it ever was."""
-    note = read_note(_size_note(wheel, python), size=int)
+    path = _size_note(wheel, python)
+    note = read_note(path, size=int)
+    mark_used(path)
     return None if note is None else int(note["size"])
 
 

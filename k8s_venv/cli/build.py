@@ -18,6 +18,7 @@ from k8s_venv.cli.console import (
     show_error,
 )
 from k8s_venv.cli.lock import lock_missing
+from k8s_venv.keeping import layers_folder, using
 
 if TYPE_CHECKING:
     from k8s_venv.builders.plan import Step
@@ -78,6 +79,7 @@ def build_images(
     if load and output:
         raise click.UsageError("Choose one of --load and --output.")
     project = open_project(given)
+    click.get_current_context().with_resource(using(layers_folder()))
     selected = project.select(environments)
     chosen = [environment for environment in selected if environment.image is None]
     project.require_registry()

@@ -17,6 +17,7 @@ from k8s_venv.cli.helm_values import helm_values
 from k8s_venv.cli.init import init
 from k8s_venv.cli.list import list_environments
 from k8s_venv.cli.lock import lock
+from k8s_venv.cli.prune import prune
 from k8s_venv.cli.test import test
 from k8s_venv.errors import K8sVenvError
 
@@ -96,4 +97,5 @@ main.add_command(helm_values)
 main.add_command(init)
 main.add_command(list_environments)
 main.add_command(lock)
+main.add_command(prune)
 main.add_command(test)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from k8s_venv.backends.exits import exit_reason
 from k8s_venv.backends.lines import LineSplitter
-from k8s_venv.backends.local.environments import make_environment
+from k8s_venv.backends.local.environments import environment_in_use
 from k8s_venv.backends.local.folders import call_folder
 from k8s_venv.backends.local.variables import variables
 from k8s_venv.calls import Delivery, PackedCall, Result, parse_document
@@ -42,8 +42,7 @@ class LocalBackend:
 
     def run(self, call: PackedCall, log: Callable[[str], None]) -> Result:
         """Run a call as a subprocess; see ``Backend.run``."""
-        python = make_environment(call.environment, self._progress)
-        with call_folder() as folder:
+        with environment_in_use(call.environment, self._progress) as python, call_folder() as folder:
             Delivery(call, folder.name).write(folder)
             arguments = [str(folder / protocol.ARCHIVE), "--result", str(folder / "result"), "--secrets", "-"]
             code = self._run(python, arguments, json.dumps(dict(call.secrets)), log)

@@ -15,8 +15,10 @@ from filelock import FileLock, Timeout
 
 from k8s_venv import uv
 from k8s_venv.backends.exits import exit_reason
+from k8s_venv.backends.local.unused import DIGITS, note_use
 from k8s_venv.backends.local.variables import variables
 from k8s_venv.errors import BackendError
+from k8s_venv.keeping import using
 from k8s_venv.locking import read_lock
 from k8s_venv.requirements import index_settings
 from k8s_venv.systempackages import system_packages
@@ -50,9 +52,10 @@ def make_environment(environment: Environment, progress: Progress | None = None)
     if environment.interpreter_path is not None:
         return _existing(environment, environment.interpreter_path)
     lock = read_lock(environment)
-    folder = uv.cache_folder() / "environments" / f"{environment.name}-{environment.python}-{lock.digest[:20]}"
+    folder = uv.cache_folder() / "environments" / f"{environment.name}-{environment.python}-{lock.digest[:DIGITS]}"
     python = folder / "bin" / "python"
     if python.exists():
+        note_use(folder, lock.path)
         return python
     _require_usable(environment)
     progress = progress or (lambda line: None)
@@ -63,6 +66,7 @@ def make_environment(environment: Environment, progress: Progress | None = None)
                 _make(environment, lock, folder, progress)
     except OSError as error:
         raise _unmade(environment, error.errno) from None
+    note_use(folder, lock.path)
     return python
 
 
@@ -79,6 +83,17 @@ def _alone(folder: Path, progress: Progress) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+@contextlib.contextmanager
+def environment_in_use(environment: Environment, progress: Progress | None = None) -> Iterator[Path]:
+    """Yield the Python of an environment, which `k8s-venv prune` leaves alone meanwhile; see ``make_environment``."""
+    while True:
+        python = make_environment(environment, progress)
+        with using(python.parent.parent):
+            if python.exists():  # else it was removed just before
+                yield python
+                return
 
 
 def _existing(environment: Environment, python: Path) -> Path:
