@@ -149,7 +149,9 @@ def _parsed(path: Path, text: str) -> LockFile:
         table = content["tool"]["k8s-venv"]
         made = (str(table["builder"]), int(table["epoch"]), str(table.get("base", "")))
         system = tuple(str(each) for each in table["system"]) if "system" in table else None
-        _refuse_strange(content)
+        written = table.get("checksum", "")
+        as_written = written == checksum(content)
+        _refuse_strange(content, with_markers=not as_written)
         lock = Lock(path, _packages(content), *made, system, _local_files(content))
         inputs = table["inputs"]
         known = {
@@ -158,15 +160,19 @@ def _parsed(path: Path, text: str) -> LockFile:
             "requirements": [str(each) for each in inputs["requirements"]],
             "system-site-packages": str(system is not None).lower(),
         }
-        return LockFile(lock, known, content["packages"], table.get("checksum", "") not in ("", checksum(content)))
+        return LockFile(lock, known, content["packages"], not as_written and written != "")
     except KeyError as error:
         raise ValueError(f"it lacks {error}, so k8s-venv did not write it") from None
     except (TypeError, AttributeError, RecursionError):
         raise ValueError("it is not laid out as k8s-venv writes it") from None
 
 
-def _refuse_strange(content: dict[str, Any]) -> None:
+def _refuse_strange(content: dict[str, Any], *, with_markers: bool) -> None:
     """Refuse what neither uv nor we write: names that are paths, files elsewhere, a package twice.
+
+    Args:
+        content: what stands in the file.
+        with_markers: whether markers are read as well, which takes longer than all else.
 
     Raises:
         ValueError: there is such a thing.
@@ -179,7 +185,7 @@ def _refuse_strange(content: dict[str, Any]) -> None:
         if name in seen and not (marker and seen[name]):
             raise ValueError(f"{name!r} stands in it twice")
         seen[name] = bool(marker)
-        if marker is not None:
+        if marker is not None and with_markers:
             _refuse_marker(name, marker)
         for file in _files(package):
             _refuse_file(name, file)

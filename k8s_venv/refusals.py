@@ -72,7 +72,13 @@ def explain(environment: Environment, platform: str, stdin: str, output: str) ->
             f"`packages`.\n{_NO_WHEEL.sub('', output).strip()}"
         )
     verb = "met" if unsolved else "locked"
-    return f"{environment.requirements_place} cannot be {verb} for {target}:\n{_NO_WHEEL.sub('', output).rstrip()}"
+    said = f"{environment.requirements_place} cannot be {verb} for {target}:\n{_NO_WHEEL.sub('', output).rstrip()}"
+    if unbuilt := sorted(set(_NO_MATCH.findall(output))):
+        said += (
+            f'\nIf {", ".join(unbuilt)} may be compiled: builder = "buildkit" in [environments.{environment.name}] '
+            "lets the image's build do it."
+        )
+    return said
 
 
 def _printable(text: str) -> str:

@@ -296,6 +296,17 @@ def test_what_the_index_does_not_have_is_named(tmp_path: Path, files: Files, sen
     check_refused(tmp_path, sentence)
 
 
+@needs_index
+def test_a_source_distribution_behind_a_third_package_is_named_with_the_way_out(tmp_path: Path) -> None:
+    make_wheel(tmp_path / "wheels", "own-top", requires=["pyspark==3.5.0"])
+    plant(tmp_path, requirements("--find-links ./wheels\nown-top\n"))
+
+    check_refused(
+        tmp_path,
+        r"own-top depend on pyspark==3\.5\.0(.|\n)*\nIf pyspark may be compiled: builder = \"buildkit\" in \[env",
+    )
+
+
 # What can be locked, but hardly as it was meant; and the note.
 SUSPECT: dict[str, tuple[Files, str]] = {
     "an extra that does not exist": (

@@ -168,3 +168,20 @@ def test_an_interrupted_lock_leaves_the_older_one_and_nothing_else(
     after = {path.name: path.read_bytes() for path in project.iterdir() if path.is_file()}
     assert after.keys() == before.keys()
     assert after["pylock.etl.toml"] == before["pylock.etl.toml"]
+
+
+def test_several_locks_at_once_in_a_folder_of_any_name_agree(project: Path, tmp_path: Path) -> None:
+    folder, link = project / "größe und raum", project / "link"
+    folder.mkdir()
+    link.symlink_to(folder)
+    for name in ("k8s-venv.toml", "etl.txt", "wheels"):
+        (project / name).rename(folder / name)
+    command = [sys.executable, "-c", "from k8s_venv.cli import main; main()", "lock"]
+
+    running = [subprocess.Popen(command, cwd=each, stderr=subprocess.PIPE) for each in (folder, link, folder)]
+
+    assert [process.wait() for process in running if process.communicate()] == [0, 0, 0]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        *("etl.txt", "k8s-venv.toml", "pylock.etl.toml", "pylock.training.toml", "wheels")
+    ]
+    assert subprocess.run([*command, "--check"], cwd=link, check=False).returncode == 0
