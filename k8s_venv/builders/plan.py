@@ -110,29 +110,18 @@ def make_plan(
     place = project.require_registry()
     chosen = list(environments)
     locks = [read_lock(environment) for environment in chosen]
-    references = [env.image_reference(place, lock.digest) for env, lock in zip(chosen, locks, strict=True)]
-    registry = registry_at(Reference.parse(f"{place.rstrip('/')}/x").host)
+    begun = [
+        Step(environment, lock, environment.image_reference(place, lock.digest), None, "to build", lock.builder)
+        for environment, lock in zip(chosen, locks, strict=True)
+    ]
     way = _Way(builder, load)
 
-    def plan(environment: Environment, lock: Lock, text: str) -> Step:
-        reference = Reference.parse(text)
-        if anew:
-            return way.choose(Step(environment, lock, text, None, "to build", lock.builder))
-        try:
-            digest = find_manifest(registry, reference)
-        except RegistryError as error:
-            if error.status != DENIED:
-                raise
-            problem = BuildError(environment.name, f"it cannot be told whether its image exists. {error}")
-            return Step(environment, lock, text, None, "denied", lock.builder, problem=problem)
-        if digest is not None:
-            return Step(environment, lock, text, digest, "exists")
-        state = _why_missing(registry, reference) if details else "to build"
-        step = Step(environment, lock, text, None, state, lock.builder)
-        return way.choose(step) if details else step
+    def plan(step: Step) -> Step:
+        if not anew:
+            step = _looked_up(step, details)
+        return way.choose(step) if details and not step.exists and not step.problem else step
 
-    asked = list(zip(chosen, locks, references, strict=True))
-    steps = in_parallel(lambda one: plan(*one), asked, _AT_ONCE)
+    steps = in_parallel(plan, begun, _AT_ONCE)
     for step in steps:
         _require_epoch(step)
     return steps
@@ -169,6 +158,22 @@ def _volume(step: Step, seen: set[str]) -> Volume:
     sizes = [size for _, size in new]
     total = None if None in sizes else sum(size or 0 for size in sizes)
     return Volume(upload, shared, len(new), total)
+
+
+def _looked_up(step: Step, details: bool) -> Step:
+    """Ask the registry for a step's image."""
+    reference = Reference.parse(step.reference)
+    registry = registry_at(reference.host)
+    try:
+        digest = find_manifest(registry, reference)
+    except RegistryError as error:
+        if error.status != DENIED:  # whatever else is wrong is wrong for all images
+            raise
+        problem = BuildError(step.environment.name, f"it cannot be told whether its image exists. {error}")
+        return dataclasses.replace(step, state="denied", problem=problem)
+    if digest is not None:
+        return dataclasses.replace(step, digest=digest, state="exists", builder="")
+    return dataclasses.replace(step, state=_why_missing(registry, reference)) if details else step
 
 
 def _why_missing(registry: Registry, reference: Reference) -> str:

@@ -21,7 +21,7 @@ from k8s_venv.cli.lock import lock_missing
 from k8s_venv.keeping import layers_folder, using
 
 if TYPE_CHECKING:
-    from k8s_venv.builders.plan import Step
+    from k8s_venv.builders.plan import Step, Volume
     from k8s_venv.builders.run import Done
 
 
@@ -78,6 +78,9 @@ def build_images(
 
     if load and output:
         raise click.UsageError("Choose one of --load and --output.")
+    elsewhere = bool(load or output)
+    if check and elsewhere:
+        raise click.UsageError("--check asks the registry: leave out --load and --output.")
     project = open_project(given)
     click.get_current_context().with_resource(using(layers_folder()))
     selected = project.select(environments)
@@ -87,11 +90,25 @@ def build_images(
         lock_missing(chosen)
     for environment in selected:
         if environment.image is not None:
-            console.print(
-                f"{environment.name} is not built: it has an image of its own, {environment.image}", markup=False
-            )
-    elsewhere = bool(load or output)
+            own = f"{environment.name} is not built: it has an image of its own, {environment.image}"
+            console.print(own, markup=False)
     steps = make_plan(project, chosen, builder, details=not check, anew=elsewhere, load=load)
+    sizes = {} if elsewhere else volumes(steps)
+    _show(steps, sizes)
+    if check or dry_run:
+        _print(steps, {}, sizes, as_json)
+        for step in steps:
+            if step.problem:
+                show_error(step.problem)
+        failed = any(step.problem or (check and not step.exists) for step in steps)
+    else:
+        ended = _build(steps, jobs, output or ("load" if load else "push"))
+        _print(steps, {done.step.environment.name: done for done in ended}, {}, as_json)
+        failed = any(done.error for done in ended)
+    raise click.exceptions.Exit(1 if failed else 0)
+
+
+def _show(steps: list[Step], sizes: dict[str, Volume]) -> None:
     for step in steps:
         if not step.lock.base:
             console.print(
@@ -99,21 +116,6 @@ def build_images(
                 f"`k8s-venv lock {step.environment.name}` does.",
                 markup=False,
             )
-    _show(steps, {} if elsewhere else volumes(steps))
-    if check or dry_run:
-        _print(steps, {}, as_json)
-        for step in steps:
-            if step.problem:
-                show_error(step.problem)
-        missing = [step for step in steps if not step.exists]
-        raise click.exceptions.Exit(1 if (check and missing) or any(step.problem for step in steps) else 0)
-    ended = {done.step.environment.name: done for done in _build(steps, jobs, output or ("load" if load else "push"))}
-    _print(steps, ended, as_json)
-    if any(done.error for done in ended.values()):
-        raise click.exceptions.Exit(1)
-
-
-def _show(steps: list[Step], sizes: dict[str, Any]) -> None:
     rows = []
     for step in steps:
         size = sizes.get(step.environment.name)
@@ -166,21 +168,18 @@ def _build(steps: list[Step], jobs: int, destination: Any) -> list[Done]:
     return ended
 
 
-def _print(steps: list[Step], ended: dict[str, Done], as_json: bool) -> None:
+def _print(steps: list[Step], ended: dict[str, Done], sizes: dict[str, Volume], as_json: bool) -> None:
     """Print the references of the images that can be used, or everything as JSON."""
-    from k8s_venv.builders.plan import volumes
-
     if not as_json:
         for step in steps:
             done = ended.get(step.environment.name)
             if not (done.error if done else step.problem):
                 click.echo(f"{step.environment.name} {step.reference}")
         return
-    sizes = volumes(steps) if not ended else {}
     click.echo(json.dumps([_document(step, ended.get(step.environment.name), sizes) for step in steps], indent=2))
 
 
-def _document(step: Step, done: Done | None, sizes: dict[str, Any]) -> dict[str, Any]:
+def _document(step: Step, done: Done | None, sizes: dict[str, Volume]) -> dict[str, Any]:
     size = sizes.get(step.environment.name)
     error = done.error if done else step.problem
     return {

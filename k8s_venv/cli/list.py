@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from k8s_venv.cli.console import aligned, console, environments_argument, open_project
-from k8s_venv.errors import LockError, ProjectError
+from k8s_venv.errors import K8sVenvError, LockError, ProjectError
 from k8s_venv.locking import check_lock
 from k8s_venv.registry import Reference, find_base, registry_at
 from k8s_venv.registry.images import find_manifest
@@ -40,6 +40,7 @@ class Row:
         size: the bytes of the image's layers, compressed, on its first platform.
         created: when the image was made (RFC 3339), or None for one from layers, which is the same whenever it is made.
         tasks: which tasks use it, or None where nobody asked.
+        problem: why a registry could not be asked, if so.
     """
 
     environment: str
@@ -53,6 +54,7 @@ class Row:
     size: int | None = None
     created: str | None = None
     tasks: list[str] | None = None
+    problem: str | None = None
 
 
 @click.command("list")
@@ -94,6 +96,11 @@ def list_environments(
         click.echo(json.dumps([dataclasses.asdict(row) for row in rows], indent=2))
     else:
         _show(rows, with_registry=registry, with_tasks=bool(tasks))
+    problems = dict.fromkeys(row.problem for row in rows if row.problem)
+    for problem in problems:
+        console.print(f"Error: {problem}", markup=False, style="red")
+    if problems:
+        raise click.exceptions.Exit(1)
 
 
 def _row(project: Project, environment: Environment) -> Row:
@@ -115,14 +122,16 @@ def _row(project: Project, environment: Environment) -> Row:
 
 
 def _ask_registry(row: Row, environment: Environment) -> None:
-    """Look an image up in its registry.
+    """Look an image up in its registry; note what keeps it from being looked up."""
+    try:
+        if row.image is not None:
+            _look_up(row, row.image, environment)
+    except K8sVenvError as error:
+        row.problem = str(error)
 
-    Raises:
-        RegistryError: the registry cannot be asked.
-    """
-    if row.image is None:
-        return
-    wanted = Reference.parse(row.image)
+
+def _look_up(row: Row, image: str, environment: Environment) -> None:
+    wanted = Reference.parse(image)
     registry = registry_at(wanted.host)
     row.exists = find_manifest(registry, wanted) is not None
     if row.exists:
@@ -164,7 +173,7 @@ def _show(rows: list[Row], *, with_registry: bool, with_tasks: bool) -> None:
     }
     if with_registry:
         built = {True: "exists", False: "to build", None: "-"}
-        columns["built"] = [built[row.exists] for row in rows]
+        columns["built"] = ["unknown" if row.problem else built[row.exists] for row in rows]
         columns["size"] = ["-" if row.size is None else f"{row.size / 1e6:.1f} MB" for row in rows]
         columns["age"] = [_age(row.created) for row in rows]
     if with_tasks:

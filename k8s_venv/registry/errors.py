@@ -62,8 +62,8 @@ def refusal(
         return RegistryError(f"The registry {host} refused {who}: {words}. Run `docker login {host}`.", status)
     if status == DENIED or scarce:
         deed = f"pushing to {push}" if push else f"pulling from {', '.join(pull)}"
-        who = f"may {found.name} do that" if found else "does it need credentials"
-        advice = f" Does it exist, and {who}? `docker login {host}` logs in as somebody else."
+        who = f"may {found.name} do that" if found else "may everybody do that"
+        advice = f" Does it exist, and {who}? `docker login {host}` logs in{' as somebody else' if found else ''}."
         limited = re.search(r"quota|limit|exceed|immutable", words, re.IGNORECASE)
         return RegistryError(f"The registry {host} denies {deed}: {words}.{'' if limited else advice}", DENIED)
     if push and "NAME_UNKNOWN" in {one.get("code") for one in _errors(response)}:

@@ -59,10 +59,20 @@ def test_images_are_shown_with_their_size_and_age(cli: Command, test_registry: s
     assert [(row["exists"], row["size"]) for row in found] == [(True, 1_250_000)] * 2 + [(False, None)]
 
 
-def test_a_registry_that_cannot_be_reached_is_named(cli: Command, tmp_path: Path) -> None:
-    (tmp_path / "k8s-venv.toml").write_text('[environments.own]\npython = "3.12"\nimage = "localhost:1/x:1"\n')
+def test_a_registry_that_cannot_be_reached_is_named_once_and_the_others_are_asked(
+    cli: Command, test_registry: str, tmp_path: Path
+) -> None:
+    (tmp_path / "k8s-venv.toml").write_text(
+        '[environments.own]\npython = "3.12"\nimage = "localhost:1/x:1"\n'
+        '[environments.also]\npython = "3.12"\nimage = "localhost:1/x:2"\n'
+        f'[environments.missing]\npython = "3.12"\nimage = "{test_registry}/x:2"\n'
+    )
 
-    ran = cli("list", "--registry")
+    ran, told = cli("list", "--registry"), json.loads(cli("list", "--registry", "--json").stdout)
 
     assert ran.returncode == 1
+    assert [line.split()[-3] for line in ran.stdout.splitlines()[1:3]] == ["unknown", "unknown"]
+    assert ran.stdout.splitlines()[3].split()[-4:-2] == ["to", "build"]
+    assert ran.stderr.count("cannot be reached") == 1
+    assert [(one["exists"], bool(one["problem"])) for one in told] == [(None, True), (None, True), (False, False)]
     assert "Error: The registry localhost:1 cannot be reached" in ran.stderr

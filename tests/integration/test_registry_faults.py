@@ -161,8 +161,8 @@ def test_a_registry_that_keeps_another_manifest_is_named(proxy: Proxy, repositor
         ),
         (
             Fault("PUT", "/manifests/", 403, body=said("DENIED", "no")),
-            "The registry HOST denies pushing to REPOSITORY: no. Does it exist, and does it need credentials? "
-            "`docker login HOST` logs in as somebody else.",
+            "The registry HOST denies pushing to REPOSITORY: no. Does it exist, and may everybody do that? "
+            "`docker login HOST` logs in.",
         ),
         (
             Fault("PUT", "/manifests/", 404, body=said("NAME_UNKNOWN", "The repository with that name is not there")),
