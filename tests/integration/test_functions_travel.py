@@ -176,6 +176,7 @@ def test_syntax_that_the_environment_cannot_parse_is_refused_with_its_line(every
         b"class A: pass\nclass B(A): pass\ndef f(): return [kind.__name__ for kind in A.__subclasses__()]\n",
         b"ns = {}\nexec('def g(): return n', {'n': 3}, ns)\ng = ns['g']\ndef f(): return g()\n",
         b"import sys\ndef __getattr__(name): return name * 2\ndef f(): return sys.modules[__name__].more\n",
+        b"def do_a(): return 1\ndef do_b(): return 2\ndef f(): return [globals()['do_' + x]() for x in 'ab']\n",
         b"if 1 < 2:\n    class A: n = 1\nelse:\n    class A: n = 2\ndef f(): return A.n\n",
         b"def make(n):\n    if n:\n        class A: n = 1\n    else:\n        class A: n = 2\n    return A\n"
         b"A, B = make(1), make(0)\ndef f(): return A.n, B.n\n",
@@ -185,7 +186,8 @@ def test_syntax_that_the_environment_cannot_parse_is_refused_with_its_line(every
          "decorator on several lines", "global", "alias", "cycle", "one line", "docstring", "names as text",
          "state that a class shares", "objects named in their statement", "an instance as decorator",
          "a lambda's default lambda", "lambdas of constants", "a metaclass that registers", "subclasses asked for",
-         "exec", "the module's getattr", "a class by condition", "a local class by condition", "a class replaced"],
+         "exec", "the module's getattr", "names put together",
+         "a class by condition", "a local class by condition", "a class replaced"],
 )  # fmt: skip
 def test_any_way_of_writing_travels(load: Load, send: Send, source: bytes) -> None:
     module = load(source)

@@ -84,6 +84,8 @@ class ModuleSlice:
         self._reached[name] = True
 
     def _decide(self, name: str, *, early: bool) -> None:
+        if name.endswith("*"):
+            self._pending += [(each, early) for each in sorted(self.names) if each.startswith(name[:-1])]
         bindings = self._bindings(name)
         if name not in self.names and early:  # it was deleted once the statements that need it had run
             bindings = [pair for pair in bindings if not isinstance(pair[1].statement, ast.Delete)]

@@ -31,7 +31,8 @@ class Uses:
     """What a statement looks up.
 
     Args:
-        now: names looked up when the statement runs: decorators, defaults, bases, class bodies.
+        now: names looked up when the statement runs: decorators, defaults, bases, class bodies. ``do_*`` stands for all
+            names that begin so.
         later: names looked up when a function that it defines is called.
     """
 
@@ -82,10 +83,11 @@ def _looked_up(code: CodeType) -> Iterator[str]:
     if not code.co_names:
         return
     if not _BY_TEXT.isdisjoint(code.co_names):
-        for text in filter(
-            lambda constant: isinstance(constant, str), code.co_consts[1:]
-        ):  # the first is the docstring
+        texts = [constant for constant in code.co_consts[1:] if isinstance(constant, str)]  # the first: the docstring
+        for text in texts:
             yield from _IDENTIFIER.findall(text)
+        # `globals()["do_" + x]`
+        yield from (f"{text}*" for text in texts if text.isidentifier() and text[-1] == "_" and text.strip("_"))
         yield "__getattr__"  # the module's own (PEP 562)
     stored = set()
     for instruction in dis.get_instructions(code):

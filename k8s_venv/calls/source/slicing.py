@@ -43,7 +43,7 @@ from typing import TYPE_CHECKING, Any
 from k8s_venv.calls.source.beside import dotted_name, modules_beside, names_of
 from k8s_venv.calls.source.decorators import is_ours
 from k8s_venv.calls.source.follow import ModuleSlice
-from k8s_venv.calls.source.functions import function_name, outer_values, refuse_nonlocal, written_function
+from k8s_venv.calls.source.functions import function_name, outer_values, place_of, refuse_nonlocal, written_function
 from k8s_venv.calls.source.modulefile import files_of, module_file
 from k8s_venv.calls.source.origins import Origins, is_installed_file, sent_name
 from k8s_venv.calls.source.parts import StateError
@@ -268,11 +268,11 @@ class Slicer:
     # --- refusing ------------------------------------------------------------------------------------------
 
     def _refusal(self, kind: type[CallError], name: str, problem: str, file: str | None, line: int | None) -> CallError:
+        own_file, own_line = place_of(self._function)
         return kind(
             f"{function_name(self._function)}() uses {name!r}, which cannot travel: it {problem}. Make it inside the "
             "function, or pass plain data as an argument.",
-            file or self.filename or None,
-            line,
+            *((file, line) if file and line else (own_file, own_line)),
         )
 
     def _blame(self, error: StateError) -> CallError:

@@ -12,6 +12,7 @@ from k8s_venv.calls.source.modulefile import module_file
 from k8s_venv.calls.source.names import is_builtin, names_in, uses
 from k8s_venv.calls.source.origins import sent_name
 from k8s_venv.calls.source.parts import Build, Parts, StateError
+from k8s_venv.errors import SourceError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,8 +44,14 @@ class Unnamed:
         module = str(function.__globals__.get("__name__"))
         if not (self._origins.is_sliced(module) or self._origins.is_beside(module)):
             return self._decorated(function, module)
-        file = module_file(code.co_filename)
-        node = file.definition_of(code)
+        try:
+            file = module_file(code.co_filename)
+            node = file.definition_of(code)
+        except SourceError:
+            raise StateError(
+                f"holds the function {function.__qualname__}, whose source cannot be found: a program made it, or its "
+                "file was edited after it was loaded"
+            ) from None
         piece = file.slice(node, None if isinstance(node, ast.Lambda) else node.lineno)
         free = code.co_freevars
         key = self._source(module, code.co_filename, piece, code.co_name, list(free))
