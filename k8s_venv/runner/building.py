@@ -166,6 +166,9 @@ def _code_of(source: Dict[str, Any]) -> types.CodeType:
         shell = ast.parse(f"def scope({arguments}): pass")
         scope: Any = shell.body[0]
         scope.body = parse_slice(source)
+        if source["name"] not in source["free"]:
+            scope.body.insert(0, ast.Global([source["name"]]))  # a function that calls itself by its module's name
+            ast.fix_missing_locations(shell)
     future = ast.parse("from __future__ import annotations")
     future.body.extend(shell.body)
     pending = [compile(future, source["file"], "exec", dont_inherit=True)]

@@ -166,9 +166,10 @@ def test_syntax_that_the_environment_cannot_parse_is_refused_with_its_line(every
         b"import sys\nA = 1\ndef g(): return A\ndef f(): return globals()['A'], eval('g()'), sys.modules[__name__].A\n",
         b"a = [1]\nb = {'a': a}\nclass C: items = a\ndef f():\n    C.items.append(2)\n    return b, a is b['a']\n",
         b"import typing as t\nT = t.TypeVar('T')\nK = t.NewType('K', int)\ndef f(): return t.cast(T, 1), K(2)\n",
-        b"class Counted:\n    def __init__(self, g): self.g, self.n = g, 0\n"
-        b"    def __call__(self): self.n += 1; return self.g(), self.n\n"
-        b"@Counted\ndef g(): return 'g'\ng(); g()\ndef f(): return g()\n",
+        b"import functools\n"
+        b"class Counted:\n    def __init__(self, g): self.g, self.n = g, 0; functools.update_wrapper(self, g)\n"
+        b"    def __call__(self, *n): self.n += 1; return self.g(*n), self.n\n"
+        b"@Counted\ndef g(n=3): return n and g(n - 1)\ng(0); g(0)\ndef f(): return g()\n",
         b"f = lambda g=lambda: 2, *, h=lambda x: x + 1: h(g())\n",
         b"a = [lambda: 1, lambda x=3: 2, lambda *y: 2, lambda: None]\ndef f(): return [each() for each in a]\n",
         b"class Meta(type):\n    def __init__(self, *parts): Meta.seen[self.__name__] = self\n    seen = {}\n"
@@ -218,6 +219,33 @@ def test_a_value_from_outside_is_the_workers_even_where_a_decorator_needs_it(
     monkeypatch.delenv("ONLY_ON_THE_WORKER")
 
     assert send(module.f) == ["3", "3", "3"]
+
+
+def test_class_attributes_and_defaults_from_outside_are_the_workers(
+    load: Load, send: Send, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ONLY_ON_THE_WORKER", "prod")
+    module = load("""
+        import datetime, os, uuid
+        class Config:
+            stage, é = None, "é"; stage = os.environ.get(
+                "ONLY_ON_THE_WORKER",
+                "dev",
+            ); other = "é"
+            made: datetime.datetime = datetime.datetime.now()
+            def method(self, given=os.environ.get("ONLY_ON_THE_WORKER")): return given
+        def helper(run=uuid.uuid4().hex, *, stage=os.environ.get("ONLY_ON_THE_WORKER")): return run, stage
+        def f(): return Config.stage, Config.other, Config.made, Config().method(), helper()
+        def fails(given=[os.environ.get("ONLY_ON_THE_WORKER",
+                                        "dev")]):
+            raise ValueError(given)
+    """)
+    monkeypatch.delenv("ONLY_ON_THE_WORKER")
+
+    assert send(module.f) == module.f()
+    with pytest.raises(ValueError, match="prod") as caught:
+        send(module.fails)
+    assert 'my_dag.py", line 14, in fails' in str(caught.value.__cause__)
 
 
 @pytest.mark.parametrize("python", ["3.8", HERE])

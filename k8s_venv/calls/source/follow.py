@@ -14,12 +14,14 @@ from k8s_venv.calls.source.facts import facts_of
 from k8s_venv.calls.source.in_force import defines, has_its_defaults
 from k8s_venv.calls.source.modulefile import ModuleFile, Slice
 from k8s_venv.calls.source.names import is_builtin
+from k8s_venv.calls.source.outside import values_from_outside
 from k8s_venv.calls.source.parts import StateError
 from k8s_venv.calls.source.repeated_imports import RepeatedImport, imports_of_name, star_import
 from k8s_venv.calls.source.sender_only import bound_to_process
 from k8s_venv.calls.source.settings import Settings
 from k8s_venv.calls.source.state import is_plain, portable
 from k8s_venv.errors import CallError, SourceError
+from k8s_venv.runner.building import parse_slice
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -78,6 +80,13 @@ class ModuleSlice:
         """Return what stands there before the late values are set: ids of objects, with the module and a name."""
         names = (self._repeated | self.early.keys()) & self.names.keys() - self.late.keys()
         return {id(self.names[name]): (self.name, name) for name in sorted(names) if not is_plain(self.names[name])}
+
+    def built(self) -> set[int]:
+        """Return the ids of the late values that are built from their parts, though the module has a name for them."""
+        return {id(value) for value in self.late.values() if self._is_built(value)}
+
+    def _is_built(self, value: Any) -> bool:
+        return isinstance(value, FunctionType) or (self._is_own(type(value)) and not isinstance(value, type))
 
     def claim(self, name: str) -> None:
         """Keep a name from being followed: it is the call's own function."""
@@ -150,9 +159,8 @@ class ModuleSlice:
 
     def _has_state(self, value: Any, bindings: list[tuple[int, Binding]]) -> bool:
         """Tell whether what a definition made is more than running it again gives."""
-        if isinstance(value, FunctionType):
-            return not self._is_as_defined(value, bindings)
-        return self._is_own(type(value)) and not isinstance(value, type)  # an instance of the decorator's class
+        # What is no function is an instance of the decorator's class.
+        return self._is_built(value) and not (isinstance(value, FunctionType) and self._is_as_defined(value, bindings))
 
     def _is_as_defined(self, function: FunctionType, bindings: list[tuple[int, Binding]]) -> bool:
         """Tell whether running its definition gives a function the defaults that it has."""
@@ -223,9 +231,9 @@ class ModuleSlice:
         self.early[name] = value
 
     def _add_value(self, name: str, value: Any, *, has_statements: bool = False) -> None:
-        unnamed = {id(value)} if isinstance(value, FunctionType) else set()
-        parts = portable(value, self.origins, unnamed)
-        if (self.name, name) in parts.globals and not isinstance(value, FunctionType):
+        is_built = self._is_built(value)
+        parts = portable(value, self.origins, {id(value)} if is_built else ())
+        if (self.name, name) in parts.globals and not is_built:
             raise StateError("refers to itself by its name")  # as a `TypeVar` does
         if parts.calls_own and has_statements:
             raise StateError("restores itself by functions of its own module")
@@ -271,16 +279,26 @@ class ModuleSlice:
         if type(self.names.get(getattr(node, "name", ""))).__module__.partition(".")[0] == "airflow" and not from_line:
             return  # a task; it only seems to change what its decorator stands on
         self._added.add(id(node))
-        self.statements[number, file.slice(node, from_line)] = node
-        if from_line:
-            kept = [item for item in node.decorator_list if item.lineno >= from_line]  # type: ignore[attr-defined]
-            facts = facts_of(_without_decorators(node, kept), file.filename)
-        else:
-            facts = file.facts(node)
+        values = self._from_outside(file, node)
+        self.early.update(dict(values.values()))
+        piece = file.slice(node, from_line, {expression: name for expression, (name, _) in values.items()})
+        self.statements[number, piece] = node
+        facts = file.facts(node)
+        if from_line or values:  # what is left out, or replaced by a value, is not followed
+            facts = facts_of(parse_slice(piece.as_sent(file.filename))[0], file.filename)
         self._pending += [(name, True) for name in sorted(facts.uses.now)]
         self._pending += [(name, early) for name in sorted(facts.uses.later)]
         self._pending += [(name, True) for name in sorted(evaluated_names(facts.fields, self.names))]
         self.imports += facts.imports
+
+    def _from_outside(self, file: ModuleFile, node: ast.stmt) -> dict[ast.expr, tuple[str, Any]]:
+        """Return what a definition read from outside: the values, each with the name that it gets there."""
+        name = getattr(node, "name", "")
+        value = self.names.get(name)
+        if not isinstance(node, Definition) or not defines(file, node, value) or self._changes(name):
+            return {}
+        found = values_from_outside(node, value, self.names, self.origins)
+        return {each: (f"_{name}_{each.lineno}_{each.col_offset}", value) for each, value in found.items()}
 
     def _add_import(self, found: RepeatedImport) -> None:
         piece = Slice(found.statement.lineno, found.statement.col_offset, found.text)
@@ -301,9 +319,3 @@ class ModuleSlice:
                 if id(node) not in self._added and settings.has(node):
                     self.add(number, node, early=True)
         self.reach(())
-
-
-def _without_decorators(node: Any, kept: list[ast.expr]) -> ast.stmt:
-    fields = {name: getattr(node, name) for name in node._fields if hasattr(node, name)}
-    copy = type(node)(**{**fields, "decorator_list": kept})
-    return ast.copy_location(copy, node)  # type: ignore[no-any-return]

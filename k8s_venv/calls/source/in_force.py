@@ -48,7 +48,7 @@ def has_its_defaults(
         return False
     if statement.decorator_list:
         return True
-    for expression, value in _defaults(function, statement):
+    for expression, value in defaults_of(function, statement):
         if isinstance(expression, ast.Name) and expression.id in names:
             if names[expression.id] is not value:
                 return False
@@ -57,8 +57,8 @@ def has_its_defaults(
     return True
 
 
-def _defaults(function: FunctionType, node: ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[tuple[ast.expr, Any]]:
-    """Yield each default as it is written and as it is."""
+def defaults_of(function: FunctionType, node: ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[tuple[ast.expr, Any]]:
+    """Yield each default of a function as it is written and as it is."""
     yield from zip(node.args.defaults, function.__defaults__ or (), strict=False)
     keyword = function.__kwdefaults__ or {}
     for arg, default in zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True):

@@ -19,6 +19,7 @@ from k8s_venv.calls.source.functions import written_function
 from k8s_venv.errors import CallError, SourceError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from types import CodeType, FunctionType
 
 _CELLS = ("<ipython-input-", "<python-input-")
@@ -37,6 +38,10 @@ class Slice:
     line: int
     column: int
     text: str
+
+    def as_sent(self, filename: str) -> dict[str, Any]:
+        """Return the slice as the runner parses it."""
+        return {"file": filename, "line": self.line, "text": self.text}
 
 
 class _Loaded(NamedTuple):
@@ -119,12 +124,15 @@ class ModuleFile:
         """Return where a class is defined, or None when that is not in this file."""
         return self._definitions.class_(kind)
 
-    def slice(self, node: ast.stmt | ast.expr, from_line: int | None = None) -> Slice:
+    def slice(
+        self, node: ast.stmt | ast.expr, from_line: int | None = None, replaced: Mapping[ast.expr, str] | None = None
+    ) -> Slice:
         """Return a statement's or expression's source.
 
         Args:
             node: the statement.
             from_line: leaves out what stands before this line, such as decorators.
+            replaced: expressions in it, each with a name that takes its place.
         """
         start = from_line or self._at_sign(first_line(node), node)
         end = node.end_lineno or start
@@ -132,6 +140,8 @@ class ModuleFile:
         pieces = [line.encode() for line in self._lines[start - 1 : end]]
         # What follows on the last line is another statement, or a comment.
         pieces[-1] = pieces[-1][: node.end_col_offset]
+        for expression in sorted(replaced or {}, key=lambda each: (each.lineno, each.col_offset), reverse=True):
+            _replace(pieces, expression, start, (replaced or {})[expression])
         if start == node.lineno and pieces[0][: node.col_offset].strip():
             pieces[0] = pieces[0][node.col_offset :]
         return Slice(start, node.col_offset, b"".join(pieces).decode() + "\n")
@@ -142,6 +152,21 @@ class ModuleFile:
             while line > 1 and not self._lines[line - 1].lstrip().startswith("@"):
                 line -= 1
         return line
+
+
+def _replace(pieces: list[bytes], expression: ast.expr, start: int, name: str) -> None:
+    """Put a name in an expression's place, on as many lines.
+
+    Args:
+        pieces: the lines.
+        expression: the expression.
+        start: the number of the first line.
+        name: the name.
+    """
+    first, last = expression.lineno - start, (expression.end_lineno or expression.lineno) - start
+    before, after = pieces[first][: expression.col_offset], pieces[last][expression.end_col_offset :]
+    between = [b""] * (last - first)
+    pieces[first : last + 1] = [before + b"(" + name.encode() + b"\n" * len(between) + b")" + after, *between]
 
 
 def module_file(filename: str, *, as_main: bool = False) -> ModuleFile:

@@ -31,7 +31,7 @@ _ABOUT_PYTHON = {
 _FALLBACK_ERRORS = {"ImportError", "ModuleNotFoundError", "AttributeError", "NameError"}
 _OUTSIDE_MODULES = {
     "airflow", "getpass", "glob", "http", "os", "random", "secrets", "shutil", "socket", "sqlite3", "subprocess",
-    "tempfile", "time", "urllib",
+    "tempfile", "time", "urllib", "uuid",
 }  # fmt: skip
 _OUTSIDE_METHODS = {"now", "today", "utcnow", "read_text", "read_bytes", "open", "iterdir", "glob", "exists"}
 _OUTSIDE_BUILTINS = {"open", "input"}

@@ -13,7 +13,8 @@ The rules, for each name that the function uses, directly or through what it use
 5. Statements **run again** only for state without a portable value (a compiled model, a logger, an instance of an
    installed package's class), and for what is needed *while* definitions run (decorators, defaults, class bodies)
    and can change. Then all statements run, in order, that bind the name or change what it holds. What is needed
-   then but was read from outside (files, variables, clocks, chance) is sent as its value all the same.
+   then but was read from outside (files, variables, clocks, chance) is sent as its value all the same, in class
+   attributes and defaults as well.
 6. **Settings**: a statement of the module that configures Python, or what the slice imports of packages and of the
    project (``random.seed(1)``, ``decimal.getcontext().prec = 50``, ``helpers.TABLES.append("x")``) runs again. It is
    one whose root is imported and which calls something named ``set…``, ``seed``, ``use…``, ``enable…`` (see
@@ -166,10 +167,7 @@ class Slicer:
             "name": sent_name(module.name),
             "package": module.names.get("__package__") or "",
             "file": module.names.get("__file__") or module.files[0].filename,
-            "statements": [
-                {"file": module.files[number].filename, "line": piece.line, "text": piece.text}
-                for number, piece in statements
-            ],
+            "statements": [piece.as_sent(module.files[number].filename) for number, piece in statements],
         }
 
     # --- collecting ----------------------------------------------------------------------------------------
@@ -192,8 +190,8 @@ class Slicer:
         self._follow(set())
         early = {m.name: m.early for m in self._modules.values()}
         late = {m.name: m.late for m in self._modules.values()}
-        for values in late.values():
-            self._unnamed |= {id(value) for value in values.values() if isinstance(value, FunctionType)}
+        for module in self._modules.values():
+            self._unnamed |= module.built()
         home = sent_name(self._home) if self._own_name else None
         state = {"globals": _renamed(late), "function": self._target, "home": home, "name": self._own_name}
         try:

@@ -47,11 +47,8 @@ class Unnamed:
         try:
             file = module_file(code.co_filename)
             node = file.definition_of(code)
-        except SourceError:
-            raise StateError(
-                f"holds the function {function.__qualname__}, whose source cannot be found: a program made it, or its "
-                "file was edited after it was loaded"
-            ) from None
+        except SourceError as error:
+            raise StateError(f"holds the function {function.__qualname__}. {error.problem.rstrip('.')}") from None
         piece = file.slice(node, None if isinstance(node, ast.Lambda) else node.lineno)
         free = code.co_freevars
         key = self._source(module, code.co_filename, piece, code.co_name, list(free))
