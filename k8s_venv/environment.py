@@ -19,6 +19,7 @@ OLDEST_PYTHON = (3, 8)
 NAME = re.compile(r"(?!.{64})[a-z0-9]+(?:(?:_{1,2}|-+)[a-z0-9]+)*")
 # Where a lock's packages can be installed; those of Linux are also what an image is made for.
 PLATFORMS = ("linux/amd64", "linux/arm64", "macos/amd64", "macos/arm64")
+_IMAGE = re.compile(r"[A-Za-z0-9][\w.:/@-]*")
 DEBIAN_PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]*(?:=[\w.+:~-]+)?")
 
 
@@ -95,6 +96,13 @@ class Environment(BaseModel):
             if not DEBIAN_PACKAGE.fullmatch(package):
                 raise ValueError(f"{package!r} is not a Debian package's name, such as libpq5 or libpq5=15.8-0+deb12u1")
         return packages
+
+    @field_validator("base")
+    @classmethod
+    def _image_name(cls, base: str | None) -> str | None:
+        if base is not None and not _IMAGE.fullmatch(base):
+            raise ValueError(f"{base!r} is not the name of an image, such as python:3.12-slim")
+        return base
 
     @field_validator("system_site_packages")
     @classmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -147,13 +148,16 @@ def missing_file(environment: Environment, key: str, file: Path, path: Path, tex
         text: its text.
     """
     named = getattr(environment, key)
+    line = _line_of(text, ("environments", environment.name, key))
+    if os.path.isdir(file):  # noqa: PTH112 -- of any name
+        return ProjectError(f"The {key} file {named!r} of environment {environment.name!r} is a folder.", path, line)
     hint = did_you_mean(file.name, [found.name for found in file.parent.glob("*") if found.is_file()])
     if not hint and key == "requirements":
         hint = f' A requirement itself goes into a list: requirements = ["{named}"].'
     return ProjectError(
         f"The {key} file {named!r} of environment {environment.name!r} does not exist in {file.parent}.{hint}",
         path,
-        _line_of(text, ("environments", environment.name, key)),
+        line,
     )
 
 

@@ -31,6 +31,7 @@ _NOT_ALLOWED = re.compile(r"index URL \((\S+)\) could not be queried due to a la
 _FORBIDDEN = re.compile(r"An index \((\S+)\) returned a 403 Forbidden error")
 _NO_INDEX = re.compile(r"invalid value '([^']*)' for '--(?:default-|extra-)?index\S* .*': (.+)")
 _NO_ANSWER = re.compile(r"Unsupported `Content-Type`|Missing `Content-Type`|Received some unexpected (?:JSON|HTML)")
+_NOT_REMOTE = re.compile(r"Error while accessing remote requirements file: (\S+)((?:\n .*)*)")
 _NO_FILE = re.compile(r"Distribution not found at: file://(\S+)")
 _LONGEST_LINE = 1000  # characters
 # Names that Debian gives and the package index hardly ever: headers, libraries with their ABI's number, and tools.
@@ -92,12 +93,15 @@ def _file_fault(environment: Environment, stdin: str, output: str) -> str | None
     place = environment.requirements_place
     if found := _NO_FOLDER.search(output):
         beside = "the project file" if found[1] == "-" else found[1]
-        return f"there is no folder {found[2]!r} beside {beside}, which names it in --find-links."
+        return f"there is no folder {found[2]!r} beside {beside}, which names it."
     if found := _NOT_PARSED.search(output):
         return _not_parsed(environment, stdin, *found.groups())
     if found := _NOT_READ.search(output):
         reason, file, line = found.groups()
         return _not_requirement(environment, stdin, file, int(line), reason)
+    if found := _NOT_REMOTE.search(output):
+        reason = found[2].strip().rpartition("\n")[2].strip() or "it answers with an error"
+        return f"the file {found[1]} cannot be fetched: {reason}."
     if found := _NO_FILE.search(output):
         return f"there is no file {found[1]}, which {place} asks for."
     return None
@@ -166,17 +170,24 @@ def _not_parsed(environment: Environment, stdin: str, file: str, position: str, 
 
 
 def _not_requirement(environment: Environment, stdin: str, file: str, number: int, reason: str) -> str:
-    lines = _data(environment, stdin, file).decode("utf-8-sig", "replace").split("\n")
+    reason = reason.partition("\n")[0].strip()
+    reason = f"{reason[0].lower()}{reason[1:]}"
+    data = _data(environment, stdin, file)
+    if not data:
+        return f"a line of {file} is not a requirement: {reason}."
+    lines = data.decode("utf-8-sig", "replace").split("\n")
     line = lines[min(number, len(lines)) - 1].strip()
     where = environment.requirements_place if file == "-" else f"{file}:{number}"
-    reason = reason.partition("\n")[0]
     if line.endswith("\\"):
         reason = "only --hash may stand on a continued line"
     shown = line if len(line) <= _LONGEST_LINE else f"{line[:_LONGEST_LINE]}…"
     strange = [unicodedata.name(sign, "") or f"U+{ord(sign):04X}" for sign in re.findall(r"[^\x00-\x7f]", reason)]
     hint = f" ({', '.join(dict.fromkeys(strange))})" if strange else ""
-    return f"{shown!r} in {where} is not a requirement: {reason[0].lower()}{reason[1:].strip()}{hint}."
+    return f"{shown!r} in {where} is not a requirement: {reason}{hint}."
 
 
 def _data(environment: Environment, stdin: str, file: str) -> bytes:
+    """Return the content of a file that uv names; nothing of one that lies at a URL."""
+    if "://" in file:
+        return b""
     return stdin.encode() if file == "-" else (environment.root / file).read_bytes()

@@ -64,6 +64,32 @@ def test_what_an_index_answers_wrongly_is_said(
         check_refused(tmp_path, sentence)
 
 
+# Files that requirements name by URL: the answer, and what is said.
+REMOTE = {
+    "a page to log in": (200, b"<html>Log in</html>", r"a line of http://\S+/limits\.txt is not a requirement: unexp"),
+    "a requirement that is none": (
+        200,
+        b"idna\nx y z\n",
+        r"a line of http://\S+/limits\.txt is not a requirement: ",
+    ),
+    "nothing": (404, b"", r"the file http://\S+/limits\.txt cannot be fetched: "),
+}
+
+
+@pytest.mark.parametrize(("status", "body", "sentence"), REMOTE.values(), ids=REMOTE)
+def test_a_file_at_a_url_is_named(tmp_path: Path, status: int, body: bytes, sentence: str) -> None:
+    with answering(status, body, {"Content-Type": "text/plain"}) as (url, _):
+        plant(tmp_path, {"requirements.txt": f"-c {url}/limits.txt\n"})
+
+        check_refused(tmp_path, sentence)
+
+
+def test_a_file_that_cannot_be_fetched_is_named_without_its_password(tmp_path: Path) -> None:
+    plant(tmp_path, {"requirements.txt": f"-r http://u:{SECRET}@127.0.0.1:1/more.txt\n"})
+
+    check_refused(tmp_path, r"the file http://\*\*\*@127\.0\.0\.1:1/more\.txt cannot be fetched: Connection refused")
+
+
 def test_an_index_that_is_down_is_named(tmp_path: Path) -> None:
     plant(tmp_path, {"requirements.txt": index_line("http://127.0.0.1:1")})
 

@@ -267,6 +267,16 @@ WRONG = {
     ),
     "a registry with a scheme": ('registry = "https://registry.example.com"', 1, "without https:// and without a tag"),
     "a registry of another type": ("registry = 5", 1, "`registry` of the project: must be text"),
+    "a base that is no image": (
+        '[environments.etl]\npython = "3.12"\nbase = "python 3.12"',
+        3,
+        "`base` of [environments.etl]: 'python 3.12' is not the name of an image, such as python:3.12-slim",
+    ),
+    "a folder of requirements": (
+        '[environments.etl]\npython = "3.12"\nrequirements = "."',
+        3,
+        "The requirements file '.' of environment 'etl' is a folder.",
+    ),
     "a key of a newer version": (
         "colour = 1",
         1,
