@@ -120,10 +120,9 @@ class IsolatedOperator(BaseOperator):
         task = f"Task {kwargs.get('task_id')!r}"
         check_options(unknown - {"default_args", "multiple_outputs", "doc"}, task, parameters_of(type(self)))
         super().__init__(**kwargs)
-        environment = named_environment(environment, task)
+        self.environment = named_environment(environment, task)
         require_function(python_callable, task)
         remember(python_callable)
-        self.environment = environment
         self.python_callable = python_callable
         self.op_args = op_args or ()
         self.op_kwargs = op_kwargs or {}
@@ -138,8 +137,6 @@ class IsolatedOperator(BaseOperator):
         self.optional_variables = name_list(optional_variables, "optional_variables", task)
         for name, value in given.items():
             setattr(self, name, value)
-        if result not in ("value", "reference"):
-            raise K8sVenvError(f'{task}: result is "value" or "reference", not {result!r}.')
         self.result = result
         self.serializer = serializer
         if result == "reference":
@@ -148,12 +145,8 @@ class IsolatedOperator(BaseOperator):
             deferrable = conf.getboolean("operators", "default_deferrable", fallback=False)
         self.deferrable = deferrable
         self._running: DockerBackend | LocalBackend | IsolatedPodOperator | None = None
-        project = self.project()
         self.values = dict(values or {})
-        self._environment(project, task)
-        check_declared(project, environment, backend, serializer, task)
-        if isinstance(self.op_args, list | tuple) and isinstance(self.op_kwargs, dict):  # not yet another task's value
-            context_parameters(python_callable, self.op_args, self.op_kwargs)
+        self._check_declaration(task)
 
     def execute(self, context: Context) -> Any:
         """Run the call and return its value.
@@ -241,6 +234,15 @@ class IsolatedOperator(BaseOperator):
         """Return the project that declares this task's environment."""
         return project_of(self.python_callable, self.dag.fileloc if self.has_dag() else None)  # type: ignore[no-untyped-call]
 
+    def _check_declaration(self, task: str) -> None:
+        if self.result not in ("value", "reference"):
+            raise K8sVenvError(f'{task}: result is "value" or "reference", not {self.result!r}.')
+        project = self.project()
+        self._environment(project, task)
+        check_declared(project, self.environment, self.backend, self.serializer, task)
+        if isinstance(self.op_args, list | tuple) and isinstance(self.op_kwargs, dict):  # not yet another task's value
+            context_parameters(self.python_callable, self.op_args, self.op_kwargs)
+
     def _environment(self, project: Project, task: str) -> Environment:
         environment = project.environment(self.environment)
         try:
@@ -249,6 +251,7 @@ class IsolatedOperator(BaseOperator):
             raise K8sVenvError(f"{task}: {error}") from None
 
     def _pack(self, context: Context, project: Project) -> PackedCall:
+        names = SecretNames(self.connections, self.optional_connections, self.variables, self.optional_variables)
         asked = context_parameters(self.python_callable, self.op_args, self.op_kwargs)
         # As `@task` does it; a mapped task's `map_index_template` may name its arguments.
         added = {name: value for name, value in self.op_kwargs.items() if name not in context}
@@ -260,14 +263,10 @@ class IsolatedOperator(BaseOperator):
             environment=self._environment(project, f"Task {self.task_id!r}"),
             transport=self.transport,
             context=travelling_context(context, asked),
-            secrets=self._secrets(),
+            secrets=resolve_secrets(names, self.task_id),
             discard_value=not self.do_xcom_push,
             serializer=self.serializer,
         )
-
-    def _secrets(self) -> dict[str, Any]:
-        names = SecretNames(self.connections, self.optional_connections, self.variables, self.optional_variables)
-        return resolve_secrets(names, self.task_id)
 
     def _run_here(self, call: PackedCall, project: Project, backend: str) -> Result:
         if backend == "docker":

@@ -1,4 +1,4 @@
-"""The pod of a call as a ``KubernetesPodOperator``: the one module that imports the Kubernetes provider.
+"""The pod of a call as a ``KubernetesPodOperator``.
 
 The provider gives the pod's options, templates and mutation hook, the connection to the cluster and the clean-up
 of a killed task. Creating, watching and reading is the engine's: the provider polls, needs an image from a public
@@ -7,23 +7,20 @@ hub for its sidecar, and knows only JSON results.
 
 from __future__ import annotations
 
-import copy
 import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from airflow.providers.cncf.kubernetes.backcompat.backwards_compat_converters import convert_env_vars
 from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
-from airflow.providers.cncf.kubernetes.pod_generator import PodGenerator
 from airflow.providers.cncf.kubernetes.utils.pod_manager import OnKillAction
 from kubernetes.client import models as k8s
 
+from k8s_venv.airflow import pod_spec
 from k8s_venv.airflow.compat import AirflowTaskTimeout, deployment
 from k8s_venv.airflow.lines import line_logger
 from k8s_venv.backends.kubernetes import render
 from k8s_venv.backends.kubernetes.engine import Keep, PodRun
-from k8s_venv.backends.kubernetes.security import container_security, pod_security
 from k8s_venv.backends.kubernetes.stages import Timeouts, from_json
 from k8s_venv.calls import remove_arguments
 from k8s_venv.errors import BackendError, CallError
@@ -34,9 +31,6 @@ if TYPE_CHECKING:
     from k8s_venv.airflow.trigger import IsolatedPodTrigger
     from k8s_venv.calls import PackedCall, Result
     from k8s_venv.project import Project
-
-# A worker that dies between creating the pod and its Secret leaves a pod that waits: never longer than this.
-DEADLINE = 7 * 24 * 3600
 
 
 class IsolatedPodOperator(KubernetesPodOperator):
@@ -49,8 +43,8 @@ class IsolatedPodOperator(KubernetesPodOperator):
     """
 
     def __init__(self, *, call: PackedCall, name: str, **options: Any) -> None:
-        template = _template(options)
-        options = {**_defaults(template), **options, **_security(template, options)}
+        template = pod_spec.template(options)
+        options = {**pod_spec.defaults(template), **options, **pod_spec.security(template, options)}
         super().__init__(
             name=name,
             cmds=render.command(),
@@ -66,9 +60,9 @@ class IsolatedPodOperator(KubernetesPodOperator):
             },
             volumes=[*options.pop("volumes", ()), *render.volumes(render.fresh_secret_name(name))],
             volume_mounts=[*options.pop("volume_mounts", ()), *render.mounts()],
-            env_vars=_environment_variables(options.pop("env_vars", ())),
+            env_vars=pod_spec.environment_variables(options.pop("env_vars", ())),
             # The provider merges everything else into this, and the cluster's mutation hook sees the whole.
-            full_pod_spec=_with_sidecar(template, options),
+            full_pod_spec=pod_spec.with_sidecar(template, options),
             **options,
         )
         self.call = call
@@ -177,20 +171,7 @@ class IsolatedPodOperator(KubernetesPodOperator):
         run = self._run(self.pod)
         if not event.get("why"):
             self._end(run, event)
-        if event.get("timeout"):
-            raise AirflowTaskTimeout(f"{self.call.function}() took longer than its execution_timeout.")
-        if event.get("refused"):
-            raise BackendError(
-                self.call.environment.name,
-                f"Airflow's triggerer could not watch the pods of namespace {event['namespace']!r} "
-                f"({event['refused']}): its account needs the rights to `list` and `watch` pods.",
-            )
-        if event.get("broken"):
-            raise BackendError(
-                self.call.environment.name,
-                f"Airflow's triggerer could not wait for the pod of {self.call.function}() ({event['broken']}); its "
-                "own log says more.",
-            )
+            raise self._given_up(event)
         end = from_json(event)
         run.taken_over = event["taken_over"]
         if run.must_start_anew(end):
@@ -245,6 +226,22 @@ class IsolatedPodOperator(KubernetesPodOperator):
             except CallError as error:
                 self.log.warning("%s", error)
 
+    def _given_up(self, event: dict[str, Any]) -> BaseException:
+        """Return why a trigger waited no longer for a pod that had not ended."""
+        if event.get("timeout"):
+            return AirflowTaskTimeout(f"{self.call.function}() took longer than its execution_timeout.")
+        if event.get("refused"):
+            problem = (
+                f"Airflow's triggerer could not watch the pods of namespace {event['namespace']!r} "
+                f"({event['refused']}): its account needs the rights to `list` and `watch` pods."
+            )
+        else:
+            problem = (
+                f"Airflow's triggerer could not wait for the pod of {self.call.function}() ({event.get('broken')}); "
+                "its own log says more."
+            )
+        return BackendError(self.call.environment.name, problem)
+
     def _finish(self, run: PodRun) -> None:
         if not self._killed:
             action: Keep = self.on_finish_action.value
@@ -253,61 +250,6 @@ class IsolatedPodOperator(KubernetesPodOperator):
             run.leave()
 
 
-def _template(options: dict[str, Any]) -> k8s.V1Pod:
-    """Take the pod's template out of the options: the file or dictionary, and the specification over it."""
-    file, content = options.pop("pod_template_file", None), options.pop("pod_template_dict", None)
-    given = copy.deepcopy(options.pop("full_pod_spec", None))
-    template = None
-    if file:
-        template = PodGenerator.deserialize_model_file(file)
-    elif content:
-        template = PodGenerator.deserialize_model_dict(content)
-    if template is not None:
-        given = PodGenerator.reconcile_pods(template, given) if given is not None else template
-    pod = given or k8s.V1Pod()
-    pod.metadata = pod.metadata or k8s.V1ObjectMeta()
-    pod.spec = pod.spec or k8s.V1PodSpec(containers=[])
-    pod.spec.containers = pod.spec.containers or [k8s.V1Container(name=render.BASE)]
-    return pod
-
-
-def _defaults(template: k8s.V1Pod) -> dict[str, Any]:
-    """Return our own defaults, for what the template leaves open."""
-    spec = template.spec
-    defaults = {
-        "automount_service_account_token": (spec.automount_service_account_token, False),
-        "active_deadline_seconds": (spec.active_deadline_seconds, DEADLINE),
-    }
-    return {name: default for name, (given, default) in defaults.items() if given is None}
-
-
-def _security(template: k8s.V1Pod, options: dict[str, Any]) -> dict[str, Any]:
-    """Return the security contexts: our own, over them the template's, over them the options'."""
-    pod, base = template.spec.security_context, template.spec.containers[0].security_context
-    return {
-        "security_context": pod_security(pod, options.get("security_context")),
-        "container_security_context": container_security(base, options.get("container_security_context")),
-    }
-
-
-def _with_sidecar(template: k8s.V1Pod, options: dict[str, Any]) -> k8s.V1Pod:
-    """Return the template with the container that hands large results over, as its last."""
-    sidecar = render.sidecar(
-        options["image"],
-        options.get("image_pull_policy"),
-        options["container_security_context"],
-        options.get("container_resources") or template.spec.containers[0].resources,
-    )
-    template.spec.containers = [*template.spec.containers, sidecar]
-    return template
-
-
 def _built_image(call: PackedCall, project: Project) -> str:
     lock = read_lock(call.environment)
     return call.environment.image_reference(project.require_registry(), lock.digest)
-
-
-def _environment_variables(given: Any) -> list[k8s.V1EnvVar]:
-    variables = {variable.name: variable for variable in render.environment_variables()}
-    variables.update({variable.name: variable for variable in convert_env_vars(given or [])})
-    return list(variables.values())
