@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import tomllib
 import urllib.error
 import urllib.request
 import uuid
@@ -21,6 +22,7 @@ import pytest
 from k8s_venv.builders.base import base_reference
 from k8s_venv.builders.buildx import find_buildx
 from k8s_venv.environment import Environment
+from k8s_venv.lockfile import checksum
 from k8s_venv.locking import locked_packages, read_lock
 from k8s_venv.project import load_project
 from tests.conftest import Command
@@ -81,6 +83,13 @@ def build(cli: Command, client: docker.DockerClient, test_registry: str, tmp_pat
         for tag in image.tags:
             if tag.startswith(test_registry):
                 client.images.remove(tag)
+
+
+def alter(lock: Path, old: str, new: str) -> None:
+    """Change a lock as if it had been written so."""
+    text = lock.read_text("utf-8").replace(old, new)
+    content = tomllib.loads(text)
+    lock.write_text(text.replace(content["tool"]["k8s-venv"]["checksum"], checksum(content)), "utf-8")
 
 
 def temporary(folder: Path) -> Path:
@@ -340,8 +349,7 @@ def test_one_failure_does_not_keep_other_images_from_being_built(
 def test_a_wheel_whose_hash_is_another_is_not_installed(build: Command, test_registry: str, tmp_path: Path) -> None:
     project = '[environments.etl]\npython = "3.12"\nrequirements = ["idna==3.6"]\n'
     assert build("--dry-run", project=project).returncode == 0
-    lock = tmp_path / "pylock.etl.toml"
-    lock.write_text(lock.read_text("utf-8").replace('sha256 = "c0', 'sha256 = "00'), "utf-8")
+    alter(tmp_path / "pylock.etl.toml", 'sha256 = "c0', 'sha256 = "00')
 
     ran = build()
 
@@ -371,8 +379,7 @@ def test_a_stale_lock_is_for_its_owner_to_renew(build: Command, tmp_path: Path) 
 
 def test_a_lock_of_another_generation_of_images_is_refused(build: Command, tmp_path: Path) -> None:
     build("--dry-run", project='[environments.bare]\npython = "3.12"\n')
-    lock = tmp_path / "pylock.bare.toml"
-    lock.write_text(lock.read_text("utf-8").replace("epoch = ", "epoch = 1000"), "utf-8")
+    alter(tmp_path / "pylock.bare.toml", "epoch = ", "epoch = 1000")
 
     ran = build()
 
