@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import importlib.resources
+import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import uuid
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
 
 # Where the template takes an environment's own lines.
 _LINES = "# (the environment's own lines)"
+
+_GRACE = 10.0  # seconds between asking a build to end and ending it
 
 
 class BuildKit:
@@ -103,8 +107,14 @@ class BuildKit:
     def stop(self) -> None:
         """End the builds that run and begin no other."""
         self._stopped = True
-        for process in tuple(self._running):
-            process.terminate()
+        running = tuple(self._running)
+        for process in running:
+            _signal(process, signal.SIGTERM)
+        for process in running:
+            try:
+                process.wait(_GRACE)
+            except subprocess.TimeoutExpired:  # the engine does not answer; it ends a build that nobody waits for
+                _signal(process, signal.SIGKILL)
 
     def _save(self, image: EngineImage, environment: Environment, path: Path) -> None:
         with path.open("wb") as stream:
@@ -156,7 +166,7 @@ class BuildKit:
         ) as process:
             self._running.add(process)
             if self._stopped:  # meanwhile
-                process.terminate()
+                _signal(process, signal.SIGTERM)
             assert process.stdout is not None  # noqa: S101 -- it is a pipe
             for line in process.stdout:
                 step = log.read(line) or now
@@ -165,6 +175,12 @@ class BuildKit:
                 now = step
         self._running.discard(process)
         return process.returncode != 0
+
+
+def _signal(process: subprocess.Popen[str], number: signal.Signals) -> None:
+    """Send a signal to `docker` and to its plugin, which does the work."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, number)
 
 
 def write_context(environment: Environment, lock: Lock, context: Path) -> Path:

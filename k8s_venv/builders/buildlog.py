@@ -32,7 +32,8 @@ _STEPS = {
 }
 _LINE = re.compile(r"#(\d+) (?:\d+\.\d+ )?(.*)")
 _FAILED = re.compile(r"^#(\d+) ERROR: (?!.*context canceled)", re.MULTILINE)
-_END = re.compile(r"ERROR: (executor failed running|process \"/bin/sh)")  # which repeats the whole command
+# The template's commands, which are long.
+_COMMAND = re.compile(r"ERROR: (executor failed running|process \"/bin/sh)|\[build +\d+/\d+\] ")
 _KEPT = 200  # lines of each step
 _SHOWN = 25
 _DISK_FULL = re.compile(r"no space left on device", re.IGNORECASE)
@@ -83,7 +84,7 @@ class BuildLog:
         failed = _FAILED.search(text)
         said = [line for line in self._last if line.startswith("ERROR: ")]
         step = "\n".join(self._steps[failed[1]] if failed else said or self._last)
-        shown = "\n".join([line for line in step.splitlines() if line.strip() and not _END.match(line)][-_SHOWN:])
+        shown = "\n".join([line for line in step.splitlines() if line.strip() and not _COMMAND.match(line)][-_SHOWN:])
         problem, quoted = _known_cause(environment, text, step) or _package_fault(environment, step, own_addresses)
         if not problem and re.search(r"^ > pushing |failed to push", text, re.MULTILINE):
             problem, quoted = f"its image could not be pushed as {reference}.", True
