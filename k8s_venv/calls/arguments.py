@@ -82,9 +82,9 @@ def encode_arguments(
             *place_of(function),
         ) from None
     names = {(each.__module__, each.__qualname__.partition(".")[0]) for each in types}
-    if pickle is None:
-        return Arguments(pieces, types, names, pickled=False, kept=kept)
-    return Arguments(pieces, types, names | pickle.names, pickle.used, kept)
+    if pickle is not None:
+        names |= pickle.names
+    return Arguments(pieces, types, names, pickle is not None and pickle.used, kept)
 
 
 def _pickler(function: Callable[..., Any], environment: Environment, transport: Transport) -> ArgumentPickler | None:

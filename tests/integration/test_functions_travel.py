@@ -170,6 +170,16 @@ def test_syntax_that_the_environment_cannot_parse_is_refused_with_its_line(every
         b"class Counted:\n    def __init__(self, g): self.g, self.n = g, 0; functools.update_wrapper(self, g)\n"
         b"    def __call__(self, *n): self.n += 1; return self.g(*n), self.n\n"
         b"@Counted\ndef g(n=3): return n and g(n - 1)\ng(0); g(0)\ndef f(): return g()\n",
+        b"class Curry:\n"
+        b"    def __init__(self, g): self.g, self.__name__, self.__module__ = g, g.__name__, g.__module__\n"
+        b"    def __call__(self, *x): return self.g(*x)\n    def __reduce__(self): return load, (self.__name__,)\n"
+        b"def load(name): return globals()[name]\n@Curry\ndef g(): return 1\ndef f(): return g(), load('g') is g\n",
+        b"class Item:\n    all = []; n = 0; one = None; __known = dict()\n"
+        b"    def __init__(self): Item.all.append(self); Item.n += 1; Item.one = Item.one or self\n"
+        b"    def known(self): return self.__known\n"
+        b"    def knows(self, name): self.__known[name] = self.n; return self\n"
+        b"a, b = Item().knows('a'), Item().knows('b')\n"
+        b"def f(): return Item.n, Item.all == [a, b], Item.one is a, b.known()\n",
         b"f = lambda g=lambda: 2, *, h=lambda x: x + 1: h(g())\n",
         b"a = [lambda: 1, lambda x=3: 2, lambda *y: 2, lambda: None]\ndef f(): return [each() for each in a]\n",
         b"class Meta(type):\n    def __init__(self, *parts): Meta.seen[self.__name__] = self\n    seen = {}\n"
@@ -186,6 +196,8 @@ def test_syntax_that_the_environment_cannot_parse_is_refused_with_its_line(every
     ids=["latin-1", "windows", "non-ascii", "form feed", "walrus", "rebound", "dotted import", "star and del",
          "decorator on several lines", "global", "alias", "cycle", "one line", "docstring", "names as text",
          "state that a class shares", "objects named in their statement", "an instance as decorator",
+         "an instance that names itself",
+         "what instances leave in their class",
          "a lambda's default lambda", "lambdas of constants", "a metaclass that registers", "subclasses asked for",
          "exec", "the module's getattr", "names put together",
          "a class by condition", "a local class by condition", "a class replaced"],

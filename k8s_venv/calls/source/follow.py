@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import dataclasses
 from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 from k8s_venv.calls.source import repeating
 from k8s_venv.calls.source.annotations import evaluated_names
+from k8s_venv.calls.source.class_state import changed_attributes
 from k8s_venv.calls.source.definitions import Definition
 from k8s_venv.calls.source.facts import facts_of
 from k8s_venv.calls.source.in_force import defines, has_its_defaults
 from k8s_venv.calls.source.modulefile import ModuleFile, Slice
 from k8s_venv.calls.source.names import is_builtin
 from k8s_venv.calls.source.outside import values_from_outside
-from k8s_venv.calls.source.parts import StateError
+from k8s_venv.calls.source.parts import Attribute, StateError
 from k8s_venv.calls.source.repeated_imports import RepeatedImport, imports_of_name, star_import
 from k8s_venv.calls.source.sender_only import bound_to_process
 from k8s_venv.calls.source.settings import Settings
@@ -142,7 +144,7 @@ class ModuleSlice:
             bindings = chosen
         if not early and self._has_state(value, bindings):
             try:
-                self._add_value(name, value)
+                self._add_value(name, value, has_statements=not isinstance(value, FunctionType))
             except StateError:
                 pass
             else:
@@ -151,6 +153,7 @@ class ModuleSlice:
         self._repeat(name, bindings, whole=all_definitions and len(bindings) > 1)
         if isinstance(value, type):
             self._reach_subclasses(value)
+            self._add_class_state(name, value, bindings)
 
     def _needs_earlier(self, name: str, chosen: tuple[int, Binding], *, early: bool) -> bool:
         """Tell whether a definition, or a statement before it, uses an earlier definition of the same name."""
@@ -181,6 +184,15 @@ class ModuleSlice:
         for other in known:
             if self._is_own(other) and self.names.get(other.__name__) is other:
                 self._pending.append((other.__name__, True))
+
+    def _add_class_state(self, name: str, kind: type, bindings: list[tuple[int, Binding]]) -> None:
+        """Set again what of a class was changed since it was made, as far as it can travel."""
+        for number, binding in bindings:
+            node = binding.statement
+            if isinstance(node, ast.ClassDef) and defines(self.files[number], node, kind):
+                for attribute, value in changed_attributes(kind, node):
+                    with contextlib.suppress(StateError):
+                        self._add_value(f"_{name}_{attribute}", Attribute(kind, attribute, value))
 
     def _is_own(self, kind: type) -> bool:
         return kind.__module__ == self.name

@@ -16,6 +16,21 @@ class Build:
         """Be callable, as pickle wants it."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Attribute:
+    """Stands for an attribute of a class, which is set there.
+
+    Args:
+        kind: the class.
+        name: the attribute's name.
+        value: its value.
+    """
+
+    kind: type
+    name: str
+    value: Any
+
+
 class StateError(Exception):
     """A value that cannot travel as one.
 

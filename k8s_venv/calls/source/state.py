@@ -20,7 +20,7 @@ from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 from k8s_venv.calls.source.origins import sent_name
-from k8s_venv.calls.source.parts import Build, Parts, StateError
+from k8s_venv.calls.source.parts import Attribute, Build, Parts, StateError
 from k8s_venv.calls.source.sender_only import type_name
 from k8s_venv.calls.source.unnamed import Unnamed
 from k8s_venv.runner.encoder import Encoder
@@ -134,6 +134,8 @@ class _Pickler(pickle.Pickler):
         if isinstance(value, functools._lru_cache_wrapper):
             parameters = value.cache_parameters()
             return _CACHED, (value.__wrapped__, parameters["maxsize"], parameters["typed"])
+        if isinstance(value, Attribute):
+            return setattr, (value.kind, value.name, value.value)
         if isinstance(value, FunctionType | type):
             return self._definition(value)
         if not isinstance(value, BuiltinFunctionType):
