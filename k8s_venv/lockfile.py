@@ -33,8 +33,8 @@ class Lock:
         builder: what makes the image.
         epoch: the generation of that builder.
         base: the base image with its digest, or nothing where it is not pinned.
-        system: the packages that the interpreter itself has to have, each as ``name==version``; None where the
-            environment sees none of them.
+        system: the packages that the interpreter, or the base image, itself has to have, each as ``name==version``;
+            None where the environment sees none of them.
         local_files: the wheels that lie in the project's folder, by their paths from there, and their SHA-256.
     """
 

@@ -9,6 +9,7 @@ import pytest
 from k8s_venv.environment import Environment
 from k8s_venv.installed import Installed, read_metadata
 from k8s_venv.locking import write_lock
+from k8s_venv.provides import provided_by
 from k8s_venv.resolving import Renewal
 from tests.wheels import make_wheel
 
@@ -67,3 +68,12 @@ def test_one_package_can_be_renewed_over_what_is_there(environment: Environment)
     lock = write_lock(environment, renewal=Renewal(packages=("own-torch",)), own={"own-torch": TORCH})
 
     assert [(name, version) for name, version, _ in lock.packages] == [("own-torch", "2.4.0")]
+
+
+@pytest.mark.parametrize("sees_more", [False, True])
+def test_only_what_nobody_can_tell_is_taken_for_there(environment: Environment, sees_more: bool) -> None:
+    environment = environment.model_copy(update={"requirements": None, "system_site_packages": sees_more})
+    provided = provided_by(environment, write_lock(environment, own={}))
+
+    assert provided.has("json")
+    assert provided.has("vendors_module") is sees_more
