@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from k8s_venv.calls.pickling import ArgumentPickler
     from k8s_venv.calls.transport import Transport
     from k8s_venv.environment import Environment
-    from k8s_venv.runner.values import Piece
+    from k8s_venv.runner.registry import Piece
 
 
 @dataclasses.dataclass(frozen=True)

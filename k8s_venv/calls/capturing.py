@@ -147,7 +147,8 @@ def _add_source(entries: dict[str, bytes], slicer: Slicer) -> dict[str, Path]:
 
 def _add_recipe(entries: dict[str, bytes], slicer: Slicer) -> None:
     entries[protocol.SOURCE_FUNCTION] = json.dumps(slicer.recipe()).encode()
-    entries[protocol.SOURCE_VALUES] = dumps(slicer.values())
+    if slicer.has_values:
+        entries[protocol.SOURCE_VALUES] = dumps(slicer.values())
 
 
 def _add_pickle(

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from k8s_venv.calls.packed import PackedCall
-    from k8s_venv.runner.values import Buffer
+    from k8s_venv.runner.registry import Buffer
 
 _ROOM = 4096  # bytes of `delivery.json` that say where the arguments are
 _BLOCK = 1024 * 1024

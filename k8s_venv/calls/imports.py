@@ -7,7 +7,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from k8s_venv.calls.source.facts import import_by_text
-from k8s_venv.runner.building import parse_slice
+from k8s_venv.runner.restoring import parse_slice
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -22,7 +22,7 @@ from k8s_venv.runner.mapped import map_file
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from k8s_venv.runner.values import Buffer
+    from k8s_venv.runner.registry import Buffer
 
 # As long as a pod of ours may live, and as long as S3 lets a signature live, in seconds.
 _EXPIRY = 7 * 24 * 3600

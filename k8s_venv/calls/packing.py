@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib.machinery
 import importlib.resources
 import importlib.util
 import io
@@ -35,15 +34,14 @@ if TYPE_CHECKING:
     from k8s_venv.calls.spool import Spool
     from k8s_venv.calls.transport import Serializer, Transport
     from k8s_venv.environment import Environment
-    from k8s_venv.runner.values import Piece
+    from k8s_venv.runner.registry import Piece
 
-_MAIN = "import sys\nfrom k8s_venv.runner.main import main\nsys.exit(main(sys.argv[0], sys.argv[1:]))\n"
-# The modules that most calls run, so that their bytecode is worth its size.
+# The modules that most calls run, worth being in the archive once more in a form that loads at once.
 _OFTEN_RUN = {
-    *("building", "cloudpickle", "decoder", "encoder", "errors", "function", "main"),
-    *("protocol", "registry", "report", "runtime", "streams", "values"),
+    *("building", "decoder", "encoder", "errors", "failures", "function", "importing", "main", "opening"),
+    *("protocol", "quickjson", "records", "registry", "report", "streams", "values"),
 }
-_UNCHECKED_HASH = 0b01  # the flags of a pyc file
+_MARSHAL_VERSION = 4  # which all Pythons read from 3.4 on
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the oldest time a zip can hold; the same call gives the same bytes
 
 
@@ -84,7 +82,7 @@ def pack(
     modules = frozenset({*own, *captured.beside_modules})
     entries, spool = _with_arguments(captured)
     entries[protocol.CONTEXT] = _encode_context(function, context)
-    entries[protocol.HEADER] = json.dumps(_header(captured, modules, discard_value, serializer)).encode()
+    entries[protocol.HEADER] = json.dumps(_header(captured, modules, context, discard_value, serializer)).encode()
     pickled = captured.transport == "cloudpickle" or captured.arguments.pickled or serializer is not None
     runner = _runner_archive(same_minor=same_python(environment.python), with_cloudpickle=pickled)
     archive = _zip(entries, runner)
@@ -121,7 +119,11 @@ def _spooled(pieces: list[Piece]) -> Spool:
 
 
 def _header(
-    captured: Captured, modules: frozenset[str], discard_value: bool, serializer: Serializer | None
+    captured: Captured,
+    modules: frozenset[str],
+    context: Mapping[str, Any] | None,
+    discard_value: bool,
+    serializer: Serializer | None,
 ) -> dict[str, Any]:
     return {
         "protocol": protocol.PROTOCOL,
@@ -131,6 +133,7 @@ def _header(
         "transport": captured.transport,
         "recipe": protocol.SOURCE_FUNCTION in captured.entries,
         "function": captured.function,
+        "context": None if context is None else context["parameters"],
         "modules": sorted(sent_name(name) for name in modules),
         "discard_value": discard_value,
         "serializer": serializer,
@@ -162,21 +165,30 @@ def _runner_archive(*, same_minor: bool, with_cloudpickle: bool) -> bytes:
         vendored = importlib.resources.files("cloudpickle").iterdir()
         files += [(f"{protocol.VENDOR}/cloudpickle/{file.name}", file) for file in vendored]
     entries = {name: file.read_bytes() for name, file in files if name.endswith(".py")}
-    if same_minor:
-        often = [(name, file) for name, file in files if Path(name).stem in _OFTEN_RUN]
-        entries.update({f"{name}c": _bytecode(str(file), entries[name]) for name, file in often})
-    entries.update({"__main__.py": _MAIN.encode(), "k8s_venv/__init__.py": b""})
+    entries["k8s_venv/__init__.py"] = b""
+    entries[protocol.OFTEN] = _bundle(entries, same_minor=same_minor)
+    entries["__main__.py"] = entries["k8s_venv/runner/start.py"]
     return _zip(entries, b"")
 
 
-def _bytecode(path: str, source: bytes) -> bytes:
-    """Return a module's bytecode, as a file that Python trusts without looking at the source (PEP 552).
+def _bundle(sources: Mapping[str, bytes], *, same_minor: bool) -> bytes:
+    """Return the modules that most calls run in one piece, as ``runner.start`` reads it.
 
-    An environment whose Python has another magic number after all takes the source, which travels as well.
+    Args:
+        sources: each module's source by its path in the archive.
+        same_minor: whether the environment can read this Python's bytecode.
     """
-    code = importlib.machinery.SourceFileLoader(Path(path).stem, path).get_code(Path(path).stem)
-    head = importlib.util.MAGIC_NUMBER + _UNCHECKED_HASH.to_bytes(4, "little") + importlib.util.source_hash(source)
-    return head + marshal.dumps(code)
+    modules = {}
+    for path, source in sorted(sources.items()):
+        name = path.removeprefix(f"{protocol.VENDOR}/").removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+        package, _, module = name.rpartition(".")
+        if package == "k8s_venv.runner" and module not in _OFTEN_RUN:
+            continue
+        code = compile(source, f"{protocol.ARCHIVE}/{path}", "exec", dont_inherit=True) if same_minor else None
+        modules[name] = path, marshal.dumps(code) if code else source.decode()
+    # An environment whose Python has another magic number after all takes the sources, which travel as well.
+    magic = importlib.util.MAGIC_NUMBER if same_minor else b""
+    return marshal.dumps((magic, modules), _MARSHAL_VERSION)
 
 
 def _zip(entries: Mapping[str, bytes], archive: bytes) -> bytes:

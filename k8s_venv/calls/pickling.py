@@ -21,7 +21,8 @@ from k8s_venv.calls.source.functions import function_name, outer_values, written
 from k8s_venv.calls.source.origins import Origins, is_installed, sent_name
 from k8s_venv.calls.source.sender_only import of_airflow
 from k8s_venv.errors import CallError
-from k8s_venv.runner.building import Builder, named
+from k8s_venv.runner.building import named
+from k8s_venv.runner.restoring import Builder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator

@@ -21,13 +21,14 @@ from k8s_venv.runner import protocol
 from k8s_venv.runner.errors import MalformedError, MissingLibraryError
 from k8s_venv.runner.mapped import sha256_of
 from k8s_venv.runner.references import KeptReference, Reference
-from k8s_venv.runner.values import Buffer, head_length, loads
+from k8s_venv.runner.values import head_length, loads
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from k8s_venv.calls.packed import PackedCall
     from k8s_venv.environment import Environment
+    from k8s_venv.runner.registry import Buffer
 
 MARK = "k8s-venv-value"
 # Documents of version 1 have the value in them, those of version 2 say where it is kept.

@@ -20,11 +20,12 @@ from k8s_venv.runner import protocol
 from k8s_venv.runner.errors import MalformedError, MissingLibraryError
 from k8s_venv.runner.mapped import sha256_of
 from k8s_venv.runner.shipped_types import resolver
-from k8s_venv.runner.values import Buffer, loads
+from k8s_venv.runner.values import loads
 
 if TYPE_CHECKING:
     from k8s_venv.calls.locations import Kept
     from k8s_venv.calls.packed import PackedCall
+    from k8s_venv.runner.registry import Buffer
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,12 +13,15 @@ import functools
 import importlib
 import logging
 import os
-import sys
 import tempfile
-from importlib.machinery import PathFinder
-from typing import Any, Callable, Dict, Iterator, NoReturn
 
 from k8s_venv import runtime
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable, Dict, Iterator, NoReturn
+
+    from k8s_venv.runner.importing import Imports
 
 _OWN_SOURCES = (
     "AIRFLOW__CORE__SQL_ALCHEMY_CONN",
@@ -29,26 +32,24 @@ _OWN_SOURCES = (
 )
 
 
-def prepare(folder: str) -> Changing:
+def prepare(folder: str, imports: Imports) -> Callable[[Any], None]:
     """Prepare the process for Airflow, which is about to be imported.
 
     Args:
         folder: the call's folder, where Airflow keeps its files if it is writable.
+        imports: tells when Airflow's modules are imported.
 
     Returns:
-        What finds Airflow from now on.
+        What to do when Airflow itself is.
     """
     writable = folder if os.access(folder, os.W_OK) else tempfile.gettempdir()
     os.environ.setdefault("AIRFLOW_HOME", os.path.join(writable, "airflow"))
     os.environ.setdefault("AIRFLOW__CORE__LOAD_EXAMPLES", "False")
-    changes = dict(_CHANGES)
-    changes["airflow"] = _kept_logging()
-    if any(name in os.environ for name in _OWN_SOURCES):
-        changes = {"airflow": changes["airflow"]}
     _find_installed()
-    finder = Changing(changes)
-    sys.meta_path.insert(0, finder)
-    return finder
+    if not any(name in os.environ for name in _OWN_SOURCES):
+        for name, change in _CHANGES.items():
+            imports.after(name, change)
+    return _kept_logging()
 
 
 def _find_installed() -> None:
@@ -56,33 +57,6 @@ def _find_installed() -> None:
     k8s_venv: Any = importlib.import_module("k8s_venv")
     folders = (os.path.join(entry, "k8s_venv") for entry in sys.path)
     k8s_venv.__path__ = [*k8s_venv.__path__, *filter(os.path.isdir, folders)]
-
-
-class Changing:
-    """Changes modules as they are imported, as a finder on ``sys.meta_path``.
-
-    Args:
-        changes: what to call with a module after its import, by the module's name.
-    """
-
-    def __init__(self, changes: Dict[str, Callable[[Any], None]]) -> None:
-        self._changes = changes
-
-    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
-        """Return a module's spec, if it is one of those that are changed."""
-        change = self._changes.get(name)
-        spec = PathFinder.find_spec(name, path) if change is not None else None
-        if change is None or spec is None or spec.loader is None:
-            return None
-        execute = spec.loader.exec_module
-
-        def execute_and_change(module: Any) -> None:
-            execute(module)
-            change(module)
-
-        # The loader itself is this module's own; a wrapper of it would hide its other methods.
-        spec.loader.exec_module = execute_and_change  # type: ignore[method-assign]
-        return spec
 
 
 def _kept_logging() -> Callable[[Any], None]:

@@ -7,14 +7,17 @@ allows it.
 
 from __future__ import annotations
 
-import json
-import math
 import sys
-from typing import Any, Callable, Dict, List, NoReturn, Optional, Tuple
 
+from k8s_venv.runner import quickjson
 from k8s_venv.runner.errors import MalformedError, MissingLibraryError, UnknownCodecError, UnreadableVersionError
-from k8s_venv.runner.registry import MODULE_OF_NAME, Node, Types, codec_module
-from k8s_venv.runtime import registered_names
+from k8s_venv.runner.registry import MODULE_OF_NAME, codec_module, registered
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable, Dict, List, Optional, Tuple
+
+    from k8s_venv.runner.registry import Node, Types
 
 
 class UserError(Exception):
@@ -124,13 +127,6 @@ def field(node: Any, name: str, kind: type) -> Any:
     return entry
 
 
-def _refuse_constant(name: str) -> NoReturn:
-    raise MalformedError(f"{name} is not JSON")
-
-
-JSON = json.JSONDecoder(parse_constant=_refuse_constant)
-
-
 def _load_decoder(name: Any) -> Callable[[Decoder, Node], Any]:
     module = MODULE_OF_NAME.get(name.partition(".")[0]) if type(name) is str else None
     if module is not None:
@@ -141,7 +137,7 @@ def _load_decoder(name: Any) -> Callable[[Decoder, Node], Any]:
 
 
 def _decode_float(decoder: Decoder, node: Node) -> float:
-    return {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}[node["v"]]
+    return {name: float(name) for name in ("nan", "inf", "-inf")}[node["v"]]
 
 
 def _decode_pickle(decoder: Decoder, node: Node) -> Any:
@@ -156,11 +152,12 @@ def _decode_pickle(decoder: Decoder, node: Node) -> Any:
 
 def _decode_registered(decoder: Decoder, node: Node) -> Any:
     name = field(node, "name", str)
-    if name not in registered_names:
+    decode = registered("names").get(name)
+    if decode is None:
         raise UnknownCodecError(name)
     plain = decoder.value(node["v"])
     try:
-        return registered_names[name](plain)
+        return decode(plain)
     except (MalformedError, MissingLibraryError):
         raise
     except Exception as error:
@@ -168,7 +165,7 @@ def _decode_registered(decoder: Decoder, node: Node) -> Any:
 
 
 _DECODERS: Dict[str, Callable[[Decoder, Node], Any]] = {
-    "json": lambda decoder, node: JSON.decode(str(decoder.buffer(node["b"]), "utf-8")),
+    "json": lambda decoder, node: quickjson.loads(str(decoder.buffer(node["b"]), "utf-8")),
     "str": lambda decoder, node: str(decoder.buffer(node["b"]), "utf-8", "surrogatepass"),
     "int": lambda decoder, node: int(field(node, "v", str), 16),
     "float": _decode_float,

@@ -6,7 +6,6 @@ pre-signed URLs, for which the environment needs neither a package nor credentia
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import tempfile
@@ -15,13 +14,14 @@ import urllib.error
 import urllib.request
 import zlib
 from http.client import HTTPException
-from typing import IO, TYPE_CHECKING, Any, Dict, Iterator, List
 
-from k8s_venv.runner import protocol
 from k8s_venv.runner.errors import DeliveryError
 from k8s_venv.runner.mapped import map_file, sha256_of
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import IO, Any, Dict, Iterator, List
+
     from k8s_venv.runner.registry import Buffer
 
 _BLOCK = 1024 * 1024
@@ -145,13 +145,3 @@ def _said(error: BaseException) -> str:
     if isinstance(error, (HTTPException, ValueError)):
         return f"the store's answer or its URL makes no sense ({type(error).__name__})"
     return str(error)
-
-
-def read(folder: str) -> Dict[str, Any]:
-    """Return what the sender says of a call's bulk.
-
-    Args:
-        folder: the call's folder.
-    """
-    with open(os.path.join(folder, protocol.DELIVERY), encoding="utf-8") as stream:
-        return dict(json.load(stream))

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 from itertools import chain
-from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple
 
+from k8s_venv.runner import quickjson
 from k8s_venv.runner.errors import NoCodecError
-from k8s_venv.runner.registry import (
-    LIBRARIES,
-    MAX_DEPTH,
-    MODULE_OF_PACKAGE,
-    Buffer,
-    Later,
-    Node,
-    Piece,
-    Types,
-    codec_module,
-)
-from k8s_venv.runtime import registered_types
+from k8s_venv.runner.registry import LIBRARIES, MAX_DEPTH, MODULE_OF_PACKAGE, Later, codec_module, registered
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple
+
+    from k8s_venv.runner.registry import Buffer, Node, Piece, Types
 
 # Python refuses to read decimal integers of more digits than a limit, which is at least 640 and by default 4300;
 # longer ones travel in hexadecimal.
@@ -150,8 +144,10 @@ class Encoder:
         return {"$": "str", "b": self.buffer(value.encode("utf-8", "surrogatepass"))}
 
     def _other(self, value: Any, kind: type, depth: int) -> Any:
-        if kind in registered_types:
-            return self._registered(value, *registered_types[kind], depth)
+        own_codec = registered("types").get(kind)
+        if own_codec is not None:
+            name, encode = own_codec
+            return self._registered(value, name, encode, depth)
         package = kind.__module__.partition(".")[0]
         if package in MODULE_OF_PACKAGE:
             node = codec_module(MODULE_OF_PACKAGE[package]).encode(self, value, depth)
@@ -197,7 +193,7 @@ def _shown(key: Any) -> str:
 def _plain_json(value: Any) -> Optional[bytes]:
     """Return a value's JSON when that says it exactly; both steps run in C."""
     try:
-        text = json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode("utf-8")
+        text = quickjson.dumps(value).encode("utf-8")
     except Exception:  # noqa: BLE001 -- also what methods of a user's own subclasses raise
         return None
     return text if _is_plain(value) else None

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import traceback
-from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple
 
 from k8s_venv.runner import protocol
 from k8s_venv.runner.values import dumps, loads
 from k8s_venv.runtime import FailTask, SkipTask
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import TracebackType
+    from typing import Any, Dict, List, Optional, Tuple
 
 # Bounds on what a failure may carry, so that it always arrives.
 TRACEBACK_LIMIT = 256 * 1024  # characters

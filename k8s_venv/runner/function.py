@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import importlib
-import io
-import json
-import linecache
-from typing import Any, Callable, Dict, List, Tuple
 
-from k8s_venv.runner import protocol, values
+from k8s_venv.runner import protocol, quickjson, values
 
-Function = Callable[..., Any]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable, Dict, List, Tuple
+
+    Function = Callable[..., Any]
 
 
 def load(read: Callable[[str], bytes], header: Dict[str, Any]) -> Tuple[Function, List[type]]:
@@ -23,12 +23,11 @@ def load(read: Callable[[str], bytes], header: Dict[str, Any]) -> Tuple[Function
     Returns:
         The function, and the types that were pickled with it and belong to no module here.
     """
-    _remember_sources(json.loads(read(protocol.SOURCES)))
     built: Any = None
     if header["recipe"]:  # with cloudpickle it holds the module's settings alone
-        recipe = json.loads(read(protocol.SOURCE_FUNCTION))
+        recipe = quickjson.loads(read(protocol.SOURCE_FUNCTION).decode())
         building: Any = importlib.import_module("k8s_venv.runner.building")
-        built = building.build(recipe, values.loads(read(protocol.SOURCE_VALUES)))
+        built = building.build(recipe, lambda: values.loads(read(protocol.SOURCE_VALUES)))
     if header["transport"] == protocol.CLOUDPICKLE:
         return unpickle(read(protocol.PICKLED_FUNCTION))  # type: ignore[no-any-return]
     return built, []
@@ -62,10 +61,3 @@ def restored(load: Callable[[], Any]) -> Any:
         from k8s_venv.runner.errors import RestoringError
 
         raise RestoringError(f"{type(error).__name__}: {error}") from error
-
-
-def _remember_sources(sources: Dict[str, str]) -> None:
-    """Let tracebacks show the lines of files that exist only where the call came from."""
-    for filename, text in sources.items():
-        # Only these are Python's line ends; str.splitlines knows more, such as form feeds.
-        linecache.cache[filename] = (len(text), None, io.StringIO(text).readlines(), filename)

@@ -7,12 +7,13 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Callable, Optional
 
 from k8s_venv.runner import protocol
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import FrameType
+    from typing import Callable, Optional
 
 # How long a result waits for its sender, in seconds: a worker that died is retried within this time.
 PATIENCE = 3600.0

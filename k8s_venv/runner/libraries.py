@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any, Tuple
 
 from k8s_venv.runner.errors import MissingLibraryError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Tuple
 
 
 def library(name: str, *alternatives: str) -> Any:

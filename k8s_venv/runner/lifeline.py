@@ -8,7 +8,10 @@ import signal
 import threading
 import time
 import warnings
-from typing import Any, Dict
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Dict
 
 # Seconds between asking this process to end and ending it, once its sender is gone.
 GRACE = 10.0

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import mmap
 import os
-from typing import TYPE_CHECKING, Union
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Union
+
     from k8s_venv.runner.registry import Buffer
 
 _STEP = 8 * 1024 * 1024  # bytes

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Callable, Sequence
 from urllib.parse import quote, quote_plus
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable, Sequence
+
+    Masker = Callable[[str], str]
 
 # As in Airflow 3 ([logging] min_length_masked_secret): what is shorter stands in too many innocent words.
 SHORTEST = 5
 MASK = "***"
-
-Masker = Callable[[str], str]
 
 
 def masker(secrets: Sequence[str]) -> Masker:

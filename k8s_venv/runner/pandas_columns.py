@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-from typing import TYPE_CHECKING, Any, Callable, Dict, Optional
 
 from k8s_venv.runner.decoder import field
 from k8s_venv.runner.errors import MalformedError, NoCodecError
@@ -12,7 +11,10 @@ from k8s_venv.runner.libraries import library, version
 from k8s_venv.runner.pandas_frequencies import decode_period_name
 from k8s_venv.runner.tables_numpy import object_array, read_npy, write_npy
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any, Callable, Dict, Optional
+
     from k8s_venv.runner.decoder import Decoder
     from k8s_venv.runner.encoder import Encoder
     from k8s_venv.runner.registry import Node

@@ -6,11 +6,14 @@ The wire has the names that the writer's pandas uses; see "Deprecations" in the 
 from __future__ import annotations
 
 import re
-from typing import Any
 
 from k8s_venv.runner.decoder import field
 from k8s_venv.runner.errors import MalformedError
 from k8s_venv.runner.libraries import library, version
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 # Of offsets, by their names before pandas 2.2.
 _NEW_OFFSETS = {

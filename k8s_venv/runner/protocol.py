@@ -6,11 +6,14 @@ misread raises ``PROTOCOL``.
 
 from __future__ import annotations
 
-from typing import Any, Dict, NamedTuple, Optional
+TYPE_CHECKING = False  # `typing` itself takes longer to import than the runner to start
+if TYPE_CHECKING:
+    from typing import Any, Dict, Optional
 
 PROTOCOL = 1
 
 # Entries of the archive.
+OFTEN = "often.bin"  # the modules that most calls run, in one piece
 HEADER = "call.json"
 ARGUMENTS = "arguments.bin"
 CONTEXT = "context.bin"
@@ -56,7 +59,7 @@ RESULT_LIMIT = 2 * 1024**3
 HAND_OVER_LIMIT = 512 * 1024**2
 
 
-class Document(NamedTuple):
+class Document:
     """A result without its payload: how a call ended, and what the payload must look like.
 
     Args:
@@ -69,17 +72,28 @@ class Document(NamedTuple):
         stored: whether the payload was put where the sender asked for it.
     """
 
-    outcome: str
-    size: int
-    sha256: str
-    python: str
-    timings: Dict[str, float]
-    inline: Optional[str] = None
-    stored: bool = False
+    def __init__(
+        self,
+        outcome: str,
+        size: int,
+        sha256: str,
+        python: str,
+        timings: Dict[str, float],
+        inline: Optional[str] = None,
+        *,
+        stored: bool = False,
+    ) -> None:
+        self.outcome = outcome
+        self.size = size
+        self.sha256 = sha256
+        self.python = python
+        self.timings = timings
+        self.inline = inline
+        self.stored = stored
 
     def to_json(self) -> Dict[str, Any]:
         """Return the JSON object that stands for this document."""
-        entries: Dict[str, Any] = {"protocol": PROTOCOL, **self._asdict()}
+        entries: Dict[str, Any] = {"protocol": PROTOCOL, **vars(self)}
         if self.inline is None:
             del entries["inline"]
         else:

@@ -7,16 +7,20 @@ because every import costs each pod its start.
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any, Callable, Dict, NamedTuple, Optional, Union
+import sys
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import mmap
+    from typing import Any, Callable, Dict, Optional, Union
 
-Buffer = Union[bytes, bytearray, memoryview, "mmap.mmap"]
-Node = Dict[str, Any]
+    Buffer = Union[bytes, bytearray, memoryview, mmap.mmap]
+    Node = Dict[str, Any]
+    # Returns the type of a module's name and a qualified name, or None when the call did not ship it.
+    Types = Callable[[str, str], Optional[type]]
 
 
-class Later(NamedTuple):
+class Later:
     """A piece that is only made when it is written, so that not all of them are in memory at once.
 
     Args:
@@ -24,13 +28,13 @@ class Later(NamedTuple):
         make: returns it.
     """
 
-    nbytes: int
-    make: Callable[[], Buffer]
+    def __init__(self, nbytes: int, make: Callable[[], Buffer]) -> None:
+        self.nbytes = nbytes
+        self.make = make
 
 
-Piece = Union[Buffer, Later]
-# Returns the type of a module's name and a qualified name, or None when the call did not ship it.
-Types = Callable[[str, str], Optional[type]]
+if TYPE_CHECKING:
+    Piece = Union[Buffer, Later]
 
 MAX_DEPTH = 100
 LIBRARIES = frozenset(["numpy", "pandas", "polars", "pyarrow"])
@@ -66,3 +70,12 @@ MODULE_OF_NAME = {
 def codec_module(name: str) -> Any:
     """Import a module of codecs; it has ``encode(encoder, value, depth)`` and ``DECODERS``."""
     return importlib.import_module(f"k8s_venv.runner.{name}")
+
+
+def registered(kind: str) -> Dict[Any, Any]:
+    """Return what users registered; whoever did that has imported ``k8s_venv.runtime``.
+
+    Args:
+        kind: ``types`` or ``names``.
+    """
+    return getattr(sys.modules.get("k8s_venv.runtime"), f"registered_{kind}", {})

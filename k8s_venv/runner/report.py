@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import base64
-import json
+import importlib
 import os
 import sys
 import time
-import zlib
-from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Type
 
-from k8s_venv.runner import protocol, values
+from k8s_venv.runner import protocol, quickjson, values
 from k8s_venv.runner.errors import NoCodecError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import TracebackType
+    from typing import Any, Callable, Dict, List, Optional, Type
 
-    from k8s_venv.runner.registry import Types
+    from k8s_venv.runner.registry import Piece, Types
 
-try:
-    import fcntl
-except ImportError:  # pragma: no cover -- only Windows lacks it, and it has no pods to hand over from
-    fcntl = None  # type: ignore[assignment]
+_SMALL = 1024 * 1024  # bytes
 
 
 class Reporter:
@@ -45,14 +41,8 @@ class Reporter:
 
     def __enter__(self) -> Reporter:
         os.makedirs(self.folder, exist_ok=True)
-        # The system drops this lock when the process ends, however it ends: so the container that hands the
-        # result over learns of it.
-        running = os.path.join(self.folder, protocol.RUNNING)
-        coming = running + ".part"
-        self._lock = open(coming, "w")
-        if fcntl is not None:
-            fcntl.flock(self._lock, fcntl.LOCK_EX)
-        os.rename(coming, running)  # nobody sees it unlocked
+        if self._message is not None:  # in a pod, where another container hands the result over
+            self._lock = _locked(os.path.join(self.folder, protocol.RUNNING))
         return self
 
     def __exit__(
@@ -62,7 +52,8 @@ class Reporter:
         trace: Optional[TracebackType],
     ) -> None:
         sys.stdout.flush()
-        self._lock.close()
+        if self._lock is not None:
+            self._lock.close()
 
     def value(self, value: Any) -> None:
         """Report a returned value.
@@ -101,7 +92,7 @@ class Reporter:
 
         return masked_data(failure, self.mask)
 
-    def _leave(self, outcome: str, parts: List[values.Piece]) -> None:
+    def _leave(self, outcome: str, parts: List[Piece]) -> None:
         if os.getpid() != self.process:
             os._exit(1)  # a child that the function forked has nothing to report
         from k8s_venv.runner.encoder import length
@@ -111,20 +102,26 @@ class Reporter:
         if self._message is not None:
             _write(self._message, text)
 
-    def _inline(self, outcome: str, parts: List[values.Piece], size: int) -> str:
+    def _inline(self, outcome: str, parts: List[Piece], size: int) -> str:
         """Return the document with the payload in it, if it fits into the pod's status."""
         if self._message is None or size > 64 * protocol.MESSAGE_LIMIT or not self.delivery.get("inline", True):
             return ""
+        from base64 import b85encode
+        from zlib import compress
+
         payload = b"".join(values.buffers(parts))
-        packed = base64.b85encode(zlib.compress(payload, 9)).decode("ascii")
-        text = json.dumps(self._document(outcome, size, _sha256(payload))._replace(inline=packed).to_json())
+        digest = _sha256(size)
+        digest.update(payload)
+        document = self._document(outcome, size, digest)
+        document.inline = b85encode(compress(payload, 9)).decode("ascii")
+        text = quickjson.dumps(document.to_json())
         return text if len(text) <= self.delivery.get("message", protocol.MESSAGE_LIMIT) else ""
 
-    def _outside(self, outcome: str, parts: List[values.Piece], size: int) -> str:
+    def _outside(self, outcome: str, parts: List[Piece], size: int) -> str:
         """Leave the payload in a file, or where the sender wants it; return the document."""
         self._check_size(size)
         path = os.path.join(self.folder, protocol.PAYLOAD)
-        digest = _sha256()
+        digest = _sha256(size)
         with open(path, "wb") as stream:
             for buffer in values.buffers(parts):
                 digest.update(buffer)
@@ -132,9 +129,9 @@ class Reporter:
         document = self._document(outcome, size, digest)
         wanted = self.delivery.get("result")
         if wanted and (size > wanted["above"] or not self._hands_over) and self._store(wanted, path, size):
-            document = document._replace(stored=True)
+            document.stored = True
             os.remove(path)
-        text = json.dumps(document.to_json())
+        text = quickjson.dumps(document.to_json())
         if self._message is None or not document.stored:
             # The document comes last: where it stands, the payload is complete.
             _write(os.path.join(self.folder, protocol.DOCUMENT), text)
@@ -178,12 +175,29 @@ class Reporter:
         return protocol.Document(outcome, size, digest.hexdigest(), sys.version.split()[0], self.timings)
 
 
-def _sha256(data: bytes = b"") -> Any:
+def _sha256(size: int) -> Any:
+    """Return a digest for so many bytes. `hashlib` loads OpenSSL, which is worth it for many."""
+    if size <= _SMALL:
+        try:
+            return importlib.import_module("_sha2" if sys.version_info >= (3, 12) else "_sha256").sha256()
+        except ImportError:  # Python can be built without
+            pass
     from hashlib import sha256
 
-    return sha256(data)
+    return sha256()
+
+
+def _locked(path: str) -> Any:
+    """Return a file that stays locked for as long as this process lives: the system sees to that."""
+    import fcntl
+
+    coming = path + ".part"
+    lock = open(coming, "w")  # noqa: SIM115 -- until the process ends
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    os.rename(coming, path)  # nobody sees it unlocked
+    return lock
 
 
 def _write(path: str, text: str) -> None:
-    with open(path, "w", encoding="ascii") as stream:
-        stream.write(text)
+    with open(path, "wb") as stream:
+        stream.write(text.encode())

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import datetime
 import sys
-from typing import TYPE_CHECKING, Any, Callable, Dict, Optional
 
 from k8s_venv.runner.decoder import field
 from k8s_venv.runner.errors import MalformedError, MissingLibraryError, NoCodecError
 from k8s_venv.runner.libraries import library
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any, Callable, Dict, Optional
+
     from k8s_venv.runner.decoder import Decoder
     from k8s_venv.runner.encoder import Encoder
     from k8s_venv.runner.registry import Node

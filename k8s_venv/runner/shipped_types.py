@@ -9,12 +9,14 @@ from __future__ import annotations
 import enum
 import functools
 import sys
-from typing import TYPE_CHECKING, Any, Callable, Container, Dict, List, Mapping, Optional
 
 from k8s_venv.runner.decoder import field
 from k8s_venv.runner.errors import NoCodecError, UnknownTypeError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any, Callable, Container, Dict, List, Mapping, Optional
+
     from k8s_venv.runner.decoder import Decoder
     from k8s_venv.runner.encoder import Encoder
     from k8s_venv.runner.registry import Node, Types

@@ -8,12 +8,14 @@ past this, so it is never lost, and counts as output.
 from __future__ import annotations
 
 import io
-import logging
 import sys
 import time
-from typing import Any, Callable, List, Optional
 
 from k8s_venv.runner.protocol import MARK
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable, List, Optional
 
 # Progress that is drawn over and over on one line is shown so often, in seconds.
 PAUSE = 5.0
@@ -21,14 +23,9 @@ _LONGEST_PROGRESS = 4096
 
 
 def install() -> None:
-    """Mark what this process prints and logs from now on; show records from INFO on, as Airflow does in place."""
+    """Mark what this process prints from now on."""
     sys.stdout = _marked(sys.stdout, "")
     sys.stderr = _marked(sys.stderr, MARK + "stderr - ")
-    handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(_Formatter())
-    root = logging.getLogger()
-    root.addHandler(handler)
-    root.setLevel(logging.INFO)
 
 
 def hide(mask: Callable[[str], str]) -> None:
@@ -145,11 +142,3 @@ class Lines(io.BufferedIOBase):
         else:
             out.append((self._mark if self._at_start and self._mark else b"") + b"\n")
         self._at_start = True
-
-
-class _Formatter(logging.Formatter):
-    """Marks each line of a record with its level."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        mark = f"{MARK}{record.levelname} - "
-        return "\n".join(mark + line for line in super().format(record).split("\n"))

@@ -5,14 +5,16 @@ from __future__ import annotations
 import io
 import math
 import re
-from typing import TYPE_CHECKING, Any, Callable, Dict, Optional
 
 from k8s_venv.runner.decoder import field
 from k8s_venv.runner.errors import MalformedError, NoCodecError
 from k8s_venv.runner.libraries import library
 from k8s_venv.runner.registry import Later
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any, Callable, Dict, Optional
+
     from k8s_venv.runner.decoder import Decoder
     from k8s_venv.runner.encoder import Encoder
     from k8s_venv.runner.registry import Buffer, Node

@@ -5,8 +5,6 @@ They need no pyarrow, and no version of pandas on both sides. What a column may 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional
-
 from k8s_venv.runner.decoder import field
 from k8s_venv.runner.errors import MalformedError, NoCodecError
 from k8s_venv.runner.libraries import library, version
@@ -14,7 +12,10 @@ from k8s_venv.runner.pandas_columns import decode_column, encode_column, encode_
 from k8s_venv.runner.pandas_frequencies import decode_frequency, decode_period_name, encode_frequency
 from k8s_venv.runner.tables_numpy import read_npy, write_npy
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any, Callable, Dict, List, Optional
+
     from k8s_venv.runner.decoder import Decoder
     from k8s_venv.runner.encoder import Encoder
     from k8s_venv.runner.registry import Node

@@ -7,27 +7,16 @@ nodes refer to them, each of them once. ``README.md`` beside this file is the sp
 
 from __future__ import annotations
 
-import json
-import struct
-from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Tuple
-
-from k8s_venv.runner.decoder import JSON, Decoder, UserError, field
+from k8s_venv.runner import quickjson
+from k8s_venv.runner.decoder import Decoder, UserError, field
 from k8s_venv.runner.errors import MalformedError, MissingLibraryError, NoCodecError
-from k8s_venv.runner.registry import Buffer, Later, Piece, Types
+from k8s_venv.runner.registry import Later
 
-__all__ = [
-    "MAGIC",
-    "Buffer",
-    "Decoder",
-    "Piece",
-    "Types",
-    "buffers",
-    "document_of",
-    "dump_parts",
-    "dumps",
-    "head_length",
-    "loads",
-]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Tuple
+
+    from k8s_venv.runner.registry import Buffer, Piece, Types
 
 MAGIC = b"K8SV\x01"
 
@@ -53,11 +42,11 @@ def dump_parts(
         document: Dict[str, Any] = {"value": node, "buffers": encoder.lengths}
         if encoder.libraries:
             document["libraries"] = encoder.libraries
-        text = json.dumps(document, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+        text = quickjson.dumps(document)
     except RecursionError:
         raise NoCodecError("", "nested too deeply") from None
     head = text.encode("utf-8")
-    return [MAGIC + struct.pack(">Q", len(head)) + head, *encoder.pieces]
+    return [MAGIC + len(head).to_bytes(8, "big") + head, *encoder.pieces]
 
 
 def dumps(value: Any, pickle: Optional[Callable[[Any], bytes]] = None, types: Optional[Types] = None) -> bytes:
@@ -128,7 +117,7 @@ def _document_start(view: memoryview) -> Tuple[int, int]:
     start = len(MAGIC) + 8
     if bytes(view[: len(MAGIC)]) != MAGIC or len(view) < start:
         raise MalformedError("not a value of this format")
-    (length,) = struct.unpack(">Q", view[len(MAGIC) : start])
+    length = int.from_bytes(view[len(MAGIC) : start], "big")
     return start, start + length
 
 
@@ -144,7 +133,7 @@ def _split_head(view: memoryview) -> Tuple[Any, memoryview]:
     start, end = _document_start(view)
     if end > len(view):
         raise MalformedError("the document is shorter than announced")
-    return JSON.decode(str(view[start:end], "utf-8")), view[end:]
+    return quickjson.loads(str(view[start:end], "utf-8")), view[end:]
 
 
 def _split_buffers(view: memoryview, lengths: List[int]) -> List[memoryview]:

@@ -24,6 +24,7 @@ from k8s_venv.environment import Environment
 from k8s_venv.errors import CallError, K8sVenvError
 from k8s_venv.runner import delivery, protocol
 from k8s_venv.runner.errors import DeliveryError
+from k8s_venv.runner.opening import beside
 from k8s_venv.runner.values import dumps, loads
 from k8s_venv.value_settings import ValueSettings
 
@@ -121,7 +122,7 @@ def unpacked(parcels: list[dict[str, bytes]], folder: Path) -> bytes:
     for parcel in parcels:
         for name, data in parcel.items():
             (folder / name).write_bytes(data)
-    said = delivery.read(str(folder))["arguments"]
+    said = beside(f"{folder}/call.pyz", "delivery.json")["arguments"]
     return bytes(delivery.fetch(str(folder), said, str(folder), "its arguments"))
 
 
@@ -146,7 +147,9 @@ def test_a_lost_or_altered_parcel_is_told(tmp_path: Path) -> None:
         unpacked(parcels, tmp_path)
     (tmp_path / "arguments.1").unlink()
     with pytest.raises(DeliveryError, match="No such file"):
-        delivery.fetch(str(tmp_path), delivery.read(str(tmp_path))["arguments"], str(tmp_path), "its arguments")
+        delivery.fetch(
+            str(tmp_path), beside(f"{tmp_path}/call.pyz", "delivery.json")["arguments"], str(tmp_path), "its arguments"
+        )
 
 
 def test_what_parcels_do_not_hold_is_refused_with_the_ways_out(tmp_path: Path) -> None:
@@ -171,7 +174,7 @@ def test_settings_of_a_pod_without_exec_and_status(tmp_path: Path) -> None:
     parcels = Delivery(call(tmp_path, b"x", location=str(tmp_path), exec=False, status=False), "work").parcels(9999, 1)
 
     (tmp_path / protocol.DELIVERY).write_bytes(parcels[0][protocol.DELIVERY])
-    said = delivery.read(str(tmp_path))
+    said = beside(f"{tmp_path}/call.pyz", "delivery.json")
     assert said["hand_over"] is said["inline"] is False
     assert said["result"] == {"above": 1024 * 1024, "path": f"{tmp_path}/work.result"}
 
@@ -228,7 +231,7 @@ def test_documents_of_earlier_versions_are_read(tmp_path: Path) -> None:
 
 
 def test_deliveries_of_earlier_versions_are_read(tmp_path: Path) -> None:
-    said = delivery.read(str(GOLDEN))
+    said = beside(f"{GOLDEN}/call.pyz", "delivery.json")
 
     for place in (said["arguments"], *said["references"].values()):
         assert loads(delivery.fetch(str(GOLDEN), place, str(tmp_path), "its arguments")) == VALUE

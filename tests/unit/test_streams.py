@@ -66,8 +66,9 @@ def test_windows_ends_of_lines_are_ends_of_lines() -> None:
 
 PROGRAM = """
 import logging, sys
-from k8s_venv.runner import streams
+from k8s_venv.runner import records, streams
 streams.install()
+records.show(sys.stdout)
 print("out")
 print("err", file=sys.stderr)
 sys.stdout.buffer.write(b"\\xff raw\\n")

@@ -121,7 +121,7 @@ def test_arrays_that_cannot_travel_are_refused(array: Any, problem: str) -> None
 def test_a_large_array_is_not_copied_by_the_encoder() -> None:
     array = np.zeros(1000)
     parts = values.dump_parts({"a": array})
-    assert any(np.shares_memory(np.frombuffer(part, "u1"), array) for part in parts[1:] if len(part) == 8000)
+    assert any(np.shares_memory(np.frombuffer(part, "u1"), array) for part in parts[1:])
 
 
 # --- pandas -----------------------------------------------------------------------------------------------

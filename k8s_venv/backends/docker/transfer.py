@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from docker.models.containers import Container
 
-    from k8s_venv.runner.values import Buffer
+    from k8s_venv.runner.registry import Buffer
 
 RESULT_FOLDER = f"{FOLDER}/result"
 _CHUNK = 1 << 20  # bytes of a result that are in memory at once

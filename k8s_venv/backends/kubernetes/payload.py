@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from kubernetes.client import models as k8s
 
     from k8s_venv.calls import PackedCall
-    from k8s_venv.runner.values import Buffer
+    from k8s_venv.runner.registry import Buffer
 
 # A large result: how often reading may fail without a byte of progress, and the seconds between two attempts and
 # of silence in one.

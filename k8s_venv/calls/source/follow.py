@@ -23,7 +23,7 @@ from k8s_venv.calls.source.sender_only import bound_to_process
 from k8s_venv.calls.source.settings import Settings
 from k8s_venv.calls.source.state import is_plain, portable
 from k8s_venv.errors import CallError, SourceError
-from k8s_venv.runner.building import parse_slice
+from k8s_venv.runner.restoring import parse_slice
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

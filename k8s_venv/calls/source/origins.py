@@ -18,6 +18,8 @@ from k8s_venv.calls.source.beside import file_of, import_roots
 if TYPE_CHECKING:
     from types import FunctionType
 
+_OWN_FOLDER = f"{Path(__file__).parents[2]}/"
+
 
 class Origins:
     """Tell the origin of modules, as one function sees them.
@@ -99,7 +101,8 @@ def is_installed_file(path: str) -> bool:
     parts = Path(path).parts
     if "site-packages" in parts or "dist-packages" in parts or path.endswith((".so", ".pyd")):
         return True
-    return path.startswith(_library_folders())
+    # Of this package every archive has its own part, wherever the sender's is.
+    return path.startswith((*_library_folders(), _OWN_FOLDER))
 
 
 @functools.cache

@@ -49,7 +49,7 @@ from k8s_venv.calls.source.modulefile import files_of, module_file
 from k8s_venv.calls.source.origins import Origins, is_installed_file, sent_name
 from k8s_venv.calls.source.parts import StateError
 from k8s_venv.calls.source.sender_only import bound_to_process, of_airflow, type_name
-from k8s_venv.calls.source.state import portable
+from k8s_venv.calls.source.state import place_of_global, portable
 from k8s_venv.errors import CallError, SourceError
 
 if TYPE_CHECKING:
@@ -121,16 +121,23 @@ class Slicer:
         """Return what the runner needs to build the function, as JSON."""
         return {
             "modules": [self._module_recipe(module) for module in self._modules.values()],
+            "target": self._place,
+            "values": self.has_values,
             "early": self._early.sources,
             "late": self._late.sources,
         }
 
+    @property
+    def has_values(self) -> bool:
+        """Tell whether any state travels with the slices."""
+        return self._has_early or self._has_late
+
     def values(self) -> dict[str, Any]:
         """Return the state that travels with the slices."""
         return {
-            "early": self._early.data,
+            "early": self._early.data if self._has_early else None,
             "early_coded": self._early.coded,
-            "late": self._late.data,
+            "late": self._late.data if self._has_late else None,
             "late_coded": self._late.coded,
         }
 
@@ -198,11 +205,22 @@ class Slicer:
             self._early = portable(_renamed(early), self._origins)
             made = {key: place for module in self._modules.values() for key, place in module.made_before().items()}
             self._late = portable(state, self._origins, self._unnamed, made)
+            self._place = self._place_of_target(home, made)
         except StateError as error:
             raise self._blame(error) from None
+        self._has_early = any(early.values())
+        self._has_late = any(late.values()) or (self._place is None and self._target is not None)
         for name in sorted(self._early.defined_in | self._late.defined_in):
             if self._origins.is_sliced(name):
                 self._module(name)
+
+    def _place_of_target(self, home: str | None, made: Mapping[int, tuple[str, str]]) -> tuple[str, str] | None:
+        """Return the module and name under which the function is found once the statements have run, or None."""
+        if self._target is None:
+            return (home, self._own_name) if home and self._own_name else None
+        if self._own_name is not None:
+            return None
+        return place_of_global(self._target, self._origins, self._unnamed, made)
 
     def _module(self, name: str, filename: str | None = None) -> ModuleSlice:
         if name not in self._modules:

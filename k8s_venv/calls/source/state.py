@@ -75,6 +75,21 @@ def portable(
     return pickler.parts
 
 
+def place_of_global(
+    value: Any, origins: Origins, unnamed: Container[int], made: Mapping[int, tuple[str, str]]
+) -> tuple[str, str] | None:
+    """Return the module and name under which a value is found once its module's statements have run, or None.
+
+    Args:
+        value: the value.
+        origins: tells how modules travel.
+        unnamed: as in ``portable``.
+        made: as in ``portable``.
+    """
+    found = _Pickler(io.BytesIO(), origins, unnamed, made).persistent_id(value)
+    return found[1:] if found is not None and found[0] == "global" else None
+
+
 class _Pickler(pickle.Pickler):
     def __init__(
         self, stream: io.BytesIO, origins: Origins, unnamed: Container[int], made: Mapping[int, tuple[str, str]]
