@@ -6,6 +6,7 @@ import ast
 import dataclasses
 import functools
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
     from k8s_venv.environment import Environment
+
+# For processes that the function starts: they import its module by name.
+_MADE_AGAIN = b"from k8s_venv.runner.again import make\nmake(__name__, __file__)\n"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,7 +150,10 @@ def _add_source(entries: dict[str, bytes], slicer: Slicer) -> dict[str, Path]:
 
 
 def _add_recipe(entries: dict[str, bytes], slicer: Slicer) -> None:
-    entries[protocol.SOURCE_FUNCTION] = json.dumps(slicer.recipe()).encode()
+    recipe = slicer.recipe()
+    entries[protocol.SOURCE_FUNCTION] = json.dumps(recipe).encode()
+    for name in {str(module["name"]) for module in recipe["modules"]} - sys.stdlib_module_names:
+        entries[f"{name.replace('.', '/')}.py"] = _MADE_AGAIN
     if slicer.has_values:
         entries[protocol.SOURCE_VALUES] = dumps(slicer.values())
 

@@ -95,12 +95,12 @@ def _as_itself(
     for part in name.split("."):
         kind = getattr(kind, part, None)
     if isinstance(kind, type) and issubclass(kind, Exception) and args is not None:
-        with contextlib.suppress(Exception):  # a type that is not made from its `args`
+        with contextlib.suppress(BaseException):  # a type that is not made from its `args`
             rebuilt = kind(*args)
             if str(rebuilt) == message:
                 return rebuilt
     if isinstance(kind, type) and issubclass(kind, Exception) and module in shipped and args is not None:
-        with contextlib.suppress(Exception):  # one whose constructor takes something else
+        with contextlib.suppress(BaseException):  # one whose constructor takes something else
             rebuilt = kind.__new__(kind, *args)
             rebuilt.args = args
             if str(rebuilt) == message:

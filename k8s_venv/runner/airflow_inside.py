@@ -13,6 +13,7 @@ import functools
 import importlib
 import logging
 import os
+import sys
 import tempfile
 
 from k8s_venv import runtime

@@ -28,7 +28,7 @@ def outcome(error: BaseException) -> str:
     if isinstance(error, FailTask):
         return protocol.FAIL
     for kind in type(error).__mro__:
-        if kind.__module__.partition(".")[0] == "airflow" and kind.__name__ in _AIRFLOW_OUTCOMES:
+        if str(kind.__module__).partition(".")[0] == "airflow" and kind.__name__ in _AIRFLOW_OUTCOMES:
             return _AIRFLOW_OUTCOMES[kind.__name__]
     return protocol.FAILURE
 
@@ -48,7 +48,7 @@ def describe(error: BaseException) -> Dict[str, Any]:
     error.__traceback__ = _without_runner(error.__traceback__)
     try:
         lines = traceback.format_exception(type(error), error, error.__traceback__)
-    except Exception as broken:  # noqa: BLE001 -- an exception whose own methods fail
+    except BaseException as broken:  # noqa: BLE001 -- an exception whose own methods fail
         name = type(error).__qualname__
         lines = [*traceback.format_tb(error.__traceback__), f"{name}: <{broken!r} while printing it>\n"]
     return {**facts(error, 0), "traceback": _shortened("".join(lines))}
@@ -59,7 +59,7 @@ def bare(error: BaseException) -> Dict[str, Any]:
     name = type(error).__qualname__
     lines = traceback.format_tb(_without_runner(error.__traceback__))
     return {
-        "module": type(error).__module__,
+        "module": str(type(error).__module__),
         "name": name,
         "message": "<cannot be read>",
         "args": None,
@@ -97,12 +97,12 @@ def facts(error: BaseException, depth: int) -> Dict[str, Any]:
     """
     kind = type(error)
     return {
-        "module": kind.__module__,
+        "module": str(kind.__module__),
         "name": kind.__qualname__,
         "message": _text(error),
         "args": _arguments(error),
         "missing": str(error.name) if isinstance(error, ImportError) and error.name else None,
-        "notes": [str(note) for note in getattr(error, "__notes__", None) or ()],
+        "notes": _notes(error),
         "group": _members(error, depth),
     }
 
@@ -115,10 +115,15 @@ def _members(error: BaseException, depth: int) -> Optional[List[Dict[str, Any]]]
     return [facts(member, depth + 1) for member in members[:GROUP_LIMIT]]
 
 
+def _notes(error: BaseException) -> List[str]:
+    notes = getattr(error, "__notes__", ())
+    return [str(note) for note in notes] if isinstance(notes, (list, tuple)) else []
+
+
 def _text(error: BaseException) -> str:
     try:
         return str(error)
-    except Exception as broken:  # noqa: BLE001 -- an exception whose own methods fail
+    except BaseException as broken:  # noqa: BLE001 -- an exception whose own methods fail
         return f"<{type(broken).__name__} while reading the message>"
 
 
@@ -127,7 +132,7 @@ def _arguments(error: BaseException) -> Optional[Tuple[Any, ...]]:
     try:
         parts: Any = error.__reduce__()
         made_by, arguments = parts[0], parts[1]
-    except Exception:  # noqa: BLE001 -- an exception whose own methods fail
+    except BaseException:  # noqa: BLE001 -- an exception whose own methods fail
         made_by, arguments = None, ()
     if made_by is not type(error):
         arguments = error.args

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
-import signal
-import threading
 import time
 import warnings
+from _signal import SIGKILL, SIGTERM  # type: ignore[import-not-found]
+from _thread import start_new_thread  # `threading` is not for calls that have no other threads
+
+from k8s_venv.runner import quickjson
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,8 +37,8 @@ def receive() -> Dict[str, Any]:
         if not read:
             raise SystemExit("the sender is gone")
         text += read
-    threading.Thread(target=_watch, args=(line,), name="k8s-venv-lifeline", daemon=True).start()
-    secrets: Dict[str, Any] = json.loads(text)
+    start_new_thread(_watch, (line,))
+    secrets: Dict[str, Any] = quickjson.loads(text.decode())
     return secrets
 
 
@@ -46,9 +47,9 @@ def _watch(line: int) -> None:
     while os.read(line, _CHUNK):
         pass
     _end_what_remains()
-    os.kill(os.getpid(), signal.SIGTERM)
+    os.kill(os.getpid(), SIGTERM)
     time.sleep(GRACE)
-    os._exit(128 + signal.SIGKILL)
+    os._exit(128 + SIGKILL)
 
 
 def _end_what_remains() -> None:
@@ -60,4 +61,4 @@ def _end_what_remains() -> None:
     if child == 0:
         while os.getppid() == parent and time.monotonic() < deadline:
             time.sleep(0.1)
-        os.killpg(0, signal.SIGKILL)
+        os.killpg(0, SIGKILL)

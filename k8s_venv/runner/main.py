@@ -15,8 +15,10 @@ from __future__ import annotations
 
 import importlib
 import os
+import sys
 import time
 from _signal import SIGTERM, signal  # type: ignore[import-not-found]  # `signal` itself imports `enum` for names
+from _thread import start_new_thread  # `threading` is for calls that have more threads than this one
 from types import CoroutineType
 
 from k8s_venv.runner import protocol, report, streams
@@ -25,10 +27,11 @@ from k8s_venv.runner.opening import beside, open_call
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import FrameType
-    from typing import Any, List, Optional
+    from typing import Any, List, NoReturn, Optional
 
 # The ways to run this program, each with the folder of a result.
 _MODES = ("--result", "--hand-over", "--read", "--release")
+LINGER = 60.0  # seconds
 _TERMINATED: int = 128 + SIGTERM
 
 
@@ -50,7 +53,9 @@ def main(archive: str, arguments: List[str]) -> int:
     if modes[0] == "--result":
         with report.Reporter(folder, options.get("--message")) as reporter:
             reporter.delivery = beside(archive, protocol.DELIVERY)
-            return run(archive, reporter, attached=options.get("--secrets") == "-")
+            code = run(archive, reporter, attached=options.get("--secrets") == "-")
+            start_new_thread(_end_what_lingers, (code,))
+            return code
     hand_over: Any = importlib.import_module("k8s_venv.runner.hand_over")
     if modes[0] == "--read":
         return int(hand_over.send(folder, int(options.get("--from", 0))))
@@ -81,21 +86,28 @@ def run(path: str, reporter: report.Reporter, *, attached: bool = False) -> int:
             value = importlib.import_module("asyncio").run(value)
         reporter.timings["run"] = time.perf_counter() - started
         reporter.timings["clock"] = time.time()
+        if os.getpid() != reporter.process:
+            raise SystemExit("A process that the function forked returned from it: end such a process by os._exit().")
         reporter.value(None if discard else value)
-    except SystemExit as error:  # a task that calls sys.exit(0) did what it wanted
-        if error.code in (None, 0):
-            reporter.value(None)
-            return 0
-        if error.code == _TERMINATED and "result" in reporter.delivery:
-            return _TERMINATED  # whoever ended the call fetches nothing from the location for large values
-        reporter.failure(error)
-    except BaseException as error:  # noqa: BLE001 -- whatever it is, the sender must hear of it
-        return 0 if reporter.failure(error) == protocol.SKIP else 1
+    except BaseException as error:
+        if os.getpid() != reporter.process:
+            raise  # a process that the function forked has nothing to report
+        return _report(error, reporter)
     else:
         return 0
     finally:
         streams.finish()
-    return 1
+
+
+def _report(error: BaseException, reporter: report.Reporter) -> int:
+    """Report what ended a call; return the process's exit code."""
+    if isinstance(error, SystemExit):
+        if error.code in (None, 0):  # a task that calls sys.exit(0) did what it wanted
+            reporter.value(None)
+            return 0
+        if error.code == _TERMINATED and "result" in reporter.delivery:
+            return _TERMINATED  # whoever ended the call fetches nothing from the location for large values
+    return 0 if reporter.failure(error) == protocol.SKIP else 1
 
 
 def _age() -> float:
@@ -108,10 +120,26 @@ def _age() -> float:
         return 0.0
 
 
+def _end_what_lingers(code: int) -> None:
+    """End this process, whose call is over, when threads or exit handlers that the function left keep it."""
+    time.sleep(LINGER)
+    text = f"the call is over, but threads or exit handlers that it left are still at work after {LINGER:.0f} s"
+    os.write(1, f"{protocol.MARK}WARNING - {text}: they are ended.\n".encode())
+    os._exit(code)
+
+
 def _prepare_process() -> None:
-    """Mark what is printed; end when told to."""
+    """Mark what is printed; end when told to; refuse to wait for somebody at a terminal."""
     signal(SIGTERM, _terminate)  # process 1, as in a pod, has no default handler
     streams.install()
+    if "PYTHONBREAKPOINT" not in os.environ:
+        sys.breakpointhook = _refuse_breakpoint
+
+
+def _refuse_breakpoint(*args: Any, **kwargs: Any) -> NoReturn:
+    raise RuntimeError(
+        "breakpoint() waits for somebody at a terminal, and an isolated environment has none: remove it."
+    )
 
 
 def _terminate(number: int, frame: Optional[FrameType]) -> None:

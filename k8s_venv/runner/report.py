@@ -38,6 +38,8 @@ class Reporter:
         self.folder = folder
         self._message = message
         self._lock: Any = None
+        self._umask = os.umask(0)
+        os.umask(self._umask)
 
     def __enter__(self) -> Reporter:
         os.makedirs(self.folder, exist_ok=True)
@@ -51,7 +53,6 @@ class Reporter:
         error: Optional[BaseException],
         trace: Optional[TracebackType],
     ) -> None:
-        sys.stdout.flush()
         if self._lock is not None:
             self._lock.close()
 
@@ -71,12 +72,14 @@ class Reporter:
 
     def failure(self, error: BaseException) -> str:
         """Report an exception and return the outcome that it stands for."""
+        if isinstance(error, MemoryError):
+            _clear_frames(error)
         from k8s_venv.runner import failures
         from k8s_venv.runner.errors import DeliveryError
 
         try:
             parts = values.dump_parts(self._masked(failures.describe(error)))
-        except Exception:  # noqa: BLE001 -- a failure must not be lost to an exception's own methods
+        except BaseException:  # noqa: BLE001 -- a failure must not be lost to an exception's own methods
             parts = values.dump_parts(self._masked(failures.bare(error)))
         outcome = failures.outcome(error)
         try:
@@ -93,8 +96,7 @@ class Reporter:
         return masked_data(failure, self.mask)
 
     def _leave(self, outcome: str, parts: List[Piece]) -> None:
-        if os.getpid() != self.process:
-            os._exit(1)  # a child that the function forked has nothing to report
+        os.umask(self._umask)  # whatever the function has set
         from k8s_venv.runner.encoder import length
 
         size = sum(map(length, parts))
@@ -120,6 +122,7 @@ class Reporter:
     def _outside(self, outcome: str, parts: List[Piece], size: int) -> str:
         """Leave the payload in a file, or where the sender wants it; return the document."""
         self._check_size(size)
+        os.makedirs(self.folder, exist_ok=True)  # the function may have cleared what it took for its own
         path = os.path.join(self.folder, protocol.PAYLOAD)
         digest = _sha256(size)
         with open(path, "wb") as stream:
@@ -173,6 +176,17 @@ class Reporter:
 
     def _document(self, outcome: str, size: int, digest: Any) -> protocol.Document:
         return protocol.Document(outcome, size, digest.hexdigest(), sys.version.split()[0], self.timings)
+
+
+def _clear_frames(error: BaseException) -> None:
+    """Let go of what the functions that an exception passed through hold: it may be all the memory there is."""
+    trace = error.__traceback__
+    while trace is not None:
+        try:  # noqa: SIM105 -- `contextlib` would have to be imported
+            trace.tb_frame.clear()
+        except RuntimeError:  # it still runs
+            pass
+        trace = trace.tb_next
 
 
 def _sha256(size: int) -> Any:

@@ -20,12 +20,14 @@ if TYPE_CHECKING:
 # Progress that is drawn over and over on one line is shown so often, in seconds.
 PAUSE = 5.0
 _LONGEST_PROGRESS = 4096
+_installed: List[Any] = []  # what a function may have replaced since
 
 
 def install() -> None:
     """Mark what this process prints from now on."""
     sys.stdout = _marked(sys.stdout, "")
     sys.stderr = _marked(sys.stderr, MARK + "stderr - ")
+    _installed.extend([sys.stdout, sys.stderr])
 
 
 def hide(mask: Callable[[str], str]) -> None:
@@ -34,19 +36,20 @@ def hide(mask: Callable[[str], str]) -> None:
     Args:
         mask: hides secrets in a text.
     """
-    for stream in (sys.stdout, sys.stderr):
-        lines = getattr(stream, "buffer", None)
-        if isinstance(lines, Lines):
-            lines.mask = mask
+    for stream in _installed:
+        if isinstance(getattr(stream, "buffer", None), Lines):
+            stream.buffer.mask = mask
 
 
 def finish() -> None:
     """Show what is still held back."""
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
-        lines = getattr(stream, "buffer", None)
-        if isinstance(lines, Lines):
-            lines.end()
+    for stream in (sys.stdout, sys.stderr, *_installed):
+        try:
+            stream.flush()
+            if isinstance(getattr(stream, "buffer", None), Lines):
+                stream.buffer.end()
+        except Exception:  # noqa: BLE001, S112 -- the function closed it, or put something else there
+            continue
 
 
 def _marked(stream: Any, mark: str) -> Any:
