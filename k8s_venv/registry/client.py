@@ -16,7 +16,7 @@ from urllib.parse import urljoin, urlsplit, urlunsplit
 
 from k8s_venv.registry.addresses import address_of, is_plain
 from k8s_venv.registry.credentials import Credentials, find_credentials
-from k8s_venv.registry.errors import InterruptedTransferError, RegistryError, reason, refusal
+from k8s_venv.registry.errors import DENIED, InterruptedTransferError, RegistryError, reason, refusal
 from k8s_venv.registry.tokens import Challenge, Scopes, Token, basic, read_token, token_request
 
 if TYPE_CHECKING:
@@ -190,7 +190,8 @@ class Registry:
         except (requests.RequestException, OSError) as error:
             lasting = isinstance(error, requests.exceptions.SSLError | requests.exceptions.InvalidURL)
             place = "" if same_origin(asked.url, self.address) else f" at {urlsplit(asked.url).netloc}"
-            problem = f"The registry {self.host} cannot be reached{place}: {reason(error)}."
+            way = " through the proxy" if isinstance(error, requests.exceptions.ProxyError) else ""
+            problem = f"The registry {self.host} cannot be reached{place}{way}: {reason(error)}."
             raise RegistryError(problem, lasting=lasting) from None
         self._heard = True
         return response
@@ -237,7 +238,8 @@ class Registry:
         return read_token(response, started)
 
     def _refused(self, response: requests.Response, asked: _Request) -> RegistryError:
-        return refusal(response, self.host, self._credentials, asked.pull, asked.push)
+        found = self._credentials if response.status_code in (401, DENIED) else None
+        return refusal(response, self.host, found, asked.pull, asked.push)
 
 
 _registries: dict[str, Registry] = {}

@@ -9,7 +9,7 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from k8s_venv.errors import K8sVenvError
+from k8s_venv.errors import K8sVenvError, masked
 
 if TYPE_CHECKING:
     import requests
@@ -136,4 +136,4 @@ def reason(error: BaseException) -> str:
         error = inner
     text = str(error)
     text = text.rpartition(": ")[2] if "object at 0x" in text else text
-    return text.rstrip(".") or type(error).__name__
+    return masked(text).rstrip(".") or type(error).__name__

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import re
 from typing import TYPE_CHECKING, Literal
-from urllib.parse import urlencode, urljoin
+from urllib.parse import urlencode, urljoin, urlsplit
 
-from k8s_venv.registry.client import HEAD_REFUSED, Registry
+from k8s_venv.registry.client import HEAD_REFUSED, RETRIED, Registry
 from k8s_venv.registry.errors import RegistryError
 
 if TYPE_CHECKING:
@@ -108,7 +108,8 @@ def _location(response: requests.Response, known: str = "") -> str:
     """Return where an upload goes on: an address, or a path of the address that was asked."""
     given = response.headers.get("Location", known)
     if not given:
-        raise RegistryError(f"{response.url} began an upload, and does not say where it goes on.", lasting=True)
+        host = urlsplit(response.url).netloc
+        raise RegistryError(f"{host} began an upload, and does not say where it goes on.", lasting=True)
     return urljoin(response.url, given)
 
 
@@ -191,7 +192,8 @@ class _Sending:
 
     def _resume(self) -> bool:
         """Ask how far an upload got, or whether it ended after all; one that the registry forgot begins again."""
-        response = self._registry.request("GET", self._place, push=self._repository, expect=range(200, 500))
+        understood = set(range(200, 500)).difference(RETRIED)
+        response = self._registry.request("GET", self._place, push=self._repository, expect=understood)
         found = re.fullmatch(r"(?:bytes=)?0-(\d+)", response.headers.get("Range", ""))
         # "0-0" is said for nothing and for one byte alike.
         if response.status_code == 204 and found and 0 < int(found[1]) < self._blob.size:
@@ -221,11 +223,14 @@ class _Body:
         return self._end - self._start
 
     def __iter__(self) -> Iterator[bytes]:
-        with self._path.open("rb") as stream:
-            stream.seek(self._start)
-            position = self._start
-            while data := stream.read(min(_READ, self._end - position)):
-                self._require_going()
-                yield data
-                position += len(data)
-                self._count(position)
+        try:
+            with self._path.open("rb") as stream:
+                stream.seek(self._start)
+                position = self._start
+                while data := stream.read(min(_READ, self._end - position)):
+                    self._require_going()
+                    yield data
+                    position += len(data)
+                    self._count(position)
+        except OSError as error:  # which requests would take for one of the network
+            raise RegistryError(f"{self._path} cannot be read: {error.strerror}.", lasting=True) from None

@@ -308,6 +308,14 @@ def test_a_helper_that_fails_is_named_without_what_it_printed_of_secrets(
         assert "s3cret" not in str(raised.value)
 
 
+def test_credentials_that_nobody_needs_are_not_looked_for(proxy: Proxy, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"credsStore": "of-nobody"}))
+    proxy.faults = [Fault("HEAD", "/blobs/", 400)]
+
+    with pytest.raises(RegistryError, match="with 400: Bad Request"):
+        has_blob(Registry(proxy.host), "some/thing", NOTHING)
+
+
 def test_a_file_that_is_half_written_is_named_and_not_quoted(tmp_path: Path) -> None:
     for text in ('{"auths": {"x": {"password": "s3cret', '["s3cret"]', '{"auths": ["s3cret"]}'):
         (tmp_path / "config.json").write_text(text)

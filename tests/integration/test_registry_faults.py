@@ -45,6 +45,27 @@ def test_an_upload_whose_last_answer_got_lost_is_not_sent_again(proxy: Proxy, bl
     assert proxy.received == blob.size
 
 
+def test_a_file_that_is_gone_is_not_the_registrys_fault(proxy: Proxy, blob: Blob, repository: str) -> None:
+    blob.path.unlink()
+
+    with pytest.raises(RegistryError, match=f"^{blob.path} cannot be read: No such file or directory"):
+        upload(Registry(proxy.host), repository, blob.digest, lambda: blob)
+
+
+def test_a_busy_registry_that_is_asked_how_far_an_upload_got_does_not_lose_it(
+    proxy: Proxy, blob: Blob, repository: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uploads, "_PIECE", 1_000_000)
+    busy = Fault("GET", UPLOADS, 429, {"Retry-After": "0"}, skip=1)
+    proxy.faults = [Fault("PATCH", UPLOADS, 413), Fault("PATCH", UPLOADS, 503, {"Retry-After": "0"}, skip=2), busy]
+
+    upload(Registry(proxy.host), repository, blob.digest, lambda: blob)
+
+    assert busy.times == 0
+    assert proxy.received == blob.size  # what was answered was not sent again
+    assert proxy.count("POST") == 2  # the whole blob was too large for the first
+
+
 @pytest.mark.parametrize("date", [True, False])
 def test_a_registry_that_is_busy_is_waited_for_as_long_as_it_asks(
     proxy: Proxy, repository: str, blob: Blob, date: bool

@@ -66,6 +66,17 @@ def test_data_and_credentials_go_nowhere_without_encryption() -> None:
         token_request(Challenge("bearer", "http://auth.example.com/token"), [], found, registry.address)
 
 
+def test_a_proxys_password_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "http://ada:s3cret@localhost:1")
+    monkeypatch.setenv("https_proxy", "http://ada:s3cret@localhost:1")
+
+    with pytest.raises(RegistryError) as raised:
+        Registry("registry.invalid", attempts=1).request("GET", "x")
+
+    assert "proxy" in str(raised.value).lower()
+    assert "s3cret" not in str(raised.value)
+
+
 def test_what_a_registry_behind_a_proxy_takes_for_its_own_address_is_met_with_encryption() -> None:
     assert Registry("example.com")._url("http://example.com/v2/x?a=1") == "https://example.com/v2/x?a=1"
     assert Registry("example.com:444")._url("http://example.com/v2/x") == "https://example.com:444/v2/x"
