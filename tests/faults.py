@@ -36,6 +36,13 @@ def plant(folder: Path, files: Files) -> None:
             path.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
+def rewrite_lock(path: Path, old: str, new: str) -> None:
+    """Replace text in a lock as if it had been written so: without the checksum, by which an edited one is told."""
+    text = re.sub(r"(?m)^checksum = .*\n", "", path.read_text("utf-8"))
+    assert old in text
+    path.write_text(text.replace(old, new), "utf-8")
+
+
 def contents(folder: Path) -> dict[str, bytes | None]:
     """Return everything in a folder."""
     return {str(path): path.read_bytes() if path.is_file() else None for path in sorted(folder.rglob("*"))}

@@ -25,6 +25,7 @@ from k8s_venv.environment import Environment
 from k8s_venv.errors import BackendError, K8sVenvError, LockError
 from k8s_venv.locking import read_lock, write_lock
 from tests.contract import BackendContract, Runner
+from tests.faults import rewrite_lock
 from tests.interpreters import interpreter
 
 pytestmark = pytest.mark.usefixtures("no_settings")
@@ -598,8 +599,7 @@ def test_what_the_interpreter_has_is_seen_and_not_locked(own_cache: Path, seeing
 def test_a_lock_that_counts_on_another_interpreter_is_told(own_cache: Path, seeing: Environment) -> None:
     lock = write_lock(seeing)
     (requirement,) = lock.system or ()
-    text = lock.path.read_text("utf-8")
-    lock.path.write_text(text.replace(requirement, "setuptools==1.0"), "utf-8")
+    rewrite_lock(lock.path, requirement, "setuptools==1.0")
 
     with pytest.raises(BackendError, match=r"counts on setuptools==1\.0 among the packages of Python 3\.9 itself"):
         make_environment(seeing)
