@@ -177,7 +177,7 @@ def test_a_base_of_another_user_takes_debian_packages_and_lines(
 ) -> None:
     base = f"{test_registry}/base:1"
     official = base_reference(Environment(name="x", root=tmp_path, python="3.11"))
-    client.images.build(fileobj=io.BytesIO(f"FROM {official}\nUSER 1234\n".encode()), tag=base)
+    client.images.build(fileobj=io.BytesIO(f"FROM {official}\nUSER 1234\n".encode()), tag=base, rm=True)
     client.images.push(base)
 
     ran = build(project=FULL + f'base = "{base}"\ndockerfile = ["ENV GREETING=hello", "RUN touch /made-by-a-line"]\n')
@@ -414,7 +414,7 @@ def test_an_interrupt_ends_the_build_and_leaves_nothing(
     base = f"{test_registry}/slow-base:1"
     official = base_reference(Environment(name="x", root=tmp_path, python="3.12"))
     dockerfile = f"FROM {official}\nRUN echo {uuid.uuid4()} > /unique\n"
-    client.images.build(fileobj=io.BytesIO(dockerfile.encode()), tag=base)
+    client.images.build(fileobj=io.BytesIO(dockerfile.encode()), tag=base, rm=True)
     client.images.push(base)
     (tmp_path / "k8s-venv.toml").write_text(
         f'[environments.slow]\npython = "3.12"\nbase = "{base}"\n'
