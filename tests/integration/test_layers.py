@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import posixpath
 import re
 import subprocess
@@ -90,9 +91,14 @@ def test_layers_are_the_same_bytes_each_time(python: str, tmp_path: Path, monkey
     monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "uv"))
 
     made = []
-    for name in ("one", "a longer name, with a space"):
+    for name, mask, zone in (("one", 0o022, "UTC"), ("a longer name, with a space", 0o077, "Asia/Kolkata")):
         monkeypatch.setenv("K8S_VENV_CACHE", str(tmp_path / name))
-        made.append([layer.blob.digest for layer in make_layers(wheels, target(python), lambda text: None)])
+        monkeypatch.setenv("TZ", zone)
+        before = os.umask(mask)
+        try:
+            made.append([layer.blob.digest for layer in make_layers(wheels, target(python), lambda text: None)])
+        finally:
+            os.umask(before)
 
     assert made[0] == made[1]
 
