@@ -36,7 +36,7 @@ def hide(mask: Callable[[str], str]) -> None:
     Args:
         mask: hides secrets in a text.
     """
-    for stream in _installed:
+    for stream in (sys.stdout, sys.stderr, *_installed):
         if isinstance(getattr(stream, "buffer", None), Lines):
             stream.buffer.mask = mask
 
