@@ -81,6 +81,7 @@ def build_images(
     elsewhere = bool(load or output)
     if check and elsewhere:
         raise click.UsageError("--check asks the registry: leave out --load and --output.")
+    click.get_current_context().with_resource(ends_in_order())
     project = open_project(given)
     click.get_current_context().with_resource(using(layers_folder()))
     selected = project.select(environments)
@@ -150,7 +151,7 @@ def _build(steps: list[Step], jobs: int, destination: Any) -> list[Done]:
     from k8s_venv.builders.run import Run
 
     missing = [step for step in steps if not step.exists]
-    with ends_in_order(), progress([step.environment.name for step in missing]) as (report, finished):
+    with progress([step.environment.name for step in missing]) as (report, finished):
 
         def done(one: Done) -> None:
             what = {"push": f"pushed, {_megabytes(one.sent)} sent" if one.step.parts else "pushed", "load": "loaded"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 # Progress goes to standard error, results to standard output.
 console = Console(stderr=True, highlight=False, soft_wrap=True)
+
+_PATIENCE = 10.0  # seconds for a command that was told to end
 
 Report = Callable[[str, str], None]
 
@@ -72,15 +75,23 @@ def aligned(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 @contextlib.contextmanager
 def ends_in_order() -> Iterator[None]:
-    """Let SIGTERM end a command as Ctrl-C does, with what it began; told twice, it ends at once."""
+    """Let SIGTERM end a command as Ctrl-C does, with what it began; told twice, or after a while, it ends at once."""
     told = False
+
+    def leave(number: int) -> None:
+        console.show_cursor()
+        console.print("Interrupted.")
+        os._exit(128 + number)
 
     def tell(number: int, frame: object) -> None:
         nonlocal told
         if told:
-            console.show_cursor()
-            os._exit(128 + number)
+            leave(number)
         told = True
+        # A thread may wait for somebody who does not answer.
+        timer = threading.Timer(_PATIENCE, leave, [number])
+        timer.daemon = True
+        timer.start()
         raise KeyboardInterrupt(number)
 
     before = {number: signal.signal(number, tell) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from k8s_venv.cli.console import aligned, console, environments_argument, open_project
+from k8s_venv.cli.console import aligned, console, ends_in_order, environments_argument, open_project
 from k8s_venv.errors import K8sVenvError, LockError, ProjectError
 from k8s_venv.locking import check_lock
 from k8s_venv.registry import Reference, find_base, registry_at
@@ -83,6 +83,7 @@ def list_environments(
         k8s-venv list --registry              which images exist, how large are they, and how old?
         k8s-venv list --json | jq -r '.[] | select(.lock == "stale") | .environment'
     """  # noqa: D301 -- click leaves the lines after a \b as they are
+    click.get_current_context().with_resource(ends_in_order())
     project = open_project(given)
     chosen = project.select(environments)
     rows = [_row(project, environment) for environment in chosen]

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import tarfile
@@ -262,6 +263,30 @@ def test_an_interrupt_leaves_no_tag_and_the_next_run_goes_on(
     assert tags(test_registry, "etl") != []
     if "manifests" in path and method == "PUT":
         assert proxy.received - sent < 20_000  # the manifest alone
+
+
+def test_an_interrupt_ends_a_wait_for_a_silent_registry(build: Command, tmp_path: Path) -> None:
+    build("--dry-run", project=PROJECT)
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # it accepts, and never answers
+        silent.settimeout(60)
+        process = subprocess.Popen(
+            [sys.executable, "-c", "from k8s_venv.cli import main; main()", "build-images"],
+            cwd=tmp_path,
+            env={**os.environ, "K8S_VENV_REGISTRY": f"localhost:{silent.getsockname()[1]}/x"},
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        silent.accept()
+        time.sleep(0.5)
+
+        for _ in range(2):  # the second does not wait for it
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.5)
+        _, errors = process.communicate(timeout=60)
+
+    assert process.returncode == 130
+    assert errors == "Interrupted.\n"
 
 
 def read_json(archive: tarfile.TarFile, name: str) -> dict[str, Any]:
