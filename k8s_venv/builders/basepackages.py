@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 from filelock import FileLock
 
 from k8s_venv import uv
-from k8s_venv.builders.base import base_reference, check_version, find_program, read_base, read_layers
+from k8s_venv.builders.base import base_reference, check_version, read_base, read_layers
+from k8s_venv.builders.basepython import find_program
 from k8s_venv.builders.layers import digest_of, write_note
 from k8s_venv.errors import BuildError
 from k8s_venv.installed import Installed, read_metadata

@@ -7,8 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from k8s_venv import uv
-from k8s_venv.builders.base import check_version, inspect_base, read_base
+from k8s_venv.builders.base import check_version, read_base
 from k8s_venv.builders.basepackages import base_packages, lacking, lacking_packages
+from k8s_venv.builders.basepython import inspect_base
 from k8s_venv.builders.image import Image, assemble
 from k8s_venv.builders.install import PREFIX, Target
 from k8s_venv.builders.revision import source_revision

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 from typing import TYPE_CHECKING
 
-from k8s_venv.builders.base import has_python, known_library
+from k8s_venv.builders.basepython import has_python, known_library
 from k8s_venv.builders.buildx import find_buildx
 from k8s_venv.builders.layered import Parts, find_parts
 from k8s_venv.builders.parallel import in_parallel

@@ -21,7 +21,7 @@ from k8s_venv.keeping import mark_used
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from k8s_venv.builders.base import Python
+    from k8s_venv.builders.basepython import Python
     from k8s_venv.builders.selection import Wheel
 
 # A wheel of at least this many bytes, as installed, has a layer of its own; the others share few.
