@@ -11,7 +11,7 @@ from k8s_venv.calls.capturing import capture
 from k8s_venv.calls.imports import Import, imports_of
 from k8s_venv.calls.syntax import newer_syntax
 from k8s_venv.errors import CallError, K8sVenvError
-from k8s_venv.locking import read_lock
+from k8s_venv.locks.locking import read_lock
 from k8s_venv.provides import Provided, provided_by, providers
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from k8s_venv.calls.capturing import Captured
     from k8s_venv.calls.transport import Transport
     from k8s_venv.environment import Environment
-    from k8s_venv.lockfile import Lock
+    from k8s_venv.locks.lockfile import Lock
     from k8s_venv.project import Project
 
 

@@ -16,14 +16,14 @@ from stdlib_list import in_stdlib
 
 from k8s_venv import uv
 from k8s_venv.errors import LockError
-from k8s_venv.requirements import index_settings
-from k8s_venv.resolving import uv_platform
+from k8s_venv.locks.requirements import index_settings
+from k8s_venv.locks.resolving import uv_platform
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from k8s_venv.environment import Environment
-    from k8s_venv.lockfile import Lock
+    from k8s_venv.locks.lockfile import Lock
 
 _NAMESPACE_DEPTH = 3
 

@@ -96,7 +96,7 @@ def bare_environment(tmp_path: Path) -> Callable[[str], Environment]:
     """Return a function that gives a locked environment of a Python version, without any packages."""
 
     def make(python: str) -> Environment:
-        from k8s_venv.locking import write_lock
+        from k8s_venv.locks.locking import write_lock
 
         if uv.find_interpreter(python) is None:
             pytest.skip(f"Python {python} is not installed here")

@@ -24,7 +24,7 @@ from k8s_venv.backends.kubernetes.engine import Keep, PodRun
 from k8s_venv.backends.kubernetes.stages import Timeouts, from_json
 from k8s_venv.calls import remove_arguments
 from k8s_venv.errors import BackendError, CallError
-from k8s_venv.locking import read_lock
+from k8s_venv.locks.locking import read_lock
 
 if TYPE_CHECKING:
     from k8s_venv.airflow.compat import BaseOperator, Context

@@ -12,7 +12,7 @@ from k8s_venv.builders.layers import blob_path, is_intact
 from k8s_venv.builders.tree import Tree
 from k8s_venv.errors import BuildError
 from k8s_venv.keeping import layers_folder, mark_used, using
-from k8s_venv.locking import locked_base
+from k8s_venv.locks.locking import locked_base
 from k8s_venv.registry import BaseImage, Blob, Reference, RegistryError, download, find_base, registry_at, resolve_base
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from k8s_venv.builders.base import base_reference, check_version, read_base, rea
 from k8s_venv.builders.basepython import find_program
 from k8s_venv.builders.layers import digest_of, write_note
 from k8s_venv.errors import BuildError
-from k8s_venv.installed import Installed, read_metadata
+from k8s_venv.locks.installed import Installed, read_metadata
 from k8s_venv.registry import RegistryError
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from k8s_venv.builders.saved import read_layout, read_saved
 from k8s_venv.builders.secrets import Secrets
 from k8s_venv.dockerengine import connect
 from k8s_venv.errors import BuildError
-from k8s_venv.locking import locked_packages
+from k8s_venv.locks.locking import locked_packages
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from k8s_venv.builders.image import Image
     from k8s_venv.environment import Environment
-    from k8s_venv.lockfile import Lock
+    from k8s_venv.locks.lockfile import Lock
 
 # Where the template takes an environment's own lines.
 _LINES = "# (the environment's own lines)"

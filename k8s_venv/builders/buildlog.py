@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from k8s_venv.builders.base import base_reference, missing_base
 from k8s_venv.builders.basepackages import lacking_packages
 from k8s_venv.builders.buildx import emulation
-from k8s_venv.debian import missing_packages
 from k8s_venv.errors import BuildError, did_you_mean, masked
+from k8s_venv.locks.debian import missing_packages
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

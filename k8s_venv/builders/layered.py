@@ -16,13 +16,13 @@ from k8s_venv.builders.revision import source_revision
 from k8s_venv.builders.selection import Wheel, select_wheels
 from k8s_venv.builders.wheel_layers import make_layers, skeleton_layer
 from k8s_venv.errors import BuildError
-from k8s_venv.requirements import index_settings
+from k8s_venv.locks.requirements import index_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from k8s_venv.environment import Environment
-    from k8s_venv.lockfile import Lock
+    from k8s_venv.locks.lockfile import Lock
     from k8s_venv.registry import BaseImage
 
 

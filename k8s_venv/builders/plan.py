@@ -15,7 +15,7 @@ from k8s_venv.builders.selection import NoWheelError
 from k8s_venv.builders.wheel_layers import known_layers
 from k8s_venv.dockerengine import EngineError
 from k8s_venv.errors import BuildError, LockError
-from k8s_venv.locking import EPOCHS, read_lock
+from k8s_venv.locks.locking import EPOCHS, read_lock
 from k8s_venv.registry import DENIED, Reference, RegistryError, registry_at
 from k8s_venv.registry.images import find_manifest, list_tags
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from k8s_venv.environment import Environment
-    from k8s_venv.lockfile import Lock
+    from k8s_venv.locks.lockfile import Lock
     from k8s_venv.project import Project
     from k8s_venv.registry import Registry
 

@@ -17,7 +17,7 @@ from urllib.parse import quote, urlsplit
 
 from k8s_venv import uv
 from k8s_venv.errors import BuildError, without_credentials
-from k8s_venv.requirements import index_settings
+from k8s_venv.locks.requirements import index_settings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

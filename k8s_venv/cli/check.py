@@ -110,7 +110,7 @@ def explain(given: Path | None, dag_file: Path, task: str) -> None:
 
 
 def _explain(task: Task, captured: Captured) -> None:
-    from k8s_venv.locking import read_lock
+    from k8s_venv.locks.locking import read_lock
 
     environment = task.environment
     click.echo(f"task         {task.name}")

@@ -9,7 +9,7 @@ import click
 
 from k8s_venv.cli.console import environments_argument, open_project
 from k8s_venv.errors import K8sVenvError
-from k8s_venv.locking import locked_packages, read_lock
+from k8s_venv.locks.locking import locked_packages, read_lock
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

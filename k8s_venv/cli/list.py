@@ -12,7 +12,7 @@ import click
 
 from k8s_venv.cli.console import aligned, console, ends_in_order, environments_argument, open_project
 from k8s_venv.errors import K8sVenvError, LockError, ProjectError
-from k8s_venv.locking import check_lock
+from k8s_venv.locks.locking import check_lock
 from k8s_venv.registry import Reference, find_base, registry_at
 from k8s_venv.registry.images import find_manifest
 

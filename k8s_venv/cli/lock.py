@@ -12,9 +12,9 @@ import click
 from k8s_venv import uv
 from k8s_venv.cli.console import console, ends_in_order, environments_argument, open_project, progress, show_error
 from k8s_venv.errors import BuildError, K8sVenvError, LockError, did_you_mean
-from k8s_venv.locking import check_lock, locked_packages, write_lock
+from k8s_venv.locks.locking import check_lock, locked_packages, write_lock
+from k8s_venv.locks.resolving import Renewal
 from k8s_venv.pipsettings import ignored_settings
-from k8s_venv.resolving import Renewal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

@@ -18,7 +18,7 @@ from typing import Any
 from k8s_venv.backends.local.environments import make_environment
 from k8s_venv.calls import pack
 from k8s_venv.environment import Environment
-from k8s_venv.locking import write_lock
+from k8s_venv.locks.locking import write_lock
 from k8s_venv.runner import protocol, values
 
 HERE = "{}.{}".format(*sys.version_info)

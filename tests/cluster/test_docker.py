@@ -249,7 +249,7 @@ def test_lines_come_while_the_call_runs(run: Runner) -> None:
 def test_an_image_that_was_never_built(
     environment: Environment, test_registry: str, no_project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from k8s_venv.locking import write_lock
+    from k8s_venv.locks.locking import write_lock
 
     monkeypatch.setenv("K8S_VENV_REGISTRY", test_registry)
     environment = environment.model_copy(update={"image": None})

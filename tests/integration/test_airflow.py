@@ -239,7 +239,7 @@ def environment(request: pytest.FixtureRequest) -> str:
 def test_tasks_end_as_plain_ones_would(
     project: Path, load: Load, environment: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    from k8s_venv.locking import write_lock
+    from k8s_venv.locks.locking import write_lock
     from k8s_venv.project import load_project
 
     for each in load_project(project / "k8s-venv.toml").environments.values():

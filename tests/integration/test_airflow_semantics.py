@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from k8s_venv.errors import K8sVenvError
-from k8s_venv.locking import write_lock
+from k8s_venv.locks.locking import write_lock
 from k8s_venv.project import load_project
 from tests.airflow_home import AIRFLOW, airflow_home, dags_folder
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from k8s_venv.locking import read_lock
+from k8s_venv.locks.locking import read_lock
 from k8s_venv.project import load_project
 from k8s_venv.registry import BaseImage, Reference, Registry, find_base
 from k8s_venv.registry.images import encoded, list_tags, put_manifest, read_blob

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from k8s_venv.locking import write_lock
+from k8s_venv.locks.locking import write_lock
 from k8s_venv.project import load_project
 from tests.airflow_home import require_airflow
 

@@ -22,7 +22,7 @@ from k8s_venv.builders.layers import Layer
 from k8s_venv.builders.selection import Wheel, select_wheels
 from k8s_venv.builders.wheel_layers import find_layers, make_layers
 from k8s_venv.environment import Environment
-from k8s_venv.locking import write_lock
+from k8s_venv.locks.locking import write_lock
 from tests.interpreters import interpreter
 
 pytestmark = pytest.mark.usefixtures("package_index", "no_settings")

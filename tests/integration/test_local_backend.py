@@ -23,7 +23,7 @@ from k8s_venv.backends.marks import parse_line
 from k8s_venv.calls import PackedCall, open_result, pack
 from k8s_venv.environment import Environment
 from k8s_venv.errors import BackendError, K8sVenvError, LockError
-from k8s_venv.locking import read_lock, write_lock
+from k8s_venv.locks.locking import read_lock, write_lock
 from tests.contract import BackendContract, Runner
 from tests.faults import rewrite_lock
 from tests.interpreters import interpreter

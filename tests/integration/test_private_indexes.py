@@ -15,7 +15,7 @@ from k8s_venv import uv
 from k8s_venv.backends.local.environments import make_environment
 from k8s_venv.environment import Environment
 from k8s_venv.errors import K8sVenvError, LockError
-from k8s_venv.locking import check_lock, write_lock
+from k8s_venv.locks.locking import check_lock, write_lock
 from tests import interpreters
 from tests.conftest import Command
 from tests.wheels import Index, make_wheel, serve

@@ -16,7 +16,7 @@ from k8s_venv.builders.selection import Wheel, select_wheels
 from k8s_venv.builders.wheel_layers import make_layers
 from k8s_venv.environment import Environment
 from k8s_venv.keeping import Unused, alone_with, layers_folder, using
-from k8s_venv.locking import write_lock
+from k8s_venv.locks.locking import write_lock
 from tests.conftest import Command
 from tests.interpreters import interpreter
 from tests.wheels import make_wheel

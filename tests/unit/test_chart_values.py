@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from k8s_venv.environment import Environment
-from k8s_venv.locking import read_lock, write_lock
+from k8s_venv.locks.locking import read_lock, write_lock
 from tests.chart import CHART, helm
 from tests.conftest import Command
 from tests.wheels import make_wheel

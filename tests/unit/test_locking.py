@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from k8s_venv.environment import Environment
 from k8s_venv.errors import LockError
-from k8s_venv.linechecks import refuse_lines
-from k8s_venv.lockfile import Lock
-from k8s_venv.locking import read_lock, write_lock
-from k8s_venv.requirements import Line, index_settings, requirement_lines
+from k8s_venv.locks.linechecks import refuse_lines
+from k8s_venv.locks.lockfile import Lock
+from k8s_venv.locks.locking import read_lock, write_lock
+from k8s_venv.locks.requirements import Line, index_settings, requirement_lines
 
 needs_index = pytest.mark.usefixtures("package_index")
 EnvironmentMaker = Callable[..., Environment]

@@ -10,7 +10,7 @@ import pytest
 from k8s_venv.backends.local.environments import make_environment
 from k8s_venv.environment import Environment
 from k8s_venv.errors import BackendError, LockError
-from k8s_venv.locking import read_lock, write_lock
+from k8s_venv.locks.locking import read_lock, write_lock
 from tests.interpreters import run_code
 from tests.wheels import make_wheel
 
@@ -114,7 +114,7 @@ def test_other_platforms_make_a_lock_stale_and_its_image_another(tmp_path: Path)
 def uncovered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Environment:
     """Return an environment whose lock covers every platform but this machine's."""
     monkeypatch.setenv("K8S_VENV_CACHE", str(tmp_path / "cache"))
-    from k8s_venv.resolving import host_platform
+    from k8s_venv.locks.resolving import host_platform
 
     other = "linux/amd64" if host_platform() == "linux/arm64" else "linux/arm64"
     return environment(tmp_path, "top", platforms=(other,))

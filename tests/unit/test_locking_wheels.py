@@ -12,8 +12,8 @@ import pytest
 from k8s_venv.backends.local.environments import make_environment
 from k8s_venv.environment import Environment
 from k8s_venv.errors import LockError
-from k8s_venv.lockfile import Lock
-from k8s_venv.locking import check_lock, write_lock
+from k8s_venv.locks.lockfile import Lock
+from k8s_venv.locks.locking import check_lock, write_lock
 from tests.interpreters import run_code
 from tests.wheels import make_wheel
 

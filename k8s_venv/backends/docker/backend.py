@@ -20,7 +20,7 @@ from k8s_venv.backends.lines import LineSplitter
 from k8s_venv.calls import Delivery, PackedCall, Result, parse_document
 from k8s_venv.dockerengine import EngineError, connect
 from k8s_venv.errors import BackendError
-from k8s_venv.locking import read_lock
+from k8s_venv.locks.locking import read_lock
 from k8s_venv.runner import protocol
 
 if TYPE_CHECKING:

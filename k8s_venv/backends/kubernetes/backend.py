@@ -10,7 +10,7 @@ import kubernetes
 from k8s_venv.backends.kubernetes import render
 from k8s_venv.backends.kubernetes.engine import PodRun
 from k8s_venv.errors import BackendError, did_you_mean
-from k8s_venv.locking import read_lock
+from k8s_venv.locks.locking import read_lock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

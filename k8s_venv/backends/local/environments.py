@@ -19,16 +19,16 @@ from k8s_venv.backends.local.unused import DIGITS, note_use
 from k8s_venv.backends.local.variables import variables
 from k8s_venv.errors import BackendError
 from k8s_venv.keeping import using
-from k8s_venv.locking import read_lock
-from k8s_venv.requirements import index_settings
-from k8s_venv.systempackages import system_packages
-from k8s_venv.uncovered import lock_for_here
+from k8s_venv.locks.locking import read_lock
+from k8s_venv.locks.requirements import index_settings
+from k8s_venv.locks.systempackages import system_packages
+from k8s_venv.locks.uncovered import lock_for_here
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from k8s_venv.environment import Environment
-    from k8s_venv.lockfile import Lock
+    from k8s_venv.locks.lockfile import Lock
 
     Progress = Callable[[str], None]
 

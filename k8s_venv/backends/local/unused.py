@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from k8s_venv import uv
 from k8s_venv.keeping import Unused, alone_with, is_older, mark_used
-from k8s_venv.lockfile import parse_lock
+from k8s_venv.locks.lockfile import parse_lock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -6,8 +6,8 @@ import re
 import unicodedata
 from typing import TYPE_CHECKING
 
-from k8s_venv.debian import missing_packages
-from k8s_venv.requirements import in_python, place_of
+from k8s_venv.locks.debian import missing_packages
+from k8s_venv.locks.requirements import in_python, place_of
 
 if TYPE_CHECKING:
     from k8s_venv.environment import Environment

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from k8s_venv.errors import LockError
-from k8s_venv.locking import locked_packages
-from k8s_venv.resolving import host_platform, lock_text, resolve_here
+from k8s_venv.locks.locking import locked_packages
+from k8s_venv.locks.resolving import host_platform, lock_text, resolve_here
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from k8s_venv.environment import Environment
-    from k8s_venv.lockfile import Lock
+    from k8s_venv.locks.lockfile import Lock
 
 
 @contextlib.contextmanager

@@ -18,18 +18,18 @@ import tomli_w
 
 from k8s_venv import uv
 from k8s_venv.errors import LockError, without_credentials
-from k8s_venv.hashes import held_to_hashes
-from k8s_venv.installed import write_stubs
-from k8s_venv.lockfile import checksum
-from k8s_venv.refusals import explain
-from k8s_venv.requirements import index_settings, place_of, requirement_lines
+from k8s_venv.locks.hashes import held_to_hashes
+from k8s_venv.locks.installed import write_stubs
+from k8s_venv.locks.lockfile import checksum
+from k8s_venv.locks.refusals import explain
+from k8s_venv.locks.requirements import index_settings, place_of, requirement_lines
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from k8s_venv.environment import Environment
-    from k8s_venv.installed import Installed
-    from k8s_venv.requirements import Line
+    from k8s_venv.locks.installed import Installed
+    from k8s_venv.locks.requirements import Line
 
 Package = dict[str, Any]
 

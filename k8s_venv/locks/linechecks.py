@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from k8s_venv.errors import LockError, did_you_mean
-from k8s_venv.requirements import in_python, unset_variables
+from k8s_venv.locks.requirements import in_python, unset_variables
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from k8s_venv.environment import Environment
-    from k8s_venv.requirements import Line
+    from k8s_venv.locks.requirements import Line
 
 _OPTIONS = (
     *("-r", "--requirement", "-c", "--constraint", "-e", "--editable", "-i", "--index-url", "--extra-index-url"),

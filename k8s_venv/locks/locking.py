@@ -15,18 +15,18 @@ from typing import TYPE_CHECKING, Any
 
 from k8s_venv import uv
 from k8s_venv.errors import LockError
-from k8s_venv.linechecks import line_notes, refuse_lines
-from k8s_venv.lockfile import parse_lock, parse_packages
-from k8s_venv.requirements import requirement_lines
-from k8s_venv.resolving import Renewal, is_own, lock_text, resolve
-from k8s_venv.systempackages import system_packages
+from k8s_venv.locks.linechecks import line_notes, refuse_lines
+from k8s_venv.locks.lockfile import parse_lock, parse_packages
+from k8s_venv.locks.requirements import requirement_lines
+from k8s_venv.locks.resolving import Renewal, is_own, lock_text, resolve
+from k8s_venv.locks.systempackages import system_packages
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from k8s_venv.environment import Environment
-    from k8s_venv.installed import Installed
-    from k8s_venv.lockfile import Lock
+    from k8s_venv.locks.installed import Installed
+    from k8s_venv.locks.lockfile import Lock
 
 # The generation of each builder: raised whenever the same lock would give another image.
 EPOCHS = {"layers": 1, "buildkit": 2}

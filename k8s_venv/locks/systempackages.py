@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from k8s_venv import uv
 from k8s_venv.errors import LockError
-from k8s_venv.installed import Installed, installed
+from k8s_venv.locks.installed import Installed, installed
 
 if TYPE_CHECKING:
     from k8s_venv.environment import Environment

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from k8s_venv.environment import Environment
-    from k8s_venv.requirements import Line
+    from k8s_venv.locks.requirements import Line
 
 Package = dict[str, Any]
 
