@@ -15,7 +15,7 @@ for one in metadata.distributions():
     found.setdefault(re.sub(r"[-_.]+", "-", one.metadata["Name"] or "").lower(), one.version)
 
 sys.path.extend(str(folder) for folder in Path("/").glob(sys.argv[1]))
-from pip._vendor.packaging.version import InvalidVersion, Version  # type: ignore[import-not-found]  # noqa: E402
+from pip._vendor.packaging.version import InvalidVersion, Version  # noqa: E402
 
 
 def normalized(version: str) -> str:
