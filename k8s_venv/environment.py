@@ -20,6 +20,8 @@ NAME = re.compile(r"(?!.{64})[a-z0-9]+(?:(?:_{1,2}|-+)[a-z0-9]+)*")
 # Where a lock's packages can be installed; those of Linux are also what an image is made for.
 PLATFORMS = ("linux/amd64", "linux/arm64", "macos/amd64", "macos/arm64")
 _IMAGE = re.compile(r"[A-Za-z0-9][\w.:/@-]*")
+# The machine's name in platforms, by what Linux calls it.
+MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
 DEBIAN_PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]*(?:=[\w.+:~-]+)?")
 
 

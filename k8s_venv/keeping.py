@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-_HOUR = 3600.0
+HOUR = 3600.0  # seconds; what was left longer ago than that is nobody's any more
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +65,7 @@ def _freed(file: Path) -> int:
 def mark_used(path: Path) -> None:
     """Note that a file is used now; its time of change tells, to the hour."""
     with contextlib.suppress(OSError):  # it is gone, or the folder is read-only
-        if is_older(path, _HOUR):
+        if is_older(path, HOUR):
             os.utime(path)
 
 

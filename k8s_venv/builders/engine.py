@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from k8s_venv.builders.archive import write_archive
 from k8s_venv.dockerengine import EngineError
+from k8s_venv.environment import MACHINES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,14 +17,11 @@ if TYPE_CHECKING:
 
     from k8s_venv.builders.image import Image
 
-# Docker's names of what the kernel calls otherwise.
-_MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
-
 
 def engine_platform(client: DockerClient) -> str:
     """Return the platform that an engine runs on, such as ``linux/arm64``."""
     machine = str(client.info()["Architecture"])
-    return f"linux/{_MACHINES.get(machine, machine)}"
+    return f"linux/{MACHINES.get(machine, machine)}"
 
 
 def load_archive(client: DockerClient, reference: str, images: Sequence[Image]) -> None:

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from k8s_venv.project import Project
     from k8s_venv.registry import Registry
 
-BUILDERS = ("layers", "buildkit")
 _AT_ONCE = 8
 
 

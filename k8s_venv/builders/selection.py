@@ -12,14 +12,15 @@ from packaging.markers import Marker
 from packaging.tags import Tag, compatible_tags, cpython_tags
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 
+from k8s_venv.environment import MACHINES
 from k8s_venv.errors import BuildError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-# The machine's name in wheels and markers, by that in images.
-MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
+# The machine's name in wheels and markers, by that in platforms.
+_LINUX_MACHINES = {name: machine for machine, name in MACHINES.items()}
 GLIBC = (2, 36)  # Debian bookworm's, which locks are made for
 # The older names of some manylinux tags (PEP 600).
 _LEGACY = {17: "manylinux2014", 12: "manylinux2010", 5: "manylinux1"}
@@ -64,7 +65,7 @@ def select_wheels(environment: str, lock: Path, python: str, platform: str) -> l
         NoWheelError: a package has none.
     """
     packages = tomllib.loads(lock.read_text("utf-8"))["packages"]
-    machine = MACHINES[platform.partition("/")[2]]
+    machine = _LINUX_MACHINES[platform.partition("/")[2]]
     markers = _marker_environment(python, machine)
     ranks = _ranks(".".join(python.split(".")[:2]), machine)
     chosen = []

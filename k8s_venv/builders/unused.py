@@ -6,13 +6,11 @@ from typing import TYPE_CHECKING
 
 from k8s_venv import uv
 from k8s_venv.builders.layers import blob_path, read_note
-from k8s_venv.keeping import Unused, is_older
+from k8s_venv.keeping import HOUR, Unused, is_older
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-
-_HOUR = 3600.0
 
 
 def unused_by_builds(seconds: float) -> Iterator[Unused]:
@@ -55,5 +53,5 @@ def _left(cache: Path) -> Iterator[Unused]:
     hidden = [path for name in ("layers", "blobs/sha256", "pushed", "modules") for path in (cache / name).glob(".*")]
     folders = [*cache.glob("install-*"), *(path for path in (cache / "modules").glob("tmp*") if path.is_dir())]
     for path in [*folders, *(path for path in hidden if path.suffix != ".lock")]:
-        if is_older(path, _HOUR):
+        if is_older(path, HOUR):
             yield Unused("left by interrupted builds", (path,))

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import click
+from packaging.utils import canonicalize_name
 
 from k8s_venv import uv
 from k8s_venv.cli.console import console, ends_in_order, environments_argument, open_project, progress, show_error
@@ -170,8 +171,7 @@ def _require_known(environments: Sequence[Environment], packages: Sequence[str])
         return
     locked = {package["name"] for environment in environments for package in locked_packages(environment)}
     for package in packages:
-        # As PEP 503 writes names.
-        name = re.sub(r"[-_.]+", "-", re.split(r"[\s\[<>=!~;@]", package.strip(), maxsplit=1)[0]).lower()
+        name = canonicalize_name(re.split(r"[\s\[<>=!~;@]", package.strip(), maxsplit=1)[0])
         if name not in locked:
             names = ", ".join(environment.name for environment in environments)
             raise K8sVenvError(f"No lock of {names} has a package {name!r}.{did_you_mean(name, locked)}")

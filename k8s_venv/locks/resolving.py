@@ -17,6 +17,7 @@ from urllib.parse import unquote, urlsplit
 import tomli_w
 
 from k8s_venv import uv
+from k8s_venv.environment import MACHINES
 from k8s_venv.errors import LockError, without_credentials
 from k8s_venv.locks.hashes import held_to_hashes
 from k8s_venv.locks.installed import write_stubs
@@ -135,7 +136,7 @@ def uv_platform(platform: str) -> str:
 def host_platform() -> str:
     """Return this machine's platform; also one that no lock covers, such as ``linux/amd64 without glibc``."""
     system = {"darwin": "macos"}.get(sys.platform, sys.platform)
-    machine = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform_module.machine(), platform_module.machine())
+    machine = MACHINES.get(platform_module.machine(), platform_module.machine())
     glibc = system != "linux" or platform_module.libc_ver()[0] == "glibc"
     return f"{system}/{machine}" if glibc else f"{system}/{machine} without glibc"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from k8s_venv import uv
-from k8s_venv.keeping import Unused, alone_with, is_older, mark_used
+from k8s_venv.keeping import HOUR, Unused, alone_with, is_older, mark_used
 from k8s_venv.locks.lockfile import parse_lock
 
 if TYPE_CHECKING:
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 _USERS = "k8s-venv-locks.txt"  # in an environment: the locks that it was used for, a line each
 _MOST_USERS = 20
-_HOUR = 3600.0
 DIGITS = 20  # of a lock's digest, in the name of an environment's folder
 
 
@@ -60,13 +59,13 @@ def unused_environments(seconds: float) -> Iterator[list[Unused]]:
 
 def _kind(folder: Path, seconds: float) -> str:
     if ".part-" in folder.name:
-        return "left by interrupted builds" if is_older(folder, _HOUR) else ""
+        return "left by interrupted builds" if is_older(folder, HOUR) else ""
     marker = folder / _USERS
     last = marker if marker.exists() else folder
     if is_older(last, seconds):
         return "local environments not used for long"
     users = _users(folder)
-    if users and is_older(last, _HOUR) and not any(_wants(Path(lock), folder) for lock in users):
+    if users and is_older(last, HOUR) and not any(_wants(Path(lock), folder) for lock in users):
         return "local environments whose locks changed or are gone"
     return ""
 
