@@ -1,4 +1,4 @@
-"""What tests of a real registry share."""
+"""What tests of a real registry, or of a real Docker Engine, share."""
 
 from __future__ import annotations
 
@@ -7,11 +7,15 @@ import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from k8s_venv.registry import Blob
 from tests.registry_proxy import Proxy, registry_proxy
+
+if TYPE_CHECKING:
+    from docker import DockerClient
 
 
 @pytest.fixture
@@ -38,3 +42,15 @@ def blob(tmp_path: Path) -> Blob:
 @pytest.fixture
 def repository() -> str:
     return f"test-{uuid.uuid4().hex[:8]}/blobs"
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[DockerClient]:
+    docker = pytest.importorskip("docker", reason="needs the docker extra")
+    try:
+        client = docker.from_env()
+        client.ping()
+    except docker.errors.DockerException as error:
+        pytest.skip(f"needs a Docker Engine: {error}")
+    yield client
+    client.close()

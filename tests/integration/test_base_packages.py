@@ -39,18 +39,12 @@ ORIGINS = "import json, own_torch, idna, certifi; print(json.dumps([m.__file__ f
 
 
 @pytest.fixture
-def client(test_registry: str) -> Iterator[docker.DockerClient]:
-    try:
-        client = docker.from_env()
-        client.ping()
-    except docker.errors.DockerException as error:
-        pytest.skip(f"needs a Docker Engine: {error}")
-    yield client
+def no_images_left(client: docker.DockerClient, test_registry: str) -> Iterator[None]:
+    yield
     for image in client.images.list():
         for tag in image.tags:
             if tag.startswith(test_registry):
                 client.images.remove(tag, force=True)
-    client.close()
 
 
 @pytest.fixture
@@ -70,7 +64,7 @@ def base(client: docker.DockerClient, test_registry: str, tmp_path: Path) -> str
 
 
 @pytest.fixture
-def build(cli: Command, test_registry: str, tmp_path: Path) -> Command:
+def build(cli: Command, no_images_left: None, test_registry: str, tmp_path: Path) -> Command:
     def run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
         return cli(*arguments, **{"K8S_VENV_REGISTRY": test_registry, **environ})
 

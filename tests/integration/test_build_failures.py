@@ -7,7 +7,6 @@ import subprocess
 import sys
 import tempfile
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,20 +14,7 @@ import pytest
 from tests.conftest import Command
 from tests.engine_proxy import engine_proxy
 
-docker = pytest.importorskip("docker", reason="needs the docker extra")
-
-pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("no_settings")]
-
-
-@pytest.fixture(autouse=True)
-def engine() -> Iterator[None]:
-    try:
-        client = docker.from_env()
-        client.ping()
-    except docker.errors.DockerException as error:
-        pytest.skip(f"needs a Docker Engine: {error}")
-    yield
-    client.close()
+pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("no_settings", "client")]
 
 
 @pytest.mark.usefixtures("package_index")

@@ -56,17 +56,6 @@ print(json.dumps({
 UNCHECKED_HASH = 0b01  # PEP 552
 
 
-@pytest.fixture(scope="module")
-def client() -> Iterator[docker.DockerClient]:
-    try:
-        client = docker.from_env()
-        client.ping()
-    except docker.errors.DockerException as error:
-        pytest.skip(f"needs a Docker Engine: {error}")
-    yield client
-    client.close()
-
-
 @pytest.fixture
 def build(cli: Command, client: docker.DockerClient, test_registry: str, tmp_path: Path) -> Iterator[Command]:
     """Return a function that builds a project's images; the engine's copies are removed afterwards."""

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-import pty
 import re
-import struct
 import subprocess
-import sys
-import termios
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +13,7 @@ import pytest
 
 from tests.conftest import Command
 from tests.registry_proxy import Fault, Proxy, registry_proxy
+from tests.terminal import run_on_terminal
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("no_settings", "package_index")]
 
@@ -135,28 +131,11 @@ def test_progress_on_a_terminal_is_live_and_says_what_was_sent(
     build: Command, proxy: Proxy, test_registry: str, tmp_path: Path
 ) -> None:
     build("--dry-run", project=ETL)
-    parent, child = pty.openpty()
-    fcntl.ioctl(child, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 200, 0, 0))
-    process = subprocess.Popen(
-        [sys.executable, "-c", "from k8s_venv.cli import main; main()", "build-images"],
-        cwd=tmp_path,
-        stdin=child,
-        stdout=subprocess.PIPE,
-        stderr=child,
-        env={**{name: value for name, value in os.environ.items() if name != "COLUMNS"}, "TERM": "xterm"}
-        | {"K8S_VENV_REGISTRY": test_registry},
-    )
-    os.close(child)
-    shown = b""
-    while True:
-        try:
-            shown += os.read(parent, 65536)
-        except OSError:  # the terminal's other end was closed
-            break
 
-    output, _ = process.communicate()
-    assert process.returncode == 0
-    assert re.fullmatch(rf"etl {test_registry}/etl:\w+\n", output.decode())
-    assert re.search(r"✓ etl .*pushed, \d+\.\d MB sent", shown.decode())
-    assert "\x1b[?25l" in shown.decode()  # the cursor, hidden and
-    assert "\x1b[?25h" in shown.decode()  # shown again
+    ran = run_on_terminal("build-images", cwd=tmp_path, K8S_VENV_REGISTRY=test_registry)
+
+    assert ran.status == 0
+    assert re.fullmatch(rf"etl {test_registry}/etl:\w+\n", ran.output)
+    assert re.search(r"✓ etl .*pushed, \d+\.\d MB sent", ran.shown)
+    assert "\x1b[?25l" in ran.shown  # the cursor, hidden and
+    assert "\x1b[?25h" in ran.shown  # shown again

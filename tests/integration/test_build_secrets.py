@@ -34,17 +34,6 @@ USER, PASSWORD = "bob", "s3cret-passw0rd"
 
 
 @pytest.fixture(scope="module")
-def client() -> Iterator[docker.DockerClient]:
-    try:
-        client = docker.from_env()
-        client.ping()
-    except docker.errors.DockerException as error:
-        pytest.skip(f"needs a Docker Engine: {error}")
-    yield client
-    client.close()
-
-
-@pytest.fixture(scope="module")
 def keyring() -> Path:
     """Return the program `keyring`, with a backend that needs no desktop."""
     return Path(interpreters.environment("3.12", "keyring", "keyrings.alt")).with_name("keyring")

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
-import pty
-import struct
 import subprocess
 import sys
-import termios
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import Command
+from tests.terminal import run_on_terminal
 
 COMMANDS = ["build-images", "check", "explain", "helm-values", "init", "list", "lock", "test"]
 LONG = "an-environment-whose-name-is-rather-long-and-must-not-be-cut"
@@ -193,26 +190,11 @@ def test_building_without_an_engine_gets_one_sentence(cli: Command, test_registr
 
 
 def test_progress_on_a_terminal_is_live_and_ends_with_a_mark(project_file: Path) -> None:
-    parent, child = pty.openpty()
-    fcntl.ioctl(child, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 200, 0, 0))
-    process = subprocess.Popen(
-        [sys.executable, "-c", "from k8s_venv.cli import main; main()", "--project", str(project_file), "lock"],
-        stdin=child,
-        stdout=subprocess.DEVNULL,
-        stderr=child,
-        env={**{name: value for name, value in os.environ.items() if name != "COLUMNS"}, "TERM": "xterm"},
-    )
-    os.close(child)
-    shown = b""
-    while True:
-        try:
-            shown += os.read(parent, 65536)
-        except OSError:  # the terminal's other end was closed
-            break
+    ran = run_on_terminal("--project", str(project_file), "lock")
 
-    assert process.wait() == 0
-    assert f"✓ {LONG}" in shown.decode()
-    assert f"locked 0 packages in pylock.{LONG}.toml" in shown.decode()
+    assert ran.status == 0
+    assert f"✓ {LONG}" in ran.shown
+    assert f"locked 0 packages in pylock.{LONG}.toml" in ran.shown
 
 
 # What is misspelt, and the hint.
