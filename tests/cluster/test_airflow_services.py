@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -12,11 +13,12 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from kubernetes.stream import stream
 
 from tests.airflow_home import AIRFLOW
 
@@ -25,6 +27,8 @@ if AIRFLOW != "airflow.sdk":
 
 PATIENCE = 240.0  # seconds
 DAG = """
+import os
+import time
 from datetime import datetime, timedelta
 
 from airflow.sdk import DAG, task
@@ -48,6 +52,8 @@ with DAG("services", schedule="@once", start_date=datetime(2026, 1, 1), catchup=
 
     @task.isolated(deferrable=True)
     def deferred(values):
+        while not os.path.exists("/tmp/go"):
+            time.sleep(0.1)
         print("deferred, with", list(values))
         return sum(values)
 
@@ -134,11 +140,39 @@ def rows(home: Path, query: str) -> list[tuple[object, ...]]:
         return database.execute(query).fetchall()
 
 
-def test_a_dag_of_isolated_tasks_on_a_whole_airflow(airflow: Path, client: Any, namespace: str) -> None:
+def wait_until(happened: Callable[[], bool], home: Path) -> None:
     deadline = time.monotonic() + PATIENCE
-    while rows(airflow, "select state from dag_run") not in ([("success",)], [("failed",)]):
-        assert time.monotonic() < deadline, told(airflow)
+    while not happened():
+        assert time.monotonic() < deadline, told(home)
         time.sleep(0.5)
+
+
+def has_seen_deferral(home: Path) -> bool:
+    """Tell whether the scheduler has read that the worker of the deferred task ended.
+
+    Where the trigger fires before that, Airflow may fail the task (apache/airflow#72716).
+    """
+    log = (home.parent / "scheduler.log").read_text()
+    return bool(re.search(r"Received executor event with state success .*task_id='deferred'", log))
+
+
+def has_ended(home: Path) -> bool:
+    return rows(home, "select state from dag_run") in ([("success",)], [("failed",)])
+
+
+def let_go(client: Any, namespace: str) -> bool:
+    """Tell the deferred task to go on, and whether its container was there to be told."""
+    (pod,) = client.list_namespaced_pod(namespace, label_selector="dag_id=services,task_id=deferred").items
+    if pod.status.phase != "Running":
+        return False
+    execute, command = client.connect_get_namespaced_pod_exec, ["sh", "-c", "touch /tmp/go && echo told"]
+    return "told" in stream(execute, pod.metadata.name, namespace, container="base", command=command, stdout=True)
+
+
+def test_a_dag_of_isolated_tasks_on_a_whole_airflow(airflow: Path, client: Any, namespace: str) -> None:
+    wait_until(lambda: has_seen_deferral(airflow), airflow)
+    wait_until(lambda: let_go(client, namespace), airflow)
+    wait_until(lambda: has_ended(airflow), airflow)
 
     assert rows(airflow, "select state from dag_run") == [("success",)], told(airflow)
     ended = rows(airflow, "select task_id, map_index, state, try_number from task_instance order by 1, 2")
