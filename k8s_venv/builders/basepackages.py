@@ -24,7 +24,7 @@ from k8s_venv.locks.installed import Installed, read_metadata
 from k8s_venv.registry import RegistryError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from k8s_venv.environment import Environment
     from k8s_venv.registry import BaseImage
@@ -73,22 +73,6 @@ def base_packages(environment: Environment, base: BaseImage) -> dict[str, Instal
     return {
         name: Installed(name, version, tuple(requires), tuple(extras)) for name, version, requires, extras in listed
     }
-
-
-def lacking(wanted: Iterable[str], found: dict[str, Installed]) -> str:
-    """Say which of some packages a base lacks, and what it has instead; nothing where it has all.
-
-    Args:
-        wanted: each as ``name==version``.
-        found: what the base has.
-    """
-    said = []
-    for each in wanted:
-        name, _, version = each.partition("==")
-        own = found[name].version if name in found else "none"
-        if own != version:
-            said.append(f"{each} (it has {own})")
-    return ", ".join(said)
 
 
 def lacking_packages(environment: Environment, without: str) -> str:

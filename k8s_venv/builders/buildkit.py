@@ -196,9 +196,10 @@ def write_context(environment: Environment, lock: Lock, context: Path) -> Path:
     for file in lock.local_files:
         (context / file).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(environment.root / file, context / file)
-    files = importlib.resources.files("k8s_venv.builders")
-    (context / "_lacking.py").write_text(files.joinpath("_lacking.py").read_text("utf-8"), "utf-8")
-    template = files.joinpath("Dockerfile").read_text("utf-8")
+    builders, locks = (importlib.resources.files(f"k8s_venv.{package}") for package in ("builders", "locks"))
+    for script in (builders / "_lacking.py", locks / "installed.py"):
+        (context / script.name).write_text(script.read_text("utf-8"), "utf-8")
+    template = (builders / "Dockerfile").read_text("utf-8")
     (context / "Dockerfile").write_text(template.replace(_LINES, "\n".join(environment.dockerfile)), "utf-8")
     return context
 

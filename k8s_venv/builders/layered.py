@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from k8s_venv import uv
 from k8s_venv.builders.base import check_version, read_base
-from k8s_venv.builders.basepackages import base_packages, lacking, lacking_packages
+from k8s_venv.builders.basepackages import base_packages, lacking_packages
 from k8s_venv.builders.basepython import inspect_base
 from k8s_venv.builders.image import Image, assemble
 from k8s_venv.builders.install import PREFIX, Target
@@ -16,6 +16,7 @@ from k8s_venv.builders.revision import source_revision
 from k8s_venv.builders.selection import Wheel, select_wheels
 from k8s_venv.builders.wheel_layers import make_layers, skeleton_layer
 from k8s_venv.errors import BuildError
+from k8s_venv.locks.installed import lacking
 from k8s_venv.locks.requirements import index_settings
 
 if TYPE_CHECKING:

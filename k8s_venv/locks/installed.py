@@ -1,4 +1,7 @@
-"""Packages that stand somewhere already: in an interpreter here, or in a base image."""
+"""Packages that stand somewhere already: in an interpreter here, or in a base image.
+
+The build of an image runs this module, too, in the Python of the base: Python 3.8+, and `packaging` alone.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
 
@@ -58,6 +61,22 @@ def read_metadata(text: str) -> Installed | None:
     return installed(
         headers["Name"], headers["Version"], headers.get_all("Requires-Dist", []), headers.get_all("Provides-Extra", [])
     )
+
+
+def lacking(wanted: Iterable[str], found: Mapping[str, Installed]) -> str:
+    """Say which of some packages are not there, and what is there instead; nothing where all are.
+
+    Args:
+        wanted: each as a lock has it, ``name==version``.
+        found: what is there, by name.
+    """
+    said = []
+    for each in wanted:
+        name, _, version = each.partition("==")
+        own = found[name].version if name in found else "none"
+        if own != version:
+            said.append(f"{each} (it has {own})")
+    return ", ".join(said)
 
 
 def write_stubs(packages: Iterable[Installed], folder: Path) -> None:

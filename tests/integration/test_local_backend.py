@@ -601,7 +601,9 @@ def test_a_lock_that_counts_on_another_interpreter_is_told(own_cache: Path, seei
     (requirement,) = lock.system or ()
     rewrite_lock(lock.path, requirement, "setuptools==1.0")
 
-    with pytest.raises(BackendError, match=r"counts on setuptools==1\.0 among the packages of Python 3\.9 itself"):
+    with pytest.raises(
+        BackendError, match=r"packages of Python 3\.9 itself, which lacks setuptools==1\.0 \(it has [\d.]+\)"
+    ):
         make_environment(seeing)
 
 

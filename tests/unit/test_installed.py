@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from k8s_venv.environment import Environment
-from k8s_venv.locks.installed import Installed, read_metadata
+from k8s_venv.locks.installed import Installed, lacking, read_metadata
 from k8s_venv.locks.locking import write_lock
 from k8s_venv.locks.resolving import Renewal
 from k8s_venv.provides import provided_by
@@ -30,6 +30,13 @@ def test_metadata_is_read_as_locks_write_it() -> None:
 @pytest.mark.parametrize("text", ["", "Name: x\nVersion: 1.0ubuntu-7\n", "Version: 1\n", "\0"])
 def test_what_is_no_package_of_an_index_is_passed_over(text: str) -> None:
     assert read_metadata(text) is None
+
+
+def test_what_is_lacking_is_named_with_what_is_there_instead() -> None:
+    found = {"own-torch": TORCH, "idna": Installed("idna", "3.6")}
+
+    assert lacking(["own-torch==2.3.0a0+nv24.4", "idna==3.6"], found) == ""
+    assert lacking(["idna==3.7", "six==1.16.0"], found) == "idna==3.7 (it has 3.6), six==1.16.0 (it has none)"
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from k8s_venv.backends.local.unused import DIGITS, note_use
 from k8s_venv.backends.local.variables import variables
 from k8s_venv.errors import BackendError
 from k8s_venv.keeping import using
+from k8s_venv.locks.installed import lacking
 from k8s_venv.locks.locking import read_lock
 from k8s_venv.locks.requirements import index_settings
 from k8s_venv.locks.systempackages import system_packages
@@ -171,17 +172,12 @@ def _make(environment: Environment, lock: Lock, folder: Path, progress: Progress
 
 def _require_system(environment: Environment, lock: Lock) -> None:
     """Refuse an interpreter that lacks what the lock left out because it had it."""
-    if not lock.system:
-        return
-    own = {name: package.version for name, package in system_packages(environment).items()}
-    for requirement in lock.system:
-        name, _, version = requirement.partition("==")
-        if own.get(name) != version:
-            raise BackendError(
-                environment.name,
-                f"its lock counts on {requirement} among the packages of Python {environment.python} itself, which has "
-                f"{own.get(name, 'none')} here. Install that version there, or run `k8s-venv lock {environment.name}`.",
-            )
+    if lock.system and (without := lacking(lock.system, system_packages(environment))):
+        raise BackendError(
+            environment.name,
+            f"its lock counts on packages of Python {environment.python} itself, which lacks {without} here. Install "
+            f"these versions there, or run `k8s-venv lock {environment.name}`.",
+        )
 
 
 def _make_venv(environment: Environment, folder: Path, progress: Progress) -> None:
