@@ -23,7 +23,7 @@ REGISTRY_VARIABLE = "K8S_VENV_REGISTRY"
 
 BackendName = Literal["kubernetes", "docker", "local"]
 
-_REGISTRY = re.compile(r"[A-Za-z0-9.-]+(?::\d+)?(?:/[a-z0-9._/-]+)?/?")
+_REGISTRY = re.compile(r"(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(?::\d+)?(?:/[a-z0-9._/-]+)?/?")
 
 
 def _registry(value: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
@@ -29,6 +30,7 @@ _PASSED = re.compile(
 )
 
 _BAD_VARIABLE = re.compile(r"Failed to parse environment variable `(\w+)` with invalid value `([^`]*)`: (.+)")
+_NOT_BUILT = re.compile(r"Failed to (?:build|download and build) `([^`]+)`")
 _WITH_CREDENTIALS = re.compile(rf"({CREDENTIALS.pattern})([^/\s,]+)")
 
 
@@ -62,34 +64,55 @@ def require_cache() -> Path:
         K8sVenvError: it cannot be.
     """
     folder = cache_folder()
-    try:
+    with writing_cache():
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             return folder
+
+
+@contextlib.contextmanager
+def writing_cache() -> Iterator[None]:
+    """Write to the cache folder, and say what is wrong with it where that fails.
+
+    Raises:
+        K8sVenvError: it cannot be written to.
+    """
+    try:
+        yield
     except OSError as error:
-        raise K8sVenvError(f"The cache folder {cache_problem(folder, error.errno)}") from None
+        raise K8sVenvError(_cache_problem(error.errno)) from None
 
 
-def cache_problem(folder: Path, number: int | None) -> str:
-    """Say what is wrong with a cache folder that cannot be written to, and what to do, after its name.
+def _cache_problem(number: int | None) -> str:
+    """Say what is wrong with a cache folder that cannot be written to, and what to do.
 
     Args:
-        folder: the folder.
         number: the error's number (``errno``).
     """
-    elsewhere = f"Set {CACHE_VARIABLE} to a folder"
+    said = f"The cache folder {cache_folder()}"
+    elsewhere = f"{CACHE_VARIABLE} to a folder"
     if number in (errno.ENOSPC, errno.EDQUOT):
-        return f"{folder} has no space left. Free some, or s{elsewhere[1:]} on another disk."
+        return f"{said} has no space left. `k8s-venv prune` frees some, or set {elsewhere} on another disk."
     if number == errno.EROFS:
-        return f"{folder} lies on a read-only file system. {elsewhere} that can be written to."
+        return f"{said} lies on a read-only file system. Set {elsewhere} that can be written to."
     if number in (errno.EACCES, errno.EPERM):
+        folder = cache_folder()
         place = next((place for place in (folder, *folder.parents) if os.access(place, os.F_OK)), folder)
         return (
-            f"{folder} cannot be written to by user {_user(os.geteuid())}: {place} belongs to {_owner(place)}. "
-            f"{elsewhere} of this user's own."
+            f"{said} cannot be written to by user {_user(os.geteuid())}: {place} belongs to {_owner(place)}. "
+            f"Set {elsewhere} of this user's own."
         )
     reason = os.strerror(number) if number else "unknown reason"
-    return f"{folder} cannot be written to ({reason}). Set {CACHE_VARIABLE} to another."
+    return f"{said} cannot be written to ({reason}). Set {elsewhere} that can be."
+
+
+def disk_fault(said: str) -> int | None:
+    """Return which error of a disk (``errno``: full, over quota, read-only) a program speaks of, if it does.
+
+    Args:
+        said: what the program said.
+    """
+    return next((number for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS) if os.strerror(number) in said), None)
 
 
 def _owner(place: Path) -> str:
@@ -167,6 +190,8 @@ def run(
             raise K8sVenvError(
                 f"The variable {name}, or pip's setting for it, is {masked(value)!r}, which uv cannot use: {reason}."
             )
+        if fault := disk_fault(said):
+            raise K8sVenvError(_cache_problem(fault))
         raise UvError(said)
     return text
 
@@ -201,6 +226,16 @@ def environ(indexes: Mapping[str, str]) -> dict[str, str]:
         given.setdefault("UV_KEYRING_PROVIDER", "subprocess")
     known = {host: user for value in given.values() for user, host in _WITH_CREDENTIALS.findall(value)}
     return {**given, **{name: _with_known_credentials(value, known) for name, value in indexes.items()}}
+
+
+def failed_build(said: str) -> tuple[str, str] | None:
+    """Return the package that uv could not build and the log of that, or None where it was something else.
+
+    Args:
+        said: what uv said.
+    """
+    found = _NOT_BUILT.search(said)
+    return (found[1], said[found.end() :]) if found else None
 
 
 def index_variables(given: Mapping[str, str]) -> dict[str, str]:

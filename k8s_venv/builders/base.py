@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
+from k8s_venv import uv
 from k8s_venv.builders.layers import blob_path, is_intact
 from k8s_venv.builders.tree import Tree
 from k8s_venv.errors import BuildError
@@ -126,11 +127,12 @@ def check_version(environment: Environment, base: BaseImage) -> None:
         )
 
 
+@uv.writing_cache()
 def base_blob(base: BaseImage, descriptor: Mapping[str, Any]) -> Blob:
     """Return one of the base's layers as a file, downloaded once.
 
     Raises:
-        RegistryError: it cannot be downloaded.
+        K8sVenvError: it cannot be downloaded, or the cache folder not be written to.
     """
     digest, size = str(descriptor["digest"]), int(descriptor["size"])
     path = blob_path(digest)

@@ -6,6 +6,7 @@ import re
 from collections import defaultdict, deque
 from typing import TYPE_CHECKING
 
+from k8s_venv import uv
 from k8s_venv.builders.base import base_reference, missing_base
 from k8s_venv.builders.basepackages import lacking_packages
 from k8s_venv.builders.buildx import emulation
@@ -48,7 +49,6 @@ _NOT_REACHED = re.compile(
     r"(dns error|tcp connect error|Connection refused|timed out|certificate|unauthorized|\b40[13]\b)",
     re.IGNORECASE,
 )
-_NOT_BUILT = re.compile(r"Failed to (?:build|download and build) `([^`]+)`")
 # How the template tells which Debian packages there are.
 _KNOWN = re.compile(r"Debian has: (.*)")
 
@@ -125,15 +125,16 @@ def _known_cause(environment: Environment, text: str, step: str) -> tuple[str, b
 
 def _package_fault(environment: Environment, step: str, own_addresses: Sequence[str]) -> tuple[str, bool]:
     """Return which locked package could not be had or compiled, and what to do; nothing where that was not it."""
-    if found := _NOT_BUILT.search(step):
-        packages = missing_packages(step)
-        listed = ", ".join(f'"{package}"' for package in [*environment.packages, *packages])
+    if failed := uv.failed_build(step):
+        package, log = failed
+        packages = missing_packages(log)
+        listed = ", ".join(f'"{each}"' for each in [*environment.packages, *packages])
         remedy = (
             f"Debian has what it lacks: packages = [{listed}] in [environments.{environment.name}]."
             if packages
             else f"What it needs of Debian belongs into `packages` of [environments.{environment.name}]."
         )
-        return f"{found[1]} has no wheel, and could not be compiled. {remedy}", True
+        return f"{package} has no wheel, and could not be compiled. {remedy}", True
     if own_addresses and re.search(r"tcp connect error|Connection refused|dns error|timed out", step, re.IGNORECASE):
         return (
             f"{' and '.join(own_addresses)} is an address of this machine alone, where no build's container gets. Name "

@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from k8s_venv import uv
 from k8s_venv.builders.install import File, bytecode_name
 from k8s_venv.errors import K8sVenvError
 
@@ -56,7 +57,10 @@ def _run(command: list[str], shares: list[list[str]]) -> None:
         for process in running:
             _, errors = process.communicate()
             if process.returncode:
-                raise K8sVenvError(f"{command[0]} could not compile: {errors.decode('utf-8', 'replace').strip()}")
+                said = errors.decode("utf-8", "replace").strip()
+                if fault := uv.disk_fault(said):
+                    raise OSError(fault, os.strerror(fault))
+                raise K8sVenvError(f"{command[0]} could not compile: {said}")
     except BaseException:
         for process in running:
             process.kill()

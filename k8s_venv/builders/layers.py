@@ -97,6 +97,7 @@ def is_intact(path: Path, digest: str) -> bool:
         return False
 
 
+@uv.writing_cache()
 def make_layer(
     key: str,
     title: str,
@@ -112,8 +113,11 @@ def make_layer(
         files: its files.
         links: the targets of its symbolic links, by their names.
         folders: the modes of folders that the base has; others are made with 0755.
+
+    Raises:
+        K8sVenvError: the cache folder cannot be written to.
     """
-    path = uv.require_cache() / "blobs" / "sha256"
+    path = uv.cache_folder() / "blobs" / "sha256"
     path.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=path, prefix=".", delete=False) as stream:
         partial = Path(stream.name)
@@ -135,8 +139,13 @@ def make_layer(
     return layer
 
 
+@uv.writing_cache()
 def write_note(path: Path, note: Mapping[str, object]) -> None:
-    """Write a small JSON document that no reader ever sees half of."""
+    """Write a small JSON document into the cache folder; no reader ever sees half of it.
+
+    Raises:
+        K8sVenvError: the cache folder cannot be written to.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=".", delete=False, encoding="utf-8") as stream:
         partial = Path(stream.name)

@@ -109,8 +109,8 @@ class Run:
             ended = Done(step, error=error)
         except K8sVenvError as error:
             ended = Done(step, error=BuildError(step.environment.name, f"its image could not be built. {error}"))
-        except OSError as error:  # of this machine's files: those of requests are the registry's to explain
-            place = f" ({error.filename})" if error.filename else ""
+        except OSError as error:  # of temporary files: those of the cache and of requests are explained where they are
+            place = f" ({error.filename or tempfile.gettempdir()})"
             problem = f"its image could not be built here: {error.strerror or error}{place}."
             if error.errno == errno.ENOSPC:
                 problem += " Set TMPDIR to a folder with more space."

@@ -84,6 +84,7 @@ def known_layers(wheels: Sequence[Wheel], python: str) -> tuple[list[Layer], lis
     return layers, lacking
 
 
+@uv.writing_cache()
 def make_layers(wheels: Sequence[Wheel], target: Target, progress: Callable[[str], None]) -> list[Layer]:
     """Return the layers of wheels, making those that are not there.
 
@@ -94,6 +95,7 @@ def make_layers(wheels: Sequence[Wheel], target: Target, progress: Callable[[str
 
     Raises:
         UvError: uv cannot get or install a wheel.
+        K8sVenvError: the cache folder cannot be written to.
     """
     if (found := find_layers(wheels, target.python)) is not None:
         return found

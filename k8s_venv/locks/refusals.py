@@ -6,6 +6,7 @@ import re
 import unicodedata
 from typing import TYPE_CHECKING
 
+from k8s_venv import uv
 from k8s_venv.locks.debian import missing_packages
 from k8s_venv.locks.requirements import in_python, place_of
 
@@ -24,7 +25,6 @@ _NOT_PARSED = re.compile(
 )
 _NOT_READ = re.compile(r"^(.+): (\S+):(\d+):\d+$", re.MULTILINE)
 _NO_FOLDER = re.compile(r"Invalid URL in `([^`]+)` at position \d+: `?([^`\s]+)`?\n\s*relative URL")
-_NOT_BUILT = re.compile(r"Failed to (?:build|download and build) `([^`]+)`\n")
 _LOG_LINES = 20
 _NOT_FETCHED = re.compile(r"Failed to fetch: `?([^`\s]+)`?\n(?:.*\n)*\s*(.+)")
 _NOT_ALLOWED = re.compile(r"index URL \((\S+)\) could not be queried due to a lack of valid authentication")
@@ -53,8 +53,8 @@ def explain(environment: Environment, platform: str, stdin: str, output: str) ->
     said = _file_fault(environment, stdin, output) or _index_fault(output)
     if said:
         return said
-    if found := _NOT_BUILT.search(output):
-        return _not_built(environment, found[1], output[found.end() :])
+    if failed := uv.failed_build(output):
+        return _not_built(environment, *failed)
     if names := sorted(set(_NOT_FOUND.findall(output))):
         return f"{_not_found(environment, names)}\n{output}"
     if empty := _NO_FILES.search(output):

@@ -20,12 +20,14 @@ from typing import Any
 
 import pytest
 
+from k8s_venv import uv
 from k8s_venv.locks.locking import read_lock
 from k8s_venv.project import load_project
 from k8s_venv.registry import BaseImage, Reference, Registry, find_base
 from k8s_venv.registry.images import encoded, list_tags, put_manifest, read_blob
 from k8s_venv.registry.uploads import Blob, upload
 from tests.conftest import Command
+from tests.disks import mounted
 from tests.registry_proxy import Fault, Proxy, registry_proxy
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("no_settings", "package_index")]
@@ -383,3 +385,32 @@ def push(client: Registry, repository: str, content: bytes, media_type: str) -> 
         upload(client, repository, digest, lambda: Blob(Path(stream.name), digest, len(content)))
     assert read_blob(client, repository, digest) == content
     return {"mediaType": media_type, "digest": digest, "size": len(content)}
+
+
+@pytest.mark.parametrize(
+    ("variable", "remedy"),
+    [
+        (
+            "K8S_VENV_CACHE",
+            r"could not be built\. The cache folder \S+/small has no space left\. `k8s-venv prune`",
+        ),
+        (
+            "TMPDIR",
+            r"could not be built here: No space left on device \(\S+/small\S*\)\. Set TMPDIR to a folder",
+        ),
+    ],
+)
+def test_a_full_disk_is_named_by_what_fills_it(
+    build: Command, tmp_path: Path, test_registry: str, variable: str, remedy: str
+) -> None:
+    roomy = {"UV_CACHE_DIR": str(uv.cache_folder() / "uv"), "K8S_VENV_CACHE": str(tmp_path / "cache")}
+    build("--dry-run", project=PROJECT, **roomy)
+
+    with mounted(tmp_path / "small", "size=2m") as small:
+        ran = build(**{**roomy, variable: str(small)})
+        left = [path for path in small.rglob("*") if path.name.startswith((".", "k8s-venv-", "tmp"))]
+
+    assert ran.returncode == 1
+    assert re.search(rf"Error: Environment 'etl': its image {remedy}", ran.stderr), ran.stderr
+    assert [path.name for path in left if path.suffix != ".lock"] == []
+    assert tags(test_registry, "etl") == []

@@ -25,6 +25,7 @@ from k8s_venv.environment import Environment
 from k8s_venv.errors import BackendError, K8sVenvError, LockError
 from k8s_venv.locks.locking import read_lock, write_lock
 from tests.contract import BackendContract, Runner
+from tests.disks import mounted
 from tests.faults import rewrite_lock
 from tests.interpreters import interpreter
 
@@ -619,21 +620,6 @@ def test_a_lock_is_stale_when_the_interpreters_packages_come_into_view(seeing: E
 
 
 @contextlib.contextmanager
-def mounted(folder: Path, options: str) -> Iterator[Path]:
-    """Mount a file system of its own on a folder, or skip the test."""
-    folder.mkdir(exist_ok=True)
-    mount = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], capture_output=True, text=True, check=False
-    )
-    if mount.returncode:
-        pytest.skip(f"needs the right to mount a file system: {mount.stderr.strip()}")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", str(folder)], check=True)
-
-
-@contextlib.contextmanager
 def another_user() -> Iterator[None]:
     """Be nobody for a while, as only root can."""
     if os.geteuid() != 0:
@@ -663,7 +649,7 @@ def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, si
 
     with mounted(tmp_path / "small", f"size={size}") as cache:
         monkeypatch.setenv("K8S_VENV_CACHE", str(cache))
-        with pytest.raises(K8sVenvError, match=r"the cache folder \S+/small has no space left\. Free some, or set K"):
+        with pytest.raises(K8sVenvError, match=r"The cache folder \S+/small has no space left\. `k8s-venv prune` f"):
             make_environment(environment)
         left = list((cache / "environments").glob("*.part*"))
 

@@ -174,6 +174,11 @@ def test_the_registry_can_come_from_outside(write_project: ProjectWriter, monkey
     assert write_project('registry = "registry.example.com"').require_registry() == "localhost:5000/x"
 
 
+@pytest.mark.parametrize("registry", ["registry.example.com", "10.0.0.5:5000/airflow", "[::1]:5000/x", "[fd00::5]/x"])
+def test_a_registry_is_a_host_with_or_without_port_and_path(write_project: ProjectWriter, registry: str) -> None:
+    assert write_project(f'registry = "{registry}"').require_registry() == registry
+
+
 def test_a_registry_from_outside_is_checked_too(write_project: ProjectWriter, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("K8S_VENV_REGISTRY", "https://localhost:5000")
 

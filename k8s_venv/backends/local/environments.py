@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import shutil
 import subprocess
@@ -48,7 +47,7 @@ def make_environment(environment: Environment, progress: Progress | None = None)
 
     Raises:
         LockError: the environment has no lock, or a stale one.
-        BackendError: it cannot be made.
+        K8sVenvError: it cannot be made.
     """
     if environment.interpreter_path is not None:
         return _existing(environment, environment.interpreter_path)
@@ -60,13 +59,11 @@ def make_environment(environment: Environment, progress: Progress | None = None)
         return python
     _require_usable(environment)
     progress = progress or (lambda line: None)
-    try:
+    with uv.writing_cache():
         folder.parent.mkdir(parents=True, exist_ok=True)
         with _alone(folder, progress):
             if not python.exists():
                 _make(environment, lock, folder, progress)
-    except OSError as error:
-        raise _unmade(environment, error.errno) from None
     note_use(folder, lock.path)
     return python
 
@@ -147,12 +144,6 @@ def _require_usable(environment: Environment) -> None:
         )
 
 
-def _unmade(environment: Environment, number: int | None) -> BackendError:
-    return BackendError(
-        environment.name, f"cannot be made: the cache folder {uv.cache_problem(uv.cache_folder(), number)}"
-    )
-
-
 def _make(environment: Environment, lock: Lock, folder: Path, progress: Progress) -> None:
     # What others who were killed have left; each makes its own, since an installer may outlive who started it.
     for left in folder.parent.glob(f"{folder.name}.part*"):
@@ -197,7 +188,9 @@ def _make_venv(environment: Environment, folder: Path, progress: Progress) -> No
         seen = ["--system-site-packages"] if environment.system_site_packages else []
         uv.run(["venv", "--relocatable", "--no-project", *seen, "--python", interpreter, str(folder)])
     except uv.UvError as error:
-        raise _failed(environment, f"its virtual environment cannot be made with {interpreter}", error) from None
+        raise BackendError(
+            environment.name, f"its virtual environment cannot be made with {interpreter}.\n{error.output}"
+        ) from None
 
 
 def _install(environment: Environment, lock: Lock, folder: Path, progress: Progress) -> None:
@@ -210,12 +203,4 @@ def _install(environment: Environment, lock: Lock, folder: Path, progress: Progr
                 progress=lambda line: progress(line) if line.startswith(_SHOWN) else None,
             )
     except uv.UvError as error:
-        raise _failed(environment, "its packages cannot be installed", error) from None
-
-
-def _failed(environment: Environment, what: str, error: uv.UvError) -> BackendError:
-    """Return what an error of uv means: the cache's fault, where uv met one."""
-    for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
-        if os.strerror(number) in error.output:
-            return _unmade(environment, number)
-    return BackendError(environment.name, f"{what}.\n{error.output}")
+        raise BackendError(environment.name, f"its packages cannot be installed.\n{error.output}") from None
