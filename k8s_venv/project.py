@@ -141,8 +141,8 @@ def _nearest(places: tuple[tuple[str, int], ...]) -> Path:
             if found is not None:
                 return found
     raise ProjectError(
-        f"No {FILE} (or [tool.k8s-venv] in pyproject.toml) here or in any folder above. Write one beside "
-        f'your DAGs, with [environments.NAME] and python = "3.12" in it, or set {PROJECT_VARIABLE}.',
+        f"No {FILE} (or [tool.k8s-venv] in pyproject.toml) here or in any folder above. `k8s-venv init` writes one; "
+        f"{PROJECT_VARIABLE} names one elsewhere.",
         Path(places[0][0]).resolve(),
     )
 
@@ -182,15 +182,17 @@ def load_project(path: Path) -> Project:
 
 
 def _project_in(folder: Path) -> Path | None:
-    if (folder / FILE).is_file():
-        return folder / FILE
-    shared = folder / "pyproject.toml"
+    own, shared = folder / FILE, folder / "pyproject.toml"
     try:
         # Bytes, since a file of somebody else's need not even be text.
-        found = re.search(rb"^\s*\[\s*tool\.[\"']?k8s-venv\b", shared.read_bytes(), re.MULTILINE)
+        declares = re.search(rb"^\s*\[\s*tool\.[\"']?k8s-venv\b", shared.read_bytes(), re.MULTILINE)
     except OSError:
-        return None
-    return shared if found else None
+        declares = None
+    if not own.is_file():
+        return shared if declares else None
+    if declares:
+        raise ProjectError("[tool.k8s-venv] in pyproject.toml beside this file is a project too. Keep one.", own)
+    return own
 
 
 @functools.lru_cache(maxsize=64)
@@ -206,7 +208,8 @@ def _load(path: Path, changed: int) -> Project:
         if conflict := re.search(r"^<{7}( |$)", text, re.MULTILINE):
             line = text.count("\n", 0, conflict.start()) + 1
             raise ProjectError("A conflict of a merge is left in this file. Resolve it.", path, line) from None
-        raise ProjectError(f"This file is not valid TOML: {error}.", path) from None
+        place = re.search(r"at line (\d+)", str(error))
+        raise ProjectError(f"This file is not valid TOML: {error}.", path, int(place[1]) if place else None) from None
     if path.name == "pyproject.toml":
         tool = content.get("tool")
         content = tool.get("k8s-venv") if isinstance(tool, dict) else None

@@ -29,6 +29,7 @@ All of the project's environments, or the named ones: for each the image's refer
 selector and tolerations.
 
 \b
+Example:
     k8s-venv helm-values --output environments.yaml
     helm upgrade --install k8s-venv charts/k8s-venv -n airflow-tasks -f environments.yaml
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import errno
+import io
 import logging
 import signal
+import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -42,11 +45,18 @@ _FIRST_STEPS = """First steps:
     k8s-venv test --backend local DAG_FILE     run a DAG here
     k8s-venv build-images                      build and push its images
     k8s-venv test DAG_FILE                     run it on Kubernetes
+
+Exit codes: 0, 1 when something failed or a check found something, 2 when the command line is wrong.
 """
 
 
 class _Group(click.Group):
     """A group that shows our errors as one message, without a traceback."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")  # what its encoding lacks, as on standard error
+        return super().main(*args, **kwargs)
 
     def invoke(self, context: click.Context) -> object:
         try:

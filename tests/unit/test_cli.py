@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,8 +14,11 @@ import pytest
 from tests.conftest import Command
 from tests.terminal import run_on_terminal
 
-COMMANDS = ["build-images", "check", "explain", "helm-values", "init", "list", "lock", "test"]
+COMMANDS = ["build-images", "check", "explain", "helm-values", "init", "list", "lock", "prune", "test"]
 LONG = "an-environment-whose-name-is-rather-long-and-must-not-be-cut"
+
+
+README = Path(__file__).parents[2] / "k8s_venv/README.md"
 
 
 @pytest.fixture
@@ -45,7 +50,7 @@ def test_each_command_explains_itself_without_a_project(cli: Command, command: s
 
     assert shown.returncode == 0
     assert len(shown.stdout.splitlines()) > 6
-    assert f"\n      k8s-venv {command}" in shown.stdout  # an example
+    assert re.search(rf"\n  Examples?:\n      k8s-venv {command}", shown.stdout)
 
 
 def test_lock_writes_locks_and_shows_progress_apart_from_results(cli: Command, project_file: Path) -> None:
@@ -128,7 +133,7 @@ def test_a_wrong_project_file_gets_one_sentence(
 
 
 def test_no_project_file_gets_one_sentence(cli: Command) -> None:
-    assert "No k8s-venv.toml" in error_of(cli("lock"))
+    assert "`k8s-venv init` writes one" in error_of(cli("lock"))
 
 
 def test_a_project_without_environments_gets_one_sentence(cli: Command, tmp_path: Path) -> None:
@@ -222,6 +227,20 @@ def test_a_misspelt_command_line_gets_a_hint_and_exit_code_2(
     assert hint in error_of(ran)
 
 
+def test_an_output_without_some_signs_shows_what_it_can(cli: Command) -> None:
+    shown = cli("lock", "--help", PYTHONIOENCODING="latin-1")
+
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert "(UV_INDEX_URL, \\u2026)" in shown.stdout
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="file names are UTF-8 there")
+def test_a_folder_whose_name_is_no_text_can_hold_a_project(cli: Command) -> None:
+    ran = cli("init", os.fsdecode(b"caf\xe9"))
+
+    assert (ran.returncode, ran.stdout.splitlines()[0]) == (0, "caf\\udce9/k8s-venv.toml")
+
+
 @pytest.mark.parametrize("command", [["list"], ["list", "--json"], ["--help"]])
 def test_a_reader_that_leaves_early_is_no_error(project_file: Path, command: list[str]) -> None:
     gone, pipe = os.pipe()
@@ -250,6 +269,19 @@ def test_an_output_without_space_left_gets_one_sentence(project_file: Path) -> N
 
     assert ran.returncode == 1
     assert ran.stderr == b"Error: The output cannot be written: No space left on device.\n"
+
+
+def test_the_keys_of_json_are_those_that_are_documented(cli: Command, project_file: Path) -> None:
+    plan = ("--dry-run", "--output", "images.tar", "bare")
+    commands = {
+        "list --json": cli("list", "--json"),
+        "build-images --json": cli("build-images", "--json", *plan, K8S_VENV_REGISTRY="registry.example.com"),
+    }
+
+    for command, ran in commands.items():
+        row = re.search(rf"^\| `{command}` \| (.+) \|$", README.read_text(), re.MULTILINE)
+        assert row is not None
+        assert set(re.findall(r"`(\w+)`", row[1])) == set(json.loads(ran.stdout)[0])
 
 
 def test_a_shell_completes_commands_and_environments(cli: Command, project_file: Path) -> None:

@@ -91,6 +91,14 @@ def test_pyproject_toml_can_be_the_project_file(write_project: ProjectWriter, tm
     assert project.environment("etl").lock_path == tmp_path / "pylock.etl.toml"
 
 
+def test_two_project_files_in_a_folder_are_one_too_many(write_project: ProjectWriter, tmp_path: Path) -> None:
+    write_project('[tool.k8s-venv.environments.etl]\npython = "3.12"\n', file="pyproject.toml")
+    write_project("")
+
+    with pytest.raises(ProjectError, match=r"k8s-venv.toml: \[tool.k8s-venv\] in pyproject.toml beside this file is"):
+        find_project(tmp_path)
+
+
 def test_a_project_file_that_is_written_later_is_found(write_project: ProjectWriter, tmp_path: Path) -> None:
     far, nearer = write_project("").path, tmp_path / "dags" / "k8s-venv.toml"
     nearer.parent.mkdir()
@@ -135,7 +143,7 @@ def test_a_variable_that_points_nowhere_is_an_error(tmp_path: Path, monkeypatch:
 
 
 def test_without_any_project_file_the_error_says_how_to_write_one(tmp_path: Path) -> None:
-    with pytest.raises(ProjectError, match=r"No k8s-venv\.toml .* \[environments\.NAME\] and python = "):
+    with pytest.raises(ProjectError, match=r"No k8s-venv\.toml .*`k8s-venv init` writes one"):
         find_project(tmp_path)
 
 
@@ -304,7 +312,7 @@ WRONG = {
     ),
     "nesting without end": (f"x = {'[' * 9999}", None, "This file is nested too deeply."),
     "a NUL": ('backend = "loc\0al"', None, "This file is not valid TOML: "),
-    "broken TOML": ("[environments.etl\n", None, "This file is not valid TOML: "),
+    "broken TOML": ('[environments.etl]\npython = "3.12\n', 2, "This file is not valid TOML: "),
 }
 
 
