@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 
+from k8s_venv.runner.protocol import NOT_REPORTED
+
 _HINTS = {"SIGSEGV": " (a crash in compiled code)", "SIGKILL": " (killed from outside, or out of memory)"}
 
 
@@ -13,6 +15,8 @@ def exit_reason(code: int) -> str:
     Args:
         code: negative, or above 128, where a signal ended the process.
     """
+    if code == NOT_REPORTED:
+        return "what it did to its process keeps its result from being written; the end of its log says why"
     number = -code if code < 0 else code - 128
     try:
         name = signal.Signals(number).name

@@ -11,6 +11,7 @@ import marshal
 import platform
 import tempfile
 import zipfile
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,11 +37,6 @@ if TYPE_CHECKING:
     from k8s_venv.environment import Environment
     from k8s_venv.runner.registry import Piece
 
-# The modules that most calls run, worth being in the archive once more in a form that loads at once.
-_OFTEN_RUN = {
-    *("building", "decoder", "encoder", "errors", "failures", "function", "importing", "main", "opening"),
-    *("protocol", "quickjson", "records", "registry", "report", "streams", "values"),
-}
 _MARSHAL_VERSION = 4  # which all Pythons read from 3.4 on
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the oldest time a zip can hold; the same call gives the same bytes
 
@@ -166,13 +162,13 @@ def _runner_archive(*, same_minor: bool, with_cloudpickle: bool) -> bytes:
         files += [(f"{protocol.VENDOR}/cloudpickle/{file.name}", file) for file in vendored]
     entries = {name: file.read_bytes() for name, file in files if name.endswith(".py")}
     entries["k8s_venv/__init__.py"] = b""
-    entries[protocol.OFTEN] = _bundle(entries, same_minor=same_minor)
+    entries[protocol.RUNNER] = _bundle(entries, same_minor=same_minor)
     entries["__main__.py"] = entries["k8s_venv/runner/start.py"]
     return _zip(entries, b"")
 
 
 def _bundle(sources: Mapping[str, bytes], *, same_minor: bool) -> bytes:
-    """Return the modules that most calls run in one piece, as ``runner.start`` reads it.
+    """Return the runner's modules in one piece, as ``runner.start`` reads it.
 
     Args:
         sources: each module's source by its path in the archive.
@@ -181,11 +177,10 @@ def _bundle(sources: Mapping[str, bytes], *, same_minor: bool) -> bytes:
     modules = {}
     for path, source in sorted(sources.items()):
         name = path.removeprefix(f"{protocol.VENDOR}/").removesuffix(".py").removesuffix("/__init__").replace("/", ".")
-        package, _, module = name.rpartition(".")
-        if package == "k8s_venv.runner" and module not in _OFTEN_RUN:
-            continue
-        code = compile(source, f"{protocol.ARCHIVE}/{path}", "exec", dont_inherit=True) if same_minor else None
-        modules[name] = path, marshal.dumps(code) if code else source.decode()
+        if same_minor:
+            code = compile(source, f"{protocol.ARCHIVE}/{path}", "exec", dont_inherit=True, optimize=2)
+            source = marshal.dumps(code)
+        modules[name] = path, zlib.compress(source, 9)
     # An environment whose Python has another magic number after all takes the sources, which travel as well.
     magic = importlib.util.MAGIC_NUMBER if same_minor else b""
     return marshal.dumps((magic, modules), _MARSHAL_VERSION)
@@ -201,6 +196,7 @@ def _zip(entries: Mapping[str, bytes], archive: bytes) -> bytes:
             target.writestr(zipfile.ZipInfo(f"{folder}/", _EPOCH), b"")
         for name, data in sorted(entries.items()):
             info = zipfile.ZipInfo(name, _EPOCH)
-            info.compress_type = zipfile.ZIP_DEFLATED
+            if name != protocol.RUNNER:  # which is compressed module by module
+                info.compress_type = zipfile.ZIP_DEFLATED
             target.writestr(info, data)
     return stream.getvalue()

@@ -23,6 +23,7 @@ from types import CoroutineType
 
 from k8s_venv.runner import protocol, report, streams
 from k8s_venv.runner.opening import beside, open_call
+from k8s_venv.runner.preserving import Preserved
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -81,9 +82,12 @@ def run(path: str, reporter: report.Reporter, *, attached: bool = False) -> int:
         reporter.timings["open"] = time.perf_counter() - started
         reporter.timings["imports"] = _age()
         started = time.perf_counter()
-        value = call(*args, **kwargs)
+        with Preserved():
+            value = call(*args, **kwargs)
         if isinstance(value, CoroutineType):  # what an asynchronous function returns
-            value = importlib.import_module("asyncio").run(value)
+            asyncio: Any = importlib.import_module("asyncio")
+            with Preserved():
+                value = asyncio.run(value)
         reporter.timings["run"] = time.perf_counter() - started
         reporter.timings["clock"] = time.time()
         if os.getpid() != reporter.process:
@@ -107,7 +111,12 @@ def _report(error: BaseException, reporter: report.Reporter) -> int:
             return 0
         if error.code == _TERMINATED and "result" in reporter.delivery:
             return _TERMINATED  # whoever ended the call fetches nothing from the location for large values
-    return 0 if reporter.failure(error) == protocol.SKIP else 1
+    try:
+        return 0 if reporter.failure(error) == protocol.SKIP else 1
+    except BaseException as broken:  # noqa: BLE001 -- whatever the function has made of its process
+        ends, why = f"the call ended with {type(error).__name__}", f"{type(broken).__name__}: {broken}"
+        os.write(1, f"{protocol.MARK}ERROR - {ends}, which cannot be reported: {why}\n".encode())
+        os._exit(protocol.NOT_REPORTED)  # no exit handler or thread can help
 
 
 def _age() -> float:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 PROTOCOL = 1
 
 # Entries of the archive.
-OFTEN = "often.bin"  # the modules that most calls run, in one piece
+RUNNER = "runner.bin"  # the runner's modules once more, in one piece
 HEADER = "call.json"
 ARGUMENTS = "arguments.bin"
 CONTEXT = "context.bin"
@@ -45,6 +45,9 @@ VALUE = "value"
 FAILURE = "failure"
 SKIP = "skip"
 FAIL = "fail"
+
+# The exit code of a runner that can leave no result (EX_CANTCREAT of sysexits.h).
+NOT_REPORTED = 73
 
 INLINE_ENCODING = "zlib+base85"
 # What Kubernetes keeps of a container's termination message, and of all those of a pod, in bytes.

@@ -1,7 +1,7 @@
 """The archive's ``__main__``: make the runner's modules importable from memory, and run it.
 
-To read each module from a zip takes longer than to run it. So the archive holds those that most calls run once more
-in one piece: as bytecode where the environment has the sender's version of Python, else as source.
+To read each module from a zip takes longer than to run it, and a function may remove the archive. So the archive holds
+them once more in one piece: as bytecode where the environment has the sender's version of Python, else as source.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ import importlib.util
 import marshal
 import os
 import sys
+import zlib
 
 TYPE_CHECKING = False  # `typing` itself is imported by no call that can do without
 if TYPE_CHECKING:
     from types import CodeType, ModuleType
-    from typing import Any, Dict, Optional, Tuple, Union
+    from typing import Any, Dict, Optional, Tuple
     from zipimport import zipimporter
 
 
@@ -23,12 +24,14 @@ class Bundle:
 
     Args:
         archive: loads what is not among them.
-        modules: each module's path inside the archive and its source or bytecode, by its name.
+        modules: each module's path inside the archive and its source or bytecode, compressed, by its name.
+        compiled: whether it is bytecode.
     """
 
-    def __init__(self, archive: zipimporter, modules: Dict[str, Tuple[str, Union[str, bytes]]]) -> None:
+    def __init__(self, archive: zipimporter, modules: Dict[str, Tuple[str, bytes]], *, compiled: bool) -> None:
         self._archive = archive
         self._modules = modules
+        self._compiled = compiled
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
         """Return a module's spec, if it is among them."""
@@ -49,10 +52,10 @@ class Bundle:
 
     def get_code(self, name: str) -> CodeType:
         """Return a module's code."""
-        kept = self._modules[name][1]
-        if isinstance(kept, bytes):
-            return marshal.loads(kept)  # type: ignore[no-any-return]  # noqa: S302 -- as all bytecode is loaded
-        return compile(kept, self._place(name), "exec", dont_inherit=True)
+        content = zlib.decompress(self._modules[name][1])
+        if self._compiled:
+            return marshal.loads(content)  # type: ignore[no-any-return]  # noqa: S302 -- as all bytecode is loaded
+        return compile(content, self._place(name), "exec", dont_inherit=True)
 
     def get_source(self, name: str) -> Optional[str]:
         """Return a module's source."""
@@ -65,10 +68,9 @@ class Bundle:
 if __name__ == "__main__":
     loader: zipimporter = __loader__  # type: ignore[name-defined]
     sys.path[0] = os.path.abspath(sys.path[0])  # the function may change the directory
-    often = os.path.join(loader.archive, "often.bin")
-    magic, modules = marshal.loads(loader.get_data(often))  # noqa: S302
+    magic, modules = marshal.loads(loader.get_data("runner.bin"))  # noqa: S302
     if magic in (b"", importlib.util.MAGIC_NUMBER):
-        sys.meta_path.insert(0, Bundle(loader, modules))
+        sys.meta_path.insert(0, Bundle(loader, modules, compiled=bool(magic)))
     from k8s_venv.runner.main import main
 
     sys.exit(main(sys.path[0], sys.argv[1:]))

@@ -36,14 +36,14 @@ def hide(mask: Callable[[str], str]) -> None:
     Args:
         mask: hides secrets in a text.
     """
-    for stream in (sys.stdout, sys.stderr, *_installed):
+    for stream in _installed:
         if isinstance(getattr(stream, "buffer", None), Lines):
             stream.buffer.mask = mask
 
 
 def finish() -> None:
     """Show what is still held back."""
-    for stream in (sys.stdout, sys.stderr, *_installed):
+    for stream in (getattr(sys, "stdout", None), getattr(sys, "stderr", None), *_installed):
         try:
             stream.flush()
             if isinstance(getattr(stream, "buffer", None), Lines):

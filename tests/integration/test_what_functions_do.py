@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import atexit
+import builtins
 import concurrent.futures
+import decimal
 import inspect
 import io
 import logging
@@ -23,7 +25,7 @@ import pytest
 from k8s_venv.backends.local.backend import LocalBackend
 from k8s_venv.calls import open_result, pack
 from k8s_venv.environment import Environment
-from k8s_venv.errors import RemoteError
+from k8s_venv.errors import BackendError, RemoteError
 from k8s_venv.uv import find_interpreter
 
 Call = Callable[..., Any]
@@ -100,11 +102,11 @@ def changes_directory_and_mask() -> int:
     return 1
 
 
-def clears_its_folder() -> int:
+def clears_its_folder() -> decimal.Decimal:
     for path in sys.path:
         if path.endswith(".pyz"):
             shutil.rmtree(Path(path).parent)
-    return 1
+    return decimal.Decimal(1)  # of which the runner has to import what it knows
 
 
 def leaves_exit_handlers() -> int:
@@ -133,22 +135,87 @@ def limits_recursion() -> int:
     return 1
 
 
+def clears_what_finds_modules() -> int:
+    for found in (sys.path, sys.meta_path, sys.path_hooks, sys.path_importer_cache, sys.modules):
+        found.clear()
+    return 1
+
+
+def deletes_what_finds_modules() -> int:
+    del sys.path, sys.meta_path, sys.path_hooks, sys.path_importer_cache, sys.modules, sys.stdout, sys.stderr
+    return 1
+
+
+def refuses_imports() -> int:
+    class Refusing:
+        def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
+            raise ImportError(f"{name} is not allowed")
+
+    sys.meta_path.insert(0, Refusing())
+    return 1
+
+
+def clears_builtins() -> int:
+    vars(builtins).clear()
+    return 1
+
+
+def limits_itself() -> int:
+    import resource
+
+    for limit in (resource.RLIMIT_NOFILE, resource.RLIMIT_FSIZE):
+        resource.setrlimit(limit, (0, resource.getrlimit(limit)[1]))
+    return 1
+
+
 @pytest.mark.parametrize(
     "function",
     [
         changes_directory_and_mask,
+        clears_builtins,
         clears_its_folder,
+        clears_what_finds_modules,
         closes_descriptors,
         closes_its_output,
+        deletes_what_finds_modules,
         has_no_output,
         leaves_a_process,
         leaves_a_thread_that_prints,
         leaves_exit_handlers,
+        limits_itself,
         limits_recursion,
+        refuses_imports,
     ],
 )
-def test_the_value_arrives_nevertheless(call: Call, function: Callable[[], int]) -> None:
+def test_the_value_arrives_nevertheless(call: Call, function: Callable[[], Any]) -> None:
     assert call(function) == 1
+
+
+def fails_in_ruins() -> None:
+    error = ValueError("read me")
+    clears_what_finds_modules()
+    refuses_imports()
+    clears_builtins()
+    raise error
+
+
+def test_so_does_the_failure(call: Call) -> None:
+    with pytest.raises(ValueError, match="read me"):
+        call(fails_in_ruins)
+
+
+def denies_itself_all_files() -> None:
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+
+
+def test_what_cannot_be_reported_is_said_in_the_log(call: Call, printed: list[str]) -> None:
+    with pytest.raises(BackendError, match="keeps its result from being written; the end of its log"):
+        call(denies_itself_all_files)
+
+    assert len(printed) == 1
+    assert "ERROR - the call ended with OSError, which cannot be reported: OSError: [Errno 27]" in printed[0]
 
 
 def draws_and_replaces_its_output() -> int:
