@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _LARGEST = 500_000  # bytes; BuildKit takes no larger secret
 _PROXIES = re.compile(r"(HTTP|HTTPS|ALL|NO)_PROXY", re.IGNORECASE)
 _OWN = re.compile(r"localhost|127\.\d+\.\d+\.\d+|::1|0\.0\.0\.0")
+_CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
 # A URL with a user and without a password, whose password a keyring may know.
 _USER_ALONE = re.compile(r"(https?://)([^\s/:@,]+)@([^\s,]+)")
 _TIMEOUT = 60  # seconds; a keyring may ask its user
@@ -64,32 +65,45 @@ class Secrets:
             folder: a folder of this user's own.
 
         Raises:
-            BuildError: a file is too large for BuildKit.
+            BuildError: one is too large for BuildKit.
         """
         indexes = {
             name: _with_passwords(value) if shutil.which("keyring") else value for name, value in self._indexes.items()
         }
         files = {
-            "indexes": _exports(folder / "indexes", {**indexes, **_for_pip(indexes)}),
-            "proxies": _exports(folder / "proxies", _of_both_cases(self._proxies)),
+            "indexes": _written(folder / "indexes", _exports({**indexes, **_for_pip(indexes)})),
+            "proxies": _written(folder / "proxies", _exports(_of_both_cases(self._proxies))),
             "netrc": Path(os.environ.get("NETRC") or Path.home() / ".netrc"),
-            "certificates": Path(self._given.get("SSL_CERT_FILE", "")),
+            "certificates": _written(folder / "certificates", _certificates(self._given)),
             "client-certificate": Path(self._given.get("SSL_CLIENT_CERT", "")),
         }
-        files = {name: path for name, path in files.items() if path.is_file()}
-        for path in files.values():
+        files = {name: path for name, path in files.items() if path.is_file() and path.stat().st_size}
+        for name, path in files.items():
             if path.stat().st_size > _LARGEST:
                 raise BuildError(
                     self._environment.name,
-                    f"{path} is larger than the {_LARGEST // 1000} kB that BuildKit hands to a build.",
+                    f"its {name} ({path}) is larger than the {_LARGEST // 1000} kB that BuildKit hands to a build.",
                 )
         return [f"--secret=id={name},src={path}" for name, path in files.items()]
 
 
-def _exports(path: Path, variables: Mapping[str, str]) -> Path:
+def _written(path: Path, text: str) -> Path:
     path.touch(0o600)
-    path.write_text("".join(f"export {name}={shlex.quote(value)}\n" for name, value in variables.items()), "utf-8")
+    path.write_text(text, "utf-8")
     return path
+
+
+def _exports(variables: Mapping[str, str]) -> str:
+    return "".join(f"export {name}={shlex.quote(value)}\n" for name, value in variables.items())
+
+
+def _certificates(given: Mapping[str, str]) -> str:
+    """Return what OpenSSL's variables name, each certificate once, since a folder has most under several names."""
+    folders = [Path(folder) for folder in given.get("SSL_CERT_DIR", "").split(os.pathsep) if folder]
+    paths = [Path(given.get("SSL_CERT_FILE", "")), *(path for folder in folders for path in sorted(folder.glob("*")))]
+    texts = [path.read_text("utf-8", "replace") for path in paths if path.is_file()]
+    found = dict.fromkeys(certificate for text in texts for certificate in _CERTIFICATE.findall(text))
+    return "".join(f"{certificate}\n" for certificate in found)
 
 
 def _for_pip(indexes: Mapping[str, str]) -> dict[str, str]:

@@ -172,11 +172,16 @@ def assert_caches_without(secret: str, folder: Path) -> None:
 def test_a_build_gets_the_settings_of_this_machine_as_files(
     settings: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "company.pem").write_text("a certificate")
+    own, others = (f"-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n" for text in ("b3du", "b3RoZXJz"))
+    (tmp_path / "company.pem").write_text(f"# Ours\n{own}")
+    (tmp_path / "authorities").mkdir()
+    (tmp_path / "authorities" / "others.crt").write_text(f"{own}{others}")
+    (tmp_path / "authorities" / "5ed36f99.0").symlink_to("others.crt")
     for name, value in {
         "UV_DEFAULT_INDEX": "company=https://bob:pw@index.example.com/simple",
         "PIP_EXTRA_INDEX_URL": "https://other.example.com/simple",
         "PIP_CERT": str(tmp_path / "company.pem"),
+        "SSL_CERT_DIR": f"/none{os.pathsep}{tmp_path / 'authorities'}",
         "HTTPS_PROXY": "http://me:pw@proxy.example.com:3128",
         "HTTP_PROXY": "http://localhost:3128",
         "NO_PROXY": "example.com",
@@ -201,5 +206,5 @@ def test_a_build_gets_the_settings_of_this_machine_as_files(
         for name, value in (("HTTPS_PROXY", "http://me:pw@proxy.example.com:3128"), ("NO_PROXY", "example.com"))
         for each in (name, name.lower())
     )
-    assert files["certificates"] == str(tmp_path / "company.pem")
+    assert Path(files["certificates"]).read_text() == own + others
     assert secrets.own_addresses == ["http://localhost:3128"]
