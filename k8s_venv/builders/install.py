@@ -18,7 +18,7 @@ from k8s_venv import uv
 from k8s_venv.locks.resolving import lock_text, uv_platform
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from k8s_venv.builders.selection import Wheel
@@ -59,6 +59,37 @@ def site_packages(python: str) -> str:
 
 
 @dataclasses.dataclass(frozen=True)
+class InstalledWheel:
+    """A wheel as it stands in an image.
+
+    Args:
+        files: its files, short of its record and of bytecode.
+        record: the name of its record.
+        rows: what the record says of the files
+            (https://packaging.python.org/en/latest/specifications/recording-installed-packages/).
+    """
+
+    files: tuple[File, ...]
+    record: str
+    rows: tuple[tuple[str, str, str], ...]
+
+    def with_bytecode(self, compiled: Mapping[str, File]) -> list[File]:
+        """Return all its files: with the bytecode of modules that could be compiled, and the record of everything.
+
+        Args:
+            compiled: bytecode by the name of its module.
+        """
+        bytecode = [compiled[file.name] for file in self.files if file.name in compiled]
+        packages = posixpath.dirname(posixpath.dirname(self.record))
+        unhashed = [
+            (posixpath.relpath(name, packages), "", "") for name in [self.record, *(one.name for one in bytecode)]
+        ]
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows(sorted([*self.rows, *unhashed]))
+        return [*self.files, *bytecode, File(self.record, text.getvalue().encode())]
+
+
+@dataclasses.dataclass(frozen=True)
 class Target:
     """What wheels are installed for.
 
@@ -75,8 +106,8 @@ class Target:
     indexes: Mapping[str, str]
 
 
-def install(wheels: Sequence[Wheel], target: Target, folder: Path) -> dict[Wheel, list[File]]:
-    """Install wheels, each checked against its hash, and return the files of each.
+def install(wheels: Sequence[Wheel], target: Target, folder: Path) -> dict[Wheel, InstalledWheel]:
+    """Install wheels, each checked against its hash, and tell their files apart.
 
     Args:
         wheels: what to install.
@@ -87,13 +118,13 @@ def install(wheels: Sequence[Wheel], target: Target, folder: Path) -> dict[Wheel
         UvError: uv cannot get or install one of them.
     """
     venv = _sync(wheels, target, folder)
-    trees = {wheel: list(_files(venv, wheel, target.python)) for wheel in wheels}
-    owners = Counter(file.name for files in trees.values() for file in files)
-    shared = [wheel for wheel in wheels if any(owners[file.name] > 1 for file in trees[wheel])]
+    installed = {wheel: _installed(venv, wheel, target.python) for wheel in wheels}
+    owners = Counter(file.name for one in installed.values() for file in one.files)
+    shared = [wheel for wheel in wheels if any(owners[file.name] > 1 for file in installed[wheel].files)]
     if len(wheels) > 1:  # of a file that several wheels bring, only the last one's is there
         for number, wheel in enumerate(shared):
-            trees.update(install([wheel], target, folder / f"alone{number}"))
-    return trees
+            installed.update(install([wheel], target, folder / f"alone{number}"))
+    return installed
 
 
 def _sync(wheels: Sequence[Wheel], target: Target, folder: Path) -> Path:
@@ -113,14 +144,14 @@ def _sync(wheels: Sequence[Wheel], target: Target, folder: Path) -> Path:
     return venv
 
 
-def _files(venv: Path, wheel: Wheel, python: str) -> Iterator[File]:
-    """Yield the files of an installed wheel, with scripts and record as they stand in the image."""
+def _installed(venv: Path, wheel: Wheel, python: str) -> InstalledWheel:
+    """Return the files of an installed wheel, with scripts as they stand in the image."""
     packages = f"lib/python{python}/site-packages"
     info = _dist_info(venv / packages, wheel.name)
     record = f"{packages}/{info.name}/RECORD"
-    rows = []
+    files, rows = [], []
     listed = list(csv.reader(io.StringIO((info / "RECORD").read_text("utf-8"))))
-    compiled = {bytecode_name(path, python) for path, *_ in listed}
+    bytecode = {bytecode_name(path, python) for path, *_ in listed}
     for path, digest, size in listed:
         name = posixpath.normpath(posixpath.join(packages, path))
         # What a record claims outside of the environment, or without bringing it, is none of ours.
@@ -128,20 +159,15 @@ def _files(venv: Path, wheel: Wheel, python: str) -> Iterator[File]:
             continue
         if name == record or (posixpath.dirname(name) == posixpath.dirname(record) and name.endswith(_NOTES)):
             continue
-        if path in compiled:  # a wheel's own bytecode gives way to ours
+        if path in bytecode:  # a wheel's own gives way to ours
             continue
         file = _file(venv, name)
         if isinstance(file.source, bytes):
             digest = "sha256=" + base64.urlsafe_b64encode(hashlib.sha256(file.source).digest()).rstrip(b"=").decode()
             size = str(file.size)
+        files.append(file)
         rows.append((path, digest, size))
-        yield file
-        if cached := bytecode_name(path, python):
-            rows.append((cached, "", ""))
-    rows.append((f"{info.name}/RECORD", "", ""))
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(sorted(rows))
-    yield File(f"{PREFIX}/{record}", text.getvalue().encode())
+    return InstalledWheel(tuple(files), f"{PREFIX}/{record}", tuple(rows))
 
 
 def bytecode_name(path: str, python: str) -> str | None:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from k8s_venv.builders.install import File
 
 # Raised whenever the same wheels would give other layers.
-EPOCH = 1
+EPOCH = 2
 LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar+gzip"
 _TIME = 315532800  # 1980, before which zip files know no time
 _BLOCK = 1 << 20  # what the compressor gets at once, which its output depends on

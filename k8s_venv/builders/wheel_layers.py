@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 
 from k8s_venv import uv
 from k8s_venv.builders.bytecode import compile_files
-from k8s_venv.builders.install import PREFIX, File, Target, install, site_packages
+from k8s_venv.builders.install import PREFIX, File, InstalledWheel, Target, install, site_packages
 from k8s_venv.builders.layers import EPOCH, Layer, digest_of, find_layer, make_layer, read_note, write_note
 from k8s_venv.keeping import mark_used
 
@@ -122,7 +122,7 @@ class _Workshop:
 
     def __init__(self, target: Target, folder: Path, progress: Callable[[str], None]) -> None:
         self._target, self._python, self._folder, self._progress = target, target.python, folder, progress
-        self._trees: dict[Wheel, list[File]] = {}
+        self._installed: dict[Wheel, InstalledWheel] = {}
 
     def layers(self, wheels: Sequence[Wheel]) -> list[Layer]:
         self._install(wheel for wheel in wheels if _size(wheel, self._python) is None)
@@ -130,7 +130,7 @@ class _Workshop:
         assert groups is not None  # noqa: S101 -- every size is known now
         missing = [group for group in groups if find_layer(_key(group, self._python)) is None]
         self._install(wheel for group in missing for wheel in group)
-        files = [file for group in missing for wheel in group for file in self._trees[wheel]]
+        files = [file for group in missing for wheel in group for file in self._installed[wheel].files]
         self._progress("compiling")
         packages = site_packages(self._python)
         modules = [file for file in files if file.name.startswith(packages)]
@@ -142,22 +142,21 @@ class _Workshop:
         return [layer for layer in found if layer]
 
     def _install(self, wheels: Iterable[Wheel]) -> None:
-        wanted = [wheel for wheel in wheels if wheel not in self._trees]
+        wanted = [wheel for wheel in wheels if wheel not in self._installed]
         if not wanted:
             return
         self._progress(f"installing {len(wanted)} package{'s' * (len(wanted) != 1)}")
-        folder = self._folder / f"installed{len(self._trees)}"
-        trees = install(wanted, self._target, folder)
-        for wheel, files in trees.items():
-            write_note(_size_note(wheel, self._python), {"size": sum(file.size for file in files)})
-        self._trees.update(trees)
+        folder = self._folder / f"installed{len(self._installed)}"
+        installed = install(wanted, self._target, folder)
+        for wheel, one in installed.items():
+            write_note(_size_note(wheel, self._python), {"size": sum(file.size for file in one.files)})
+        self._installed.update(installed)
 
     def _pack(self, group: list[Wheel], compiled: dict[str, File]) -> None:
-        files = {file.name: file for wheel in group for file in self._trees[wheel]}
-        files.update({compiled[name].name: compiled[name] for name in list(files) if name in compiled})
+        files = [file for wheel in group for file in self._installed[wheel].with_bytecode(compiled)]
         names = [wheel.name for wheel in group]
         rest = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-        make_layer(_key(group, self._python), ", ".join(names[:_NAMED]) + rest, files.values())
+        make_layer(_key(group, self._python), ", ".join(names[:_NAMED]) + rest, files)
 
 
 def _groups(wheels: Sequence[Wheel], python: str) -> list[list[Wheel]] | None:

@@ -153,6 +153,7 @@ def test_odd_wheels_are_installed_whole(tmp_path: Path, monkeypatch: pytest.Monk
         "odd/__init__.py": b"",
         "odd/__pycache__/__init__.cpython-312.pyc": b"stale",
         "odd/compiled.pyc": b"only bytecode",
+        "odd/template.py": b"{{ cookiecutter.module }} = no Python\n",
         'odd/a file, with "quotes".txt': b"quoted",
         "odd/\u00e9\u4e2d.txt": b"unicode",
         f"odd/{deep}/end.txt": b"deep",
