@@ -170,9 +170,10 @@ def _add_pickle(
     if path is None or not path.is_file() or is_installed_file(str(path)):
         entries[protocol.SOURCES] = b"{}"
         return {}, modules
-    settings = Slicer(function, environment.root, settings_only=True)
+    package = getattr(written_function(function), "__globals__", {}).get("__package__") or ""
+    beside = modules_beside([*imported_names(path, package), *modules], path, environment.root)
+    settings = Slicer(function, environment.root, settings_of={*modules, *map(dotted_name, beside)})
     if settings.has_statements:
         _add_recipe(entries, settings)
     entries[protocol.SOURCES] = json.dumps({file: module_file(str(path)).text}).encode()
-    package = getattr(written_function(function), "__globals__", {}).get("__package__") or ""
-    return modules_beside([*imported_names(path, package), *modules], path, environment.root), modules
+    return beside, modules

@@ -192,6 +192,19 @@ def test_syntax_that_the_environment_cannot_parse_is_refused_with_its_line(every
         b"def make(n):\n    if n:\n        class A: n = 1\n    else:\n        class A: n = 2\n    return A\n"
         b"A, B = make(1), make(0)\ndef f(): return A.n, B.n\n",
         b"class A: n = 1\nB = A\nclass A(A): n = 2\ndef f(): return A().n, B.n, issubclass(A, B)\n",
+        b"known = {}\ndef put(name, into=known): into[name] = 1\nput('a')\n"
+        b"def f(known=known): return put('b') or known\n",
+        b"a = b = []\nb.append(1)\nc = a\nc.append(2)\ndef g(x=a): return x\ndef f(): return g(), a is b, b is c\n",
+        b"import typing\nif typing.TYPE_CHECKING:\n    from nowhere import A\nelse:\n    A = int\n"
+        b"def f(): return A(3)\n",
+        b"def singleton(kind):\n    made = []\n    def get():\n        made[:] = made or [kind()]\n"
+        b"        return made[0]\n"
+        b"    return get\n"
+        b"@singleton\nclass A:\n    n = 0\n    def up(self): self.n += 1; return self.n\n"
+        b"@singleton\n@singleton\nclass B: n = 1\nA().up()\ndef f(): return A().n, A() is A(), B().n\n",
+        b"class A:\n    known = {}\n    def __new__(cls, url): return cls.known.setdefault(url, object.__new__(cls))\n"
+        b"class Name(str):\n    def __new__(cls, n): return str.__new__(cls, n)\n"
+        b"a, n = A('a'), Name('n')\na.x = 1\ndef f(): return A('a') is a, a.x, n + ''\n",
     ],
     ids=["latin-1", "windows", "non-ascii", "form feed", "walrus", "rebound", "dotted import", "star and del",
          "decorator on several lines", "global", "alias", "cycle", "one line", "docstring", "names as text",
@@ -200,7 +213,8 @@ def test_syntax_that_the_environment_cannot_parse_is_refused_with_its_line(every
          "what instances leave in their class",
          "a lambda's default lambda", "lambdas of constants", "a metaclass that registers", "subclasses asked for",
          "exec", "the module's getattr", "names put together",
-         "a class by condition", "a local class by condition", "a class replaced"],
+         "a class by condition", "a local class by condition", "a class replaced", "a default that a call changes",
+         "several names for one list", "an import for type checkers", "singletons", "objects that are made once"],
 )  # fmt: skip
 def test_any_way_of_writing_travels(load: Load, send: Send, source: bytes) -> None:
     module = load(source)
@@ -307,6 +321,7 @@ def test_what_a_dag_file_changes_beside_it_is_changed_there(
     """)
     try:
         assert send(module.g, python=python) == ({"x": 1}, ([1, 2], {"x": 1}, "prod"))
+        assert send(module.g, python=HERE, transport="cloudpickle") == send(module.g, python=HERE)
         assert send(module.f, python=python)[0] == "traced"
         assert send(module.h, python=python) == ("traced", 1, 2)
     finally:

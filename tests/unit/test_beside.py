@@ -46,6 +46,12 @@ def test_imports_are_followed_through_packages_relative_and_late_ones(project: P
     }
 
 
+def test_imports_by_a_constant_text_are_followed(project: Path) -> None:
+    (project / "only.py").write_text("def __getattr__(name): return importlib.import_module('late')\n")
+
+    assert found(project, "only.py") == {"late.py"}
+
+
 def test_packages_without_init_can_be_imported(project: Path) -> None:
     (project / "only.py").write_text("from shared.util import x\n")
 

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from k8s_venv.calls.source.facts import import_by_text
 from k8s_venv.calls.source.modulefile import module_file
 from k8s_venv.errors import CallError
 
@@ -53,12 +54,14 @@ def imported_names(path: Path, package: str) -> Iterator[str]:
         package: its package, for relative imports.
     """
     try:
-        tree = module_file(str(path)).tree
+        file = module_file(str(path))
     except (CallError, OSError, SyntaxError, ValueError):
         return  # importing it will say so, where that happens
-    for statement in _statements(tree.body):
+    for statement in _statements(file.tree.body):
         if isinstance(statement, ast.Import | ast.ImportFrom):
             yield from names_of(statement, package)
+    if "import_module" in file.text or "__import__" in file.text:
+        yield from filter(None, map(import_by_text, ast.walk(file.tree)))
 
 
 def _statements(body: Sequence[ast.stmt]) -> Iterator[ast.stmt]:

@@ -276,7 +276,9 @@ class ModuleSlice:
             for number, file in enumerate(self.files):
                 for changed, statements in repeating.touching(file, self.names).items():
                     self._touching.setdefault(changed, []).extend((number, node) for node in statements)
-        return self._touching.get(name, [])
+        value = self.names.get(name)
+        same = [] if is_plain(value) else [other for other in self._touching if self.names.get(other) is value]
+        return [each for other in dict.fromkeys([name, *same]) for each in self._touching.get(other, [])]
 
     def add(self, number: int, node: ast.stmt, *, early: bool, from_line: int | None = None) -> None:
         """Add a statement and follow the names it uses.
@@ -319,12 +321,14 @@ class ModuleSlice:
         assert isinstance(statement, ast.Import | ast.ImportFrom)  # noqa: S101 -- it is written so
         self.imports.append(statement)
 
-    def add_settings(self) -> None:
-        """Repeat the statements that configure Python, or what the slice imports."""
-        packages = frozenset(
-            (item.module or "" if isinstance(item, ast.ImportFrom) else item.names[0].name).partition(".")[0]
-            for item in self.imports
-        )
+    def add_settings(self, imported: Iterable[str]) -> None:
+        """Repeat the statements that configure Python, or what is imported.
+
+        Args:
+            imported: the modules that are imported, besides those that the slice imports itself.
+        """
+        own = [item.module or "" if isinstance(item, ast.ImportFrom) else item.names[0].name for item in self.imports]
+        packages = frozenset(name.partition(".")[0] for name in (*own, *imported))
         settings = Settings(self.files, self.names, packages)
         for number, file in enumerate(self.files):
             for node in file.active_statements:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import importlib.metadata
+import inspect
 import os
 import platform
 import sys
@@ -58,7 +59,8 @@ def _asks(node: ast.AST, names: Mapping[str, Any]) -> bool:
         value = names.get(node.value.id)
         if value is sys:
             return node.attr in _ABOUT_PYTHON
-        return (value is os and node.attr == "name") or (isinstance(value, ModuleType) and node.attr == "__version__")
+        of_module = isinstance(value, ModuleType) and node.attr in ("__version__", "TYPE_CHECKING")
+        return of_module or (value is os and node.attr == "name")
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "hasattr" and node.args:
         first = node.args[0]
         return isinstance(first, ast.Name) and isinstance(names.get(first.id, str), ModuleType | type)
@@ -157,6 +159,10 @@ def _changed_by_call(call: ast.Call, names: Mapping[str, Any], seen: frozenset[s
     if inner & own_parameters or _changes_arguments(call.func, function, names):
         arguments = [*call.args, *(keyword.value for keyword in call.keywords)]
         yield from (node.id for item in arguments for node in ast.walk(item) if isinstance(node, ast.Name))
+    if isinstance(function, FunctionType) and inner:
+        parameters = inspect.signature(function, follow_wrapped=False).parameters
+        defaults = [parameters[name].default for name in inner & parameters.keys()]
+        yield from (name for name, value in names.items() if any(value is default for default in defaults))
 
 
 def _changed_by(function: Any, names: Mapping[str, Any], seen: frozenset[str]) -> Iterator[str]:

@@ -63,7 +63,8 @@ class Slicer:
         function: the function, as the decorator received it.
         root: the project's folder; code below it travels.
         needed: names that its arguments refer to, each with its module, whether the function uses them or not.
-        settings_only: leaves out the function itself, which travels in another way.
+        settings_of: the modules that the function imports, where it travels in another way itself: then only the
+            settings of its module are collected.
 
     Raises:
         SourceError: something that the function uses cannot travel as source.
@@ -76,11 +77,11 @@ class Slicer:
         root: Path,
         needed: Collection[tuple[str, str]] = (),
         *,
-        settings_only: bool = False,
+        settings_of: Collection[str] | None = None,
     ) -> None:
         self._function = function
         self._needed = needed
-        self._settings_only = settings_only
+        self._settings_of = settings_of
         self._origins = Origins(root)
         self._root = root
         self._modules: dict[str, ModuleSlice] = {}
@@ -183,9 +184,9 @@ class Slicer:
         self._target: Any = self._function
         if self.inner is not None and self._origins.is_sliced(self._home):
             self._module(self._home, self.inner.__code__.co_filename)
-            if not self._settings_only:
+            if self._settings_of is None:
                 self._find_target(self.inner)
-        if self._settings_only:
+        if self._settings_of is not None:
             self._target = None
         try:
             needed = portable(self._target, self._origins, self._unnamed).globals
@@ -193,7 +194,7 @@ class Slicer:
         except StateError as error:
             raise self._blame(error) from None
         for module in self._modules.values():
-            module.add_settings()
+            module.add_settings(self._settings_of or ())
         self._follow(set())
         early = {m.name: m.early for m in self._modules.values()}
         late = {m.name: m.late for m in self._modules.values()}

@@ -13,6 +13,7 @@ The environment trusts its sender; nothing here is ever read by the sender.
 
 from __future__ import annotations
 
+import copyreg
 import functools
 import io
 import pickle
@@ -155,7 +156,7 @@ class _Pickler(pickle.Pickler):
             return self._definition(value)
         if not isinstance(value, BuiltinFunctionType):
             self._check_instance(value)
-        return NotImplemented
+        return _without_new(value)
 
     def _definition(self, value: FunctionType | type) -> Any:
         module = self._origins.importable(value)
@@ -177,6 +178,16 @@ class _Pickler(pickle.Pickler):
                 raise StateError(f"holds {type_name(value)}, which cannot travel as a value")
             if self._origins.is_sliced(module) and vars(kind).keys() & {"__reduce__", "__reduce_ex__"}:
                 self.parts.calls_own = True
+
+
+def _without_new(value: Any) -> Any:
+    """Reduce an object without its class's own ``__new__``, which may want arguments that nobody kept."""
+    makers = [vars(kind)["__new__"] for kind in type(value).__mro__[:-1] if "__new__" in vars(kind)]
+    if not makers or not all(isinstance(maker, staticmethod) for maker in makers):  # none, or a builtin type's
+        return NotImplemented
+    reduced = value.__reduce_ex__(PROTOCOL)
+    is_default = isinstance(reduced, tuple) and reduced[:2] == (copyreg.__newobj__, (type(value),))  # type: ignore[attr-defined]
+    return (object.__new__, *reduced[1:]) if is_default else NotImplemented
 
 
 def is_plain(value: Any) -> bool:

@@ -94,11 +94,16 @@ class Unnamed:
         free = _free_of_methods(kind)
         module = self._origins.namespace(kind.__module__)
         used = uses(node, file.filename)
+        # What `@singleton` makes a function of is the class without it.
+        is_replaced = not isinstance(self._origins.resolve(kind.__module__, kind.__qualname__), type | None)
+        if is_replaced and (len(node.decorator_list) > 1 or kind.__name__ in used.later):
+            raise StateError(f"holds the class {kind.__qualname__}, of which a decorator made something else")
         local = {name for name in used.now if name not in module and name not in bases and not is_builtin(name)}
         if local - free.keys():
             raise StateError(f"uses {min(local - free.keys())!r}, a local variable of a call that is over")
         names = sorted({*bases, *free})
-        key = self._source(kind.__module__, file.filename, file.slice(node), kind.__name__, names)
+        piece = file.slice(node, node.lineno if is_replaced else None)
+        key = self._source(kind.__module__, file.filename, piece, kind.__name__, names)
         self._parts.globals |= {(kind.__module__, name) for name in used.now | used.later if name not in names}
         now = {**bases, **{name: free[name] for name in local}}
         return _CLASS, (key, now), free, None, None, _SET_CLASS
