@@ -66,11 +66,10 @@ def select_wheels(environment: str, lock: Path, python: str, platform: str) -> l
     """
     packages = tomllib.loads(lock.read_text("utf-8"))["packages"]
     machine = _LINUX_MACHINES[platform.partition("/")[2]]
-    markers = _marker_environment(python, machine)
     ranks = _ranks(".".join(python.split(".")[:2]), machine)
     chosen = []
     for package in packages:
-        if "marker" in package and not Marker(package["marker"]).evaluate(markers):
+        if not applies(package, python, platform):
             continue
         wheel = _best(package, ranks, lock.parent)
         if wheel is None:
@@ -81,6 +80,20 @@ def select_wheels(environment: str, lock: Path, python: str, platform: str) -> l
             )
         chosen.append(wheel)
     return sorted(chosen, key=lambda wheel: wheel.name)
+
+
+def applies(package: dict[str, Any], python: str, platform: str) -> bool:
+    """Return whether a locked package is meant for a platform, by its marker (PEP 508).
+
+    Args:
+        package: its table in the lock.
+        python: the version of Python, as exact as it is known.
+        platform: such as ``linux/arm64``.
+    """
+    if "marker" not in package:
+        return True
+    markers = _marker_environment(python, _LINUX_MACHINES[platform.partition("/")[2]])
+    return Marker(package["marker"]).evaluate(markers)
 
 
 def _best(package: dict[str, Any], ranks: dict[Tag, int], folder: Path) -> Wheel | None:

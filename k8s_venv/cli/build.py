@@ -125,7 +125,7 @@ def _show(steps: list[Step], sizes: dict[str, Volume]) -> None:
                 step.environment.name,
                 step.environment.python,
                 str(step.packages),
-                step.builder and f"{step.builder} ({step.why})",
+                f"{step.builder} ({step.why})" if step.why else step.builder,
                 _upload(size.upload, size.unmade, size.unmade_bytes) if size else "",
                 _megabytes(size.shared) if size else "",
                 "cannot be built" if step.problem and step.state != "denied" else step.state,

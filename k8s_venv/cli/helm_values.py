@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from k8s_venv.builders.selection import applies
 from k8s_venv.cli.console import environments_argument, open_project
 from k8s_venv.errors import K8sVenvError
 from k8s_venv.locks.locking import locked_packages, read_lock
@@ -97,11 +98,12 @@ def _built_image(project: Project, environment: Environment) -> str:
 
 
 def _packages(environment: Environment) -> dict[str, str]:
-    """Return the locked versions; what only some platforms have cannot be compared with an image."""
+    """Return the versions that the image has on all of its platforms; only those can be compared with one of them."""
     return {
         package["name"]: package["version"]
         for package in locked_packages(environment)
-        if "version" in package and "marker" not in package
+        if "version" in package
+        and all(applies(package, environment.python, platform) for platform in environment.image_platforms)
     }
 
 

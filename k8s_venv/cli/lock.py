@@ -185,7 +185,7 @@ def _changes(before: Sequence[dict[str, Any]], after: Sequence[dict[str, Any]]) 
     said += [f"− {name}" for name in sorted(old.keys() - new.keys())]
     if len(said) > _MOST_CHANGES:
         said[_MOST_CHANGES:] = [f"and {len(said) - _MOST_CHANGES} more"]
-    return ": " + ", ".join(said) if said else ", unchanged"
+    return ": " + ", ".join(said) if said else ", the same versions"
 
 
 def _versions(packages: Sequence[dict[str, Any]]) -> dict[str, str]:

@@ -54,6 +54,24 @@ def test_a_built_environment_has_the_reference_that_workers_compute(cli: Command
     assert values == {"built": {"image": reference, "python": "3.12", "packages": {"ours": "1.5"}}}
 
 
+def test_what_an_image_has_by_its_python_is_compared_and_what_it_lacks_is_not(cli: Command, tmp_path: Path) -> None:
+    wheels = tmp_path / "wheels"
+    make_wheel(wheels, "newer")
+    make_wheel(wheels, "elsewhere")
+    conditions = ["newer; python_version >= '3.12'", "elsewhere; platform_machine == 'aarch64'"]
+    ours = make_wheel(wheels, "ours", requires=conditions).as_uri()
+    requirements = ["--no-index", "--find-links wheels", f"ours @ {ours}"]
+    (tmp_path / "requirements.txt").write_text("\n".join(requirements))
+    text = f'registry = "registry.example.com/x"\n{BUILT}requirements = "requirements.txt"\n'
+    both = f'{text}platforms = ["linux/amd64", "linux/arm64"]\n'
+    (tmp_path / "k8s-venv.toml").write_text(both)
+    assert cli("lock").returncode == 0
+
+    values = values_of(cli, tmp_path, both)
+
+    assert values["built"]["packages"] == {"newer": "1.0", "ours": "1.0"}
+
+
 def test_pod_options_become_the_charts_values(cli: Command, tmp_path: Path) -> None:
     values = values_of(cli, tmp_path, POD)
 

@@ -78,7 +78,7 @@ def test_upgrade_takes_the_newest_and_says_what_changed(project: Path, cli: Comm
 
     kept, upgraded = cli("lock"), cli("lock", "--upgrade")
 
-    assert "etl       locked 1 package in pylock.etl.toml, unchanged" in kept.stderr
+    assert "etl       locked 1 package in pylock.etl.toml, the same versions" in kept.stderr
     assert "etl       locked 1 package in pylock.etl.toml: own-lib 1.0 → 2.0 (" in upgraded.stderr
     assert "in pylock.training.toml: own-lib 1.0 → 2.0, own-ml 1.0 → 3.0, " not in upgraded.stderr
     assert "locked 1 package in pylock.training.toml: own-ml 1.0 → 3.0, − own-lib" in upgraded.stderr
