@@ -23,6 +23,8 @@ def shortened(error: BaseException) -> str:
     if isinstance(error.__cause__, RemoteTraceback):
         text = error.__cause__.text.rstrip()
         return "\n".join(["", text, *(note for note in getattr(error, "__notes__", ()) if note not in text)])
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted"
     return str(error) if isinstance(error, K8sVenvError) else ""
 
 
@@ -78,6 +80,8 @@ def tell_failures(failed: Callable[[str, int, str], None]) -> None:
     class Listener:
         @hookimpl
         def on_task_instance_failed(self, task_instance: Any, error: BaseException | str | None) -> None:
+            if isinstance(error, KeyboardInterrupt):
+                raise error  # Airflow would go on with the next task
             if error is not None:
                 failed(task_instance.task_id, task_instance.map_index, redact(sentence(error)))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib.metadata
 import importlib.util
 import os
@@ -55,13 +56,13 @@ def airflow_home(dags: Path, *, log_level: str = "WARNING") -> Iterator[None]:
     os.environ.setdefault("AIRFLOW__LOGGING__NAMESPACE_LEVELS", _NAMESPACES)
     os.environ.setdefault("AIRFLOW__LOGGING__LOG_FORMAT", "%(message)s")
     os.environ.setdefault("AIRFLOW__METRICS__TIMER_UNIT_CONSISTENCY", "True")  # Airflow 2 warns without it
-    if "AIRFLOW_HOME" in os.environ:
-        yield
-        return
-    with tempfile.TemporaryDirectory(prefix="k8s-venv-airflow-") as home:
-        os.environ["AIRFLOW_HOME"] = home
-        os.environ["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] = f"sqlite:///{home}/airflow.db"
-        shutil.copy(_empty_database(), Path(home) / "airflow.db")
+    with contextlib.ExitStack() as at_the_end:
+        at_the_end.callback(gc.freeze)  # or Python searches all of Airflow's objects for garbage before it ends
+        if "AIRFLOW_HOME" not in os.environ:
+            home = at_the_end.enter_context(tempfile.TemporaryDirectory(prefix="k8s-venv-airflow-"))
+            os.environ["AIRFLOW_HOME"] = home
+            os.environ["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] = f"sqlite:///{home}/airflow.db"
+            shutil.copy(_empty_database(), Path(home) / "airflow.db")
         yield
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -46,12 +47,19 @@ def dags(tmp_path: Path) -> Path:
     return folder
 
 
-def run(dags: Path, name: str) -> subprocess.CompletedProcess[str]:
+def start(dags: Path, name: str, **environ: str) -> subprocess.Popen[str]:
     ours = ("AIRFLOW", "K8S_VENV_PROJ", "K8S_VENV_REG")
-    environ = {key: value for key, value in os.environ.items() if not key.startswith(ours)}
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(ours)}
     program = [sys.executable, "-c", "from k8s_venv.cli import main; main(prog_name='k8s-venv')"]
     command = [*program, "test", "--backend", "local", f"dags/{name}"]
-    return subprocess.run(command, cwd=dags.parent, env=environ, capture_output=True, text=True, check=False)
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, cwd=dags.parent, env={**kept, **environ}, stdout=pipe, stderr=pipe, text=True)
+
+
+def run(dags: Path, name: str) -> subprocess.CompletedProcess[str]:
+    with start(dags, name) as process:
+        stdout, stderr = process.communicate()
+    return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
 
 def test_only_the_named_file_is_loaded(dags: Path) -> None:
@@ -75,6 +83,29 @@ def test_failed_tasks_are_named_at_the_end_with_their_sentences_and_no_call_of_a
     assert "raise NoSales(REASON)" in ran.stdout
     assert "/airflow/" not in ran.stdout
     assert "unusual_prefix" not in ran.stdout + ran.stderr
+
+
+def test_ctrl_c_ends_the_run_and_not_one_task_of_it(dags: Path, tmp_path: Path) -> None:
+    silent = """
+        import time
+        print(f"{REASON} begins", flush=True)
+        time.sleep(600)
+"""
+    sleeping = SALES.replace("        raise NoSales(REASON)\n", silent).replace("        pass\n", silent)
+    (dags / "sleeping.py").write_text(sleeping.replace(', backend="kubernetes"', ""))
+    (tmp_path / "tmp").mkdir()
+
+    with start(dags, "sleeping.py", TMPDIR=str(tmp_path / "tmp")) as process:
+        assert process.stdout is not None
+        said = next(line for line in process.stdout if "begins" in line)
+        process.send_signal(signal.SIGINT)
+        stdout, stderr = process.communicate()
+
+    assert process.returncode == 130
+    assert stderr.splitlines()[-1] == "Interrupted."
+    assert (said + stdout).count("begins") == 1
+    assert "Traceback" not in stdout + stderr
+    assert list((tmp_path / "tmp").iterdir()) == []
 
 
 def test_a_typo_in_an_environment_s_name_is_told_once(dags: Path) -> None:
