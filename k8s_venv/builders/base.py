@@ -6,10 +6,9 @@ import functools
 import os
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock
-
 from k8s_venv import uv
 from k8s_venv.builders.layers import blob_path, is_intact
+from k8s_venv.builders.parallel import one_at_a_time
 from k8s_venv.builders.tree import Tree
 from k8s_venv.errors import BuildError
 from k8s_venv.keeping import layers_folder, mark_used, using
@@ -137,7 +136,7 @@ def base_blob(base: BaseImage, descriptor: Mapping[str, Any]) -> Blob:
     digest, size = str(descriptor["digest"]), int(descriptor["size"])
     path = blob_path(digest)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.parent / f".{path.name}.lock"):
+    with one_at_a_time(path.parent / f".{path.name}.lock"):
         if not is_intact(path, digest):
             partial = path.with_name(f".{path.name}.part")
             try:

@@ -13,12 +13,11 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from filelock import FileLock
-
 from k8s_venv import uv
 from k8s_venv.builders.base import base_reference, check_version, read_base, read_layers
 from k8s_venv.builders.basepython import find_program
 from k8s_venv.builders.layers import digest_of, write_note
+from k8s_venv.builders.parallel import one_at_a_time
 from k8s_venv.errors import BuildError
 from k8s_venv.locks.installed import Installed, read_metadata
 from k8s_venv.registry import RegistryError
@@ -62,7 +61,7 @@ def base_packages(environment: Environment, base: BaseImage) -> dict[str, Instal
     check_version(environment, base)
     key = digest_of(["packages", _EPOCH, environment.python, [layer["digest"] for layer in base.layers]])
     note = uv.require_cache() / "layers" / f"{key}.json"
-    with FileLock(uv.require_cache() / f"base-{key[:12]}.lock"):
+    with one_at_a_time(uv.require_cache() / f"base-{key[:12]}.lock"):
         if not note.is_file():
             try:
                 packages = _read(environment, base)

@@ -9,13 +9,12 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from filelock import FileLock
-
 from k8s_venv import uv
 from k8s_venv.builders.base import WrongBaseError, base_reference, check_version, read_layers
 from k8s_venv.builders.bytecode import compile_files
 from k8s_venv.builders.install import PREFIX, File
 from k8s_venv.builders.layers import EPOCH, Layer, digest_of, find_layer, make_layer
+from k8s_venv.builders.parallel import one_at_a_time
 from k8s_venv.errors import BuildError
 
 if TYPE_CHECKING:
@@ -69,7 +68,7 @@ def inspect_base(environment: Environment, base: BaseImage, interpreter: str) ->
     """
     check_version(environment, base)
     key = _library_key(environment, base)
-    with FileLock(uv.require_cache() / f"base-{key[:12]}.lock"):  # made once, even when several images ask at once
+    with one_at_a_time(uv.require_cache() / f"base-{key[:12]}.lock"):
         made = find_layer(key) or _make(key, environment, base, interpreter)
     # The layer's title carries what only the base's files could tell.
     return Python((base.environ.get("PYTHON_VERSION") or environment.python), made.title), made

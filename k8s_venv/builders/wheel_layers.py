@@ -10,12 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from filelock import FileLock, Timeout
-
 from k8s_venv import uv
 from k8s_venv.builders.bytecode import compile_files
 from k8s_venv.builders.install import PREFIX, File, InstalledWheel, Target, install, site_packages
 from k8s_venv.builders.layers import EPOCH, Layer, digest_of, find_layer, make_layer, read_note, write_note
+from k8s_venv.builders.parallel import one_at_a_time
 from k8s_venv.keeping import mark_used
 
 if TYPE_CHECKING:
@@ -101,20 +100,13 @@ def make_layers(wheels: Sequence[Wheel], target: Target, progress: Callable[[str
         return found
     cache = uv.require_cache()
     # One at a time: environments share layers, and the work for one uses every processor.
-    lock = FileLock(cache / f"layers-{target.python}.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        progress("waiting for the packages of another image")
-        lock.acquire()
-    try:
+    lock = cache / f"layers-{target.python}.lock"
+    with one_at_a_time(lock, lambda: progress("waiting for the packages of another image")):
         prefix = f"install-{target.python}-"
         for left in cache.glob(f"{prefix}*"):  # by a build that was killed
             shutil.rmtree(left, ignore_errors=True)
         with tempfile.TemporaryDirectory(dir=cache, prefix=prefix) as name:
             return _Workshop(target, Path(name), progress).layers(wheels)
-    finally:
-        lock.release()
 
 
 class _Workshop:

@@ -99,7 +99,7 @@ def ends_in_order() -> Iterator[None]:
         yield
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_IGN if told else handler)  # it is about to end
 
 
 @contextlib.contextmanager

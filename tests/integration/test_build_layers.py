@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from k8s_venv import uv
 from k8s_venv.locks.locking import read_lock
@@ -267,6 +269,40 @@ def test_an_interrupt_leaves_no_tag_and_the_next_run_goes_on(
         assert proxy.received - sent < 20_000  # the manifest alone
 
 
+def test_an_interrupt_ends_a_wait_for_another_build(
+    build: Command, tmp_path: Path, test_registry: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, temporary = tmp_path / "cache", tmp_path / "temporary"
+    temporary.mkdir()
+    build("--dry-run", project=PROJECT)
+    monkeypatch.setenv("UV_CACHE_DIR", str(uv.cache_folder() / "uv"))
+    cache.mkdir()
+    with FileLock(cache / "layers-3.12.lock"):
+        process = subprocess.Popen(
+            [sys.executable, "-c", "from k8s_venv.cli import main; main()", "build-images"],
+            cwd=tmp_path,
+            env={
+                **os.environ,
+                "K8S_VENV_REGISTRY": test_registry,
+                "K8S_VENV_CACHE": str(cache),
+                "TMPDIR": str(temporary),
+            },
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        assert process.stderr is not None
+        assert any("waiting for the packages of another image" in line for line in process.stderr)
+
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+
+    assert process.returncode == 130
+    assert errors.splitlines()[-1] == "Interrupted."
+    assert list(temporary.iterdir()) == []  # as when it ends by itself; one that is ended cleans up nothing
+    assert tags(test_registry, "etl") == []
+
+
 def test_an_interrupt_ends_a_wait_for_a_silent_registry(build: Command, tmp_path: Path) -> None:
     build("--dry-run", project=PROJECT)
     with socket.create_server(("127.0.0.1", 0)) as silent:  # it accepts, and never answers
@@ -279,13 +315,13 @@ def test_an_interrupt_ends_a_wait_for_a_silent_registry(build: Command, tmp_path
             text=True,
             start_new_session=True,
         )
-        silent.accept()
-        time.sleep(0.5)
-
-        for _ in range(2):  # the second does not wait for it
-            process.send_signal(signal.SIGINT)
-            time.sleep(0.5)
-        _, errors = process.communicate(timeout=60)
+        connection, _ = silent.accept()
+        with connection:
+            while process.poll() is None:  # the second does not wait for the registry
+                process.send_signal(signal.SIGINT)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(3)
+        _, errors = process.communicate()
 
     assert process.returncode == 130
     assert errors == "Interrupted.\n"
