@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from kubernetes.client.exceptions import ApiException
 from kubernetes.stream import stream
-from kubernetes.stream.ws_client import STDERR_CHANNEL, STDOUT_CHANNEL
+from kubernetes.stream.ws_client import ERROR_CHANNEL, STDERR_CHANNEL, STDOUT_CHANNEL
 from websocket import ABNF, WebSocketException
 
 from k8s_venv.backends.kubernetes import render
@@ -34,11 +34,11 @@ if TYPE_CHECKING:
     from k8s_venv.calls import PackedCall
     from k8s_venv.runner.registry import Buffer
 
-# A large result: how often reading may fail without a byte of progress, and the seconds between two attempts and
-# of silence in one.
-_ATTEMPTS = 4
+# A large result, in seconds: how long reading may fail without a byte of progress (the sidecar may still be starting,
+# its image be pulled again), between two attempts, and of silence in one.
+_PATIENCE = 120.0
 _PAUSE = 1.0
-_SILENCE = 60
+_SILENCE = 30
 _BROKEN = (OSError, WebSocketException)
 
 
@@ -147,10 +147,11 @@ class PodPayload:
             self._log(f"{MARK}WARNING - {error}")
 
     def release(self) -> None:
-        """Let a sidecar that keeps the payload end, where the pod itself is kept."""
+        """Let a sidecar that keeps the payload end, where the pod itself is kept; else it does so after an hour."""
         if self._held:
-            with contextlib.suppress(ApiException, *_BROKEN):
-                self._exec(render.release_command()).close()
+            with contextlib.suppress(_BrokenOffError):
+                for _ in self._output(render.release_command()):
+                    pass
 
     def _download(self, document: protocol.Document) -> Buffer:
         """Read a large result into a file; what breaks off is taken up where it broke off."""
@@ -163,37 +164,36 @@ class PodPayload:
             raise self._unread(document, f"the worker cannot keep it in {tempfile.gettempdir()}: {error}") from None
 
     def _fill(self, file: BinaryIO, document: protocol.Document) -> None:
-        digest, size, failures = hashlib.sha256(), 0, 0
-        while True:
-            before, problem = size, ""
+        digest, size = hashlib.sha256(), 0
+        deadline = time.monotonic() + _PATIENCE
+        while size < document.size:
             try:
-                with contextlib.closing(self._read(size)) as pieces:
+                with contextlib.closing(self._output(render.read_command(size))) as pieces:
                     for data in pieces:
                         wanted = data[: document.size - size]
                         digest.update(wanted)
                         file.write(wanted)
                         size += len(wanted)
+                        deadline = time.monotonic() + _PATIENCE
                         if size == document.size:
                             break
+                    else:
+                        raise _BrokenOffError(f"it ended after {size:,} bytes")
             except _BrokenOffError as error:
-                problem = str(error)
-                if error.refused:
-                    raise self._unread(document, problem) from None
-            if size == document.size:
-                if digest.hexdigest() == document.sha256:
-                    return
-                problem = "its checksum does not match"
-                digest, size = hashlib.sha256(), 0
-                file.seek(0)
-            failures = 1 if size > before else failures + 1
-            if failures >= _ATTEMPTS:
-                raise self._unread(document, problem or f"it ended after {size:,} bytes")
-            time.sleep(_PAUSE)
+                if error.final or time.monotonic() > deadline:
+                    raise self._unread(document, str(error)) from None
+                time.sleep(_PAUSE)
+        if digest.hexdigest() != document.sha256:
+            raise self._unread(document, "its checksum does not match")
 
-    def _read(self, start: int) -> Generator[bytes]:
-        """Yield a large result from one of its bytes on, until the connection ends."""
+    def _output(self, command: list[str]) -> Generator[bytes]:
+        """Run a command in the sidecar and yield what it writes, until it ends.
+
+        Raises:
+            _BrokenOffError: it could not be run, failed, or the connection broke.
+        """
         try:
-            channel = self._exec(render.read_command(start))
+            channel = self._exec(command)
             try:
                 yield from self._frames(channel.sock)
             finally:
@@ -217,6 +217,10 @@ class PodPayload:
                 yield data
             elif number == STDERR_CHANNEL:
                 self._log(data.decode("utf-8", "replace").rstrip())
+            elif number == ERROR_CHANNEL:  # how it ended; also where its container has not started, or is gone
+                status = json.loads(data)
+                if status["status"] != "Success":
+                    raise _BrokenOffError(status["message"])
 
     def _unread(self, document: protocol.Document, problem: str) -> BackendError:
         return BackendError(
@@ -247,16 +251,16 @@ class PodPayload:
 
 
 class _BrokenOffError(Exception):
-    """The connection to the sidecar broke, or was never made.
+    """A command in the sidecar failed, or was never run.
 
     Args:
         problem: how.
-        refused: whether another attempt would end alike.
+        final: whether another attempt would end alike.
     """
 
-    def __init__(self, problem: str, *, refused: bool = False) -> None:
+    def __init__(self, problem: str, *, final: bool = False) -> None:
         super().__init__(problem)
-        self.refused = refused
+        self.final = final
 
 
 def _refusal(error: ApiException) -> _BrokenOffError:
@@ -265,5 +269,5 @@ def _refusal(error: ApiException) -> _BrokenOffError:
     status, reason = (int(hidden[1]), hidden[2]) if hidden else (error.status, error.reason)
     if status in (401, 403):
         right = "Airflow's account needs the right to `create` and `get` `pods/exec`"
-        return _BrokenOffError(f"{status} {reason}. {right}", refused=True)
-    return _BrokenOffError(f"{status} {reason}")
+        return _BrokenOffError(f"{status} {reason}. {right}", final=True)
+    return _BrokenOffError(f"{status} {reason}", final=status == 404)  # the pod is gone

@@ -1,0 +1,73 @@
+"""Wait for what a cluster does in its own time."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+PATIENCE = 180.0  # seconds; a loaded machine takes many times as long as a quiet one
+
+
+def eventually(ask: Callable[[], T], seconds: float = PATIENCE) -> T:
+    """Return what a question is answered with, as soon as that is true."""
+    deadline = time.monotonic() + seconds
+    while not (answer := ask()):
+        assert time.monotonic() < deadline, f"still {answer!r} after {seconds:.0f} s"
+        time.sleep(0.1)
+    return answer
+
+
+@contextlib.contextmanager
+def own_namespace(client: Any, **labels: str) -> Iterator[str]:
+    """Make a namespace that takes pods, and remove it afterwards.
+
+    Args:
+        client: a `CoreV1Api` of the cluster's administrator.
+        labels: what the namespace enforces of Pod Security, as `enforce="restricted"`.
+    """
+    from kubernetes.client.exceptions import ApiException
+
+    name = f"k8s-venv-test-{uuid.uuid4().hex[:8]}"
+    security = {f"pod-security.kubernetes.io/{mode}": level for mode, level in labels.items()}
+    client.create_namespace({"metadata": {"name": name, "labels": security}})
+    try:
+        # Without its account, which a controller makes, it takes no pods.
+        eventually(lambda: client.list_namespaced_service_account(name).items)
+        yield name
+    finally:
+        try:
+            client.delete_namespace(name)
+        except ApiException as error:
+            if error.status != 404:  # the test did so
+                raise
+
+
+def client_of(config: Path) -> Any:
+    """Return what reaches the cluster as a kubeconfig says."""
+    import kubernetes
+
+    return kubernetes.client.CoreV1Api(kubernetes.config.new_client_from_config(str(config)))
+
+
+def may(client: Any, namespace: str, verb: str, resource: str) -> bool:
+    """Tell whether whom a client stands for has a right; the API server takes a moment to notice new ones."""
+    import kubernetes
+
+    name, _, subresource = resource.partition("/")
+    attributes = {"namespace": namespace, "verb": verb, "resource": name, "subresource": subresource}
+    api = kubernetes.client.AuthorizationV1Api(client.api_client)
+    review = api.create_self_subject_access_review({"spec": {"resourceAttributes": attributes}})
+    return bool(review.status.allowed)
+
+
+def make_quota(client: Any, namespace: str, **hard: str) -> None:
+    """Give a namespace a quota; it refuses everything until a controller has counted what is there."""
+    spec = {"hard": {name.replace("_", "."): size for name, size in hard.items()}}
+    client.create_namespaced_resource_quota(namespace, {"metadata": {"name": "quota"}, "spec": spec})
+    eventually(lambda: client.read_namespaced_resource_quota("quota", namespace).status.hard)
