@@ -19,12 +19,12 @@ from kubernetes.client import models as k8s
 from k8s_venv.airflow import pod_spec
 from k8s_venv.airflow.compat import AirflowTaskTimeout, deployment
 from k8s_venv.airflow.lines import line_logger
+from k8s_venv.backends import image_of
 from k8s_venv.backends.kubernetes import render
 from k8s_venv.backends.kubernetes.engine import Keep, PodRun
 from k8s_venv.backends.kubernetes.stages import Timeouts, from_json
 from k8s_venv.calls import remove_arguments
 from k8s_venv.errors import BackendError, CallError
-from k8s_venv.locks.locking import read_lock
 
 if TYPE_CHECKING:
     from k8s_venv.airflow.compat import BaseOperator, Context
@@ -89,7 +89,8 @@ class IsolatedPodOperator(KubernetesPodOperator):
             merged["container_resources"] = k8s.V1ResourceRequirements(**merged["container_resources"])
         if outer.execution_timeout is not None:
             merged.setdefault("active_deadline_seconds", int(outer.execution_timeout.total_seconds()) + 600)
-        merged.setdefault("image", call.environment.image or _built_image(call, project))
+        if not merged.get("image"):
+            merged["image"] = image_of(call.environment, project)
         ti = context["ti"]
         # The same for every try, so that no two of them run at once.
         identity = (deployment(), ti.dag_id, ti.task_id, ti.run_id, ti.map_index)
@@ -248,8 +249,3 @@ class IsolatedPodOperator(KubernetesPodOperator):
             run.finish(action)
         elif self.on_kill_action == OnKillAction.DELETE_POD:
             run.leave()
-
-
-def _built_image(call: PackedCall, project: Project) -> str:
-    lock = read_lock(call.environment)
-    return call.environment.image_reference(project.require_registry(), lock.digest)

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from k8s_venv.calls import PackedCall, Result
+    from k8s_venv.environment import Environment
 
 BACKEND_VARIABLE = "K8S_VENV_BACKEND"
 DEFAULT: BackendName = "kubernetes"
@@ -30,6 +31,25 @@ class Backend(Protocol):
         Raises:
             BackendError: the call could not be run, or ended without a result.
         """
+
+
+def image_of(environment: Environment, project: Project) -> str:
+    """Return the image that an environment names, else the one that is built from its lock.
+
+    Args:
+        environment: which one.
+        project: the project, which says where its images are.
+
+    Raises:
+        LockError: the environment was never locked, or its lock is stale.
+        ProjectError: no registry is configured.
+    """
+    from k8s_venv.locks.locking import read_lock  # not for each DAG file
+
+    if environment.image:
+        return environment.image
+    lock = read_lock(environment)
+    return environment.image_reference(project.require_registry(), lock.digest)
 
 
 def choose_backend(asked: str | None, project: Project, configured: str | None = None) -> BackendName:

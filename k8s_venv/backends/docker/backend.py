@@ -13,14 +13,14 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from k8s_venv.backends.docker.options import FOLDER, container_options, memory_limit
+from k8s_venv.backends import image_of
+from k8s_venv.backends.docker.options import FOLDER, LABEL, container_options, memory_limit
 from k8s_venv.backends.docker.transfer import kept, result_file, write_folders
 from k8s_venv.backends.exits import exit_reason
 from k8s_venv.backends.lines import LineSplitter
 from k8s_venv.calls import Delivery, PackedCall, Result, parse_document
 from k8s_venv.dockerengine import EngineError, connect
 from k8s_venv.errors import BackendError
-from k8s_venv.locks.locking import read_lock
 from k8s_venv.runner import protocol
 
 if TYPE_CHECKING:
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 Progress = Callable[[str], None]
 
-LABEL = "k8s-venv.environment"
 _GRACE = 10  # seconds between asking a task to end and ending it
 _END_PATIENCE = 30.0  # seconds between the end of a container's output and its own
 # A container that ended, or was never started, so long ago has no sender any more.
@@ -92,9 +91,7 @@ class DockerBackend:
         import docker
 
         named = given.get("image") or environment.image
-        reference = named or environment.image_reference(
-            self._project.require_registry(), read_lock(environment).digest
-        )
+        reference = named or image_of(environment, self._project)
         policy = given.get("image_pull_policy") or "IfNotPresent"
         remedy = (
             "The task's or the environment's `image` names it: is that right, and does `docker pull` get it?"

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from k8s_venv.environment import Environment
 
+LABEL = "k8s-venv.environment"  # of a call's container and its volume
 FOLDER = "/k8s-venv"
 SCRATCH = "/tmp"  # noqa: S108 -- a file system of the container's own
 # Who runs a call in an image that names nobody, or root: as in images that k8s-venv builds.
@@ -54,7 +55,7 @@ def container_options(
         "read_only": True,
         "tmpfs": {SCRATCH: "rw,exec,nosuid,nodev,mode=1777"},
         # Without a name: it goes with the container.
-        "mounts": [Mount(FOLDER, None, no_copy=True)],
+        "mounts": [Mount(FOLDER, None, no_copy=True, labels={LABEL: environment.name})],
         "cap_drop": ["ALL"],
         "security_opt": ["no-new-privileges"],
         # What a task prints goes to its sender alone.

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import kubernetes
 
+from k8s_venv.backends import image_of
 from k8s_venv.backends.kubernetes import render
 from k8s_venv.backends.kubernetes.engine import PodRun
 from k8s_venv.errors import BackendError, did_you_mean
-from k8s_venv.locks.locking import read_lock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -58,13 +58,11 @@ class KubernetesBackend:
 
     def _pod(self, call: PackedCall, namespace: str) -> k8s.V1Pod:
         options = self._options(call.environment)
-        options.setdefault("image", call.environment.image or self._built_image(call.environment))
+        if "image" not in options:
+            options["image"] = image_of(call.environment, self._project)
         options["labels"] = {**render.labels(call.environment.name), **options.get("labels", {})}
         name = render.pod_name(f"{call.environment.name}-{call.function}", self._identity)
         return render.pod(name, options.pop("namespace", namespace), DEADLINE, options)
-
-    def _built_image(self, environment: Environment) -> str:
-        return environment.image_reference(self._project.require_registry(), read_lock(environment).digest)
 
     def _options(self, environment: Environment) -> dict[str, Any]:
         """Return the pod options, of which Airflow's operator knows more than this backend.
