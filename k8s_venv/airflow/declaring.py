@@ -15,7 +15,7 @@ from k8s_venv.errors import CallError, K8sVenvError
 from k8s_venv.project import Project, find_project, load_project, project_at
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
 
 def check_declared(project: Project, environment: str, backend: str | None, serializer: str | None, task: str) -> None:
@@ -100,19 +100,3 @@ def require_function(python_callable: Any, task: str) -> None:
     if inspect.isgeneratorfunction(python_callable) or inspect.isasyncgenfunction(python_callable):
         name = python_callable.__name__
         raise K8sVenvError(f"{task}: {name}() yields, and a generator cannot travel. Let it return a list.")
-
-
-def name_list(value: Sequence[str], option: str, task: str) -> tuple[str, ...]:
-    """Return the names that an option lists.
-
-    Args:
-        value: what was given.
-        option: the option's own name, for messages, as is the task.
-        task: the task.
-
-    Raises:
-        K8sVenvError: it is a single text, whose letters would be taken for names.
-    """
-    if isinstance(value, str):
-        raise K8sVenvError(f"{task}: {option} is a list: {option}=[{value!r}].")
-    return tuple(value)

@@ -16,7 +16,7 @@ from k8s_venv.airflow.compat import (
     conf,
 )
 from k8s_venv.airflow.context import context_parameters, travelling_context
-from k8s_venv.airflow.declaring import check_declared, name_list, named_environment, project_of, require_function
+from k8s_venv.airflow.declaring import check_declared, named_environment, project_of, require_function
 from k8s_venv.airflow.lines import line_logger
 from k8s_venv.airflow.options import (
     OPTIONS,
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from k8s_venv.environment import Environment
     from k8s_venv.project import Project
 
-_BASE_OPTIONS = frozenset(inspect.signature(BaseOperator.__init__).parameters)
+_BASE_OPTIONS = {*inspect.signature(BaseOperator.__init__).parameters, "default_args", "multiple_outputs", "doc"}
 
 
 class IsolatedOperator(BaseOperator):
@@ -115,10 +115,10 @@ class IsolatedOperator(BaseOperator):
         values: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        given = {name: kwargs.pop(name) for name in OPTIONS & set(kwargs)}
-        unknown = {name for name in kwargs if name not in _BASE_OPTIONS and not name.startswith("_")}
         task = f"Task {kwargs.get('task_id')!r}"
-        check_options(unknown - {"default_args", "multiple_outputs", "doc"}, task, parameters_of(type(self)))
+        pod_options = {name: kwargs.pop(name) for name in OPTIONS & set(kwargs)}
+        unknown = {name for name in kwargs if name not in _BASE_OPTIONS and not name.startswith("_")}
+        check_options(unknown, task, parameters_of(type(self)))
         super().__init__(**kwargs)
         self.environment = named_environment(environment, task)
         require_function(python_callable, task)
@@ -131,21 +131,24 @@ class IsolatedOperator(BaseOperator):
             self.template_ext = templates_exts
         self.backend = backend
         self.transport = transport
-        self.connections = name_list(connections, "connections", task)
-        self.optional_connections = name_list(optional_connections, "optional_connections", task)
-        self.variables = name_list(variables, "variables", task)
-        self.optional_variables = name_list(optional_variables, "optional_variables", task)
-        for name, value in given.items():
-            setattr(self, name, value)
+        self.secret_names = SecretNames.of(
+            task,
+            connections=connections,
+            optional_connections=optional_connections,
+            variables=variables,
+            optional_variables=optional_variables,
+        )
         self.result = result
-        self.serializer = serializer
         if result == "reference":
             self.multiple_outputs = False  # Airflow infers it from annotations; a document is one value
+        self.serializer = serializer
         if deferrable is None:
             deferrable = conf.getboolean("operators", "default_deferrable", fallback=False)
         self.deferrable = deferrable
-        self._running: DockerBackend | LocalBackend | IsolatedPodOperator | None = None
         self.values = dict(values or {})
+        for name, value in pod_options.items():
+            setattr(self, name, value)
+        self._running: DockerBackend | LocalBackend | IsolatedPodOperator | None = None
         self._check_declaration(task)
 
     def execute(self, context: Context) -> Any:
@@ -182,9 +185,8 @@ class IsolatedOperator(BaseOperator):
             event: what the trigger fired.
         """
         project = self.project()
-        with contextlib.closing(
-            self._pack(context, project)
-        ) as call:  # its connections are masked in what is logged now
+        # Packing it again also masks its connections in what is logged now.
+        with contextlib.closing(self._pack(context, project)) as call:
             pod = self._pod_operator(call, project, context)
             result = pod.resume(context, event)
             if not isinstance(result, Result):
@@ -251,7 +253,6 @@ class IsolatedOperator(BaseOperator):
             raise K8sVenvError(f"{task}: {error}") from None
 
     def _pack(self, context: Context, project: Project) -> PackedCall:
-        names = SecretNames(self.connections, self.optional_connections, self.variables, self.optional_variables)
         asked = context_parameters(self.python_callable, self.op_args, self.op_kwargs)
         # As `@task` does it; a mapped task's `map_index_template` may name its arguments.
         added = {name: value for name, value in self.op_kwargs.items() if name not in context}
@@ -263,7 +264,7 @@ class IsolatedOperator(BaseOperator):
             environment=self._environment(project, f"Task {self.task_id!r}"),
             transport=self.transport,
             context=travelling_context(context, asked),
-            secrets=resolve_secrets(names, self.task_id),
+            secrets=resolve_secrets(self.secret_names, self.task_id),
             discard_value=not self.do_xcom_push,
             serializer=self.serializer,
         )

@@ -180,8 +180,7 @@ class PodWait(KubernetesPodTrigger):
 
     async def _mask(self) -> Callable[[str], str]:
         """Return what hides the call's secrets in what other programs printed, which the runner did not see."""
-        names = SecretNames(**{kind: tuple(names) for kind, names in self.secrets.items()})
-        delivered = await sync_to_async(resolve_secrets)(names, self.pod_name)
+        delivered = await sync_to_async(resolve_secrets)(SecretNames.of(self.pod_name, **self.secrets), self.pod_name)
         return masker(delivered.get("masked", ()))
 
     async def _delete(self) -> None:

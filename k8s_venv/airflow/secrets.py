@@ -34,6 +34,22 @@ class SecretNames:
     variables: tuple[str, ...] = ()
     optional_variables: tuple[str, ...] = ()
 
+    @classmethod
+    def of(cls, task: str, **options: Sequence[str]) -> SecretNames:
+        """Return the names that a task's options list.
+
+        Args:
+            task: the task, for messages.
+            options: the names by the options' own.
+
+        Raises:
+            K8sVenvError: one is a single text, whose letters would be taken for names.
+        """
+        for option, names in options.items():
+            if isinstance(names, str):
+                raise K8sVenvError(f"{task}: {option} is a list: {option}=[{names!r}].")
+        return cls(**{option: tuple(names) for option, names in options.items()})
+
 
 def resolve_secrets(names: SecretNames, task: str) -> dict[str, Any]:
     """Return what the runner reads as ``secrets.json``; Airflow masks it in logs from then on.
