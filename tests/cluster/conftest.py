@@ -16,6 +16,7 @@ import pytest
 from tests.airflow_home import dags_folder
 from tests.chart import CHART, helm, kubeconfig
 from tests.cluster.direct import Cluster
+from tests.cluster.waiting import own_namespace
 
 if TYPE_CHECKING:
     from k8s_venv.airflow.testing import TaskOutcome
@@ -49,11 +50,8 @@ def client(registry: str) -> Any:
 @pytest.fixture(scope="session")
 def namespace(client: Any) -> Iterator[str]:
     """A namespace that admits only what the `restricted` Pod Security Standard allows."""
-    name = f"k8s-venv-test-{uuid.uuid4().hex[:8]}"
-    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
-    client.create_namespace({"metadata": {"name": name, "labels": labels}})
-    yield name
-    client.delete_namespace(name)
+    with own_namespace(client, enforce="restricted") as name:
+        yield name
 
 
 @pytest.fixture(scope="session")

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import threading
-import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 from k8s_venv.backends.kubernetes import render
 from k8s_venv.backends.kubernetes.engine import PodRun
 from k8s_venv.backends.kubernetes.stages import Timeouts
 from k8s_venv.calls import open_result, pack
 from k8s_venv.environment import Environment
+from tests.cluster import waiting
+from tests.cluster.waiting import eventually
 
-PATIENCE = Timeouts(schedule=60, startup=60)
+PATIENCE = Timeouts(schedule=waiting.PATIENCE, startup=waiting.PATIENCE)
 
 
 def add_one(number: int) -> int:
@@ -54,12 +52,34 @@ class Cluster:
         pod.spec.volumes = render.volumes(render.fresh_secret_name(pod.metadata.name))
         return pod
 
-    def run(self, pod: Any, call: Any, *, client: Any = None, timeouts: Timeouts = PATIENCE, **options: Any) -> Outcome:
+    def run(
+        self,
+        pod: Any,
+        call: Any,
+        *,
+        client: Any = None,
+        timeouts: Timeouts = PATIENCE,
+        while_running: Callable[[], object] = bool,
+    ) -> Outcome:
+        """Run a call.
+
+        Args:
+            pod: its pod.
+            call: the call.
+            client: who makes it; by default the cluster's administrator.
+            timeouts: how long the pod may take to start.
+            while_running: is called once, when the function has printed its first line.
+        """
         outcome = Outcome()
-        run = PodRun(client or self.client, pod, call, outcome.lines.append, outcome.said.append, timeouts, **options)
+
+        def log(line: str) -> None:
+            outcome.lines.append(line)
+            if len(outcome.lines) == 1:
+                while_running()
+
+        run = PodRun(client or self.client, pod, call, log, outcome.said.append, timeouts)
         try:
             run.create()
-            outcome.started.set()
             outcome.value = open_result(run.wait(), call)
         except Exception as error:  # noqa: BLE001 -- it is what the tests look at
             outcome.error = error
@@ -68,24 +88,19 @@ class Cluster:
         return outcome
 
     def await_gone(self, name: str) -> None:
-        for _ in range(60):
+        """Wait until nothing is left whose name begins so: neither pods nor Secrets."""
+
+        def is_gone() -> bool:
             things = [
                 *self.client.list_namespaced_pod(self.namespace).items,
-                *self.client.list_namespaced_secret(self.namespace).items,
+                *self.client.list_namespaced_secret(self.namespace, field_selector="type=Opaque").items,  # not Helm's
             ]
-            if not [thing for thing in things if thing.metadata.name.startswith(name)]:
-                return
-            time.sleep(1)
-        pytest.fail(f"{name} is left")
+            return not any(thing.metadata.name.startswith(name) for thing in things)
 
-    def await_running(self, name: str) -> Any:
-        for _ in range(300):
-            pods = self.client.list_namespaced_pod(self.namespace, field_selector=f"metadata.name={name}").items
-            statuses = pods[0].status.container_statuses if pods else None
-            if statuses and statuses[0].state.running:
-                return pods[0]
-            time.sleep(0.2)
-        return pytest.fail(f"{name} never ran")
+        eventually(is_gone)
+
+    def delete(self, pod: Any, **options: Any) -> None:
+        self.client.delete_namespaced_pod(pod.metadata.name, self.namespace, **options)
 
 
 @dataclasses.dataclass
@@ -96,4 +111,3 @@ class Outcome:
     error: Exception | None = None
     lines: list[str] = dataclasses.field(default_factory=list)
     said: list[str] = dataclasses.field(default_factory=list)
-    started: threading.Event = dataclasses.field(default_factory=threading.Event)

@@ -7,15 +7,14 @@ import dataclasses
 import random
 import re
 import threading
-import time
 import uuid
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from k8s_venv.backends.kubernetes.stages import Timeouts
 from tests.cluster.direct import Cluster, Outcome, add_one, sleep
+from tests.cluster.waiting import PATIENCE, eventually, make_quota, own_namespace
 
 CONFINED = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
 
@@ -107,23 +106,15 @@ def test_a_call_does_not_wait_for_the_image_of_what_was_injected(cluster: Cluste
 
 
 @contextlib.contextmanager
-def own_namespace(cluster: Cluster) -> Iterator[Cluster]:
-    name = f"k8s-venv-test-{uuid.uuid4().hex[:8]}"
-    cluster.client.create_namespace({"metadata": {"name": name}})
-    for _ in range(50):  # without its account, it takes no pods
-        if cluster.client.list_namespaced_service_account(name).items:
-            break
-        time.sleep(0.1)
-    try:
+def elsewhere(cluster: Cluster) -> Iterator[Cluster]:
+    with own_namespace(cluster.client) as name:
         yield dataclasses.replace(cluster, namespace=name)
-    finally:
-        cluster.client.delete_namespace(name)
 
 
 @pytest.fixture(scope="module")
 def limited(cluster: Cluster) -> Iterator[Cluster]:
     """A namespace that gives limits to containers without, and takes no small ones."""
-    with own_namespace(cluster) as there:
+    with elsewhere(cluster) as there:
         container = {"type": "Container", "default": {"memory": "64Mi"}, "min": {"cpu": "20m"}, "max": {"cpu": "1"}}
         limits = {"metadata": {"name": "limits"}, "spec": {"limits": [container]}}
         there.client.create_namespaced_limit_range(there.namespace, limits)
@@ -133,11 +124,8 @@ def limited(cluster: Cluster) -> Iterator[Cluster]:
 @pytest.fixture(scope="module")
 def counted(cluster: Cluster) -> Iterator[Cluster]:
     """A namespace that counts what its containers may use at most."""
-    with own_namespace(cluster) as there:
-        hard = {"limits.cpu": "4", "limits.memory": "4Gi"}
-        there.client.create_namespaced_resource_quota(
-            there.namespace, {"metadata": {"name": "quota"}, "spec": {"hard": hard}}
-        )
+    with elsewhere(cluster) as there:
+        make_quota(there.client, there.namespace, limits_cpu="4", limits_memory="4Gi")
         yield there
 
 
@@ -176,7 +164,7 @@ def policy(cluster: Cluster) -> Iterator[Cluster]:
     from kubernetes.client import AdmissionregistrationV1Api
 
     api = AdmissionregistrationV1Api(cluster.client.api_client)
-    with own_namespace(cluster) as there:
+    with elsewhere(cluster) as there:
         name = f"{there.namespace}.example.com"
         rules = [{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["pods"]}]
         selector = {"matchLabels": {"kubernetes.io/metadata.name": there.namespace}}
@@ -193,18 +181,17 @@ def policy(cluster: Cluster) -> Iterator[Cluster]:
 
 
 def test_a_policy_that_denies_a_pod_is_told(policy: Cluster) -> None:
-    for _ in range(30):  # until the API server knows the policy
-        outcome = policy.run(policy.pod(), policy.call(add_one, 1))
-        if outcome.error is not None:
-            break
-    error = str(outcome.error)
+    def refused() -> Exception | None:  # as soon as the API server knows the policy
+        return policy.run(policy.pod(), policy.call(add_one, 1)).error
+
+    error = str(eventually(refused))
 
     assert re.search(r"denied request: pods need a cost-centre.*It is a policy of the cluster", error)
     assert policy.run(policy.pod(labels={"cost-centre": "x"}), policy.call(add_one, 1)).value == 2
 
 
 def test_a_namespace_that_is_being_deleted_is_told(cluster: Cluster) -> None:
-    with own_namespace(cluster) as there:
+    with elsewhere(cluster) as there:
         held = {"metadata": {"name": "held", "finalizers": ["k8s-venv.example.com/held"]}}
         there.client.create_namespaced_config_map(there.namespace, held)
         there.client.delete_namespace(there.namespace)
@@ -243,15 +230,14 @@ def test_a_preempted_call_says_so(cluster: Cluster, slot: str, priority: str) ->
     resources = {"requests": {slot: "1"}, "limits": {slot: "1"}}
     pod, other = (cluster.pod(container_resources=resources) for _ in range(2))
     other.spec.priority_class_name = priority
+    running = threading.Event()
     outcomes: list[Outcome] = []
-    patient = Timeouts(schedule=60, startup=60)
-
     first = threading.Thread(
-        target=lambda: outcomes.append(cluster.run(pod, cluster.call(sleep, 60), timeouts=patient))
+        target=lambda: outcomes.append(cluster.run(pod, cluster.call(sleep, 200), while_running=running.set))
     )
     first.start()
-    cluster.await_running(pod.metadata.name)
-    second = cluster.run(other, cluster.call(add_one, 1), timeouts=patient)
+    assert running.wait(PATIENCE)
+    second = cluster.run(other, cluster.call(add_one, 1))
     first.join()
 
     assert second.value == 2, second.error
@@ -263,26 +249,32 @@ def test_a_preempted_call_says_so(cluster: Cluster, slot: str, priority: str) ->
 
 def test_a_pod_that_is_deleted_before_a_node_takes_it(cluster: Cluster) -> None:
     pod = cluster.pod(node_selector={"k8s-venv.example.com/nowhere": "yes"})
+    selector = f"metadata.name={pod.metadata.name}"
+
+    def is_looked_at() -> bool:
+        found = cluster.client.list_namespaced_pod(cluster.namespace, field_selector=selector).items
+        return bool(found and found[0].status.conditions)
 
     def delete() -> None:
-        time.sleep(2)
-        cluster.client.delete_namespaced_pod(pod.metadata.name, cluster.namespace)
+        eventually(is_looked_at)
+        cluster.delete(pod)
 
-    threading.Thread(target=delete).start()
+    thread = threading.Thread(target=delete)
+    thread.start()
     outcome = cluster.run(pod, cluster.call(add_one, 1))
+    thread.join()
 
     assert "its pod was deleted from outside" in str(outcome.error)
 
 
 def test_a_worker_that_dies_before_it_made_the_secret_is_followed_by_one_that_does(cluster: Cluster) -> None:
     name = f"moment-{uuid.uuid4().hex[:8]}"
-    left = cluster.client.create_namespaced_pod(cluster.namespace, cluster.pod(name))
+    cluster.client.create_namespaced_pod(cluster.namespace, cluster.pod(name))
 
     outcome = cluster.run(cluster.pod(name, attempt="2"), cluster.call(add_one, 1))
 
     assert outcome.value == 2, outcome.error
     assert any("Taking over pod" in line for line in outcome.said)
-    assert left.metadata.uid
 
 
 def test_two_workers_of_one_try_share_its_pod(cluster: Cluster) -> None:

@@ -8,12 +8,10 @@ import os
 import re
 import secrets
 import shutil
-import socket
 import sqlite3
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +19,11 @@ import pytest
 from kubernetes.stream import stream
 
 from tests.airflow_home import AIRFLOW
+from tests.cluster.waiting import eventually
 
 if AIRFLOW != "airflow.sdk":
     pytest.skip("Airflow 2 has other processes", allow_module_level=True)
 
-PATIENCE = 240.0  # seconds
 DAG = """
 import os
 import time
@@ -73,55 +71,44 @@ def airflow(project: Path, registry: str, namespace: str, worker: Path, tmp_path
     for file in (project / "k8s-venv.toml", *project.glob("pylock.*")):
         shutil.copy(file, dags)
     (dags / "services.py").write_text(DAG)
-    port = free_port()
     cluster = {"conn_type": "kubernetes", "extra": {"namespace": namespace, "kube_config_path": str(worker)}}
     environ = {
         **{name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")},
         "AIRFLOW_HOME": str(home),
-        "AIRFLOW__API__PORT": str(port),
         "AIRFLOW__API__WORKERS": "1",
         "AIRFLOW__API_AUTH__JWT_SECRET": secrets.token_hex(32),
         "AIRFLOW__CORE__DAGS_FOLDER": str(dags),
-        "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"http://localhost:{port}/execution/",
         "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "AIRFLOW__CORE__PARALLELISM": "3",
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
-        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db",
-        "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": str(free_port()),
-        "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": str(free_port()),
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db?timeout=60",  # for each other, in seconds
         "AIRFLOW_CONN_KUBERNETES_DEFAULT": json.dumps(cluster),
         "K8S_VENV_REGISTRY": registry,
     }
     command = [sys.executable, "-m", "airflow"]
     subprocess.run([*command, "db", "migrate"], env=environ, check=True, capture_output=True)
     with contextlib.ExitStack() as stack:
-        for name in ("api-server", "dag-processor", "scheduler", "triggerer"):
+
+        def start(name: str, *options: str) -> None:
             log = stack.enter_context((tmp_path / f"{name}.log").open("w"))
-            process = subprocess.Popen([*command, name], env=environ, stdout=log, stderr=log, start_new_session=True)
+            started = [*command, name, *options]
+            process = subprocess.Popen(started, env=environ, stdout=log, stderr=log, start_new_session=True)
             stack.callback(end, process)
-            if name == "api-server":
-                wait_for(port)  # a task that starts before it is there fails
+
+        start("api-server", "--port", "0")
+        port = eventually(lambda: port_of(tmp_path / "api-server.log"))  # a task that starts before it is there fails
+        environ["AIRFLOW__CORE__EXECUTION_API_SERVER_URL"] = f"http://localhost:{port}/execution/"
+        start("dag-processor")
+        start("scheduler", "--skip-serve-logs")
+        start("triggerer", "--skip-serve-logs")
         yield home
 
 
-def wait_for(port: int) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while True:
-        try:
-            socket.create_connection(("localhost", port), timeout=5).close()
-        except OSError:
-            assert time.monotonic() < deadline, "the API server did not start"
-            time.sleep(0.2)
-        else:
-            return
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        port: int = probe.getsockname()[1]
-        return port
+def port_of(log: Path) -> str | None:
+    """Return the port on which the API server says that it runs."""
+    found = re.search(r"Uvicorn running on http://\S+:(\d+)", log.read_text())
+    return found[1] if found else None
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
@@ -138,13 +125,6 @@ def end(process: subprocess.Popen[bytes]) -> None:
 def rows(home: Path, query: str) -> list[tuple[object, ...]]:
     with contextlib.closing(sqlite3.connect(f"file:{home}/airflow.db?mode=ro", uri=True, timeout=30)) as database:
         return database.execute(query).fetchall()
-
-
-def wait_until(happened: Callable[[], bool], home: Path) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not happened():
-        assert time.monotonic() < deadline, told(home)
-        time.sleep(0.5)
 
 
 def has_seen_deferral(home: Path) -> bool:
@@ -170,9 +150,12 @@ def let_go(client: Any, namespace: str) -> bool:
 
 
 def test_a_dag_of_isolated_tasks_on_a_whole_airflow(airflow: Path, client: Any, namespace: str) -> None:
-    wait_until(lambda: has_seen_deferral(airflow), airflow)
-    wait_until(lambda: let_go(client, namespace), airflow)
-    wait_until(lambda: has_ended(airflow), airflow)
+    try:
+        eventually(lambda: has_seen_deferral(airflow), 400)
+        eventually(lambda: let_go(client, namespace))
+        eventually(lambda: has_ended(airflow), 400)
+    except AssertionError as error:
+        pytest.fail(f"{error}: {told(airflow)}")
 
     assert rows(airflow, "select state from dag_run") == [("success",)], told(airflow)
     ended = rows(airflow, "select task_id, map_index, state, try_number from task_instance order by 1, 2")

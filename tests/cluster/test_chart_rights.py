@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,7 +27,9 @@ from k8s_venv.errors import BackendError
 from k8s_venv.locks.locking import read_lock
 from k8s_venv.project import load_project
 from tests.chart import CHART, NAME, helm, kubeconfig
+from tests.cluster import direct
 from tests.cluster.conftest import run_dag_file
+from tests.cluster.waiting import PATIENCE, client_of, eventually, may, own_namespace
 
 # Only one of these is asked for, which one depends on the API server's version.
 EXEC = {Right("", "pods/exec", "get"), Right("", "pods/exec", "create")}
@@ -66,7 +68,9 @@ class Account:
             pod.spec.containers[0].volume_mounts.append({"name": "missing", "mountPath": "/missing"})
         call = pack(function, args, {}, environment=environment)
         self.said.clear()
-        return PodRun(self.client, pod, call, self.said.append, self.said.append, Timeouts(schedule=5, startup=5))
+        # The node complains of the volume only after it has looked.
+        timeouts = Timeouts(schedule=PATIENCE, startup=10) if options.get("missing") else direct.PATIENCE
+        return PodRun(self.client, pod, call, self.said.append, self.said.append, timeouts)
 
     def run(self, function: Callable[..., Any], *args: Any, action: Any = "delete_pod", **options: Any) -> Any:
         """Make a call as the operator does."""
@@ -88,28 +92,27 @@ class Account:
 
 @pytest.fixture(scope="module")
 def account(client: Any, project: Path, registry: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Account]:
-    tasks, airflow = (f"chart-{part}-{uuid.uuid4().hex[:8]}" for part in ("tasks", "airflow"))
-    for namespace in (tasks, airflow):
-        client.create_namespace({"metadata": {"name": namespace}})
+    with own_namespace(client) as tasks, own_namespace(client) as airflow:
+        yield _account(client, tasks, airflow, project, registry, tmp_path_factory.mktemp("account"))
+
+
+def _account(client: Any, tasks: str, airflow: str, project: Path, registry: str, folder: Path) -> Account:
     client.create_namespaced_service_account(airflow, {"metadata": {"name": "airflow-worker"}})
     given = {"name": "airflow-worker", "namespace": airflow}
-    accounts = f'--set-json=airflow.serviceAccounts=[{{"name": "airflow-worker", "namespace": "{airflow}"}}]'
-    helm("install", NAME, str(CHART), "--namespace", tasks, accounts)
-    config = kubeconfig(client, given, tmp_path_factory.mktemp("account"))
+    helm("install", NAME, str(CHART), "--namespace", tasks, f"--set-json=airflow.serviceAccounts={json.dumps([given])}")
+    config = kubeconfig(client, given, folder)
     environment = load_project(project / "k8s-venv.toml").environment("current")
     # Made now: Airflow changes what the client library takes as its default.
     admin = kubernetes.client.RbacAuthorizationV1Api(client.api_client)
-    yield Account(
+    return Account(
         config,
-        kubernetes.client.CoreV1Api(kubernetes.config.new_client_from_config(str(config))),
+        client_of(config),
         admin,
         tasks,
         admin.read_namespaced_role(f"{NAME}-launcher", tasks).rules,
         project,
         environment.image_reference(registry, read_lock(environment).digest),
     )
-    for namespace in (tasks, airflow):
-        client.delete_namespace(namespace)
 
 
 def rights(account: Account) -> set[Right]:
@@ -225,11 +228,7 @@ NEEDED: dict[Right, tuple[Callable[[Account], str], str]] = {
 
 
 def allowed(account: Account, right: Right) -> bool:
-    api = kubernetes.client.AuthorizationV1Api(account.client.api_client)
-    resource, _, subresource = right.resource.partition("/")
-    attributes = {"namespace": account.namespace, "resource": resource, "verb": right.verb}
-    review = {"spec": {"resourceAttributes": {**attributes, "subresource": subresource}}}
-    return bool(api.create_self_subject_access_review(review).status.allowed)
+    return may(account.client, account.namespace, right.verb, right.resource)
 
 
 @pytest.fixture
@@ -241,10 +240,7 @@ def without(account: Account) -> Iterator[Callable[..., None]]:
         current = account.admin.read_namespaced_role(name, account.namespace)
         current.rules = [{"apiGroups": [r.group], "resources": [r.resource], "verbs": [r.verb]} for r in kept]
         account.admin.replace_namespaced_role(name, account.namespace, current)
-        deadline = time.monotonic() + 10
-        while any(allowed(account, right) != (right in kept) for right in rights(account)):
-            assert time.monotonic() < deadline, "the API server does not notice the changed Role"
-            time.sleep(0.05)
+        eventually(lambda: all(allowed(account, right) == (right in kept) for right in rights(account)))
 
     yield lambda *taken: grant(rights(account) - set(taken))
     grant(rights(account))

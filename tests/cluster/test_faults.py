@@ -6,10 +6,10 @@ import base64
 import concurrent.futures
 import dataclasses
 import re
+import signal
 import struct
 import subprocess
-import threading
-import time
+import sys
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +22,7 @@ from k8s_venv.backends.kubernetes.stages import Timeouts
 from k8s_venv.calls import open_result
 from tests.cluster.conftest import RunFile
 from tests.cluster.direct import PATIENCE, Cluster, Outcome, add_one, sleep
+from tests.cluster.waiting import eventually, make_quota, own_namespace
 
 
 def segfault() -> None:
@@ -36,7 +37,7 @@ def fill_disk() -> None:
     from pathlib import Path
 
     Path("/tmp/large").write_bytes(b"0" * 60_000_000)
-    time.sleep(120)
+    time.sleep(250)
 
 
 def flood(lines: int) -> int:
@@ -60,15 +61,13 @@ def as_somebody_without_rights(namespace: str) -> Any:
 @pytest.fixture(scope="module")
 def full_namespace(client: Any) -> Iterator[str]:
     """A namespace whose quota takes no pods."""
-    name = f"k8s-venv-test-{uuid.uuid4().hex[:8]}"
-    client.create_namespace({"metadata": {"name": name}})
-    client.create_namespaced_resource_quota(name, {"metadata": {"name": "none"}, "spec": {"hard": {"pods": "0"}}})
-    yield name
-    client.delete_namespace(name)
+    with own_namespace(client) as name:
+        make_quota(client, name, pods="0")
+        yield name
 
 
 class LosesSecrets:
-    """A client beside which somebody deletes each Secret as soon as it is made."""
+    """A client beside which somebody deletes each Secret before a node has looked for it."""
 
     def __init__(self, client: Any) -> None:
         self._client = client
@@ -77,29 +76,19 @@ class LosesSecrets:
         return getattr(self._client, name)
 
     def create_namespaced_secret(self, namespace: str, secret: Any, **options: Any) -> Any:
-        # The pod's image is such that its node has not looked for the Secret yet.
-        made = self._client.create_namespaced_secret(namespace, secret, **options)
-        self._client.delete_namespaced_secret(secret.metadata.name, namespace)
-        return made
+        return self._client.create_namespaced_secret(namespace, secret, dry_run="All", **options)
 
 
 def deleted(cluster: Cluster, pod: Any) -> Outcome:
-    def delete() -> None:
-        cluster.await_running(pod.metadata.name)
-        cluster.client.delete_namespaced_pod(pod.metadata.name, cluster.namespace)
-
-    threading.Thread(target=delete).start()
-    return cluster.run(pod, cluster.call(sleep, 60))
+    return cluster.run(pod, cluster.call(sleep, 200), while_running=lambda: cluster.delete(pod))
 
 
 def evicted_by_the_api(cluster: Cluster, pod: Any) -> Outcome:
     def evict() -> None:
-        cluster.await_running(pod.metadata.name)
         metadata = {"name": pod.metadata.name, "namespace": cluster.namespace}
         cluster.client.create_namespaced_pod_eviction(pod.metadata.name, cluster.namespace, {"metadata": metadata})
 
-    threading.Thread(target=evict).start()
-    return cluster.run(pod, cluster.call(sleep, 60))
+    return cluster.run(pod, cluster.call(sleep, 200), while_running=evict)
 
 
 def in_full_namespace(cluster: Cluster, namespace: str) -> Outcome:
@@ -174,9 +163,9 @@ FAULTS: dict[str, tuple[Callable[[Cluster, str], Outcome], str]] = {
         lambda cluster, _: cluster.run(
             cluster.pod(container_resources={"requests": {"cpu": "1000"}}),
             cluster.call(add_one, 1),
-            timeouts=Timeouts(schedule=3, startup=60),
+            timeouts=Timeouts(schedule=20, startup=60),  # the scheduler says why only after it has looked
         ),
-        r"no node could take its pod within 3 s: .*Insufficient cpu.*`schedule_timeout_seconds`",
+        r"no node could take its pod within 20 s: .*Insufficient cpu.*`schedule_timeout_seconds`",
     ),
     "quota": (
         lambda cluster, full: in_full_namespace(cluster, full),
@@ -193,7 +182,7 @@ FAULTS: dict[str, tuple[Callable[[Cluster, str], Outcome], str]] = {
         r"violates PodSecurity.*The namespace's Pod Security level does not admit the pod's options\.",
     ),
     "active_deadline_seconds": (
-        lambda cluster, _: cluster.run(cluster.pod(deadline=4), cluster.call(sleep, 60)),
+        lambda cluster, _: cluster.run(cluster.pod(deadline=4), cluster.call(sleep, 200)),
         r"sleep\(\) ran longer than its pod's `active_deadline_seconds` allows \(4 s\)",
     ),
     "segfault": (
@@ -205,9 +194,9 @@ FAULTS: dict[str, tuple[Callable[[Cluster, str], Outcome], str]] = {
             cluster.pod(),
             cluster.call(add_one, 1),
             client=LosesSecrets(cluster.client),
-            timeouts=Timeouts(schedule=60, startup=6),
+            timeouts=Timeouts(schedule=180, startup=20),  # the node says why only after it has looked
         ),
-        r"its pod did not start within 6 s \(FailedMount: .*secret \"fault-.*\" not found",
+        r"its pod did not start within 20 s \(FailedMount: .*secret \"fault-.*\" not found",
     ),
     "init container": (
         lambda cluster, _: with_failing_init_container(cluster),
@@ -251,6 +240,8 @@ def test_a_flood_of_lines_comes_whole_and_in_order(cluster: Cluster) -> None:
 # --- another try ----------------------------------------------------------------------------------------------
 
 WORKER = """
+import os
+import signal
 import sys
 from pathlib import Path
 import kubernetes
@@ -259,40 +250,33 @@ from tests.cluster import direct
 kubernetes.config.load_kube_config()
 namespace, image, name, seconds = sys.argv[1:]
 cluster = direct.Cluster(kubernetes.client.CoreV1Api(), namespace, image, Path())
-cluster.run(cluster.pod(name), cluster.call(direct.sleep, float(seconds)))
+kill = lambda: os.kill(os.getpid(), signal.SIGKILL)
+cluster.run(cluster.pod(name), cluster.call(direct.sleep, float(seconds)), while_running=kill)
 """
 
 
-def killed_worker(cluster: Cluster, name: str, seconds: float) -> Any:
-    """Start a worker, kill it when its pod runs, and return the pod."""
-    import sys
-
+def run_and_kill_worker(cluster: Cluster, name: str, seconds: float) -> None:
+    """Run a worker that is killed when its function has printed its first line."""
     arguments = [cluster.namespace, cluster.image, name, str(seconds)]
-    with subprocess.Popen([sys.executable, "-c", WORKER, *arguments]) as worker:
-        pod = cluster.await_running(name)
-        worker.kill()
-    return pod
+    worker = subprocess.run([sys.executable, "-c", WORKER, *arguments], check=False)
+    assert worker.returncode == -signal.SIGKILL
 
 
 def test_a_try_after_a_workers_death_takes_over_the_running_pod(cluster: Cluster) -> None:
-    pod = killed_worker(cluster, "taken-1", 8)
+    run_and_kill_worker(cluster, "taken-1", 8)
 
     outcome = cluster.run(cluster.pod("taken-1", attempt="2"), cluster.call(sleep, 8))
 
     assert outcome.value == "slept"
     assert any("Taking over pod" in line for line in outcome.said)
     assert outcome.lines == [f"second {number}" for number in range(8)]
-    assert pod.metadata.uid
     cluster.await_gone("taken-1")
 
 
 def test_a_result_that_nobody_read_is_not_lost(cluster: Cluster) -> None:
-    pod = killed_worker(cluster, "unread-1", 1)
-    for _ in range(100):
-        pod = cluster.client.read_namespaced_pod("unread-1", cluster.namespace)
-        if pod.status.phase == "Succeeded":
-            break
-        time.sleep(0.2)
+    run_and_kill_worker(cluster, "unread-1", 1)
+    read = cluster.client.read_namespaced_pod
+    eventually(lambda: read("unread-1", cluster.namespace).status.phase == "Succeeded")
 
     outcome = cluster.run(cluster.pod("unread-1", attempt="2"), cluster.call(raise_error))
 
@@ -323,19 +307,18 @@ def test_a_kept_pod_is_never_taken_for_the_next_tries(cluster: Cluster) -> None:
     assert outcome.value == 3
     kept = cluster.client.read_namespaced_pod(name, cluster.namespace)
     assert kept.metadata.labels["already_checked"] == "True"
-    cluster.client.delete_namespaced_pod(name, cluster.namespace)
+    cluster.delete(kept)
 
 
 def test_a_try_waits_until_the_pod_of_the_killed_one_is_gone(cluster: Cluster) -> None:
     name = f"leaving-{uuid.uuid4().hex[:8]}"
     call = cluster.call(add_one, 1)
     first = cluster.client.create_namespaced_pod(cluster.namespace, cluster.pod(name))
-    cluster.client.delete_namespaced_pod(name, cluster.namespace, grace_period_seconds=3)
+    cluster.delete(first, grace_period_seconds=3)
 
     outcome = cluster.run(cluster.pod(name, attempt="2"), call)
 
     assert outcome.value == 2
-    assert first.metadata.uid
 
 
 # --- through Airflow ------------------------------------------------------------------------------------------

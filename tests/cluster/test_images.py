@@ -9,13 +9,14 @@ import random
 import re
 import shutil
 import subprocess
-import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.cluster.waiting import eventually
 
 # What tasks count on in an image.
 PROBE = """
@@ -139,7 +140,7 @@ def test_an_image_writes_nothing_into_itself_and_says_what_it_is(image: str) -> 
     container = engine.containers.create(image, ["python", "-c", PROBE])
     try:
         container.start()
-        container.wait(timeout=60)
+        container.wait(timeout=180)
         # As the image's own user, with a root file system that could be written.
         assert _read(container.logs(stderr=False).decode()) == expected(50000)
         assert container.diff() in (None, [])
@@ -202,13 +203,11 @@ def test_an_image_is_loaded_by_docker(folder: Path, registry: str) -> None:
 
 
 def _phase(client: Any, namespace: str, name: str) -> str:
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        phase = client.read_namespaced_pod(name, namespace).status.phase
-        if phase in ("Succeeded", "Failed"):
-            return str(phase)
-        time.sleep(0.5)
-    return "late"
+    def ended() -> str | None:
+        phase = str(client.read_namespaced_pod(name, namespace).status.phase)
+        return phase if phase in ("Succeeded", "Failed") else None
+
+    return str(eventually(ended))
 
 
 def _read(output: str) -> dict[str, object]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import random
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.cluster.conftest import RunFile
+from tests.cluster.direct import Cluster
 
 
 @pytest.mark.parametrize(("task", "python", "label"), [("on_legacy", "3.8", "old"), ("on_current", "3.12", "new")])
@@ -154,14 +154,7 @@ def test_an_image_that_was_never_built(
     assert "Is it built? Run `k8s-venv build-images current`." in capfd.readouterr().out
 
 
-def test_nothing_is_left(project: Path, run_file: RunFile, client: Any, namespace: str) -> None:
+def test_nothing_is_left(project: Path, run_file: RunFile, cluster: Cluster) -> None:
     run_file(project / "details.py", "skipping")
 
-    for _ in range(60):
-        pods = client.list_namespaced_pod(namespace).items
-        secrets = client.list_namespaced_secret(namespace, field_selector="type=Opaque").items
-        if not pods and not secrets:
-            break
-        time.sleep(1)
-    assert not pods
-    assert not secrets
+    cluster.await_gone("")

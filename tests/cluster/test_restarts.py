@@ -9,8 +9,8 @@ import time
 
 import pytest
 
-from k8s_venv.backends.kubernetes.stages import Timeouts
 from tests.cluster.direct import Cluster, Outcome, add_one, sleep
+from tests.cluster.waiting import PATIENCE
 
 
 def interrupted(cluster: Cluster, process: str, seconds: float) -> Outcome:
@@ -23,10 +23,10 @@ def interrupted(cluster: Cluster, process: str, seconds: float) -> Outcome:
         pytest.skip(
             f"needs K8S_VENV_TEST_STOP_{process} and K8S_VENV_TEST_START_{process}: commands of a private cluster"
         )
-    pod = cluster.pod()
+    running = threading.Event()
 
     def interrupt() -> None:
-        cluster.await_running(pod.metadata.name)
+        assert running.wait(PATIENCE)
         subprocess.run(["sh", "-c", stop], check=True)
         time.sleep(seconds)
         subprocess.run(["sh", "-c", start], check=True, stdout=subprocess.DEVNULL)
@@ -34,7 +34,7 @@ def interrupted(cluster: Cluster, process: str, seconds: float) -> Outcome:
     thread = threading.Thread(target=interrupt)
     thread.start()
     try:
-        return cluster.run(pod, cluster.call(sleep, seconds + 10))
+        return cluster.run(cluster.pod(), cluster.call(sleep, seconds + 10), while_running=running.set)
     finally:
         thread.join()
         await_recovery(cluster)
@@ -42,8 +42,7 @@ def interrupted(cluster: Cluster, process: str, seconds: float) -> Outcome:
 
 def await_recovery(cluster: Cluster) -> None:
     """Wait until the cluster runs pods again: its scheduler may take a minute to find the API server."""
-    patient = Timeouts(schedule=180, startup=60)
-    assert cluster.run(cluster.pod(), cluster.call(add_one, 1), timeouts=patient).value == 2
+    assert cluster.run(cluster.pod(), cluster.call(add_one, 1)).value == 2
 
 
 @pytest.mark.parametrize(("process", "seconds"), [("KUBELET", 8), ("API_SERVER", 15)])

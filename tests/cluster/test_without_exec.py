@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,14 +12,13 @@ import pytest
 
 from tests.chart import CHART, NAME, helm, kubeconfig
 from tests.cluster.conftest import run_dag_file
+from tests.cluster.waiting import client_of, may, own_namespace
 
 
 @pytest.fixture
 def namespace(client: Any) -> Iterator[str]:
-    name = f"k8s-venv-test-{uuid.uuid4().hex[:8]}"
-    client.create_namespace({"metadata": {"name": name}})
-    yield name
-    client.delete_namespace(name)
+    with own_namespace(client) as name:
+        yield name
 
 
 @pytest.fixture
@@ -30,16 +28,6 @@ def worker(client: Any, namespace: str, tmp_path: Path) -> Path:
     accounts = f"--set-json=airflow.serviceAccounts={json.dumps([account])}"
     helm("install", NAME, str(CHART), "--namespace", namespace, accounts, "--set", "rights.exec=false")
     return kubeconfig(client, account, tmp_path)
-
-
-def may(config: Path, namespace: str, verb: str, resource: str) -> bool:
-    import kubernetes
-
-    name, _, subresource = resource.partition("/")
-    attributes = {"namespace": namespace, "verb": verb, "resource": name, "subresource": subresource}
-    api = kubernetes.client.AuthorizationV1Api(kubernetes.config.new_client_from_config(str(config)))
-    review = api.create_self_subject_access_review({"spec": {"resourceAttributes": attributes}})
-    return bool(review.status.allowed)
 
 
 @pytest.fixture
@@ -53,7 +41,7 @@ def ours(project: Path, tmp_path: Path) -> Path:
 def test_results_come_back_in_the_pods_status(ours: Path, registry: str, namespace: str, worker: Path) -> None:
     state, tasks = run_dag_file(ours / "waiting.py", "deferring", worker, namespace, K8S_VENV_REGISTRY=registry)
 
-    assert not may(worker, namespace, "create", "pods/exec")
+    assert not may(client_of(worker), namespace, "create", "pods/exec")
     assert state == "success"
     assert tasks["large"].value == "x" * 200_000  # it compresses well
 
@@ -63,6 +51,6 @@ def test_what_does_not_fit_there_is_refused_where_it_is_made(
 ) -> None:
     state, _ = run_dag_file(ours / "details.py", "large", worker, namespace, K8S_VENV_REGISTRY=registry)
 
-    assert may(worker, namespace, "create", "pods")
+    assert may(client_of(worker), namespace, "create", "pods")
     assert state == "failed"
     assert "`exec = false` allows nothing else. Name a `location` under [values]" in capfd.readouterr().out

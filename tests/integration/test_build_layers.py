@@ -252,7 +252,7 @@ def test_an_interrupt_leaves_no_tag_and_the_next_run_goes_on(
     wait_for(lambda: proxy.count(method, path) > 0)
 
     process.send_signal(number)
-    _, errors = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=60)
 
     if number == signal.SIGKILL:
         assert process.returncode == -number

@@ -212,11 +212,11 @@ def test_a_group_is_a_group(call: Call) -> None:
 
 def forked() -> None:
     import os
-    import time
 
-    if os.fork() == 0:
+    child = os.fork()
+    if child == 0:
         sys.exit(0)
-    time.sleep(0.5)
+    os.waitpid(child, 0)
     os._exit(9)
 
 

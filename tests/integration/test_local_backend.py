@@ -45,7 +45,7 @@ def call(environment: Environment, function: Callable[..., Any], *args: Any, **o
     return open_result(LocalBackend().run(packed, lines.append), packed), lines
 
 
-def ended(pid: int, seconds: int = 5) -> bool:
+def ended(pid: int, seconds: int = 60) -> bool:
     """Wait until a process has ended: killed ones take a moment to go."""
     for _ in range(seconds * 20):
         try:

@@ -161,7 +161,7 @@ def test_an_interrupted_lock_leaves_the_older_one_and_nothing_else(
         silent.settimeout(60)
         silent.accept()
         interrupt(process.pid, number)
-        said = process.communicate(timeout=20)[1]
+        said = process.communicate(timeout=60)[1]
 
     assert process.returncode == 128 + number
     assert said.splitlines()[-1] == "Interrupted."

@@ -45,6 +45,6 @@ for name, deferrable in (("timing_out", False), ("timing_out_deferred", True)):
 
         @task.isolated("current", deferrable=deferrable, execution_timeout=timedelta(seconds=6))
         def slow() -> None:
-            time.sleep(60)
+            time.sleep(200)
 
         slow()
