@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import builtins
 import sys
-import types
 
 from k8s_venv.runner.function import restored
 
@@ -69,7 +68,7 @@ def _attribute(namespace: Dict[str, Any], qualname: str) -> Any:
 
 
 def _make_module(recipe: Dict[str, Any]) -> Dict[str, Any]:
-    module = types.ModuleType(recipe["name"])
+    module = type(sys)(recipe["name"])
     module.__file__ = recipe["file"]
     module.__package__ = recipe["package"]
     module.__dict__["__builtins__"] = builtins  # before Python 3.10 functions made here would have none

@@ -153,13 +153,6 @@ def _shortened(text: str) -> str:
 
 def _without_runner(frames: Optional[TracebackType]) -> Optional[TracebackType]:
     """Drop the runner's own frames from the start of a traceback."""
-    while frames is not None and _is_runner(frames):
+    while frames is not None and str(frames.tb_frame.f_globals.get("__name__")).startswith("k8s_venv.runner"):
         frames = frames.tb_next
     return frames
-
-
-def _is_runner(frame: TracebackType) -> bool:
-    names = frame.tb_frame.f_globals
-    if str(names.get("__name__")).startswith("k8s_venv.runner"):
-        return True
-    return str(names.get("__file__")).endswith(f"{protocol.ARCHIVE}/__main__.py")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-
 from k8s_venv.runner import protocol, quickjson, values
 
 TYPE_CHECKING = False
@@ -26,7 +24,8 @@ def load(read: Callable[[str], bytes], header: Dict[str, Any]) -> Tuple[Function
     built: Any = None
     if header["recipe"]:  # with cloudpickle it holds the module's settings alone
         recipe = quickjson.loads(read(protocol.SOURCE_FUNCTION).decode())
-        building: Any = importlib.import_module("k8s_venv.runner.building")
+        from k8s_venv.runner import building
+
         built = building.build(recipe, lambda: values.loads(read(protocol.SOURCE_VALUES)))
     if header["transport"] == protocol.CLOUDPICKLE:
         return unpickle(read(protocol.PICKLED_FUNCTION))  # type: ignore[no-any-return]
@@ -35,12 +34,16 @@ def load(read: Callable[[str], bytes], header: Dict[str, Any]) -> Tuple[Function
 
 def unpickle(data: Any) -> Any:
     """Return what the sender pickled: an environment trusts its sender, never the other way round."""
-    return restored(lambda: importlib.import_module("cloudpickle").loads(bytes(data)))
+    import cloudpickle
+
+    return restored(lambda: cloudpickle.loads(bytes(data)))
 
 
 def pickled(value: Any) -> bytes:
     """Return a result's part as a pickle, which the sender reads where its task says so."""
-    return bytes(importlib.import_module("cloudpickle").dumps(value))
+    import cloudpickle
+
+    return bytes(cloudpickle.dumps(value))
 
 
 def restored(load: Callable[[], Any]) -> Any:

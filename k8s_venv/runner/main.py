@@ -13,13 +13,11 @@ each, than the runner itself.
 
 from __future__ import annotations
 
-import importlib
 import os
 import sys
 import time
 from _signal import SIGTERM, signal  # type: ignore[import-not-found]  # `signal` itself imports `enum` for names
 from _thread import start_new_thread  # `threading` is for calls that have more threads than this one
-from types import CoroutineType
 
 from k8s_venv.runner import protocol, report, streams
 from k8s_venv.runner.opening import beside, open_call
@@ -57,7 +55,8 @@ def main(archive: str, arguments: List[str]) -> int:
             code = run(archive, reporter, attached=options.get("--secrets") == "-")
             start_new_thread(_end_what_lingers, (code,))
             return code
-    hand_over: Any = importlib.import_module("k8s_venv.runner.hand_over")
+    from k8s_venv.runner import hand_over
+
     if modes[0] == "--read":
         return int(hand_over.send(folder, int(options.get("--from", 0))))
     act = {"--hand-over": hand_over.wait, "--release": hand_over.release}[modes[0]]
@@ -84,8 +83,9 @@ def run(path: str, reporter: report.Reporter, *, attached: bool = False) -> int:
         started = time.perf_counter()
         with Preserved():
             value = call(*args, **kwargs)
-        if isinstance(value, CoroutineType):  # what an asynchronous function returns
-            asyncio: Any = importlib.import_module("asyncio")
+        if hasattr(type(value), "cr_await"):  # what an asynchronous function returns
+            import asyncio
+
             with Preserved():
                 value = asyncio.run(value)
         reporter.timings["run"] = time.perf_counter() - started

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import sys
 from zipimport import zipimporter
@@ -12,7 +11,7 @@ from k8s_venv.runner.importing import Imports
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Dict, List, Mapping, Optional, Tuple
+    from typing import Any, Dict, List, Optional, Tuple
 
     from k8s_venv.runner.registry import Buffer, Types
     from k8s_venv.runner.report import Reporter
@@ -47,7 +46,8 @@ def open_call(
     call, pickled_types = function.load(read, header)
     reporter.types = _shipped_types(header, call, pickled_types)
     if header["serializer"] or "references" in reporter.delivery:
-        references: Any = importlib.import_module("k8s_venv.runner.references")
+        from k8s_venv.runner import references
+
         references.delivered = (reporter.delivery.get("references", {}), folder, reporter.folder)
     if header["serializer"]:
         reporter.pickle = function.pickled
@@ -161,5 +161,7 @@ def _install_context(data: bytes, parameters: Optional[List[str]], imports: Impo
     imports.after(_RUNTIME, install)
     if not parameters:
         return {}
-    known: Mapping[str, Any] = importlib.import_module(_RUNTIME).get_current_context()
+    from k8s_venv import runtime
+
+    known = runtime.get_current_context()
     return {name: known[name] for name in parameters}

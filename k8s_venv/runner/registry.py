@@ -6,7 +6,6 @@ because every import costs each pod its start.
 
 from __future__ import annotations
 
-import importlib
 import sys
 
 TYPE_CHECKING = False
@@ -69,6 +68,8 @@ MODULE_OF_NAME = {
 
 def codec_module(name: str) -> Any:
     """Import a module of codecs; it has ``encode(encoder, value, depth)`` and ``DECODERS``."""
+    import importlib
+
     return importlib.import_module(f"k8s_venv.runner.{name}")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import sys
 import time
@@ -193,7 +192,11 @@ def _sha256(size: int) -> Any:
     """Return a digest for so many bytes. `hashlib` loads OpenSSL, which is worth it for many."""
     if size <= _SMALL:
         try:
-            return importlib.import_module("_sha2" if sys.version_info >= (3, 12) else "_sha256").sha256()
+            if sys.version_info >= (3, 12):
+                from _sha2 import sha256  # type: ignore[import-not-found]
+            else:
+                from _sha256 import sha256
+            return sha256()
         except ImportError:  # Python can be built without
             pass
     from hashlib import sha256

@@ -6,17 +6,17 @@ them once more in one piece: as bytecode where the environment has the sender's 
 
 from __future__ import annotations
 
-import importlib.util
 import marshal
 import os
 import sys
 import zlib
+from _frozen_importlib_external import MAGIC_NUMBER, spec_from_file_location
+from zipimport import zipimporter
 
 TYPE_CHECKING = False  # `typing` itself is imported by no call that can do without
 if TYPE_CHECKING:
     from types import CodeType, ModuleType
     from typing import Any, Dict, Optional, Tuple
-    from zipimport import zipimporter
 
 
 class Bundle:
@@ -40,7 +40,7 @@ class Bundle:
         place = self._place(name)
         loader: Any = self
         inside = [os.path.dirname(place)] if place.endswith("__init__.py") else None
-        return importlib.util.spec_from_file_location(name, place, loader=loader, submodule_search_locations=inside)
+        return spec_from_file_location(name, place, loader=loader, submodule_search_locations=inside)
 
     def create_module(self, spec: Any) -> Optional[ModuleType]:
         """Leave it to Python to make the module."""
@@ -66,11 +66,12 @@ class Bundle:
 
 
 if __name__ == "__main__":
-    loader: zipimporter = __loader__  # type: ignore[name-defined]
-    sys.path[0] = os.path.abspath(sys.path[0])  # the function may change the directory
+    archive = os.path.abspath(sys.argv[0])  # the function may change the directory
+    sys.path[:] = [archive, *(entry for entry in sys.path if entry != sys.argv[0])]
+    loader = zipimporter(archive)
     magic, modules = marshal.loads(loader.get_data("runner.bin"))  # noqa: S302
-    if magic in (b"", importlib.util.MAGIC_NUMBER):
+    if magic in (b"", MAGIC_NUMBER):
         sys.meta_path.insert(0, Bundle(loader, modules, compiled=bool(magic)))
     from k8s_venv.runner.main import main
 
-    sys.exit(main(sys.path[0], sys.argv[1:]))
+    sys.exit(main(archive, sys.argv[1:]))

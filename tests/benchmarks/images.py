@@ -20,6 +20,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+from k8s_venv.backends.command import runner_command
 from k8s_venv.calls import pack
 from k8s_venv.environment import Environment
 from tests.benchmarks import _dockerfiles as docker
@@ -35,10 +36,11 @@ for _ in range(2):
     printed = subprocess.check_output([sys.executable, "-c", {IMPORT!r}])
 print(printed.decode())
 """
-START = """
-import pathlib, subprocess, sys, time
+COMMAND = runner_command("python", "/call/call.pyz", "--result", "/tmp/result")
+START = f"""
+import pathlib, subprocess, time
 started = time.monotonic()
-subprocess.run([sys.executable, "/call/call.pyz", "--result", "/tmp/result"], check=True)
+subprocess.run({COMMAND!r}, check=True)
 print(float(pathlib.Path("/tmp/reached").read_text()) - started)
 """
 

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from k8s_venv.backends.command import runner_command
 from k8s_venv.backends.local.environments import make_environment
 from k8s_venv.calls import pack
 from k8s_venv.environment import Environment
@@ -56,7 +57,7 @@ def start(folder: Path, python: str, runs: int, ratios: dict[str, float]) -> Non
 
     def call() -> float:
         started = time.monotonic()
-        run([program, str(archive), "--result", str(result)])
+        run(runner_command(program, str(archive), "--result", str(result)))
         reached: float = values.loads((result / protocol.PAYLOAD).read_bytes())
         return reached - started
 

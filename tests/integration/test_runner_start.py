@@ -14,14 +14,17 @@ from typing import Any
 
 import pytest
 
+from k8s_venv.backends.command import runner_command
 from k8s_venv.calls import PackedCall, Result, open_result, pack, parse_document
 from k8s_venv.environment import Environment
+from k8s_venv.uv import find_interpreter
 
 HERE = "{}.{}".format(*sys.version_info)
 # Each costs milliseconds, and no call needs it before its function does.
 HEAVY = {
-    *("argparse", "ast", "asyncio", "base64", "collections", "enum", "functools", "hashlib", "json", "linecache"),
-    *("logging", "pathlib", "pickle", "re", "shutil", "signal", "subprocess", "typing", "urllib.parse", "zipfile"),
+    *("argparse", "ast", "asyncio", "base64", "collections", "contextlib", "enum", "functools", "hashlib"),
+    *("importlib", "json", "linecache", "logging", "pathlib", "pickle", "re", "runpy", "shutil", "signal"),
+    *("subprocess", "types", "typing", "urllib.parse", "warnings", "zipfile"),
 }
 
 
@@ -64,25 +67,25 @@ def test_a_python_of_another_magic_number_reads_the_sources(tmp_path: Path) -> N
     assert set(own) == {"zipimporter"}
 
 
-def test_a_call_starts_without_the_heavy_modules(tmp_path: Path) -> None:
-    modules, _ = call(tmp_path)
+@pytest.mark.parametrize("python", ["3.8", HERE])
+@pytest.mark.parametrize("context", [None, {"values": {"ds": "2026-01-01"}, "objects": {}, "parameters": []}])
+def test_a_call_starts_without_the_heavy_modules(tmp_path: Path, python: str, context: dict[str, Any] | None) -> None:
+    modules, _ = call(tmp_path, python, context)
 
     assert HEAVY & set(modules) == set()
 
 
-def test_a_call_that_airflow_makes_does_so_too(tmp_path: Path) -> None:
-    modules, _ = call(tmp_path, {"values": {"ds": "2026-01-01"}, "objects": {}, "parameters": []})
-
-    assert HEAVY & set(modules) == set()
-
-
-def call(folder: Path, context: dict[str, Any] | None = None) -> Any:
-    environment = Environment(name="here", root=folder, python=HERE)
+def call(folder: Path, python: str = HERE, context: dict[str, Any] | None = None) -> Any:
+    interpreter = find_interpreter(python)
+    if interpreter is None:
+        pytest.skip(f"Python {python} is not installed")
+    environment = Environment(name="here", root=folder, python=python)
     packed = pack(loaded, (), {}, environment=environment, transport="source", context=context)
     archive, result = folder / "call.pyz", folder / "result"
     archive.write_bytes(packed.archive)
+    command = runner_command(str(interpreter), str(archive), "--result", str(result))
     # Without `site`, whose .pth files import what they like.
-    subprocess.run([sys.executable, "-S", str(archive), "--result", str(result)], check=True)
+    subprocess.run([command[0], "-S", *command[1:]], check=True)
     return opened(packed, result)
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from kubernetes.client import ApiClient
 
+from k8s_venv.backends.command import runner_command
 from k8s_venv.backends.kubernetes import diagnose, render, stages, takeover
 from k8s_venv.backends.kubernetes.payload import Parcels
 from k8s_venv.calls import PackedCall
@@ -22,6 +23,7 @@ from k8s_venv.calls.spool import Spool
 from k8s_venv.environment import Environment
 from k8s_venv.runner import protocol
 
+PYTHON = runner_command("python", "")[:-1]
 ENVIRONMENT = Environment(name="x", root=Path(), python="3.12")
 MOUNTS = [
     {"name": "k8s-venv-call", "mountPath": "/k8s-venv/call", "readOnly": True},
@@ -70,7 +72,7 @@ def test_the_whole_pod() -> None:
                     "name": "base",
                     "image": "registry/x:1",
                     "command": [
-                        *("python", "/k8s-venv/call/call.pyz", "--result", "/k8s-venv/result"),
+                        *(*PYTHON, "/k8s-venv/call/call.pyz", "--result", "/k8s-venv/result"),
                         *("--message", "/dev/termination-log"),
                     ],
                     "env": [
@@ -85,7 +87,7 @@ def test_the_whole_pod() -> None:
                 {
                     "name": "result",
                     "image": "registry/x:1",
-                    "command": ["python", "/k8s-venv/call/call.pyz", "--hand-over", "/k8s-venv/result"],
+                    "command": [*PYTHON, "/k8s-venv/call/call.pyz", "--hand-over", "/k8s-venv/result"],
                     "volumeMounts": MOUNTS,
                     "securityContext": SECURITY,
                     "resources": {"requests": {"cpu": "1m", "memory": "16Mi"}, "limits": {"memory": "128Mi"}},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
+from k8s_venv.backends.command import runner_command
 from k8s_venv.errors import BackendError
 from k8s_venv.runner import protocol
 
@@ -43,12 +44,8 @@ def container_options(
 
     settings = {"HOME": SCRATCH, "PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"}
     options: dict[str, Any] = {
-        "entrypoint": ["python"],
-        "command": [
-            f"{FOLDER}/{protocol.ARCHIVE}",
-            *("--result", f"{FOLDER}/result"),
-            *("--secrets", "-"),
-        ],
+        "entrypoint": runner_command("python", f"{FOLDER}/{protocol.ARCHIVE}"),
+        "command": ["--result", f"{FOLDER}/result", "--secrets", "-"],
         "environment": {**settings, **_variables(environment, given.get("env_vars"))},
         "user": USER if _ROOT.fullmatch(image_user) else image_user,
         "stdin_open": True,

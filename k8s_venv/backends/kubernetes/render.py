@@ -19,6 +19,7 @@ from kubernetes.client import ApiClient
 from kubernetes.client import models as k8s
 from kubernetes.utils.quantity import parse_quantity
 
+from k8s_venv.backends.command import runner_command
 from k8s_venv.backends.kubernetes.security import container_security, pod_security
 from k8s_venv.runner import protocol
 
@@ -73,7 +74,7 @@ def labels(environment: str) -> dict[str, str]:
 
 def command() -> list[str]:
     """Return the command that runs the call."""
-    return ["python", _ARCHIVE, "--result", RESULT_FOLDER, "--message", MESSAGE_FILE]
+    return runner_command("python", _ARCHIVE, "--result", RESULT_FOLDER, "--message", MESSAGE_FILE)
 
 
 def message_limit(pod: k8s.V1Pod) -> int:
@@ -92,12 +93,12 @@ def read_command(start: int) -> list[str]:
     Args:
         start: the first byte that is wanted.
     """
-    return ["python", _ARCHIVE, "--read", RESULT_FOLDER, "--from", str(start)]
+    return runner_command("python", _ARCHIVE, "--read", RESULT_FOLDER, "--from", str(start))
 
 
 def release_command() -> list[str]:
     """Return the command that lets the sidecar end."""
-    return ["python", _ARCHIVE, "--release", RESULT_FOLDER]
+    return runner_command("python", _ARCHIVE, "--release", RESULT_FOLDER)
 
 
 def volumes(secret: str) -> list[k8s.V1Volume]:
@@ -208,7 +209,7 @@ def sidecar(image: str, pull_policy: str | None, security: Any, resources: Any) 
         name=SIDECAR,
         image=image,
         image_pull_policy=pull_policy,
-        command=["python", _ARCHIVE, "--hand-over", RESULT_FOLDER],
+        command=runner_command("python", _ARCHIVE, "--hand-over", RESULT_FOLDER),
         volume_mounts=_shared_mounts(),
         security_context=security,
         resources=_sidecar_resources(resources),

@@ -10,6 +10,7 @@ import signal
 import subprocess
 from typing import TYPE_CHECKING
 
+from k8s_venv.backends.command import runner_command
 from k8s_venv.backends.exits import exit_reason
 from k8s_venv.backends.lines import LineSplitter
 from k8s_venv.backends.local.environments import environment_in_use
@@ -44,8 +45,9 @@ class LocalBackend:
         """Run a call as a subprocess; see ``Backend.run``."""
         with environment_in_use(call.environment, self._progress) as python, call_folder() as folder:
             Delivery(call, folder.name).write(folder)
-            arguments = [str(folder / protocol.ARCHIVE), "--result", str(folder / "result"), "--secrets", "-"]
-            code = self._run(python, arguments, json.dumps(dict(call.secrets)), log)
+            options = ["--result", str(folder / "result"), "--secrets", "-"]
+            command = runner_command(str(python), str(folder / protocol.ARCHIVE), *options)
+            code = self._run(command, variables(python), json.dumps(dict(call.secrets)), log)
             return _read(folder / "result", call, code)
 
     def on_kill(self) -> None:
@@ -53,14 +55,14 @@ class LocalBackend:
         if self._process is not None:
             _end(self._process)
 
-    def _run(self, python: Path, arguments: list[str], secrets: str, log: Callable[[str], None]) -> int:
+    def _run(self, command: list[str], env: dict[str, str], secrets: str, log: Callable[[str], None]) -> int:
         # A session of its own, so that what the task starts ends with it.
         with subprocess.Popen(
-            [str(python), *arguments],
+            command,
             stdin=subprocess.PIPE,  # it ends when this is closed, which is when we are gone
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            env=variables(python),
+            env=env,
             bufsize=0,
             start_new_session=True,
         ) as process:
