@@ -9,7 +9,7 @@ from __future__ import annotations
 import builtins
 import sys
 
-from k8s_venv.runner.function import restored
+from k8s_venv.runner.pickling import restored
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

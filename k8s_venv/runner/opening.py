@@ -6,12 +6,12 @@ import os
 import sys
 from zipimport import zipimporter
 
-from k8s_venv.runner import function, protocol, quickjson, streams, values
+from k8s_venv.runner import pickling, protocol, quickjson, streams, values
 from k8s_venv.runner.importing import Imports
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Dict, List, Optional, Tuple
+    from typing import Any, Callable, Dict, List, Optional, Tuple
 
     from k8s_venv.runner.registry import Buffer, Types
     from k8s_venv.runner.report import Reporter
@@ -22,7 +22,7 @@ _RUNTIME = "k8s_venv.runtime"
 
 def open_call(
     path: str, reporter: Reporter, *, attached: bool
-) -> Tuple[function.Function, List[Any], Dict[str, Any], bool]:
+) -> Tuple[Callable[..., Any], List[Any], Dict[str, Any], bool]:
     """Return a call's function and its arguments, by position and by name, and whether its value is not wanted.
 
     Args:
@@ -43,17 +43,17 @@ def open_call(
         _install_secrets(secrets, reporter, imports)
     _prepare_libraries(imports, folder, read(protocol.SOURCES))
     from_context = _install_context(read(protocol.CONTEXT), header["context"], imports)
-    call, pickled_types = function.load(read, header)
+    call, pickled_types = load_function(read, header)
     reporter.types = _shipped_types(header, call, pickled_types)
     if header["serializer"] or "references" in reporter.delivery:
         from k8s_venv.runner import references
 
         references.delivered = (reporter.delivery.get("references", {}), folder, reporter.folder)
     if header["serializer"]:
-        reporter.pickle = function.pickled
-        references.unpickle = function.unpickle
+        reporter.pickle = pickling.pickled
+        references.unpickle = pickling.unpickle
     arguments = _arguments(folder, reporter) if "arguments" in reporter.delivery else read(protocol.ARGUMENTS)
-    packed = values.loads(arguments, function.unpickle, reporter.types)
+    packed = values.loads(arguments, pickling.unpickle, reporter.types)
     return call, packed["args"], {**from_context, **packed["kwargs"]}, header["discard_value"]
 
 
@@ -94,6 +94,27 @@ def _prepare_libraries(imports: Imports, folder: str, sources: bytes) -> None:
     imports.after("linecache", remember_sources)
     imports.after("logging", show_records)
     imports.before("airflow", prepare_airflow)
+
+
+def load_function(read: Callable[[str], bytes], header: Dict[str, Any]) -> Tuple[Callable[..., Any], List[type]]:
+    """Return the function that an archive carries, unpickled or built from slices of its source.
+
+    Args:
+        read: reads an entry of the archive.
+        header: the call's header.
+
+    Returns:
+        The function, and the types that were pickled with it and belong to no module here.
+    """
+    built: Any = None
+    if header["recipe"]:  # with cloudpickle it holds the module's settings alone
+        from k8s_venv.runner.building import build
+
+        recipe = quickjson.loads(read(protocol.SOURCE_FUNCTION).decode())
+        built = build(recipe, lambda: values.loads(read(protocol.SOURCE_VALUES)))
+    if header["transport"] == protocol.CLOUDPICKLE:
+        return pickling.unpickle(read(protocol.PICKLED_FUNCTION))  # type: ignore[no-any-return]
+    return built, []
 
 
 def _arguments(folder: str, reporter: Reporter) -> Buffer:

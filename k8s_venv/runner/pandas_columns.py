@@ -1,4 +1,4 @@
-"""The columns of pandas frames and indexes: for each kind of dtype what holds it exactly."""
+"""The columns and indexes of pandas objects: for each kind of dtype what holds it exactly."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import math
 import re
 
 from k8s_venv.runner.decoder import field
-from k8s_venv.runner.errors import MalformedError, NoCodecError
+from k8s_venv.runner.errors import MalformedError, MissingLibraryError, NoCodecError
 from k8s_venv.runner.libraries import library, version
-from k8s_venv.runner.pandas_frequencies import decode_period_name
+from k8s_venv.runner.pandas_frequencies import decode_frequency, decode_period_name, encode_frequency
+from k8s_venv.runner.scalars import decode_zone, encode_zone
 from k8s_venv.runner.tables_numpy import object_array, read_npy, write_npy
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Dict, Optional
+    from typing import Any, Callable, Dict, List, Optional
 
     from k8s_venv.runner.decoder import Decoder
     from k8s_venv.runner.encoder import Encoder
@@ -40,7 +41,7 @@ def encode_column(encoder: Encoder, array: Any, depth: int) -> Node:
         return _encode_categories(encoder, array, depth)
     if isinstance(dtype, pandas.DatetimeTZDtype):
         instants = pandas.Series(array).dt.tz_convert(None).to_numpy()
-        return {"kind": "zoned", "b": write_npy(encoder, instants), **encode_pandas_zone(dtype.tz)}
+        return {"kind": "zoned", "b": write_npy(encoder, instants), **encode_zone(dtype.tz)}
     if isinstance(dtype, pandas.StringDtype):
         return _encode_text(encoder, array, depth)
     if str(dtype) in _MASKED and hasattr(dtype, "numpy_dtype"):
@@ -62,8 +63,6 @@ def encode_column(encoder: Encoder, array: Any, depth: int) -> Node:
 
 
 def _encode_categories(encoder: Encoder, array: Any, depth: int) -> Node:
-    from k8s_venv.runner.tables_pandas import encode_index
-
     return {
         "kind": "category",
         "b": write_npy(encoder, array.codes),
@@ -82,17 +81,28 @@ def _encode_text(encoder: Encoder, array: Any, depth: int) -> Node:
     return {"kind": "string", "v": encoder.items(list(texts), depth), "missing": missing, "storage": storage}
 
 
-def encode_pandas_zone(zone: Any) -> Node:
-    """Return a zone's name or offset, as for a ``datetime``."""
-    from k8s_venv.runner.scalars import encode_zone
-
-    return encode_zone(zone)
+def encode_index(encoder: Encoder, index: Any, depth: int) -> Node:
+    """Return the entry for an index of any kind."""
+    pandas = library("pandas")
+    names = [encoder.node(name, depth + 1) for name in index.names]
+    if isinstance(index, pandas.RangeIndex):
+        return {"kind": "range", "v": [index.start, index.stop, index.step], "names": names}
+    if isinstance(index, pandas.MultiIndex):
+        return {
+            "kind": "multi",
+            "levels": [encode_index(encoder, level, depth) for level in index.levels],
+            "codes": [write_npy(encoder, library("numpy").asarray(codes)) for codes in index.codes],
+            "names": names,
+        }
+    node: Node = {"kind": "flat", "data": encode_column(encoder, index.array, depth), "names": names}
+    frequency = encode_frequency(index)
+    if frequency is not None:
+        node["freq"] = frequency
+    return node
 
 
 def pandas_zone(node: Node) -> Any:
     """Return a zone as pandas takes it: a name, which each version looks up where it likes; else a fixed offset."""
-    from k8s_venv.runner.scalars import decode_zone
-
     if "zone" not in node:
         return decode_zone(node)
     name = field(node, "zone", str)
@@ -114,8 +124,6 @@ def decode_column(decoder: Decoder, node: Node) -> Any:
 
 
 def _decode_categories(decoder: Decoder, node: Node) -> Any:
-    from k8s_venv.runner.tables_pandas import decode_index
-
     categories = decode_index(decoder, node["categories"])
     ordered = field(node, "ordered", bool)
     return library("pandas").Categorical.from_codes(read_npy(decoder, node["b"]), categories, ordered=ordered)
@@ -143,8 +151,6 @@ def _decode_text(decoder: Decoder, node: Node) -> Any:
 
 
 def _has_pyarrow() -> bool:
-    from k8s_venv.runner.errors import MissingLibraryError
-
     try:
         library("pyarrow")
     except MissingLibraryError:
@@ -197,3 +203,36 @@ _KINDS: Dict[str, Callable[[Decoder, Node], Any]] = {
     "interval": _decode_interval,
     "arrow": _decode_arrow,
 }
+
+
+def decode_index(decoder: Decoder, node: Node) -> Any:
+    """Return the index in an entry."""
+    pandas, kind = library("pandas"), field(node, "kind", str)
+    names: List[Any] = [decoder.value(name) for name in field(node, "names", list)]
+    if kind == "range":
+        start, stop, step = (field({"v": bound}, "v", int) for bound in field(node, "v", list))
+        return pandas.RangeIndex(start, stop, step, name=names[0])
+    if kind == "multi":
+        levels = [decode_index(decoder, level) for level in field(node, "levels", list)]
+        codes = [read_npy(decoder, number) for number in field(node, "codes", list)]
+        return pandas.MultiIndex(levels=levels, codes=codes, names=names)
+    data = decode_column(decoder, field(node, "data", dict))
+    # An older pandas' labels of text take the type that pandas 3 gives to text.
+    old_text = (
+        data.dtype == object
+        and version(pandas) >= (3, 0) > _version_of(decoder)
+        and len(data) > 0
+        and all(type(item) is str for item in data)
+    )
+    if old_text:
+        index = pandas.Index(list(data), name=names[0])
+    else:
+        index = pandas.Index(data, name=names[0], dtype=object if data.dtype == object else None)
+    if "freq" in node:
+        index.freq = decode_frequency(node["freq"])
+    return index
+
+
+def _version_of(decoder: Decoder) -> Any:
+    major, _, rest = decoder.libraries.get("pandas", "3.0").partition(".")
+    return int(major), int(rest.partition(".")[0])

@@ -1,20 +1,21 @@
 """Codecs for pandas frames, series, indexes and scalars: one column after the other, each with the dtype it has.
 
-They need no pyarrow, and no version of pandas on both sides. What a column may be stands in ``pandas_columns``.
+They need no pyarrow, and no version of pandas on both sides. What columns and indexes may be stands in
+``pandas_columns``.
 """
 
 from __future__ import annotations
 
 from k8s_venv.runner.decoder import field
 from k8s_venv.runner.errors import MalformedError, NoCodecError
-from k8s_venv.runner.libraries import library, version
-from k8s_venv.runner.pandas_columns import decode_column, encode_column, encode_pandas_zone, pandas_zone
-from k8s_venv.runner.pandas_frequencies import decode_frequency, decode_period_name, encode_frequency
-from k8s_venv.runner.tables_numpy import read_npy, write_npy
+from k8s_venv.runner.libraries import library
+from k8s_venv.runner.pandas_columns import decode_column, decode_index, encode_column, encode_index, pandas_zone
+from k8s_venv.runner.pandas_frequencies import decode_period_name
+from k8s_venv.runner.scalars import encode_zone
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Dict, List, Optional
+    from typing import Any, Callable, Dict, Optional
 
     from k8s_venv.runner.decoder import Decoder
     from k8s_venv.runner.encoder import Encoder
@@ -47,8 +48,7 @@ def _encode_scalar(encoder: Encoder, value: Any, depth: int) -> Optional[Node]:
         return {"$": "pandas.NA"}
     if kind is pandas.Timestamp:
         # `asm8` is the instant in UTC, in the unit that the timestamp has.
-        zone = encode_pandas_zone(value.tz)
-        return {"$": "pandas.timestamp", **_ticks(value.asm8), **zone}
+        return {"$": "pandas.timestamp", **_ticks(value.asm8), **encode_zone(value.tz)}
     if kind is pandas.Timedelta:
         return {"$": "pandas.timedelta", **_ticks(value.asm8)}
     if kind is pandas.Period:
@@ -85,26 +85,6 @@ def _at(step: str, encode_part: Callable[..., Any], *args: Any) -> Any:
         raise error.within(step) from None
 
 
-def encode_index(encoder: Encoder, index: Any, depth: int) -> Node:
-    """Return the entry for an index of any kind."""
-    pandas = library("pandas")
-    names = [encoder.node(name, depth + 1) for name in index.names]
-    if isinstance(index, pandas.RangeIndex):
-        return {"kind": "range", "v": [index.start, index.stop, index.step], "names": names}
-    if isinstance(index, pandas.MultiIndex):
-        return {
-            "kind": "multi",
-            "levels": [encode_index(encoder, level, depth) for level in index.levels],
-            "codes": [write_npy(encoder, library("numpy").asarray(codes)) for codes in index.codes],
-            "names": names,
-        }
-    node: Node = {"kind": "flat", "data": encode_column(encoder, index.array, depth), "names": names}
-    frequency = encode_frequency(index)
-    if frequency is not None:
-        node["freq"] = frequency
-    return node
-
-
 def _decode_frame(decoder: Decoder, node: Node) -> Any:
     pandas = library("pandas")
     index, columns = decode_index(decoder, node["index"]), decode_index(decoder, node["columns"])
@@ -128,39 +108,6 @@ def _decode_series(decoder: Decoder, node: Node) -> Any:
     series = library("pandas").Series(data, index=index, dtype=dtype, name=decoder.value(node["name"]), copy=False)
     series.attrs.update(field({"attrs": decoder.value(node["attrs"])}, "attrs", dict))
     return series
-
-
-def decode_index(decoder: Decoder, node: Node) -> Any:
-    """Return the index in an entry."""
-    pandas, kind = library("pandas"), field(node, "kind", str)
-    names: List[Any] = [decoder.value(name) for name in field(node, "names", list)]
-    if kind == "range":
-        start, stop, step = (field({"v": bound}, "v", int) for bound in field(node, "v", list))
-        return pandas.RangeIndex(start, stop, step, name=names[0])
-    if kind == "multi":
-        levels = [decode_index(decoder, level) for level in field(node, "levels", list)]
-        codes = [read_npy(decoder, number) for number in field(node, "codes", list)]
-        return pandas.MultiIndex(levels=levels, codes=codes, names=names)
-    data = decode_column(decoder, field(node, "data", dict))
-    # An older pandas' labels of text take the type that pandas 3 gives to text.
-    old_text = (
-        data.dtype == object
-        and version(pandas) >= (3, 0) > _version_of(decoder)
-        and len(data) > 0
-        and all(type(item) is str for item in data)
-    )
-    if old_text:
-        index = pandas.Index(list(data), name=names[0])
-    else:
-        index = pandas.Index(data, name=names[0], dtype=object if data.dtype == object else None)
-    if "freq" in node:
-        index.freq = decode_frequency(node["freq"])
-    return index
-
-
-def _version_of(decoder: Decoder) -> Any:
-    major, _, rest = decoder.libraries.get("pandas", "3.0").partition(".")
-    return int(major), int(rest.partition(".")[0])
 
 
 def _timestamp(decoder: Decoder, node: Node) -> Any:

@@ -23,10 +23,10 @@ SECONDS = 20  # of processor time, for one function; three times as long by the 
 
 def ours(job):
     sys.path.append(job["archive"] + "/beside")
-    from k8s_venv.runner import function
+    from k8s_venv.runner.opening import load_function
 
     read = zipimporter(job["archive"]).get_data
-    loaded, _ = function.load(read, json.loads(read("call.json")))
+    loaded, _ = load_function(read, json.loads(read("call.json")))
     return loaded
 
 
@@ -100,9 +100,9 @@ def run(job, stream):
 def import_once(archive):
     """Import here what each archive has the same, instead of in each child."""
     sys.path[:0] = [archive, archive + "/vendor"]
-    from k8s_venv.runner import function
+    from k8s_venv.runner import opening
 
-    assert function
+    assert opening
     with contextlib.suppress(ImportError):  # it travels between equal versions only
         import cloudpickle
 

@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class Build:
-    """Stands for a method of the runner's half, ``runner.building.Builder``."""
+    """Stands for a method of the runner's half, ``runner.restoring.Builder``."""
 
     name: str
 

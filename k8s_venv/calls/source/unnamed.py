@@ -25,7 +25,7 @@ _CLASS, _SET_CLASS = Build("class_"), Build("set_class")
 
 
 class Unnamed:
-    """Reduce such functions and classes to calls of the runner's half, ``runner.building.Builder``.
+    """Reduce such functions and classes to calls of the runner's half, ``runner.restoring.Builder``.
 
     Args:
         parts: receives their sources, and the names that they use.
