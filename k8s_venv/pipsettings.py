@@ -27,6 +27,7 @@ _HONOURED = {
     "client-cert": (("SSL_CLIENT_CERT",), None),
     "proxy": (("ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY"), None),
     "timeout": (("UV_HTTP_TIMEOUT", "UV_REQUEST_TIMEOUT"), None),
+    "default-timeout": (("UV_HTTP_TIMEOUT", "UV_REQUEST_TIMEOUT"), None),
     "retries": (("UV_HTTP_RETRIES",), None),
 }
 # What would change which packages are chosen: that follows from committed files alone.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -33,8 +34,10 @@ _PASSWORD = re.compile(r"://[^\s/:@]*:(?!\$\{)[^\s/]+@")
 # The lengths of the digests that a lock can be held to, in hexadecimal digits.
 _DIGESTS = {"sha256": 64, "sha384": 96, "sha512": 128}
 _CONFLICT = re.compile(r"<<<<<<<|=======|>>>>>>>|\|\|\|\|\|\|\|")
+# What such a line installs from.
+_SOURCE = re.compile(r"(?:(?:-e|--editable)[\s=]+|[\w.\[\],-]+\s*@\s*)?(.+?)(?:\s+;.*)?$")
 _INSTEAD = (
-    "A lock holds finished packages: build a wheel of it (uv build --wheel -o wheels {source}) and require that "
+    "A lock holds finished packages: build a wheel of it (pip wheel --no-deps -w wheels {source}) and require that "
     "(./wheels/NAME.whl). Modules beside the DAG travel by themselves."
 )
 
@@ -80,10 +83,9 @@ def _problems(environment: Environment, line: Line) -> Iterator[str]:
     if option:
         yield from _option_problems(environment, line, option[0])
     yield from _index_problems(line)
-    found = _PATH.search(line.text)
-    source = found[1].strip() if found else "FOLDER"
-    if kind := _source_kind(environment, line, source):
-        yield f"is {kind}. {_INSTEAD.format(source=source)}"
+    if kind := _source_kind(environment, line):
+        source = _SOURCE.match(line.text)
+        yield f"is {kind}. {_INSTEAD.format(source=shlex.quote(source[1]) if source else 'FOLDER')}"
     for value in line.hashes:
         algorithm, _, digest = value.partition(":")
         if not re.fullmatch(rf"[0-9a-fA-F]{{{_DIGESTS.get(algorithm, 0)}}}", digest) or not digest:
@@ -120,7 +122,7 @@ def _index_problems(line: Line) -> Iterator[str]:
         yield "names no index: write its whole URL, such as https://pypi.example.com/simple."
 
 
-def _source_kind(environment: Environment, line: Line, source: str) -> str | None:
+def _source_kind(environment: Environment, line: Line) -> str | None:
     text = line.text
     if text.startswith(_EDITABLE):
         return "an editable install"
@@ -129,9 +131,12 @@ def _source_kind(environment: Environment, line: Line, source: str) -> str | Non
     if line.index or text.startswith(_INCLUDE):
         return None
     direct = _DIRECT.search(text)
-    if source.endswith(_SOURCE_FILES) or (
-        direct and environment.builder != "buildkit" and urlsplit(direct[1]).path.endswith(_SOURCE_FILES)
-    ):
+    if direct and environment.builder != "buildkit" and urlsplit(direct[1]).path.endswith(_SOURCE_FILES):
         return "a source distribution"
-    path = os.path.expanduser(source)  # noqa: PTH111 -- also of users that do not exist
+    found = _PATH.search(text)
+    if found is None:
+        return None
+    path = os.path.expanduser(found[1].strip())  # noqa: PTH111 -- also of users that do not exist
+    if path.endswith(_SOURCE_FILES):
+        return "a source distribution"
     return "a folder" if os.path.isdir(environment.root / path) else None  # noqa: PTH112 -- of any name

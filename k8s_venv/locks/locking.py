@@ -47,7 +47,9 @@ def read_lock(environment: Environment) -> Lock:
         raise LockError(environment.name, f"it was never locked: {path} does not exist. Run `{command}`.")
     try:
         file = parse_lock(path)
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise LockError(environment.name, f"its lock {path} cannot be read: {error.strerror}.") from None
+    except ValueError as error:
         raise LockError(environment.name, f"its lock {path} cannot be read: {error}. Run `{command}`.") from None
     if changes := [*_changes(file.inputs, _wanted(environment)), *_image_changes(file.lock, environment)]:
         raise LockError(environment.name, f"its lock is stale: {'; '.join(changes)}. Run `{command}`.")

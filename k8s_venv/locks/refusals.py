@@ -50,6 +50,7 @@ def explain(environment: Environment, platform: str, stdin: str, output: str) ->
         output: what uv said.
     """
     unsolved, output = output.startswith(_NO_SOLUTION), _printable(output.removeprefix(_NO_SOLUTION))
+    output = output.replace("`--python-version` value", "`python`")  # as the project file calls it
     said = _file_fault(environment, stdin, output) or _index_fault(output)
     if said:
         return said
@@ -67,10 +68,10 @@ def explain(environment: Environment, platform: str, stdin: str, output: str) ->
     if names and not _CONFLICT.search(output):
         place = place_of(environment, names[0]) if len(names) == 1 else environment.requirements_place
         return (
-            f"{', '.join(names)} in {place} has no wheel for {target}, and a lock takes nothing that would have to be "
-            "compiled. Choose a version, or a Python, that has one; or let the image's build compile it, with "
-            f'builder = "buildkit" in [environments.{environment.name}] and the Debian packages that it needs in '
-            f"`packages`.\n{_NO_WHEEL.sub('', output).strip()}"
+            f"{', '.join(names)} in {place} has no wheel for {target}, and a lock takes nothing that would have to "
+            "be compiled. Choose a version, or a Python, that has one; or, if it supports this Python, let the image's "
+            f'build compile it, with builder = "buildkit" in [environments.{environment.name}] and the Debian packages '
+            f"that it needs in `packages`.\n{_NO_WHEEL.sub('', output).strip()}"
         )
     verb = "met" if unsolved else "locked"
     said = f"{environment.requirements_place} cannot be {verb} for {target}:\n{_NO_WHEEL.sub('', output).rstrip()}"
@@ -160,7 +161,7 @@ def _not_found(environment: Environment, names: list[str]) -> str:
         return f"{sentence} The Python version belongs in `python` of {table}."
     if in_python(names[0], environment.python):
         return f"{sentence} It is a module of Python itself: leave the line out."
-    return f"{sentence} Check the spelling."
+    return f"{sentence} Check the spelling; a module's package may have another name."
 
 
 def _not_parsed(environment: Environment, stdin: str, file: str, position: str, reason: str) -> str:

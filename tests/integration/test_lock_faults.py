@@ -30,7 +30,7 @@ def with_project(text: str | bytes, python: str = "3.12", more: str = "", **othe
 WRONG_FILES: dict[str, tuple[Files, str]] = {
     "an editable install": (
         requirements("-e .\n"),
-        r"'-e \.' in requirements\.txt:1 is an editable install\. .* wheel",
+        r"'-e \.' in requirements\.txt:1 is an editable install\. .* \(pip wheel --no-deps -w wheels \.\)",
     ),
     "an editable install behind a byte order mark": (
         requirements(b"\xef\xbb\xbf-e .\n"),
@@ -42,7 +42,7 @@ WRONG_FILES: dict[str, tuple[Files, str]] = {
     ),
     "a named repository in an included file": (
         requirements("-r a.txt\n", a_txt="\nx @ git+ssh://git@example.com/x@main\n"),
-        r"in a\.txt:2 is a repository",
+        r"in a\.txt:2 is a repository\. .* \(pip wheel --no-deps -w wheels git\+ssh://\*\*\*@example\.com/x@main\)",
     ),
     "a folder": (requirements("./lib\n", lib=None), r"'\./lib' in requirements\.txt:1 is a folder"),
     "a source distribution at a URL": (
@@ -263,6 +263,10 @@ WRONG_FOR_THE_INDEX: dict[str, tuple[Files, str]] = {
     "a package for newer Pythons": (
         with_project("pandas==3.0.0\n", python="3.8"),
         r"pandas in requirements\.txt:1 has no wheel for Python 3\.8 on linux/amd64, .* Choose a version, or a Python",
+    ),
+    "a pure package for newer Pythons": (
+        with_project("requests==2.33.0\n", python="3.8"),
+        r"does not satisfy Python>=3\.10 (.|\n)*hint: The `python` \(>=3\.8\) includes",
     ),
     "a package for older Pythons": (
         requirements("numpy==1.19.5\n"),

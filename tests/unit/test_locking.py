@@ -250,7 +250,7 @@ UNLOCKABLE = {
     "no such version": (["idna==99"], r"Because there is no version of idna==99"),
     "no such distribution": (
         ["idna-that-nobody-wrote"],
-        r"the package index has no distribution 'idna-that-nobody-wrote', .* Check the spelling\.",
+        r"the package index has no distribution 'idna-that-nobody-wrote', .* Check the spelling; ",
     ),
     "a Debian package": (
         ["libpq-dev"],
@@ -267,7 +267,10 @@ UNLOCKABLE = {
         r"'requests==' in `requirements` of \[environments\.etl\] is not a requirement: unexpected end of version",
     ),
     "a file that does not exist": (["./own-1.0-py3-none-any.whl"], r"there is no file /.*/own-1\.0-py.*, which `requ"),
-    "a folder": (["."], r"'\.' in .* is a folder\. .* \(uv build --wheel -o wheels \.\) and require that \(\./wheels/"),
+    "a folder": (
+        ["."],
+        r"'\.' in .* is a folder\. .* \(pip wheel --no-deps -w wheels \.\) and require that \(\./wheels/",
+    ),
     "an editable install": (
         ["-e ./x"],
         r"'-e \./x' in .* is an editable install\.",

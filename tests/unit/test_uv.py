@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from k8s_venv import uv
 from k8s_venv.errors import K8sVenvError
+from k8s_venv.pipsettings import uv_variables
 
 
 def test_the_cache_is_where_the_variable_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,6 +72,11 @@ def test_where_packages_come_from_is_for_the_shell_to_say(monkeypatch: pytest.Mo
 
     with pytest.raises(uv.UvError, match="localhost:1"):
         uv.run(["pip", "compile", "-", "--python", sys.executable, "--refresh"], stdin="idna")
+
+
+@pytest.mark.parametrize("name", ["PIP_TIMEOUT", "PIP_DEFAULT_TIMEOUT"])
+def test_a_timeout_is_known_by_both_of_pip_s_names(name: str) -> None:
+    assert uv_variables({"PIP_CONFIG_FILE": os.devnull, name: "60"}) == {"UV_HTTP_TIMEOUT": "60"}
 
 
 def test_warnings_and_labels_are_dropped_from_what_uv_says() -> None:
