@@ -22,10 +22,10 @@ class Ran:
     output: str
 
 
-def run_on_terminal(*arguments: str, cwd: Path | None = None, **environ: str) -> Ran:
-    """Run ``k8s-venv`` with standard input and error on a terminal of 40 lines and 200 columns."""
+def run_on_terminal(*arguments: str, cwd: Path | None = None, columns: int = 200, **environ: str) -> Ran:
+    """Run ``k8s-venv`` with standard input and error on a terminal of 40 lines."""
     parent, child = pty.openpty()
-    fcntl.ioctl(child, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 200, 0, 0))
+    fcntl.ioctl(child, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
     kept = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
     with subprocess.Popen(
         [sys.executable, "-c", "from k8s_venv.cli import main; main()", *arguments],

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import click
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Column
 
 from k8s_venv.errors import K8sVenvError
 from k8s_venv.project import PROJECT_VARIABLE, Project, find_project, load_project, project_at
@@ -125,7 +126,8 @@ def progress(names: list[str]) -> Iterator[tuple[Report, Report]]:
         yield line, last
         return
     columns = (SpinnerColumn(finished_text="✓"), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, TextColumn("{task.fields[now]}", markup=False), console=console) as bars:
+    now = TextColumn("{task.fields[now]}", markup=False, table_column=Column(ratio=1))
+    with Progress(*columns, now, console=console, expand=True) as bars:
         tasks = {name: bars.add_task(f"{name:{width}}", total=1, now="waiting") for name in names}
         yield (
             lambda name, text: bars.update(tasks[name], now=text[:80]),

@@ -202,6 +202,14 @@ def test_progress_on_a_terminal_is_live_and_ends_with_a_mark(project_file: Path)
     assert f"locked 0 packages in pylock.{LONG}.toml" in ran.shown
 
 
+def test_progress_on_a_narrow_terminal_without_colours_keeps_names_whole(project_file: Path) -> None:
+    ran = run_on_terminal("--project", str(project_file), "lock", columns=len(LONG) + 20, NO_COLOR="1")
+
+    assert ran.status == 0
+    assert f"✓ {LONG} 0:" in ran.shown
+    assert not re.search(r"\x1b\[\d*m", ran.shown)
+
+
 # What is misspelt, and the hint.
 MISSPELT = {
     "a command": (["lokc"], "No such command 'lokc'."),
