@@ -6,8 +6,13 @@ This module needs nothing but the standard library, on Python 3.8 or newer, and 
 
 from __future__ import annotations
 
-import json
-from typing import Any, Callable, Dict, Mapping, NamedTuple, NoReturn, Optional, Tuple
+TYPE_CHECKING = False  # `typing` and `json` take longer to import than Python to start
+if TYPE_CHECKING:
+    from typing import Any, Callable, Dict, Mapping, NoReturn, Optional, Tuple
+
+    _Dict = Dict[str, Any]
+else:
+    _Dict = dict
 
 
 class SkipTask(Exception):  # noqa: N818 -- it signals an intention, not an error
@@ -18,26 +23,39 @@ class FailTask(Exception):  # noqa: N818
     """Fails the task without further retries, as Airflow's ``AirflowFailException`` does."""
 
 
-class Connection(NamedTuple):
-    """A connection that the task named in ``connections=[…]``."""
+class Connection:
+    """A connection that the task named in ``connections=[…]``, with the fields of Airflow's own."""
 
-    conn_id: str
-    conn_type: str
-    host: Optional[str] = None
-    login: Optional[str] = None
-    password: Optional[str] = None
-    schema: Optional[str] = None
-    port: Optional[int] = None
-    extra: Optional[str] = None
+    def __init__(
+        self,
+        conn_id: str,
+        conn_type: str,
+        host: Optional[str] = None,
+        login: Optional[str] = None,
+        password: Optional[str] = None,
+        schema: Optional[str] = None,
+        port: Optional[int] = None,
+        extra: Optional[str] = None,
+    ) -> None:
+        self.conn_id = conn_id
+        self.conn_type = conn_type
+        self.host = host
+        self.login = login
+        self.password = password
+        self.schema = schema
+        self.port = port
+        self.extra = extra
 
     @property
     def extra_dejson(self) -> Dict[str, Any]:
         """Return the extra field as a dictionary."""
+        import json
+
         return dict(json.loads(self.extra)) if self.extra else {}
 
     def get_uri(self) -> str:
         """Return the connection as a URI, in the form that Airflow uses."""
-        from urllib.parse import quote, urlencode  # what few calls need, none waits for
+        from urllib.parse import quote, urlencode
 
         def escaped(text: Optional[str]) -> str:
             return quote(text or "", safe="")
@@ -105,7 +123,7 @@ def register_codec(kind: type, name: str, encode: Callable[[Any], Any], decode: 
     registered_names[name] = decode
 
 
-class Context(Dict[str, Any]):
+class Context(_Dict):
     """Airflow's context of a task, as far as it can travel."""
 
     def __missing__(self, key: str) -> NoReturn:
@@ -160,7 +178,11 @@ def get_variable(key: str, default: Any = _MISSING, *, deserialize_json: bool = 
         LookupError: the task did not ask for this variable, and there is no default.
     """
     if key in _variables:
-        return json.loads(_variables[key]) if deserialize_json else _variables[key]
+        if not deserialize_json:
+            return _variables[key]
+        import json
+
+        return json.loads(_variables[key])
     if default is not _MISSING:
         return default
     raise LookupError(not_delivered("variable", key))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-import warnings
 from _signal import SIGKILL, SIGTERM  # type: ignore[import-not-found]
 from _thread import start_new_thread  # `threading` is not for calls that have no other threads
 
@@ -46,14 +45,18 @@ def _watch(line: int) -> None:
     # No file object: one that a thread reads from cannot be closed when the interpreter ends.
     while os.read(line, _CHUNK):
         pass
-    _end_what_remains()
-    os.kill(os.getpid(), SIGTERM)
-    time.sleep(GRACE)
-    os._exit(128 + SIGKILL)
+    try:
+        _end_what_remains()
+    finally:  # whatever the function did to its process
+        os.kill(os.getpid(), SIGTERM)
+        time.sleep(GRACE)
+        os._exit(128 + SIGKILL)
 
 
 def _end_what_remains() -> None:
     """Leave a process behind that ends this one's group when this one has ended, or does not."""
+    import warnings  # which no call waits for
+
     parent, deadline = os.getpid(), time.monotonic() + GRACE
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of forking beside threads: what follows needs none of them

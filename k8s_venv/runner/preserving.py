@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import os
 import sys
 
 TYPE_CHECKING = False
@@ -13,7 +14,7 @@ _FINDING = ("meta_path", "path", "path_hooks")
 
 
 class Preserved:
-    """Gives back, after a ``with`` block, how modules are found, those that were loaded, and the built-in names.
+    """Gives back, after a ``with`` block, the modules, how more are found, the built-in names, and limits.
 
     What the block added stays, behind what was there before.
     """
@@ -24,6 +25,8 @@ class Preserved:
         self._finding = {name: list(self._sys[name]) for name in _FINDING}
         self._importers = dict(sys.path_importer_cache)
         self._recursion_limit = sys.getrecursionlimit()
+        self._umask = os.umask(0)
+        os.umask(self._umask)
 
     def __exit__(self, *error: object) -> None:
         self._names.update(self._kept_names)  # first: what follows uses some of them
@@ -36,6 +39,7 @@ class Preserved:
             added = [entry for entry in found if entry not in kept] if isinstance(found, list) else []
             self._sys[name] = kept + added
         sys.path_importer_cache = self._importers
+        os.umask(self._umask)
         _lift_soft_limits()
 
 

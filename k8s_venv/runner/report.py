@@ -37,8 +37,6 @@ class Reporter:
         self.folder = folder
         self._message = message
         self._lock: Any = None
-        self._umask = os.umask(0)
-        os.umask(self._umask)
 
     def __enter__(self) -> Reporter:
         os.makedirs(self.folder, exist_ok=True)
@@ -95,7 +93,6 @@ class Reporter:
         return masked_data(failure, self.mask)
 
     def _leave(self, outcome: str, parts: List[Piece]) -> None:
-        os.umask(self._umask)  # whatever the function has set
         from k8s_venv.runner.encoder import length
 
         size = sum(map(length, parts))

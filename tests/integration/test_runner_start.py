@@ -28,7 +28,7 @@ HEAVY = {
 }
 
 
-def loaded() -> tuple[list[str], list[str]]:
+def loaded(ds: str = "") -> tuple[list[str], list[str]]:
     """Return the names of all modules loaded so far, and the kinds of loaders of the runner's own."""
     import sys
 
@@ -68,7 +68,7 @@ def test_a_python_of_another_magic_number_reads_the_sources(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("python", ["3.8", HERE])
-@pytest.mark.parametrize("context", [None, {"values": {"ds": "2026-01-01"}, "objects": {}, "parameters": []}])
+@pytest.mark.parametrize("context", [None, {"values": {"ds": "2026-01-01"}, "objects": {}, "parameters": ["ds"]}])
 def test_a_call_starts_without_the_heavy_modules(tmp_path: Path, python: str, context: dict[str, Any] | None) -> None:
     modules, _ = call(tmp_path, python, context)
 

@@ -56,7 +56,7 @@ def read_all() -> dict[str, Any]:
 
     connection = runtime.get_connection("warehouse")
     return {
-        "connection": list(connection),
+        "connection": list(vars(connection).values()),
         "extra": connection.extra_dejson,
         "uri": connection.get_uri(),
         "text": runtime.get_variable("limits"),
@@ -78,7 +78,7 @@ def print_secrets() -> None:
     connection = runtime.get_connection("warehouse")
     print("printed", connection.password, connection)
     print("uri", connection.get_uri(), quote(connection.password or ""))
-    print("fields", tuple(connection), json.dumps(connection.password), file=sys.stderr)
+    print("fields", vars(connection), json.dumps(connection.password), file=sys.stderr)
     logging.getLogger("app").error("logged %s", connection.password)
 
 
@@ -179,14 +179,14 @@ def test_data_keeps_its_shape() -> None:
     assert masked_data(data, masker(["hidden"])) == {"args": ("x ***", 1, None), "members": [{"***": b"hidden"}]}
 
 
-def test_bytes_are_masked_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bytes_are_masked_as_well() -> None:
     target = io.BytesIO()
     lines: Any = streams.Lines(target, b"")
-    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(lines, "utf-8", write_through=True))
-    streams.hide(masker(["hidden"]))
+    lines.mask = masker(["hidden"])
+    printed = io.TextIOWrapper(lines, "utf-8", write_through=True)
 
-    written = sys.stdout.write("a hidden word\n")
-    sys.stdout.buffer.write(b"\xff hidden\n")
+    written = printed.write("a hidden word\n")
+    printed.buffer.write(b"\xff hidden\n")
 
     assert written == len("a hidden word\n")
     assert target.getvalue() == b"a *** word\n\xff ***\n"
