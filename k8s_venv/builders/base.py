@@ -78,11 +78,7 @@ def read_base(environment: Environment, digest: str, platform: str) -> BaseImage
         # What a digest names is the same for all environments.
         return _pinned_base(reference, platform) if reference.digest else _find_base(reference, platform)
     except RegistryError as error:
-        reason = str(error).rstrip(".")
-        raise BuildError(
-            environment.name,
-            missing_base(environment, reason),
-        ) from None
+        raise BuildError(environment.name, missing_base(environment, str(error).rstrip("."))) from None
 
 
 def _find_base(reference: Reference, platform: str) -> BaseImage:
@@ -100,6 +96,8 @@ def missing_base(environment: Environment, reason: str) -> str:
         reason: what the registry said.
     """
     said = f"its base image {base_reference(environment)} does not exist or cannot be reached ({reason})."
+    if (pinned := locked_base(environment)) and pinned in reason:
+        said += f" Where what its lock pins is gone, `k8s-venv lock --upgrade {environment.name}` pins today's."
     mirror = os.environ.get(BASE_REGISTRY_VARIABLE, "").rstrip("/")
     if mirror and environment.base is None:
         library = "" if mirror.endswith("/library") else f" Many mirrors keep official images under {mirror}/library."

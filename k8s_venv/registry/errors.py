@@ -134,6 +134,6 @@ def reason(error: BaseException) -> str:
         if not isinstance(inner, BaseException):
             break
         error = inner
-    text = str(error)
+    text = str(getattr(error, "strerror", None) or error)
     text = text.rpartition(": ")[2] if "object at 0x" in text else text
     return masked(text).rstrip(".") or type(error).__name__

@@ -186,6 +186,19 @@ def test_an_environment_of_the_base_is_not_the_image_s(build: Command, tmp_path:
     assert "stray.py" not in listed
 
 
+def test_a_pinned_base_that_is_gone_is_told_from_a_missing_one(build: Command, tmp_path: Path) -> None:
+    build("--dry-run", project=PROJECT)
+    lock = tmp_path / "pylock.etl.toml"
+    digest = read_lock(load_project(tmp_path / "k8s-venv.toml").environment("etl")).base_digest
+    text = lock.read_text("utf-8").replace(digest, f"sha256:{'0' * 64}")
+    lock.write_text(re.sub(r"checksum = .*\n", "", text), "utf-8")
+
+    ran = build("--dry-run")
+
+    assert ran.returncode == 1
+    assert "Where what its lock pins is gone, `k8s-venv lock --upgrade etl` pins today's." in ran.stderr
+
+
 def test_an_image_for_two_platforms_is_one_index(build: Command, test_registry: str) -> None:
     base = two_platforms(test_registry)
     project = (
