@@ -6,7 +6,6 @@ what ``docker load`` looks for (https://github.com/moby/docker-image-spec).
 
 from __future__ import annotations
 
-import hashlib
 import io
 import tarfile
 import tempfile
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from k8s_venv.builders.image import Image, index_of
 from k8s_venv.builders.push import find_blob
-from k8s_venv.registry.images import encoded
+from k8s_venv.registry.images import content_digest, encoded
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -79,7 +78,7 @@ class _Writer:
         self._blob(encoded(image.manifest))
 
     def _blob(self, content: bytes) -> str:
-        digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
+        digest = content_digest(content)
         self._add(_name(digest), content)
         return digest
 

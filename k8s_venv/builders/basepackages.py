@@ -6,7 +6,6 @@ They are read from the image's layers, of which nothing runs: once for each base
 from __future__ import annotations
 
 import dataclasses
-import json
 import posixpath
 import re
 import tempfile
@@ -16,9 +15,10 @@ from typing import TYPE_CHECKING
 from k8s_venv import uv
 from k8s_venv.builders.base import base_reference, check_version, read_base, read_layers
 from k8s_venv.builders.basepython import find_program
-from k8s_venv.builders.layers import digest_of, write_note
+from k8s_venv.builders.layers import digest_of, read_note, write_note
 from k8s_venv.builders.parallel import one_at_a_time
 from k8s_venv.errors import BuildError
+from k8s_venv.keeping import mark_used
 from k8s_venv.locks.installed import Installed, read_metadata
 from k8s_venv.registry import RegistryError
 
@@ -62,15 +62,18 @@ def base_packages(environment: Environment, base: BaseImage) -> dict[str, Instal
     key = digest_of(["packages", _EPOCH, environment.python, [layer["digest"] for layer in base.layers]])
     note = uv.require_cache() / "layers" / f"{key}.json"
     with one_at_a_time(uv.require_cache() / f"base-{key[:12]}.lock"):
-        if not note.is_file():
+        known = read_note(note, packages=list)
+        if known is None:
             try:
                 packages = _read(environment, base)
             except RegistryError as error:
                 raise BuildError(environment.name, f"its base image cannot be read. {error}") from None
-            write_note(note, {"packages": [dataclasses.astuple(package) for package in packages]})
-    listed = json.loads(note.read_text("utf-8"))["packages"]
+            known = {"packages": [dataclasses.astuple(package) for package in packages]}
+            write_note(note, known)
+    mark_used(note)
     return {
-        name: Installed(name, version, tuple(requires), tuple(extras)) for name, version, requires, extras in listed
+        name: Installed(name, version, tuple(requires), tuple(extras))
+        for name, version, requires, extras in known["packages"]
     }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import posixpath
 import re
 import tempfile
@@ -26,19 +25,6 @@ if TYPE_CHECKING:
 _LEFT_OUT = re.compile(r"/(test|tests|idlelib|lib2to3|turtledemo|site-packages|dist-packages)/")
 
 
-@dataclasses.dataclass(frozen=True)
-class Python:
-    """The Python of a base image.
-
-    Args:
-        version: its version, as exact as the image tells.
-        program: its path in the image.
-    """
-
-    version: str
-    program: str
-
-
 def has_python(environment: Environment, base: BaseImage) -> bool:
     """Tell whether a base image has the environment's Python; one that says so is not looked through.
 
@@ -55,13 +41,16 @@ def has_python(environment: Environment, base: BaseImage) -> bool:
     return True
 
 
-def inspect_base(environment: Environment, base: BaseImage, interpreter: str) -> tuple[Python, Layer]:
+def inspect_base(environment: Environment, base: BaseImage, interpreter: str) -> tuple[str, Layer]:
     """Find the Python of a base image, and make the layer with its standard library's bytecode.
 
     Args:
         environment: the environment that is built on it.
         base: the base image.
         interpreter: a Python of the same minor version, here.
+
+    Returns:
+        The path of the base's Python, and the layer.
 
     Raises:
         BuildError: the base has no such Python.
@@ -70,8 +59,7 @@ def inspect_base(environment: Environment, base: BaseImage, interpreter: str) ->
     key = _library_key(environment, base)
     with one_at_a_time(uv.require_cache() / f"base-{key[:12]}.lock"):
         made = find_layer(key) or _make(key, environment, base, interpreter)
-    # The layer's title carries what only the base's files could tell.
-    return Python((base.environ.get("PYTHON_VERSION") or environment.python), made.title), made
+    return made.title, made  # the title keeps what only the base's files could tell
 
 
 def known_library(environment: Environment, base: BaseImage) -> Layer | None:

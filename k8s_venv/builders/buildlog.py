@@ -88,9 +88,10 @@ class BuildLog:
         problem, quoted = _known_cause(environment, text, step) or _package_fault(environment, step, own_addresses)
         if not problem and re.search(r"^ > pushing |failed to push", text, re.MULTILINE):
             problem, quoted = f"its image could not be pushed as {reference}.", True
-        problem = problem or "its image could not be built."
-        log = f" The last lines of the build:\n\n{masked(shown)}" if quoted else ""
-        return BuildError(environment.name, masked(problem) + log)
+        problem = masked(problem or "its image could not be built.")
+        if not quoted:
+            return BuildError(environment.name, problem)
+        return BuildError(environment.name, f"{problem} The last lines of the build:", masked(shown))
 
 
 def _known_cause(environment: Environment, text: str, step: str) -> tuple[str, bool] | None:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import hashlib
 from typing import TYPE_CHECKING, Any
 
-from k8s_venv.registry.images import encoded
+from k8s_venv.registry.images import content_digest, encoded
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -51,12 +50,12 @@ class Image:
     @property
     def config_digest(self) -> str:
         """Return the digest of its configuration."""
-        return _digest(self.config)
+        return content_digest(self.config)
 
     @property
     def digest(self) -> str:
         """Return the digest of its manifest."""
-        return _digest(encoded(self.manifest))
+        return content_digest(encoded(self.manifest))
 
 
 def assemble(platform: str, base: BaseImage, layers: Sequence[Layer], labels: Mapping[str, str], prefix: str) -> Image:
@@ -93,7 +92,7 @@ def assemble(platform: str, base: BaseImage, layers: Sequence[Layer], labels: Ma
     manifest = {
         "schemaVersion": 2,
         "mediaType": MANIFEST_TYPE,
-        "config": {"mediaType": CONFIG_TYPE, "digest": _digest(document), "size": len(document)},
+        "config": {"mediaType": CONFIG_TYPE, "digest": content_digest(document), "size": len(document)},
         "layers": [
             *(
                 {**layer, "mediaType": _LAYER_TYPES.get(layer["mediaType"], layer["mediaType"])}
@@ -133,8 +132,4 @@ def whole(images: Sequence[Image]) -> Mapping[str, Any]:
 
 def digest_of_whole(images: Sequence[Image]) -> str:
     """Return the digest of what an image's tag names."""
-    return _digest(encoded(whole(images)))
-
-
-def _digest(content: bytes) -> str:
-    return f"sha256:{hashlib.sha256(content).hexdigest()}"
+    return content_digest(encoded(whole(images)))

@@ -83,11 +83,11 @@ def build(environment: Environment, lock: Lock, parts: Parts, progress: Callable
         with ThreadPoolExecutor(1) as pool:
             base = pool.submit(inspect_base, environment, parts.base, interpreter)
             layers = make_layers(parts.wheels, target, progress)
-            found, library = base.result()
+            program, library = base.result()
     except uv.UvError as error:
         raise BuildError(environment.name, f"its packages cannot be installed.\n{error}") from None
     labels = image_labels(environment, lock)
-    skeleton = skeleton_layer(python, found, sees_base=environment.system_site_packages)
+    skeleton = skeleton_layer(python, program, sees_base=environment.system_site_packages)
     return assemble(parts.platform, parts.base, [library, skeleton, *layers], labels, PREFIX)
 
 

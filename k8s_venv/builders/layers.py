@@ -23,7 +23,7 @@ from k8s_venv.keeping import mark_used
 from k8s_venv.registry import Blob
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from k8s_venv.builders.install import File
 
@@ -118,21 +118,14 @@ def make_layer(
         K8sVenvError: the cache folder cannot be written to.
     """
     path = uv.cache_folder() / "blobs" / "sha256"
-    path.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path, prefix=".", delete=False) as stream:
-        partial = Path(stream.name)
-        try:
-            packed = _Packed(stream)
-            with tarfile.TarFile(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT, copybufsize=1 << 18) as archive:
-                _fill(archive, {file.name: file for file in files}, links or {}, folders or {})
-            packed.finish()
-            stream.close()
-            partial.chmod(0o644)
-            blob = Blob(path / packed.digest.hexdigest(), f"sha256:{packed.digest.hexdigest()}", packed.size)
-            partial.replace(blob.path)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
+    with _partial(path) as stream:
+        packed = _Packed(stream)
+        with tarfile.TarFile(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT, copybufsize=1 << 18) as archive:
+            _fill(archive, {file.name: file for file in files}, links or {}, folders or {})
+        packed.finish()
+        stream.close()
+        blob = Blob(path / packed.digest.hexdigest(), f"sha256:{packed.digest.hexdigest()}", packed.size)
+        Path(stream.name).replace(blob.path)
     layer = Layer(blob, f"sha256:{packed.plain.hexdigest()}", title=title)
     note = {"digest": blob.digest, "size": blob.size, "diff_id": layer.diff_id, "title": title}
     write_note(_note(key), note)
@@ -146,16 +139,22 @@ def write_note(path: Path, note: Mapping[str, object]) -> None:
     Raises:
         K8sVenvError: the cache folder cannot be written to.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=".", delete=False, encoding="utf-8") as stream:
-        partial = Path(stream.name)
+    with _partial(path.parent) as stream:
+        stream.write(json.dumps(note).encode())
+        stream.close()
+        Path(stream.name).replace(path)
+
+
+@contextlib.contextmanager
+def _partial(folder: Path) -> Iterator[IO[bytes]]:
+    """Open a hidden file that others may read once it got its name, and that is gone afterwards if it got none."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=".", delete=False) as stream:
         try:
-            json.dump(note, stream)
-            stream.close()
-            partial.replace(path)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
+            Path(stream.name).chmod(0o644)
+            yield stream
+        finally:
+            Path(stream.name).unlink(missing_ok=True)
 
 
 def read_note(path: Path, **wanted: type) -> dict[str, Any] | None:

@@ -17,6 +17,7 @@ from isal import igzip
 from k8s_venv.builders.image import CONFIG_TYPE, MANIFEST_TYPE, Image
 from k8s_venv.builders.layers import LAYER_TYPE, Layer
 from k8s_venv.registry import Blob
+from k8s_venv.registry.images import content_digest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -47,11 +48,10 @@ def read_saved(archive: Path, folder: Path) -> list[Image]:
         (saved,) = json.loads(_member(tar, "manifest.json").read())
         config = _member(tar, saved["Config"]).read()
         layers = [_compress(_member(tar, name), folder) for name in saved["Layers"]]
-    digest = f"sha256:{hashlib.sha256(config).hexdigest()}"
     manifest = {
         "schemaVersion": 2,
         "mediaType": MANIFEST_TYPE,
-        "config": {"mediaType": CONFIG_TYPE, "digest": digest, "size": len(config)},
+        "config": {"mediaType": CONFIG_TYPE, "digest": content_digest(config), "size": len(config)},
         "layers": layers,
     }
     return [_image(config, manifest, folder)]

@@ -20,7 +20,6 @@ from k8s_venv.keeping import mark_used
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from k8s_venv.builders.basepython import Python
     from k8s_venv.builders.selection import Wheel
 
 # A wheel of at least this many bytes, as installed, has a layer of its own; the others share few.
@@ -30,19 +29,19 @@ _BUCKETS = 24  # with the base's, the largest and these, an image stays under th
 _NAMED = 4
 
 
-def skeleton_layer(python: str, found: Python, *, sees_base: bool = False) -> Layer:
+def skeleton_layer(python: str, program: str, *, sees_base: bool = False) -> Layer:
     """Return the layer that makes a virtual environment of the base's Python (PEP 405).
 
     Args:
         python: the minor version.
-        found: the base's Python.
+        program: the path of the base's Python.
         sees_base: whether it sees the packages that the base's Python has by itself.
     """
-    key = digest_of(["venv", EPOCH, python, found.program, *(["system"] if sees_base else [])])
-    home = found.program.rpartition("/")[0]
+    key = digest_of(["venv", EPOCH, python, program, *(["system"] if sees_base else [])])
+    home = program.rpartition("/")[0]
     text = f"home = {home}\ninclude-system-site-packages = {str(sees_base).lower()}\nversion = {python}\n"
     links = {
-        f"{PREFIX}/bin/python{python}": found.program,
+        f"{PREFIX}/bin/python{python}": program,
         f"{PREFIX}/bin/python3": f"python{python}",
         f"{PREFIX}/bin/python": f"python{python}",
         f"{PREFIX}/lib64": "lib",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,6 +82,8 @@ def build_images(
     elsewhere = bool(load or output)
     if check and elsewhere:
         raise click.UsageError("--check asks the registry: leave out --load and --output.")
+    if output and not os.access(output.absolute().parent, os.W_OK):
+        raise click.UsageError(f"--output: there is no folder {output.absolute().parent} that can be written to.")
     click.get_current_context().with_resource(ends_in_order())
     project = open_project(given)
     click.get_current_context().with_resource(using(layers_folder()))

@@ -96,7 +96,7 @@ def put_manifest(registry: Registry, repository: str, target: str, manifest: Map
         headers={"Content-Type": manifest["mediaType"]},
         data=content,
     )
-    digest = _digest(content)
+    digest = content_digest(content)
     kept = response.headers.get("Docker-Content-Digest", digest)
     if kept != digest and kept.startswith("sha256:"):
         raise RegistryError(f"The registry {registry.host} kept {kept} where it was given {digest}.")
@@ -106,6 +106,11 @@ def put_manifest(registry: Registry, repository: str, target: str, manifest: Map
 def encoded(document: object) -> bytes:
     """Return a document's bytes, the same for the same content."""
     return json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
+
+
+def content_digest(content: bytes) -> str:
+    """Return the digest that a registry knows content by."""
+    return f"sha256:{hashlib.sha256(content).hexdigest()}"
 
 
 def resolve_base(reference: str, attempts: int = 6) -> str:
@@ -157,7 +162,7 @@ def find_base(registry: Registry, reference: Reference, platform: str) -> BaseIm
 def read_blob(registry: Registry, repository: str, digest: str) -> bytes:
     """Return a small blob's content, checked against its digest."""
     content = registry.request("GET", f"{repository}/blobs/{digest}", pull=[repository]).content
-    if digest != _digest(content):
+    if digest != content_digest(content):
         raise RegistryError(f"The registry {registry.host} gave other content than {digest} asks for.")
     return content
 
@@ -188,13 +193,9 @@ def _read(registry: Registry, reference: Reference) -> tuple[dict[str, Any], str
     response = _ask_for_manifest(registry, "GET", reference)
     if response.status_code == 404:
         raise RegistryError(f"The registry {registry.host} has no image {reference}.", 404)
-    digest = _digest(response.content)
+    digest = content_digest(response.content)
     if reference.digest and reference.digest != digest:
         raise RegistryError(f"The registry {registry.host} gave another manifest than {reference} asks for.")
     manifest = document(response)
     manifest.setdefault("mediaType", response.headers.get("Content-Type", ""))
     return manifest, digest
-
-
-def _digest(content: bytes) -> str:
-    return f"sha256:{hashlib.sha256(content).hexdigest()}"

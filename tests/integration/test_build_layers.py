@@ -149,6 +149,14 @@ def test_an_archive_holds_the_whole_image(build: Command, tmp_path: Path) -> Non
     assert {blob_name(one["digest"]) for one in [manifest["config"], *manifest["layers"]]} <= names
 
 
+def test_an_archive_that_cannot_be_written_is_told_before_anything_is_built(build: Command, tmp_path: Path) -> None:
+    ran = build("--output", "nowhere/image.tar", project=PROJECT)
+
+    assert ran.returncode == 2
+    assert f"Error: --output: there is no folder {tmp_path}/nowhere that can be written to." in ran.stderr
+    assert not (tmp_path / "pylock.etl.toml").exists()
+
+
 def test_what_was_changed_in_the_cache_is_made_anew(build: Command, tmp_path: Path, test_registry: str) -> None:
     cache = tmp_path / "cache"
     first = document(build("--json", project=PROJECT, K8S_VENV_CACHE=str(cache)))
