@@ -16,7 +16,7 @@ import pytest
 from tests.airflow_home import dags_folder
 from tests.chart import CHART, helm, kubeconfig
 from tests.cluster.direct import Cluster
-from tests.cluster.waiting import own_namespace
+from tests.cluster.namespaces import own_namespace
 
 if TYPE_CHECKING:
     from k8s_venv.airflow.testing import TaskOutcome

@@ -13,8 +13,8 @@ from k8s_venv.backends.kubernetes.engine import PodRun
 from k8s_venv.backends.kubernetes.stages import Timeouts
 from k8s_venv.calls import open_result, pack
 from k8s_venv.environment import Environment
-from tests.cluster import waiting
-from tests.cluster.waiting import eventually
+from tests import waiting
+from tests.waiting import eventually
 
 PATIENCE = Timeouts(schedule=waiting.PATIENCE, startup=waiting.PATIENCE)
 

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from tests.cluster.direct import Cluster, Outcome, add_one, sleep
-from tests.cluster.waiting import PATIENCE, eventually, make_quota, own_namespace
+from tests.cluster.namespaces import make_quota, own_namespace
+from tests.waiting import PATIENCE, eventually
 
 CONFINED = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
 

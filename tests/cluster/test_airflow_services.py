@@ -19,7 +19,7 @@ import pytest
 from kubernetes.stream import stream
 
 from tests.airflow_home import AIRFLOW
-from tests.cluster.waiting import eventually
+from tests.waiting import eventually
 
 if AIRFLOW != "airflow.sdk":
     pytest.skip("Airflow 2 has other processes", allow_module_level=True)

@@ -25,9 +25,10 @@ from kubernetes.utils import create_from_dict
 import k8s_venv
 from tests.chart import CHART, ENVIRONMENTS, NAME, helm, kubeconfig, template
 from tests.cluster.conftest import run_dag_file
-from tests.cluster.waiting import eventually, own_namespace
+from tests.cluster.namespaces import own_namespace
 from tests.readme import ROOT, commands
 from tests.unit.test_chart import SCENARIOS
+from tests.waiting import eventually
 
 
 @dataclasses.dataclass

@@ -29,7 +29,8 @@ from k8s_venv.project import load_project
 from tests.chart import CHART, NAME, helm, kubeconfig
 from tests.cluster import direct
 from tests.cluster.conftest import run_dag_file
-from tests.cluster.waiting import PATIENCE, client_of, eventually, may, own_namespace
+from tests.cluster.namespaces import client_of, may, own_namespace
+from tests.waiting import PATIENCE, eventually
 
 # Only one of these is asked for, which one depends on the API server's version.
 EXEC = {Right("", "pods/exec", "get"), Right("", "pods/exec", "create")}

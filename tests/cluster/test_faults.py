@@ -22,7 +22,8 @@ from k8s_venv.backends.kubernetes.stages import Timeouts
 from k8s_venv.calls import open_result
 from tests.cluster.conftest import RunFile
 from tests.cluster.direct import PATIENCE, Cluster, Outcome, add_one, sleep
-from tests.cluster.waiting import eventually, make_quota, own_namespace
+from tests.cluster.namespaces import make_quota, own_namespace
+from tests.waiting import eventually
 
 
 def segfault() -> None:

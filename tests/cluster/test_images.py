@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.waiting import eventually
+from tests.waiting import eventually
 
 # What tasks count on in an image.
 PROBE = """

@@ -28,8 +28,9 @@ from k8s_venv.calls.references import load
 from k8s_venv.errors import BackendError, CallError, K8sVenvError
 from k8s_venv.project import Project, load_project
 from tests.cluster.conftest import RunFile
-from tests.cluster.waiting import eventually, may
+from tests.cluster.namespaces import may
 from tests.object_store import object_store
+from tests.waiting import eventually
 
 MEGABYTE = 1024 * 1024
 

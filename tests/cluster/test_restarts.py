@@ -10,7 +10,7 @@ import time
 import pytest
 
 from tests.cluster.direct import Cluster, Outcome, add_one, sleep
-from tests.cluster.waiting import PATIENCE
+from tests.waiting import PATIENCE
 
 
 def interrupted(cluster: Cluster, process: str, seconds: float) -> Outcome:

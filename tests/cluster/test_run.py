@@ -12,7 +12,9 @@ import pytest
 
 import k8s_venv
 from k8s_venv.backends.kubernetes.backend import KubernetesBackend
-from k8s_venv.project import load_project
+from k8s_venv.environment import Environment
+from k8s_venv.project import Project, load_project
+from tests.cluster.direct import Cluster
 from tests.contract import BackendContract, Runner
 
 
@@ -56,6 +58,15 @@ class TestContract(BackendContract):
         monkeypatch.setenv("K8S_VENV_REGISTRY", registry)
         loaded = load_project(project / "k8s-venv.toml")
         return Runner(lambda: KubernetesBackend(loaded, uuid.uuid4().hex), loaded.environment("current"))
+
+
+@pytest.mark.usefixtures("context")
+def test_an_environment_whose_pods_name_their_image_needs_no_lock(cluster: Cluster, tmp_path: Path) -> None:
+    pod = {"image": cluster.image}
+    environment = Environment(name="unlocked", root=tmp_path, python="3.12", requirements=("idna",), pod=pod)
+    backend = KubernetesBackend(Project(path=tmp_path / "k8s-venv.toml"), uuid.uuid4().hex)
+
+    assert Runner(lambda: backend, environment)(len, "four") == 4
 
 
 def node(*, where: str) -> str:

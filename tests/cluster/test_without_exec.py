@@ -12,7 +12,7 @@ import pytest
 
 from tests.chart import CHART, NAME, helm, kubeconfig
 from tests.cluster.conftest import run_dag_file
-from tests.cluster.waiting import client_of, may, own_namespace
+from tests.cluster.namespaces import client_of, may, own_namespace
 
 
 @pytest.fixture

@@ -14,8 +14,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,7 @@ from k8s_venv.registry.uploads import Blob, upload
 from tests.conftest import Command
 from tests.disks import mounted
 from tests.registry_proxy import Fault, Proxy, registry_proxy
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("no_settings", "package_index")]
 
@@ -270,7 +270,7 @@ def test_an_interrupt_leaves_no_tag_and_the_next_run_goes_on(
         text=True,
         start_new_session=True,
     )
-    wait_for(lambda: proxy.count(method, path) > 0)
+    eventually(lambda: proxy.count(method, path) > 0)
 
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
@@ -356,13 +356,6 @@ def read_json(archive: tarfile.TarFile, name: str) -> dict[str, Any]:
 
 def blob_name(digest: str) -> str:
     return f"blobs/{digest.replace(':', '/')}"
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def two_platforms(registry: str) -> str:

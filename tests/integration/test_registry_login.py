@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import shutil
-import socket
 import ssl
 import subprocess
 import threading
@@ -22,6 +22,7 @@ import trustme
 
 from k8s_venv.registry import Blob, Reference, Registry, RegistryError, upload
 from k8s_venv.registry.images import find_manifest, put_manifest
+from tests.waiting import eventually
 
 PASSWORD = "s3cret"
 HASHED = "$2b$04$f4u42yvf1rrwY03NEzQP8.DD7273dAk6t5mEXqlZ/rZvHFPNlp4SK"  # bcrypt, the one kind that the registry takes
@@ -51,17 +52,17 @@ def running(folder: Path, auth: dict[str, Any]) -> Iterator[str]:
     program = shutil.which("docker-registry") or shutil.which("registry")
     if program is None:
         pytest.skip("needs the program of the reference registry (Debian: docker-registry)")
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        host = f"localhost:{found.getsockname()[1]}"
-    storage = {"filesystem": {"rootdirectory": str(folder / "storage")}}
-    settings = {"version": 0.1, "log": {"level": "error"}, "storage": storage, "http": {"addr": host}, "auth": auth}
+    storage, address = {"filesystem": {"rootdirectory": str(folder / "storage")}}, {"addr": "localhost:0"}
+    settings = {"version": 0.1, "log": {"level": "info"}, "storage": storage, "http": address, "auth": auth}
     (folder / "registry.yml").write_text(json.dumps(settings))
-    with subprocess.Popen([program, "serve", str(folder / "registry.yml")], stderr=subprocess.DEVNULL) as process:
+    log = folder / "registry.log"
+    with (
+        log.open("w") as stream,
+        subprocess.Popen([program, "serve", str(folder / "registry.yml")], stderr=stream) as process,
+    ):
         try:
-            deadline = time.monotonic() + 30
-            while time.monotonic() < deadline and socket.socket().connect_ex(("localhost", int(host[10:]))):
-                time.sleep(0.05)
-            yield host
+            port = eventually(lambda: re.search(r"listening on \S+:(\d+)", log.read_text()))[1]
+            yield f"localhost:{port}"
         finally:
             process.terminate()
 

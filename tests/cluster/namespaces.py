@@ -1,26 +1,14 @@
-"""Wait for what a cluster does in its own time."""
+"""Namespaces of a test's own, and who may do what in them."""
 
 from __future__ import annotations
 
 import contextlib
-import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-T = TypeVar("T")
-
-PATIENCE = 180.0  # seconds; a loaded machine takes many times as long as a quiet one
-
-
-def eventually(ask: Callable[[], T], seconds: float = PATIENCE) -> T:
-    """Return what a question is answered with, as soon as that is true."""
-    deadline = time.monotonic() + seconds
-    while not (answer := ask()):
-        assert time.monotonic() < deadline, f"still {answer!r} after {seconds:.0f} s"
-        time.sleep(0.1)
-    return answer
+from tests.waiting import eventually
 
 
 @contextlib.contextmanager
