@@ -167,5 +167,5 @@ class PodApi:
                 raise ExistsError from None
             raise self.refused(error, what) from None
 
-    def _patiently(self, ask: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-        return patiently(lambda: ask(*arguments, **options, _request_timeout=_TIMEOUT), self._environment)
+    def _patiently(self, ask: Callable[..., Any], *arguments: Any) -> Any:
+        return patiently(lambda: ask(*arguments, _request_timeout=_TIMEOUT), self._environment)

@@ -6,7 +6,7 @@ import dataclasses
 import time
 from typing import TYPE_CHECKING, Any
 
-from k8s_venv.backends.kubernetes import render, takeover, watch
+from k8s_venv.backends.kubernetes import diagnose, render, takeover, watch
 from k8s_venv.backends.kubernetes.api import ExistsError, PodApi
 from k8s_venv.backends.kubernetes.payload import Parcels
 from k8s_venv.errors import BackendError
@@ -64,8 +64,8 @@ class Creation:
             parcels = Parcels(self._call, self._request)
             try:
                 made = self._pod()
-                if made.taken_over and takeover.has_started(made.pod):
-                    parcels.withdraw()  # it has its own
+                if made.taken_over and diagnose.has_started(made.pod):
+                    parcels.withdraw()  # it must have had its own
                     return made
                 complete = self._deliver(parcels, made)
             except BaseException:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -57,6 +58,18 @@ def container_state(pod: Any, name: str = BASE) -> Any:
     """Return a container's state, or None before the kubelet reported one."""
     statuses = (pod.status.container_statuses or []) if pod.status else []
     return next((status.state for status in statuses if status.name == name), None)
+
+
+def has_started(pod: Any) -> bool:
+    """Say whether a pod's call runs or has ended."""
+    state = container_state(pod)
+    return bool(state and (state.running or state.terminated))
+
+
+def has_ended(pod: Any) -> bool:
+    """Say whether a pod's call has ended, or will never run."""
+    state = container_state(pod)
+    return bool((state and state.terminated) or pod.status.phase in ("Failed", "Succeeded"))
 
 
 def message(pod: Any) -> str:
@@ -276,14 +289,21 @@ def _image_missing(environment: Environment, image: str, message: str) -> Backen
     return BackendError(environment.name, f"its image {image} cannot be pulled. {remedy} The node says: {message}")
 
 
-def _message(error: Any) -> str:
-    import json
+def status_field(error: Any, field: str) -> str:
+    """Return a field of the ``Status`` with which the API server refused something, or nothing.
 
+    Args:
+        error: the client's exception.
+        field: ``message`` or ``reason``.
+    """
     try:
-        text = str(json.loads(error.body)["message"])
+        return str(json.loads(error.body)[field])
     except (ValueError, KeyError, TypeError):
-        text = str(error.reason)
-    return _sentence(text)
+        return ""
+
+
+def _message(error: Any) -> str:
+    return _sentence(status_field(error, "message") or str(error.reason))
 
 
 def _memory_limit(pod: Any) -> str:

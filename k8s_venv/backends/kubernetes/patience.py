@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from typing import TYPE_CHECKING, TypeVar
 
@@ -71,11 +70,4 @@ class Refusals:
 
 def is_conflict(error: ApiException) -> bool:
     """Say whether two requests met, as on a quota; that something of the name exists is another 409."""
-    return error.status == 409 and _reason(error) == "Conflict"
-
-
-def _reason(error: ApiException) -> str:
-    try:
-        return str(json.loads(error.body)["reason"])
-    except (ValueError, KeyError, TypeError):
-        return ""
+    return error.status == 409 and diagnose.status_field(error, "reason") == "Conflict"

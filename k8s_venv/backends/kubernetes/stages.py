@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 # Why waiting for a pod is over: its call ended, it is gone, it can never start, it did not start in time.
 Why = Literal["ended", "deleted", "stuck", "late"]
 
-_FINAL = ("Failed", "Succeeded")
 # What of a pod tells how its call ended; nothing of it names a value that somebody gave.
 _METADATA = ("name", "namespace", "uid", "labels", "deletionTimestamp", "deletionGracePeriodSeconds")
 _CONTAINER = ("name", "image", "resources")
@@ -84,8 +83,7 @@ class Judge:
             self._note(pod)
         if kind == DELETED:
             return self._end("deleted")
-        state = diagnose.container_state(pod)
-        if (state and state.terminated) or pod.status.phase in _FINAL:
+        if diagnose.has_ended(pod):
             return self._end("ended")
         if "running" in self._seen:
             return None
@@ -112,11 +110,10 @@ class Judge:
     def _note(self, pod: Any) -> None:
         now = time.time()
         true = {condition.type for condition in pod.status.conditions or () if condition.status == "True"}
-        state = diagnose.container_state(pod)
         for phase, reached in (
             ("scheduled", "PodScheduled" in true),
             ("ready", "PodReadyToStartContainers" in true),
-            ("running", bool(state and (state.running or state.terminated))),
+            ("running", diagnose.has_started(pod)),
         ):
             if reached:
                 self._seen.setdefault(phase, now)

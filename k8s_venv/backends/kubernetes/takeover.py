@@ -34,20 +34,9 @@ def fate(pod: Any, attempt: str | None) -> Fate:
         return Fate.LEAVING
     if labels.get(CHECKED) == "True":
         return Fate.CHECKED
-    if not _has_ended(pod) or labels.get(TRY) == attempt:
+    if not diagnose.has_ended(pod) or labels.get(TRY) == attempt:
         return Fate.TAKEN
     return Fate.TAKEN if _outcome(pod) in (protocol.VALUE, protocol.SKIP, protocol.FAIL) else Fate.FAILED
-
-
-def has_started(pod: Any) -> bool:
-    """Tell whether a pod's call runs or has ended, for which it must have had its arguments."""
-    state = diagnose.container_state(pod)
-    return bool(state and (state.running or state.terminated))
-
-
-def _has_ended(pod: Any) -> bool:
-    state = diagnose.container_state(pod)
-    return bool((state and state.terminated) or pod.status.phase in ("Failed", "Succeeded"))
 
 
 def _outcome(pod: Any) -> str | None:
@@ -55,7 +44,7 @@ def _outcome(pod: Any) -> str | None:
     from k8s_venv.errors import BackendError
 
     message = diagnose.message(pod)
-    if not message.startswith("{"):
+    if not message:
         return None
     try:
         return parse_document(message, "").outcome
