@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from k8s_venv.calls import Result, open_result, pack, parse_document, sealed_value, to_document
+from k8s_venv.calls.source.slicing import Slicer
 from k8s_venv.environment import Environment
 from k8s_venv.errors import BackendError, CallError
 from tests.interpreters import interpreter
@@ -326,6 +327,46 @@ def test_what_a_dag_file_changes_beside_it_is_changed_there(
         assert send(module.h, python=python) == ("traced", 1, 2)
     finally:
         del sys.modules["settings_of_mine"]
+
+
+@pytest.mark.parametrize(("python", "transport"), [("3.8", "source"), (HERE, "cloudpickle")])
+def test_what_registers_itself_beside_the_dag_file_is_registered_there(
+    load: Load, send: Send, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, python: str, transport: str
+) -> None:
+    (tmp_path / "dags").mkdir()
+    (tmp_path / "dags" / "registry_of_mine.py").write_text(
+        "class Hub:\n    def __init__(self): self.steps = {}\n"
+        "    def step(self, order):\n        return lambda f: self.steps.setdefault(order, []).append(f) or f\n"
+        "hub = Hub()\nclass Base: pass\n"
+        "def run(): return [f() for n in sorted(hub.steps) for f in hub.steps[n]], len(Base.__subclasses__())\n"
+    )
+    (tmp_path / "dags" / "plugin_of_mine.py").write_text(
+        "from registry_of_mine import hub\n@hub.step(2)\ndef plugged(): return 'plugin'\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path / "dags")
+    module = load("""
+        import functools
+        import json as unrelated
+        import plugin_of_mine
+        from registry_of_mine import Base, hub, run
+        def traced(f):
+            @functools.wraps(f)
+            def inner(): return "traced", f()
+            return inner
+        @traced
+        @hub.step(order=1)
+        def first(): return NAME
+        @traced
+        def unused(): return unrelated.dumps({})
+        class Sub(Base): pass
+        NAME = "first"
+        def f(): return run()
+    """)
+    try:
+        assert send(module.f, python=python, transport=transport) == (["first", "plugin"], 1)
+        assert "unused" not in "".join(text for _, _, text in Slicer(module.f, tmp_path).slices())
+    finally:
+        del sys.modules["registry_of_mine"], sys.modules["plugin_of_mine"]
 
 
 def test_functions_of_a_notebook_travel_and_use_other_cells(send: Send, monkeypatch: pytest.MonkeyPatch) -> None:

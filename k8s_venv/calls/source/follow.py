@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import dataclasses
+import sys
 from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from k8s_venv.calls.source.modulefile import ModuleFile, Slice
 from k8s_venv.calls.source.names import is_builtin
 from k8s_venv.calls.source.outside import values_from_outside
 from k8s_venv.calls.source.parts import Attribute, StateError
+from k8s_venv.calls.source.registered import Registries
 from k8s_venv.calls.source.repeated_imports import RepeatedImport, imports_of_name, star_import
 from k8s_venv.calls.source.sender_only import bound_to_process
 from k8s_venv.calls.source.settings import Settings
@@ -320,6 +322,26 @@ class ModuleSlice:
         statement = ast.parse(found.text).body[0]
         assert isinstance(statement, ast.Import | ast.ImportFrom)  # noqa: S101 -- it is written so
         self.imports.append(statement)
+
+    def add_registered(self, beside: Iterable[str]) -> None:
+        """Repeat the definitions and imports of what registered itself in modules beside this one.
+
+        Args:
+            beside: the names of those that travel.
+        """
+        modules = [sys.modules[name] for name in beside if name in sys.modules]
+        if modules:
+            registries = Registries(modules, self.origins.is_beside)
+            self.reach([name for name in self.names if self._is_registered(name, registries)], early=True)
+
+    def _is_registered(self, name: str, registries: Registries) -> bool:
+        statements = [binding.statement for _, binding in self._bindings(name)]
+        if any(id(statement) in self._added for statement in statements):
+            return False
+        if any(isinstance(statement, Definition) for statement in statements):
+            return registries.know(self.names[name])
+        imported = any(isinstance(statement, ast.Import | ast.ImportFrom) for statement in statements)
+        return imported and registries.know_module(self.names[name])
 
     def add_settings(self, imported: Iterable[str]) -> None:
         """Repeat the statements that configure Python, or what is imported.

@@ -6,6 +6,7 @@ The rules, for each name that the function uses, directly or through what it use
 2. A **function or class** is sent as its source, decorators included, and what it uses is followed in turn. Of
    several definitions of one name the one that is in force is sent. A class that keeps account of its subclasses
    brings them along, and what was left in its attributes since it was made (registries, counters).
+   What registered itself in a module beside this one, which then holds it, comes along with that module.
 3. A **choice by Python** (``try``/``except ImportError`` and the like, ``if sys.version_info …``, a value made from
    ``sys.version_info``) is repeated whole, so that the environment chooses for itself.
 4. Everything else is **state**. It is sent as its value at the time of the call: so what several statements built
@@ -47,7 +48,7 @@ from k8s_venv.calls.source.follow import ModuleSlice
 from k8s_venv.calls.source.functions import function_name, outer_values, place_of, refuse_nonlocal, written_function
 from k8s_venv.calls.source.modulefile import files_of, module_file
 from k8s_venv.calls.source.origins import Origins, is_installed_file, sent_name
-from k8s_venv.calls.source.parts import StateError
+from k8s_venv.calls.source.parts import Parts, StateError
 from k8s_venv.calls.source.sender_only import bound_to_process, of_airflow, type_name
 from k8s_venv.calls.source.state import place_of_global, portable
 from k8s_venv.errors import CallError, SourceError
@@ -116,7 +117,10 @@ class Slicer:
     @functools.cached_property
     def beside(self) -> dict[str, Path]:
         """Return the files of the project that the slices import, by their paths below the import root."""
-        return modules_beside(self._imports(), Path(self.filename), self._root) if self.filename else {}
+        return self._beside(self._early, self._late)
+
+    def _beside(self, *values: Parts) -> dict[str, Path]:
+        return modules_beside(self._imports(*values), Path(self.filename), self._root) if self.filename else {}
 
     def recipe(self) -> dict[str, Any]:
         """Return what the runner needs to build the function, as JSON."""
@@ -193,7 +197,9 @@ class Slicer:
             self._follow(needed | {each for each in self._needed if self._origins.is_sliced(each[0])})
         except StateError as error:
             raise self._blame(error) from None
+        beside = [dotted_name(entry) for entry in self._beside()]
         for module in self._modules.values():
+            module.add_registered(beside)
             module.add_settings(self._settings_of or ())
         self._follow(set())
         early = {m.name: m.early for m in self._modules.values()}
@@ -266,13 +272,13 @@ class Slicer:
         self._modules[self._home].claim(name)
         self._own_name = name
 
-    def _imports(self) -> list[str]:
-        found: list[str] = []
+    def _imports(self, *values: Parts) -> list[str]:
+        found = list(self._settings_of or ())
         for module in self._modules.values():
             package = module.names.get("__package__") or ""
             for statement in module.imports:
                 found += names_of(statement, package)
-        for parts in (self._early, self._late):
+        for parts in values:
             found += [*(source["module"] for source in parts.sources), *parts.modules]
         return found
 
