@@ -1,7 +1,7 @@
 """How a function travels: a rule, applied when a call is packed, never after something has failed elsewhere.
 
-1. By **source** (``slicing``) wherever its text and values say all that it needs, to any Python from 3.8 on. Between
-   equal minor versions as well: what is built again by its own statements keeps its identities (sentinels,
+1. By **source** (``calls.source``) wherever its text and values say all that it needs, to any Python from 3.8 on.
+   Between equal minor versions as well: what is built again by its own statements keeps its identities (sentinels,
    registries, singletons), and depends neither on the order in which a pickle restores it nor on equal versions of
    the packages on both sides.
 2. By **cloudpickle** (``pickling``) what source cannot say, between equal minor versions of CPython only: functions

@@ -1,4 +1,4 @@
-"""What one sliced module contributes to a call; the rules stand in ``slicing``."""
+"""What one sliced module contributes to a call; the rules stand in ``source``."""
 
 from __future__ import annotations
 
@@ -10,27 +10,23 @@ from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 from k8s_venv.calls.source import repeating
-from k8s_venv.calls.source.annotations import evaluated_names
 from k8s_venv.calls.source.class_state import changed_attributes
 from k8s_venv.calls.source.definitions import Definition
-from k8s_venv.calls.source.facts import facts_of
 from k8s_venv.calls.source.in_force import defines, has_its_defaults
-from k8s_venv.calls.source.modulefile import ModuleFile, Slice
 from k8s_venv.calls.source.names import is_builtin
-from k8s_venv.calls.source.outside import values_from_outside
 from k8s_venv.calls.source.parts import Attribute, StateError
 from k8s_venv.calls.source.registered import Registries
-from k8s_venv.calls.source.repeated_imports import RepeatedImport, imports_of_name, star_import
+from k8s_venv.calls.source.repeated_imports import imports_of_name, star_import
 from k8s_venv.calls.source.sender_only import bound_to_process
-from k8s_venv.calls.source.settings import Settings
 from k8s_venv.calls.source.state import is_plain, portable
+from k8s_venv.calls.source.statements import Statements
 from k8s_venv.errors import CallError, SourceError
-from k8s_venv.runner.restoring import parse_slice
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from k8s_venv.calls.source.bindings import Binding
+    from k8s_venv.calls.source.modulefile import ModuleFile
     from k8s_venv.calls.source.origins import Origins
 
 
@@ -52,15 +48,12 @@ class ModuleSlice:
     files: list[ModuleFile]
 
     def __post_init__(self) -> None:
-        self.statements: dict[tuple[int, Slice], ast.stmt | None] = {}
+        self.statements = Statements(self.files, self.names, self.origins)
         self.early: dict[str, Any] = {}  # values that stand before the statements run
         self.late: dict[str, Any] = {}  # values that are set after them
         self.elsewhere: set[tuple[str, str]] = set()  # names of other sliced modules
-        self.imports: list[ast.Import | ast.ImportFrom] = []
         self._reached: dict[str, bool] = {}
         self._repeated: set[str] = set()
-        self._added: set[int] = set()
-        self._touching: dict[str, list[tuple[int, ast.stmt]]] | None = None
         self._pending: list[tuple[str, bool]] = []
 
     # --- names ---------------------------------------------------------------------------------------------
@@ -96,6 +89,18 @@ class ModuleSlice:
         """Keep a name from being followed: it is the call's own function."""
         self._reached[name] = True
 
+    def add_own(self, number: int, node: ast.FunctionDef | ast.AsyncFunctionDef, from_line: int) -> None:
+        """Add the definition of the call's own function.
+
+        Args:
+            number: its file's.
+            node: the definition.
+            from_line: leaves out what stands before this line.
+        """
+        self.claim(node.name)
+        self._add(number, node, early=False, from_line=from_line)
+        self.reach(())
+
     def _decide(self, name: str, *, early: bool) -> None:
         if name.endswith("*"):
             self._pending += [(each, early) for each in sorted(self.names) if each.startswith(name[:-1])]
@@ -114,7 +119,7 @@ class ModuleSlice:
             self._repeat(name, bindings, whole=True)
         elif all(isinstance(b.statement, ast.Import | ast.ImportFrom) for _, b in bindings):
             for found in imports_of_name(name, value, bindings):
-                self._add_import(found)
+                self.statements.add_import(found)
         elif isinstance(value, type) or any(isinstance(b.statement, Definition) for _, b in bindings):
             self._definition(name, value, bindings, early=early)
         else:
@@ -129,7 +134,7 @@ class ModuleSlice:
             return
         found = star_import(name, value, self.files, self.names)
         if found is not None:
-            self._add_import(found)
+            self.statements.add_import(found)
             return
         self._state(name, value, [], early=early)
 
@@ -164,15 +169,11 @@ class ModuleSlice:
 
     def _has_state(self, value: Any, bindings: list[tuple[int, Binding]]) -> bool:
         """Tell whether what a definition made is more than running it again gives."""
-        # What is no function is an instance of the decorator's class.
-        return self._is_built(value) and not (isinstance(value, FunctionType) and self._is_as_defined(value, bindings))
-
-    def _is_as_defined(self, function: FunctionType, bindings: list[tuple[int, Binding]]) -> bool:
-        """Tell whether running its definition gives a function the defaults that it has."""
-        statements = [binding.statement for _, binding in bindings]
-        return len(statements) == 1 and has_its_defaults(
-            function, statements[0], self.names, lambda name: len(self._bindings(name))
-        )
+        if not self._is_built(value):
+            return False
+        if len(bindings) > 1 or not isinstance(value, FunctionType):
+            return True  # what is no function is an instance of the decorator's class
+        return not has_its_defaults(value, bindings[0][1].statement, self.names, lambda name: len(self._bindings(name)))
 
     def _reach_subclasses(self, kind: type) -> None:
         """Bring the classes that a class knows of, which register themselves with it, or with their metaclass."""
@@ -205,7 +206,9 @@ class ModuleSlice:
         if any(repeating.asks_python(b.statement, self.names) for _, b in bindings):
             self._repeat(name, bindings, whole=True)
             return
-        self._refuse_tied(name, value, bindings)
+        problem = bound_to_process(value)
+        if problem:
+            raise self._refusal(CallError, name, problem, bindings)
         if early and not self._fits_early(name, value, bindings):
             self._repeat(name, bindings, whole=True)
             return
@@ -218,11 +221,6 @@ class ModuleSlice:
             if not bindings or any(isinstance(b.statement, ast.With | ast.AsyncWith) for _, b in bindings):
                 raise self._refusal(SourceError, name, error.problem, bindings) from None
             self._repeat(name, bindings, whole=True)
-
-    def _refuse_tied(self, name: str, value: Any, bindings: list[tuple[int, Binding]]) -> None:
-        problem = bound_to_process(value)
-        if problem:
-            raise self._refusal(CallError, name, problem, bindings)
 
     def _refusal(
         self, kind: type[CallError], name: str, problem: str, bindings: list[tuple[int, Binding]]
@@ -267,61 +265,16 @@ class ModuleSlice:
         early = self._reached.get(name, True)
         for number, binding in bindings:
             by_python = repeating.chooses_by_python(binding.unit, self.names)
-            self.add(number, binding.unit if whole or by_python else binding.statement, early=early)
-        for number, statement in self._changes(name):
-            if id(statement) not in self._added:
-                self.add(number, statement, early=True)
+            self._add(number, binding.unit if whole or by_python else binding.statement, early=early)
+        for number, statement in self.statements.changing(name):
+            if statement not in self.statements:
+                self._add(number, statement, early=True)
 
-    def _changes(self, name: str) -> list[tuple[int, ast.stmt]]:
-        if self._touching is None:
-            self._touching = {}
-            for number, file in enumerate(self.files):
-                for changed, statements in repeating.touching(file, self.names).items():
-                    self._touching.setdefault(changed, []).extend((number, node) for node in statements)
-        value = self.names.get(name)
-        same = [] if is_plain(value) else [other for other in self._touching if self.names.get(other) is value]
-        return [each for other in dict.fromkeys([name, *same]) for each in self._touching.get(other, [])]
+    def _add(self, number: int, node: ast.stmt, *, early: bool, from_line: int | None = None) -> None:
+        self._pending += self.statements.add(number, node, early=early, from_line=from_line)
+        self.early.update(self.statements.values)
 
-    def add(self, number: int, node: ast.stmt, *, early: bool, from_line: int | None = None) -> None:
-        """Add a statement and follow the names it uses.
-
-        Args:
-            number: its file's.
-            node: the statement.
-            early: what it defines is called while the module's statements run.
-            from_line: leaves out what stands before this line, such as decorators.
-        """
-        file = self.files[number]
-        if type(self.names.get(getattr(node, "name", ""))).__module__.partition(".")[0] == "airflow" and not from_line:
-            return  # a task; it only seems to change what its decorator stands on
-        self._added.add(id(node))
-        values = self._from_outside(file, node)
-        self.early.update(dict(values.values()))
-        piece = file.slice(node, from_line, {expression: name for expression, (name, _) in values.items()})
-        self.statements[number, piece] = node
-        facts = file.facts(node)
-        if from_line or values:  # what is left out, or replaced by a value, is not followed
-            facts = facts_of(parse_slice(piece.as_sent(file.filename))[0], file.filename)
-        self._pending += [(name, True) for name in sorted(facts.uses.now)]
-        self._pending += [(name, early) for name in sorted(facts.uses.later)]
-        self._pending += [(name, True) for name in sorted(evaluated_names(facts.fields, self.names))]
-        self.imports += facts.imports
-
-    def _from_outside(self, file: ModuleFile, node: ast.stmt) -> dict[ast.expr, tuple[str, Any]]:
-        """Return what a definition read from outside: the values, each with the name that it gets there."""
-        name = getattr(node, "name", "")
-        value = self.names.get(name)
-        if not isinstance(node, Definition) or not defines(file, node, value) or self._changes(name):
-            return {}
-        found = values_from_outside(node, value, self.names, self.origins)
-        return {each: (f"_{name}_{each.lineno}_{each.col_offset}", value) for each, value in found.items()}
-
-    def _add_import(self, found: RepeatedImport) -> None:
-        piece = Slice(found.statement.lineno, found.statement.col_offset, found.text)
-        self.statements[found.file, piece] = None
-        statement = ast.parse(found.text).body[0]
-        assert isinstance(statement, ast.Import | ast.ImportFrom)  # noqa: S101 -- it is written so
-        self.imports.append(statement)
+    # --- from outside the slice ----------------------------------------------------------------------------
 
     def add_registered(self, beside: Iterable[str]) -> None:
         """Repeat the definitions and imports of what registered itself in modules beside this one.
@@ -330,18 +283,12 @@ class ModuleSlice:
             beside: the names of those that travel.
         """
         modules = [sys.modules[name] for name in beside if name in sys.modules]
-        if modules:
-            registries = Registries(modules, self.origins.is_beside)
-            self.reach([name for name in self.names if self._is_registered(name, registries)], early=True)
-
-    def _is_registered(self, name: str, registries: Registries) -> bool:
-        statements = [binding.statement for _, binding in self._bindings(name)]
-        if any(id(statement) in self._added for statement in statements):
-            return False
-        if any(isinstance(statement, Definition) for statement in statements):
-            return registries.know(self.names[name])
-        imported = any(isinstance(statement, ast.Import | ast.ImportFrom) for statement in statements)
-        return imported and registries.know_module(self.names[name])
+        if not modules:
+            return
+        registries = Registries(modules, self.origins.is_beside)
+        written = {name: [binding.statement for _, binding in self._bindings(name)] for name in self.names}
+        known = [name for name, statements in written.items() if registries.know(self.names[name], statements)]
+        self.reach([name for name in known if not any(each in self.statements for each in written[name])], early=True)
 
     def add_settings(self, imported: Iterable[str]) -> None:
         """Repeat the statements that configure Python, or what is imported.
@@ -349,11 +296,6 @@ class ModuleSlice:
         Args:
             imported: the modules that are imported, besides those that the slice imports itself.
         """
-        own = [item.module or "" if isinstance(item, ast.ImportFrom) else item.names[0].name for item in self.imports]
-        packages = frozenset(name.partition(".")[0] for name in (*own, *imported))
-        settings = Settings(self.files, self.names, packages)
-        for number, file in enumerate(self.files):
-            for node in file.active_statements:
-                if id(node) not in self._added and settings.has(node):
-                    self.add(number, node, early=True)
+        for number, node in list(self.statements.settings(imported)):
+            self._add(number, node, early=True)
         self.reach(())

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 from collections import deque
 from types import FunctionType, ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from k8s_venv.calls.source.definitions import Definition
 from k8s_venv.calls.source.modulefile import module_file
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
 
 class Registries:
@@ -32,15 +34,25 @@ class Registries:
             if module.__file__ and "__subclasses__" in module_file(module.__file__).text:
                 self._asking.add(module.__name__)
 
-    def know(self, value: Any) -> bool:
-        """Tell whether they hold a function or class, decorated or not, or ask for it."""
+    def know(self, value: Any, statements: Sequence[ast.stmt]) -> bool:
+        """Tell whether they hold a function or class, or what an imported module made them hold, or ask for it.
+
+        Args:
+            value: what a name stands for.
+            statements: those that bind the name.
+        """
+        if any(isinstance(statement, Definition) for statement in statements):
+            return self._know(value)
+        imported = any(isinstance(statement, ast.Import | ast.ImportFrom) for statement in statements)
+        return imported and self._know_module(value)
+
+    def _know(self, value: Any) -> bool:
         if isinstance(value, type) and any(base.__module__ in self._asking for base in value.__mro__[1:]):
             return True
         written = inspect.unwrap(value) if callable(value) else value
         return not self._held.isdisjoint({id(value), id(written)})
 
-    def know_module(self, value: Any) -> bool:
-        """Tell whether they hold what another module beside them defines: this one, one inside it, or a value's own."""
+    def _know_module(self, value: Any) -> bool:
         name = value.__name__ if isinstance(value, ModuleType) else str(getattr(value, "__module__", ""))
         return any(each == name or each.startswith(f"{name}.") for each in self._modules)
 

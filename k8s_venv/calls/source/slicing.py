@@ -1,38 +1,4 @@
-"""Source transport: the slices of a module that one function needs, and the state that goes with them.
-
-The rules, for each name that the function uses, directly or through what it uses:
-
-1. An **import** is repeated, one name at a time.
-2. A **function or class** is sent as its source, decorators included, and what it uses is followed in turn. Of
-   several definitions of one name the one that is in force is sent. A class that keeps account of its subclasses
-   brings them along, and what was left in its attributes since it was made (registries, counters).
-   What registered itself in a module beside this one, which then holds it, comes along with that module.
-3. A **choice by Python** (``try``/``except ImportError`` and the like, ``if sys.version_info …``, a value made from
-   ``sys.version_info``) is repeated whole, so that the environment chooses for itself.
-4. Everything else is **state**. It is sent as its value at the time of the call: so what several statements built
-   arrives as it is, and no statement of the module runs again without need.
-5. Statements **run again** only for state without a portable value (a compiled model, a logger, an instance of an
-   installed package's class), and for what is needed *while* definitions run (decorators, defaults, class bodies)
-   and can change. Then all statements run, in order, that bind the name or change what it holds. What is needed
-   then but was read from outside (files, variables, clocks, chance) is sent as its value all the same, in class
-   attributes and defaults as well.
-6. **Settings**: a statement of the module that configures Python, or what the slice imports of packages and of the
-   project (``random.seed(1)``, ``decimal.getcontext().prec = 50``, ``helpers.TABLES.append("x")``) runs again. It is
-   one whose root is imported and which calls something named ``set…``, ``seed``, ``use…``, ``enable…`` (see
-   ``settings``), changes a list, set or dictionary there, or assigns to an attribute or an item; ``sys.path`` and the
-   like stay behind. Other statements never run again.
-7. What belongs to this process (open files, locks, sockets, threads, generators) is **refused**, with its name.
-
-Annotations are never followed: the runner compiles with the ``annotations`` future (PEP 563). Only what making a
-class looks at counts (``ClassVar``, ``InitVar``, pydantic's fields). Functions without a name in their module
-(closures, lambdas, what a decorator made) are sent as their source with the values of their variables; what an
-installed decorator made of a function alone (``contextlib.contextmanager``) is decorated again.
-
-The text of an Airflow task is the file's when its operator was made (``modulefile.remember``): what was loaded runs,
-though the file is edited meanwhile. Outside Airflow it is the file's when the call is packed. A file that was edited
-after it was loaded is refused where the function no longer starts on its line; an edit that moves nothing goes unseen
-and travels with the values of before: in a notebook, reload a module that was edited before its functions are called.
-"""
+"""The slices of its modules that one function needs, and the state that goes with them: what ``source`` is for."""
 
 from __future__ import annotations
 
@@ -163,9 +129,9 @@ class Slicer:
     def slices(self) -> list[tuple[str, int, str]]:
         """Return each piece of source that travels, as file, line and text."""
         found = [
-            (module.files[number].filename, piece.line, piece.text)
+            (file.filename, piece.line, piece.text)
             for module in self._modules.values()
-            for number, piece in sorted(module.statements, key=lambda key: (key[0], key[1]))
+            for file, piece in module.statements
         ]
         for source in self._late.sources:
             is_lambda = source["name"] == "<lambda>"
@@ -174,12 +140,11 @@ class Slicer:
         return found
 
     def _module_recipe(self, module: ModuleSlice) -> dict[str, Any]:
-        statements = sorted(module.statements, key=lambda key: (key[0], key[1]))
         return {
             "name": sent_name(module.name),
             "package": module.names.get("__package__") or "",
             "file": module.names.get("__file__") or module.files[0].filename,
-            "statements": [piece.as_sent(module.files[number].filename) for number, piece in statements],
+            "statements": [piece.as_sent(file.filename) for file, piece in module.statements],
         }
 
     # --- collecting ----------------------------------------------------------------------------------------
@@ -262,10 +227,8 @@ class Slicer:
         # What stands below our decorator decorates the function there as well.
         start = min([node.lineno, *(item.lineno for item in node.decorator_list[ours[-1] + 1 :])])
         module = self._modules[self._home]
-        module.claim(inner.__name__)
         number = next(n for n, file in enumerate(module.files) if file.filename == inner.__code__.co_filename)
-        module.add(number, node, early=False, from_line=start)
-        module.reach(())
+        module.add_own(number, node, start)
         self._target, self._own_name = None, inner.__name__
 
     def _claim(self, name: str) -> None:
@@ -276,7 +239,7 @@ class Slicer:
         found = list(self._settings_of or ())
         for module in self._modules.values():
             package = module.names.get("__package__") or ""
-            for statement in module.imports:
+            for statement in module.statements.imports:
                 found += names_of(statement, package)
         for parts in values:
             found += [*(source["module"] for source in parts.sources), *parts.modules]
