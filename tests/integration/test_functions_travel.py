@@ -369,6 +369,36 @@ def test_what_registers_itself_beside_the_dag_file_is_registered_there(
         del sys.modules["registry_of_mine"], sys.modules["plugin_of_mine"]
 
 
+@pytest.mark.parametrize("python", ["3.8", HERE])
+def test_annotations_can_be_read_where_something_reads_them(
+    load: Load, send: Send, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, python: str
+) -> None:
+    (tmp_path / "dags").mkdir()
+    (tmp_path / "dags" / "loader_of_mine.py").write_text(
+        "import typing\n"
+        "def hints(kind): return {name: str(each) for name, each in typing.get_type_hints(kind).items()}\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path / "dags")
+    module = load("""
+        import dataclasses, pytest
+        from loader_of_mine import hints
+        from typing import Dict, List, Literal, Optional
+        @dataclasses.dataclass
+        class Row:
+            number: "int"
+            names: Dict[str, "List[int]"]
+            mode: Literal["List"] = "List"
+        def make(row: "List[Literal['a']]" = (), *, count: '''int''' = (
+            3)) -> Optional[Row]: return count
+        def other(option: pytest.Item): return 1
+        def f(): return hints(Row), hints(make)["row"], sorted(hints(make)), make(), other(1)
+    """)
+    try:
+        assert send(module.f, python=python) == module.f()
+    finally:
+        del sys.modules["loader_of_mine"]
+
+
 def test_functions_of_a_notebook_travel_and_use_other_cells(send: Send, monkeypatch: pytest.MonkeyPatch) -> None:
     names: dict[str, Any] = {"__name__": "__main__"}
     cells = ["import math\nBASE = 2\n", "class Box:\n    size = BASE\n", "def f(x): return math.floor(x) + Box.size\n"]

@@ -23,8 +23,10 @@ The rules, for each name that the function uses, directly or through what it use
    like stay behind. Other statements never run again.
 7. What belongs to this process (open files, locks, sockets, threads, generators) is **refused**, with its name.
 
-Annotations are never followed: the runner compiles with the ``annotations`` future (PEP 563). Only what making a
-class looks at counts (``ClassVar``, ``InitVar``, pydantic's fields). Functions without a name in their module
+Annotations are not followed: the runner compiles with the ``annotations`` future (PEP 563). Only what making a class
+looks at counts (``ClassVar``, ``InitVar``, pydantic's fields), and where something in the slices or beside them reads
+annotations (``typing.get_type_hints``, dacite, …), what they name of Python's own, the project's and those packages
+that the slices import anyway. Functions without a name in their module
 (closures, lambdas, what a decorator made) are sent as their source with the values of their variables; what an
 installed decorator made of a function alone (``contextlib.contextmanager``) is decorated again.
 

@@ -23,7 +23,7 @@ from k8s_venv.calls.source.statements import Statements
 from k8s_venv.errors import CallError, SourceError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Collection, Iterable
 
     from k8s_venv.calls.source.bindings import Binding
     from k8s_venv.calls.source.modulefile import ModuleFile
@@ -38,6 +38,7 @@ class ModuleSlice:
         name: the module's name.
         names: what its names stand for.
         origins: tells how other modules travel.
+        annotated: as ``Statements`` takes it.
         refuse: makes the error for a name that cannot travel, from its kind, name, problem, file and line.
     """
 
@@ -46,9 +47,10 @@ class ModuleSlice:
     origins: Origins
     refuse: Callable[[type[CallError], str, str, str | None, int | None], CallError]
     files: list[ModuleFile]
+    annotated: Collection[str] | None
 
     def __post_init__(self) -> None:
-        self.statements = Statements(self.files, self.names, self.origins)
+        self.statements = Statements(self.files, self.names, self.origins, self.annotated)
         self.early: dict[str, Any] = {}  # values that stand before the statements run
         self.late: dict[str, Any] = {}  # values that are set after them
         self.elsewhere: set[tuple[str, str]] = set()  # names of other sliced modules

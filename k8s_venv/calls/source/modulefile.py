@@ -12,6 +12,7 @@ import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from k8s_venv.calls.source.annotations import quoted
 from k8s_venv.calls.source.bindings import Binding, bindings_of, only_defines, own_statements
 from k8s_venv.calls.source.definitions import Definitions, Function, first_line
 from k8s_venv.calls.source.facts import Facts, facts_of
@@ -132,16 +133,18 @@ class ModuleFile:
         Args:
             node: the statement.
             from_line: leaves out what stands before this line, such as decorators.
-            replaced: expressions in it, each with a name that takes its place.
+            replaced: expressions in it, each with what takes its place.
         """
+        replaced = {**quoted(node), **(replaced or {})}
         start = from_line or self._at_sign(first_line(node), node)
         end = node.end_lineno or start
         # Columns count bytes of UTF-8.
         pieces = [line.encode() for line in self._lines[start - 1 : end]]
         # What follows on the last line is another statement, or a comment.
         pieces[-1] = pieces[-1][: node.end_col_offset]
-        for expression in sorted(replaced or {}, key=lambda each: (each.lineno, each.col_offset), reverse=True):
-            _replace(pieces, expression, start, (replaced or {})[expression])
+        for expression in sorted(replaced, key=lambda each: (each.lineno, each.col_offset), reverse=True):
+            if expression.lineno >= start:
+                _replace(pieces, expression, start, replaced[expression])
         if start == node.lineno and pieces[0][: node.col_offset].strip():
             pieces[0] = pieces[0][node.col_offset :]
         return Slice(start, node.col_offset, b"".join(pieces).decode() + "\n")

@@ -11,11 +11,13 @@ import functools
 import sys
 import sysconfig
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from k8s_venv.calls.source.beside import file_of, import_roots
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from types import FunctionType
 
 _OWN_FOLDER = f"{Path(__file__).parents[2]}/"
@@ -108,6 +110,18 @@ def is_installed_file(path: str) -> bool:
 @functools.cache
 def _library_folders() -> tuple[str, ...]:
     return tuple(f"{sysconfig.get_path(name)}/" for name in ("stdlib", "platstdlib"))
+
+
+def is_available(value: Any, packages: Collection[str]) -> bool:
+    """Tell whether a value is of Python's own modules, of the project, or of certain installed packages.
+
+    Args:
+        value: the value.
+        packages: the packages.
+    """
+    module = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", type(value).__module__)
+    root = str(module).partition(".")[0]
+    return root in sys.stdlib_module_names or root in packages or not is_installed(str(module))
 
 
 def sent_name(module: str) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
+from k8s_venv.calls.source.annotations import are_read
 from k8s_venv.calls.source.beside import dotted_name, modules_beside, names_of
 from k8s_venv.calls.source.decorators import is_ours
 from k8s_venv.calls.source.follow import ModuleSlice
@@ -20,7 +21,7 @@ from k8s_venv.calls.source.state import place_of_global, portable
 from k8s_venv.errors import CallError, SourceError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Callable, Collection, Iterator, Mapping
 
 
 class Slicer:
@@ -51,23 +52,20 @@ class Slicer:
         self._settings_of = settings_of
         self._origins = Origins(root)
         self._root = root
-        self._modules: dict[str, ModuleSlice] = {}
-        self._unnamed: set[int] = set()
-        self._own_name: str | None = None
+        self._annotated: set[str] | None = None
         inner = written_function(function)
         # What an installed package defines is imported there by its name.
         self.inner = inner if inner is not None and not is_installed_file(inner.__code__.co_filename) else None
         refuse_nonlocal(function)
         if self.inner is not None:
             self._home = self._origins.slice(self.inner)
+        self._collect()
+        if self._is_circular():
+            self._origins.keep_whole(self._home)
             self._collect()
-            if self._is_circular():
-                self._origins.keep_whole(self._home)
-                self._modules.clear()
-                self._unnamed.clear()
-                self._own_name = None
-                self._collect()
-        else:
+        packages = {name.partition(".")[0] for name in self._imports(self._early, self._late)}
+        if are_read(self._texts(), packages):
+            self._annotated = packages
             self._collect()
 
     @property
@@ -150,6 +148,10 @@ class Slicer:
     # --- collecting ----------------------------------------------------------------------------------------
 
     def _collect(self) -> None:
+        self._modules: dict[str, ModuleSlice] = {}
+        self._unnamed: set[int] = set()
+        self._own_name: str | None = None
+        self.__dict__.pop("beside", None)  # of what was collected before
         self._target: Any = self._function
         if self.inner is not None and self._origins.is_sliced(self._home):
             self._module(self._home, self.inner.__code__.co_filename)
@@ -198,7 +200,7 @@ class Slicer:
         if name not in self._modules:
             names = self._origins.namespace(name)
             files = files_of(names, filename or names.get("__file__") or "")
-            self._modules[name] = ModuleSlice(name, names, self._origins, self._refusal, files)
+            self._modules[name] = ModuleSlice(name, names, self._origins, self._refusal, files, self._annotated)
         return self._modules[name]
 
     def _follow(self, names: set[tuple[str, str]]) -> None:
@@ -247,9 +249,11 @@ class Slicer:
 
     def _is_circular(self) -> bool:
         """Tell whether other code of the project imports the function's own module."""
-        dotted = {dotted_name(entry) for entry in self.beside}
-        del self.__dict__["beside"]
-        return self._home in dotted
+        return self.inner is not None and self._home in {dotted_name(entry) for entry in self.beside}
+
+    def _texts(self) -> Iterator[str]:
+        yield from (text for _, _, text in self.slices())
+        yield from (path.read_text("utf-8", errors="replace") for path in self.beside.values())
 
     # --- refusing ------------------------------------------------------------------------------------------
 

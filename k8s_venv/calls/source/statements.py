@@ -6,18 +6,19 @@ import ast
 from typing import TYPE_CHECKING, Any
 
 from k8s_venv.calls.source import repeating
-from k8s_venv.calls.source.annotations import evaluated_names
+from k8s_venv.calls.source.annotations import evaluated_names, names_in_annotations
 from k8s_venv.calls.source.definitions import Definition
 from k8s_venv.calls.source.facts import facts_of
 from k8s_venv.calls.source.in_force import defines
 from k8s_venv.calls.source.modulefile import ModuleFile, Slice
+from k8s_venv.calls.source.origins import is_available
 from k8s_venv.calls.source.outside import values_from_outside
 from k8s_venv.calls.source.settings import Settings
 from k8s_venv.calls.source.state import is_plain
 from k8s_venv.runner.restoring import parse_slice
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from k8s_venv.calls.source.origins import Origins
     from k8s_venv.calls.source.repeated_imports import RepeatedImport
@@ -30,14 +31,23 @@ class Statements:
         files: the module's files.
         names: what its names stand for.
         origins: tells how other modules travel.
+        annotated: the packages whose names in annotations are followed, and those of the project and Python's own;
+            or None: no name in an annotation is.
     """
 
-    def __init__(self, files: Sequence[ModuleFile], names: Mapping[str, Any], origins: Origins) -> None:
+    def __init__(
+        self,
+        files: Sequence[ModuleFile],
+        names: Mapping[str, Any],
+        origins: Origins,
+        annotated: Collection[str] | None = None,
+    ) -> None:
         self.imports: list[ast.Import | ast.ImportFrom] = []  # all those in them
         self.values: dict[str, Any] = {}  # what definitions read from outside, by the names that stand for it there
         self._files = files
         self._names = names
         self._origins = origins
+        self._annotated = annotated
         self._slices: set[tuple[int, Slice]] = set()
         self._nodes: set[int] = set()
         self._touching: dict[str, list[tuple[int, ast.stmt]]] | None = None
@@ -79,7 +89,7 @@ class Statements:
         if from_line or values:  # what is left out, or replaced by a value, is not followed
             facts = facts_of(parse_slice(piece.as_sent(file.filename))[0], file.filename)
         self.imports += facts.imports
-        now = facts.uses.now | evaluated_names(facts.fields, self._names)
+        now = facts.uses.now | evaluated_names(facts.fields, self._names) | self._named_in_annotations(node)
         return [*((name, True) for name in sorted(now)), *((name, early) for name in sorted(facts.uses.later))]
 
     def add_import(self, found: RepeatedImport) -> None:
@@ -111,6 +121,13 @@ class Statements:
         settings = Settings(self._files, self._names, packages)
         for number, file in enumerate(self._files):
             yield from ((number, node) for node in file.active_statements if node not in self and settings.has(node))
+
+    def _named_in_annotations(self, node: ast.stmt) -> set[str]:
+        packages = self._annotated
+        if packages is None:
+            return set()
+        names = {name for name in names_in_annotations(node) if name in self._names}
+        return {name for name in names if is_available(self._names[name], packages)}
 
     def _from_outside(self, file: ModuleFile, node: ast.stmt) -> dict[ast.expr, tuple[str, Any]]:
         """Return what a definition read from outside: the values, each with the name that it gets there."""
