@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 _FINDING = ("meta_path", "path", "path_hooks")
+_LIMITS = ("RLIMIT_AS", "RLIMIT_CPU", "RLIMIT_DATA", "RLIMIT_FSIZE", "RLIMIT_NOFILE")
 
 
 class Preserved:
@@ -48,11 +49,9 @@ def _lift_soft_limits() -> None:
     resource: Any = sys.modules.get("resource")
     if resource is None:  # then nobody has set any
         return
-    for name in dir(resource):
-        if name.startswith("RLIMIT_"):
-            limit = getattr(resource, name)
-            most = resource.getrlimit(limit)[1]
-            try:
-                resource.setrlimit(limit, (most, most))
-            except (OSError, ValueError):  # the system denies it
-                continue
+    for limit in (getattr(resource, name) for name in _LIMITS):
+        most = resource.getrlimit(limit)[1]
+        try:
+            resource.setrlimit(limit, (most, most))
+        except (OSError, ValueError):  # the system denies it
+            continue
