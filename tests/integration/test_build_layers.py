@@ -175,6 +175,22 @@ def test_what_was_changed_in_the_cache_is_made_anew(build: Command, tmp_path: Pa
                 assert hashlib.sha256(content.read()).hexdigest() == name.rpartition("/")[2]
 
 
+def test_what_was_noted_of_a_base_and_garbled_is_read_anew(cli: Command, tmp_path: Path) -> None:
+    base = f"{os.environ['K8S_VENV_BASE_REGISTRY']}/python:3.12-slim-bookworm"
+    (tmp_path / "k8s-venv.toml").write_text(
+        f'[environments.etl]\npython = "3.12"\nbase = "{base}"\nsystem-site-packages = true\nrequirements = ["pip"]\n'
+    )
+    cache = {"K8S_VENV_CACHE": str(tmp_path / "cache"), "UV_CACHE_DIR": str(uv.cache_folder() / "uv")}
+    first = cli("lock", **cache)
+    for note in (tmp_path / "cache" / "layers").iterdir():
+        note.write_text('{"packages"')
+
+    again = cli("lock", "--upgrade", **cache)
+
+    assert "locked 0 packages in pylock.etl.toml, beside 1 " in first.stderr
+    assert again.returncode == 0, again.stderr
+
+
 def test_an_environment_of_the_base_is_not_the_image_s(build: Command, tmp_path: Path, test_registry: str) -> None:
     """Bases often have an environment of their own in /opt/venv, and its Python, a link, first on PATH."""
     reference = base_with(

@@ -247,7 +247,7 @@ def test_a_client_that_is_stopped_waits_for_nothing(proxy: Proxy, blob: Blob, re
     with pytest.raises(RegistryError, match="was interrupted"):
         upload(registry, repository, blob.digest, lambda: blob)
 
-    assert time.monotonic() - started < 30
+    assert time.monotonic() - started < 60  # one wait
 
 
 def test_a_registry_of_this_machine_is_asked_without_a_proxy(
