@@ -26,7 +26,7 @@ import k8s_venv
 from tests.chart import CHART, ENVIRONMENTS, NAME, helm, kubeconfig, template
 from tests.cluster.conftest import run_dag_file
 from tests.cluster.namespaces import own_namespace
-from tests.readme import ROOT, commands
+from tests.readme import ROOT, blocks, commands
 from tests.unit.test_chart import SCENARIOS
 from tests.waiting import eventually
 
@@ -304,19 +304,24 @@ def test_uninstalling_leaves_nothing(release: Release) -> None:
     eventually(lambda: release.things() == set())
 
 
-def test_the_readmes_commands(release: Release, examples: Path, registry: str) -> None:
-    accounts = [{"name": "airflow-worker", "namespace": release.airflow}]
-    (examples / "values.yaml").write_text(yaml.safe_dump({"airflow": {"serviceAccounts": accounts}}), "utf-8")
+def test_the_readmes_commands_and_values(release: Release, examples: Path, registry: str) -> None:
+    namespace = f"chart-readme-{uuid.uuid4().hex[:8]}"
+    readme = CHART / "README.md"
+    values = next(block.text for block in blocks(readme) if block.language == "yaml")
+    (examples / "values.yaml").write_text(values.replace("namespace: data", f"namespace: {release.airflow}"), "utf-8")
+    environ = {**os.environ, "K8S_VENV_REGISTRY": registry}
+    chosen = commands(readme)
+    assert set(commands(ROOT / "README.md", "On a cluster: the chart")) < set(chosen)
 
-    for command in commands(ROOT / "README.md", "On a cluster: the chart"):
-        here = command.replace("charts/k8s-venv", str(CHART)).replace("airflow-tasks", release.namespace)
-        environ = {**os.environ, "K8S_VENV_REGISTRY": registry}
-        ran = subprocess.run(
-            ["bash", "-euc", here], cwd=examples, env=environ, capture_output=True, text=True, check=False
-        )
-        assert ran.returncode == 0, f"{here}\n{ran.stdout}\n{ran.stderr}"
-
-    release.helm("uninstall")
+    try:
+        for command in chosen:
+            here = command.replace("charts/k8s-venv", str(CHART)).replace("airflow-tasks", namespace)
+            ran = subprocess.run(
+                ["bash", "-euc", here], cwd=examples, env=environ, capture_output=True, text=True, check=False
+            )
+            assert ran.returncode == 0, f"{here}\n{ran.stdout}\n{ran.stderr}"
+    finally:
+        release.client.delete_namespace(namespace)
 
 
 # --- what the API server says of everything that the chart can make -------------------------------------------
