@@ -28,8 +28,13 @@ def connect() -> DockerClient:
     try:
         client = docker.from_env()
         client.ping()
-    except docker.errors.DockerException:
+    except docker.errors.DockerException as error:
         address = os.environ.get("DOCKER_HOST") or "its usual socket"
+        if "PermissionError" in str(error):
+            raise EngineError(
+                f"This user may not use the Docker Engine at {address}. Add it to the group that the socket belongs to "
+                "(mostly `docker`), or set DOCKER_HOST to an engine of its own."
+            ) from None
         raise EngineError(
             f"No Docker Engine answers at {address}. Install or start one, or set DOCKER_HOST to one that runs."
         ) from None
