@@ -282,6 +282,7 @@ def test_code_beside_the_dag_travels(load: Load, send: Send, tmp_path: Path, pyt
     (package / "__init__.py").write_text("from .cleaning import tidy as clean\nfrom . import cleaning as module\n")
     (package / "cleaning.py").write_text("from helpers_of_mine.deep.inner import TWO\ndef tidy(x): return x * TWO\n")
     (package / "deep" / "inner.py").write_text("import helpers_of_mine\nTWO = 2\n")
+    (package / "deep" / "__init__.py").write_text("")
     sys.path.insert(0, str(tmp_path / "dags"))
     try:
         module = load("""

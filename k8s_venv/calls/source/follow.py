@@ -23,7 +23,8 @@ from k8s_venv.calls.source.statements import Statements
 from k8s_venv.errors import CallError, SourceError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable
+    from collections.abc import Callable, Collection, Iterable, Mapping
+    from pathlib import Path
 
     from k8s_venv.calls.source.bindings import Binding
     from k8s_venv.calls.source.modulefile import ModuleFile
@@ -278,13 +279,13 @@ class ModuleSlice:
 
     # --- from outside the slice ----------------------------------------------------------------------------
 
-    def add_registered(self, beside: Iterable[str]) -> None:
+    def add_registered(self, beside: Mapping[str, Path]) -> None:
         """Repeat the definitions and imports of what registered itself in modules beside this one.
 
         Args:
-            beside: the names of those that travel.
+            beside: the names of those that travel, each with its file.
         """
-        modules = [sys.modules[name] for name in beside if name in sys.modules]
+        modules = {sys.modules[name]: path for name, path in beside.items() if name in sys.modules}
         if not modules:
             return
         registries = Registries(modules, self.origins.is_beside)

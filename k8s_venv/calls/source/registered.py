@@ -9,29 +9,29 @@ from types import FunctionType, ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from k8s_venv.calls.source.definitions import Definition
-from k8s_venv.calls.source.modulefile import module_file
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
 
 class Registries:
     """Tell what modules know of functions and classes that are defined elsewhere.
 
     Args:
-        modules: the modules.
+        modules: the modules, each with its file.
         is_beside: tells of a module's name whether it is one of the project's that travel whole.
     """
 
-    def __init__(self, modules: Iterable[ModuleType], is_beside: Callable[[str], bool]) -> None:
+    def __init__(self, modules: Mapping[ModuleType, Path], is_beside: Callable[[str], bool]) -> None:
         self._held: set[int] = set()
         self._modules: set[str] = set()  # where what they hold was defined
         self._asking: set[str] = set()  # those that ask their classes for all subclasses
-        for module in modules:
+        for module, path in modules.items():
             held = list(_held_by(module))
             self._held.update(map(id, held))
             self._modules.update(filter(is_beside, {str(each.__module__) for each in held} - {module.__name__}))
-            if module.__file__ and "__subclasses__" in module_file(module.__file__).text:
+            if "__subclasses__" in path.read_text("utf-8", errors="replace"):
                 self._asking.add(module.__name__)
 
     def know(self, value: Any, statements: Sequence[ast.stmt]) -> bool:

@@ -164,7 +164,7 @@ class Slicer:
             self._follow(needed | {each for each in self._needed if self._origins.is_sliced(each[0])})
         except StateError as error:
             raise self._blame(error) from None
-        beside = [dotted_name(entry) for entry in self._beside()]
+        beside = {dotted_name(entry): path for entry, path in self._beside().items()}
         for module in self._modules.values():
             module.add_registered(beside)
             module.add_settings(self._settings_of or ())
