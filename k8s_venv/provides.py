@@ -86,7 +86,13 @@ def providers(module: str) -> list[str]:
     Args:
         module: its full name.
     """
-    return sorted(set(importlib.metadata.packages_distributions().get(module.partition(".")[0], ())))
+    found = set(importlib.metadata.packages_distributions().get(module.partition(".")[0], ()))
+    if len(found) > 1:  # they share a namespace
+        path = module.replace(".", "/")
+        own = {f"{path}.py", f"{path}/__init__.py"}
+        having = {name for name in found if own & set(map(str, importlib.metadata.files(name) or ()))}
+        found = having or found
+    return sorted(found)
 
 
 def _list(environment: Environment, lock: Lock, folder: Path) -> set[str]:

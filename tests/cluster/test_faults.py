@@ -178,6 +178,12 @@ FAULTS: dict[str, tuple[Callable[[Cluster, str], Outcome], str]] = {
         ),
         r"Kubernetes refused the pod .*cannot create resource \"pods\".*needs more rights",
     ),
+    "an amount": (
+        lambda cluster, _: cluster.run(
+            cluster.pod(container_resources={"limits": {"memory": "1 GB"}}), cluster.call(add_one, 1)
+        ),
+        r"Kubernetes refused the pod .*quantities must match.*Amounts in `container_resources` are written such as",
+    ),
     "Pod Security": (
         lambda cluster, _: privileged(cluster),
         r"violates PodSecurity.*The namespace's Pod Security level does not admit the pod's options\.",

@@ -12,6 +12,7 @@ import pytest
 
 from k8s_venv.locks.locking import write_lock
 from k8s_venv.project import load_project
+from k8s_venv.provides import providers
 from tests.airflow_home import require_airflow
 
 HERE = "{}.{}".format(*sys.version_info)
@@ -278,3 +279,11 @@ def test_a_message_of_several_paragraphs_is_one_line(project: Path, tmp_path: Pa
     assert ": requirements=[…] and python_version=… belong into k8s-venv.toml" in line
     assert '[environments.frames] python = "3.9" requirements = ["lxml"] and the task is' in line
     assert ':%0A%0A    [environments.frames]%0A    python = "3.9"%0A' in annotated.stdout
+
+
+def test_of_packages_that_share_a_namespace_the_one_with_the_module_is_named() -> None:
+    require_airflow()
+
+    named = providers("airflow.providers.cncf.kubernetes.operators.pod")
+
+    assert named == ["apache-airflow-providers-cncf-kubernetes"]

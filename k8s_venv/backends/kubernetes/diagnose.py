@@ -46,7 +46,8 @@ _HINTS = {
     "denied the request": "It is a policy of the cluster: change the pod's options, or ask whoever runs the cluster.",
     "denied request": "It is a policy of the cluster: change the pod's options, or ask whoever runs the cluster.",
     "failed calling webhook": "One of the cluster's admission webhooks does not answer: ask whoever runs the cluster.",
-    '" cannot ': "Airflow's account needs more rights in that namespace: ask whoever runs the cluster.",
+    "quantities must match": "Amounts in `container_resources` are written such as 500m or 2Gi.",
+    " in API group ": "Airflow's account needs more rights in that namespace: ask whoever runs the cluster.",
     "Unauthorized": "The cluster does not know the account: is its token or certificate still valid?",
 }
 _OTHER_MACHINE = re.compile(r"exec \S*: exec format error")  # what runc says in the container's place
