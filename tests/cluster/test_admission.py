@@ -116,7 +116,13 @@ def elsewhere(cluster: Cluster) -> Iterator[Cluster]:
 def limited(cluster: Cluster) -> Iterator[Cluster]:
     """A namespace that gives limits to containers without, and takes no small ones."""
     with elsewhere(cluster) as there:
-        container = {"type": "Container", "default": {"memory": "64Mi"}, "min": {"cpu": "20m"}, "max": {"cpu": "1"}}
+        container = {
+            "type": "Container",
+            "default": {"memory": "64Mi"},
+            "defaultRequest": {"cpu": "20m"},  # else what is allowed at most, for which a busy node may have no room
+            "min": {"cpu": "20m"},
+            "max": {"cpu": "1"},
+        }
         limits = {"metadata": {"name": "limits"}, "spec": {"limits": [container]}}
         there.client.create_namespaced_limit_range(there.namespace, limits)
         yield there
@@ -143,9 +149,9 @@ def test_more_than_a_namespace_allows_is_told(limited: Cluster) -> None:
 
 
 def test_a_quota_that_counts_limits_takes_a_call_that_says_them(counted: Cluster) -> None:
-    limits = {"limits": {"cpu": "500m", "memory": "256Mi"}}
+    resources = {"limits": {"cpu": "500m", "memory": "256Mi"}, "requests": {"cpu": "20m", "memory": "32Mi"}}
 
-    outcome = counted.run(counted.pod(container_resources=limits), counted.call(add_one, 1))
+    outcome = counted.run(counted.pod(container_resources=resources), counted.call(add_one, 1))
 
     assert outcome.value == 2, outcome.error
 
