@@ -281,7 +281,11 @@ def test_an_interrupt_leaves_no_tag_and_the_next_run_goes_on(
     process = subprocess.Popen(
         [sys.executable, "-c", "from k8s_venv.cli import main; main()", "build-images"],
         cwd=tmp_path,
-        env={**os.environ, "K8S_VENV_REGISTRY": place},
+        env={
+            **os.environ,
+            "K8S_VENV_REGISTRY": place,
+            "TMPDIR": str(tmp_path),
+        },  # where one that is killed leaves its own
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
@@ -347,7 +351,11 @@ def test_an_interrupt_ends_a_wait_for_a_silent_registry(build: Command, tmp_path
         process = subprocess.Popen(
             [sys.executable, "-c", "from k8s_venv.cli import main; main()", "build-images"],
             cwd=tmp_path,
-            env={**os.environ, "K8S_VENV_REGISTRY": f"localhost:{silent.getsockname()[1]}/x"},
+            env={
+                **os.environ,
+                "K8S_VENV_REGISTRY": f"localhost:{silent.getsockname()[1]}/x",
+                "TMPDIR": str(tmp_path),
+            },
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
