@@ -113,8 +113,9 @@ def _report(error: BaseException, reporter: report.Reporter) -> int:
             return _TERMINATED  # whoever ended the call fetches nothing from the location for large values
     try:
         return 0 if reporter.failure(error) == protocol.SKIP else 1
-    except BaseException as broken:  # noqa: BLE001 -- whatever the function has made of its process
+    except Exception as broken:  # noqa: BLE001 -- whatever the function has made of its process
         ends, why = f"the call ended with {type(error).__name__}", f"{type(broken).__name__}: {broken}"
+        why = reporter.mask(why) if reporter.mask else why
         os.write(1, f"{protocol.MARK}ERROR - {ends}, which cannot be reported: {why}\n".encode())
         os._exit(protocol.NOT_REPORTED)  # no exit handler or thread can help
 
