@@ -19,6 +19,7 @@ from filelock import FileLock
 from k8s_venv import uv
 from k8s_venv.cli.console import console
 from k8s_venv.errors import K8sVenvError
+from k8s_venv.project import PROJECT_VARIABLE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,24 +28,22 @@ if TYPE_CHECKING:
 _NAMESPACES = "airflow.task.operators=INFO,py.warnings=ERROR,airflow.dag_processing=CRITICAL"
 
 
-def require_airflow() -> None:
-    """Refuse to go on without Airflow.
-
-    Raises:
-        K8sVenvError: it is not installed.
-    """
-    if importlib.util.find_spec("airflow") is None:
-        raise K8sVenvError("DAG files need Airflow: pip install 'k8s-venv[airflow]'.")
-
-
 @contextlib.contextmanager
-def airflow_home(dags: Path, *, log_level: str = "WARNING") -> Iterator[None]:
+def airflow_home(dags: Path, project: Path | None, *, log_level: str = "WARNING") -> Iterator[None]:
     """Give Airflow a home for one command, unless the user has one; this must come before Airflow's import.
 
     Args:
         dags: the folder of the DAG files.
+        project: what ``--project`` says, for the tasks in them.
         log_level: from which level Airflow's own parts speak.
+
+    Raises:
+        K8sVenvError: Airflow is not installed.
     """
+    if importlib.util.find_spec("airflow") is None:
+        raise K8sVenvError("DAG files need Airflow: pip install 'k8s-venv[airflow]'.")
+    if project:
+        os.environ[PROJECT_VARIABLE] = str(project.resolve())
     os.environ.setdefault("AIRFLOW__CORE__DAGS_FOLDER", str(dags))
     for folder in (str(dags), os.environ["AIRFLOW__CORE__DAGS_FOLDER"]):
         if folder not in sys.path:

@@ -14,6 +14,7 @@ from k8s_venv.cli.console import (
     console,
     ends_in_order,
     environments_argument,
+    megabytes,
     open_project,
     progress,
     show_error,
@@ -95,7 +96,7 @@ def build_images(
     for environment in selected:
         if environment.image is not None:
             own = f"{environment.name} is not built: it has an image of its own, {environment.image}"
-            console.print(own, markup=False)
+            console.print(own)
     steps = make_plan(project, chosen, builder, details=not check, anew=elsewhere, load=load)
     sizes = {} if elsewhere else volumes(steps)
     _show(steps, sizes)
@@ -118,7 +119,6 @@ def _show(steps: list[Step], sizes: dict[str, Volume]) -> None:
             console.print(
                 f"Note: {step.environment.name}: its lock does not pin the base {step.environment.base_image}; "
                 f"`k8s-venv lock {step.environment.name}` does.",
-                markup=False,
             )
     rows = []
     for step in steps:
@@ -130,23 +130,19 @@ def _show(steps: list[Step], sizes: dict[str, Volume]) -> None:
                 str(step.packages),
                 f"{step.builder} ({step.why})" if step.why else step.builder,
                 _upload(size.upload, size.unmade, size.unmade_bytes) if size else "",
-                _megabytes(size.shared) if size else "",
+                megabytes(size.shared) if size else "",
                 "cannot be built" if step.problem and step.state != "denied" else step.state,
             )
         )
     header = ("environment", "Python", "packages", "builder", "to upload", "shared", "image")
-    console.print(aligned(header, rows), markup=False)
+    console.print(aligned(header, rows))
 
 
 def _upload(upload: int, unmade: int, unmade_bytes: int | None) -> str:
     if unmade_bytes is not None:
-        return _megabytes(upload + unmade_bytes)
+        return megabytes(upload + unmade_bytes)
     packages = f"{unmade} package{'s' * (unmade != 1)} not packed yet"
-    return f"{_megabytes(upload)} and {packages}" if upload else packages
-
-
-def _megabytes(size: int) -> str:
-    return f"{size / 1e6:.1f} MB"
+    return f"{megabytes(upload)} and {packages}" if upload else packages
 
 
 def _build(steps: list[Step], jobs: int, destination: Any) -> list[Done]:
@@ -157,12 +153,12 @@ def _build(steps: list[Step], jobs: int, destination: Any) -> list[Done]:
     with progress([step.environment.name for step in missing]) as (report, finished):
 
         def done(one: Done) -> None:
-            what = {"push": f"pushed, {_megabytes(one.sent)} sent" if one.step.parts else "pushed", "load": "loaded"}
+            what = {"push": f"pushed, {megabytes(one.sent)} sent" if one.step.parts else "pushed", "load": "loaded"}
             finished(one.step.environment.name, "failed" if one.error else what.get(str(destination), "built"))
 
         def sent(step: Step, number: int) -> None:
             if console.is_terminal:
-                report(step.environment.name, f"pushing, {_megabytes(number)} sent")
+                report(step.environment.name, f"pushing, {megabytes(number)} sent")
 
         run = Run(destination, lambda step, text: report(step.environment.name, text), sent, done)
         ended = run.all(missing, jobs)

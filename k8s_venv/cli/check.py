@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import reprlib
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from k8s_venv.checking import Finding, check_tasks, files_to_load
-from k8s_venv.cli.airflow_home import airflow_home, require_airflow
+from k8s_venv.cli.airflow_home import airflow_home
 from k8s_venv.cli.console import console
 from k8s_venv.errors import K8sVenvError
 
@@ -54,8 +53,6 @@ def check(given: Path | None, paths: tuple[Path, ...], registry: bool, form: str
         k8s-venv check dags
         k8s-venv check --registry --format github dags    in CI, before a deployment
     """  # noqa: D301 -- click leaves the lines after a \b as they are
-    require_airflow()
-    _use_project(given)
     exists: Callable[[str], bool] | None = None
     if registry:
         from k8s_venv.registry import image_exists
@@ -63,7 +60,7 @@ def check(given: Path | None, paths: tuple[Path, ...], registry: bool, form: str
         exists = image_exists
     files = list(files_to_load(paths or (Path.cwd(),)))
     start = (paths[0] if paths else Path.cwd()).resolve()
-    with airflow_home(start if start.is_dir() else start.parent, log_level="CRITICAL"):
+    with airflow_home(start if start.is_dir() else start.parent, given, log_level="CRITICAL"):
         from k8s_venv.airflow.loading import load_tasks
 
         tasks: list[Task] = []
@@ -93,9 +90,7 @@ def explain(given: Path | None, dag_file: Path, task: str) -> None:
     Example:
         k8s-venv explain dags/sales.py clean
     """  # noqa: D301 -- click leaves the lines after a \b as they are
-    require_airflow()
-    _use_project(given)
-    with airflow_home(dag_file.resolve().parent, log_level="CRITICAL"):
+    with airflow_home(dag_file.resolve().parent, given, log_level="CRITICAL"):
         from k8s_venv.airflow.loading import load_tasks
         from k8s_venv.calls.capturing import capture
 
@@ -176,11 +171,6 @@ class _Named:
 
     def __repr__(self) -> str:
         return f"<{self._name}>"
-
-
-def _use_project(given: Path | None) -> None:
-    if given:
-        os.environ["K8S_VENV_PROJECT"] = str(given.resolve())
 
 
 def _print(findings: list[Finding], form: str) -> None:

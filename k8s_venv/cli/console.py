@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 # Progress goes to standard error, results to standard output.
-console = Console(stderr=True, highlight=False, soft_wrap=True)
+console = Console(stderr=True, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 _PATIENCE = 10.0  # seconds for a command that was told to end
 
@@ -52,9 +52,14 @@ def open_project(given: Path | None) -> Project:
     return load_project(project_at(given, f"--project (or {PROJECT_VARIABLE})") if given else find_project())
 
 
-def show_error(error: K8sVenvError) -> None:
+def show_error(error: K8sVenvError | str) -> None:
     """Print an error beside others, where a command goes on after it."""
-    console.print(f"Error: {error}", markup=False, style="red")
+    console.print(f"Error: {error}", style="red")
+
+
+def megabytes(size: int) -> str:
+    """Return a number of bytes in megabytes."""
+    return f"{size / 1e6:.1f} MB"
 
 
 def aligned(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -118,7 +123,7 @@ def progress(names: list[str]) -> Iterator[tuple[Report, Report]]:
     if not console.is_terminal:
 
         def line(name: str, text: str) -> None:
-            console.print(f"{name:{width}}  {text}", markup=False)
+            console.print(f"{name:{width}}  {text}")
 
         def last(name: str, text: str) -> None:
             line(name, f"{text} ({time.monotonic() - started:.1f} s)")

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from k8s_venv.cli.console import aligned, console, ends_in_order, environments_argument, open_project
+from k8s_venv.cli.console import (
+    aligned,
+    console,
+    ends_in_order,
+    environments_argument,
+    megabytes,
+    open_project,
+    show_error,
+)
 from k8s_venv.errors import K8sVenvError, LockError, ProjectError
 from k8s_venv.locks.locking import check_lock
 from k8s_venv.registry import Reference, find_base, registry_at
@@ -92,14 +100,14 @@ def list_environments(
 
         in_parallel(lambda one: _ask_registry(*one), list(zip(rows, chosen, strict=True)), _AT_ONCE)
     if tasks:
-        _add_tasks(project, rows, tasks)
+        _add_tasks(project, given, rows, tasks)
     if as_json:
         click.echo(json.dumps([dataclasses.asdict(row) for row in rows], indent=2))
     else:
         _show(rows, with_registry=registry, with_tasks=bool(tasks))
     problems = dict.fromkeys(row.problem for row in rows if row.problem)
     for problem in problems:
-        console.print(f"Error: {problem}", markup=False, style="red")
+        show_error(problem)
     if problems:
         raise click.exceptions.Exit(1)
 
@@ -142,15 +150,14 @@ def _look_up(row: Row, image: str, environment: Environment) -> None:
             row.created = found.config.get("created")
 
 
-def _add_tasks(project: Project, rows: list[Row], paths: tuple[Path, ...]) -> None:
+def _add_tasks(project: Project, given: Path | None, rows: list[Row], paths: tuple[Path, ...]) -> None:
     """Load DAG files, and note each isolated task of this project at its environment."""
     from k8s_venv.checking import files_to_load
-    from k8s_venv.cli.airflow_home import airflow_home, require_airflow
+    from k8s_venv.cli.airflow_home import airflow_home
 
-    require_airflow()
     start = paths[0].resolve()
     used: dict[str, list[str]] = {row.environment: [] for row in rows}
-    with airflow_home(start if start.is_dir() else start.parent, log_level="CRITICAL"):
+    with airflow_home(start if start.is_dir() else start.parent, given, log_level="CRITICAL"):
         from k8s_venv.airflow.loading import load_tasks
 
         for file in files_to_load(paths):
@@ -159,7 +166,7 @@ def _add_tasks(project: Project, rows: list[Row], paths: tuple[Path, ...]) -> No
                 if task.project.path == project.path and task.environment.name in used:
                     used[task.environment.name].append(task.name)
             for finding in broken:
-                console.print(f"Note: {finding.path}:{finding.line}: {finding.message}", markup=False)
+                console.print(f"Note: {finding.path}:{finding.line}: {finding.message}")
     for row in rows:
         row.tasks = sorted(used[row.environment])
 
@@ -175,14 +182,14 @@ def _show(rows: list[Row], *, with_registry: bool, with_tasks: bool) -> None:
     if with_registry:
         built = {True: "exists", False: "to build", None: "-"}
         columns["built"] = ["unknown" if row.problem else built[row.exists] for row in rows]
-        columns["size"] = ["-" if row.size is None else f"{row.size / 1e6:.1f} MB" for row in rows]
+        columns["size"] = ["-" if row.size is None else megabytes(row.size) for row in rows]
         columns["age"] = [_age(row.created) for row in rows]
     if with_tasks:
         columns["tasks"] = ["\n".join(row.tasks or ()) or "-" for row in rows]
     click.echo(aligned(list(columns), list(zip(*columns.values(), strict=True))))
     for row in rows:
         if row.why:
-            console.print(f"{row.environment}: {row.why}", markup=False)
+            console.print(f"{row.environment}: {row.why}")
 
 
 def _age(created: str | None) -> str:

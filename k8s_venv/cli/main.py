@@ -100,12 +100,5 @@ def main(context: click.Context, project: Path | None) -> None:
     context.obj = project
 
 
-main.add_command(build_images)
-main.add_command(check)
-main.add_command(explain)
-main.add_command(helm_values)
-main.add_command(init)
-main.add_command(list_environments)
-main.add_command(lock)
-main.add_command(prune)
-main.add_command(test)
+for command in (build_images, check, explain, helm_values, init, list_environments, lock, prune, test):
+    main.add_command(command)

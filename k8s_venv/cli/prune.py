@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from k8s_venv import uv
-from k8s_venv.cli.console import aligned, console
+from k8s_venv.cli.console import aligned, console, megabytes, show_error
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -51,18 +51,16 @@ def prune(days: float, dry_run: bool) -> None:
     with alone_with(layers_folder()) as alone, unused_environments(days * _DAY) as environments:
         found = [*(unused_by_builds(days * _DAY) if alone else ()), *environments]
         if not alone:
-            console.print(f"A build uses {uv.cache_folder()} now, so layers and base images stay.", markup=False)
+            console.print(f"A build uses {uv.cache_folder()} now, so layers and base images stay.")
         total = _show(found)
         for one in () if dry_run else found:
             try:
                 one.remove()
             except OSError as error:
                 failed = True
-                console.print(
-                    f"Error: {error.filename} cannot be removed: {error.strerror}.", markup=False, style="red"
-                )
+                show_error(f"{error.filename} cannot be removed: {error.strerror}.")
     said = "Would remove" if dry_run else "Removed"
-    click.echo(f"{said} {_megabytes(total)} from {uv.cache_folder()}.")
+    click.echo(f"{said} {megabytes(total)} from {uv.cache_folder()}.")
     if failed:
         raise click.exceptions.Exit(1)
 
@@ -72,11 +70,7 @@ def _show(found: Iterable[Unused]) -> int:
     sizes: dict[str, list[int]] = {}
     for one in found:
         sizes.setdefault(one.kind, []).append(one.size)
-    rows = [(_megabytes(sum(each)), str(len(each)), kind) for kind, each in sizes.items()]
+    rows = [(megabytes(sum(each)), str(len(each)), kind) for kind, each in sizes.items()]
     if rows:
         click.echo(aligned(("size", "number", "what"), rows))
     return sum(sum(each) for each in sizes.values())
-
-
-def _megabytes(size: int) -> str:
-    return f"{size / 1e6:.1f} MB"

@@ -10,7 +10,7 @@ import click
 
 from k8s_venv.backends import BACKEND_VARIABLE
 from k8s_venv.calls.references import is_document
-from k8s_venv.cli.airflow_home import airflow_home, require_airflow
+from k8s_venv.cli.airflow_home import airflow_home
 from k8s_venv.cli.console import aligned, progress
 from k8s_venv.cli.lock import lock_missing
 from k8s_venv.errors import K8sVenvError
@@ -44,12 +44,9 @@ def test(given: Path | None, dag_file: Path, backend: str | None, dag_id: str | 
     Airflow needs no set-up: unless AIRFLOW_HOME is set, the run gets a database of its own, which is removed
     afterwards.
     """  # noqa: D301 -- click leaves the lines after a \b as they are
-    require_airflow()
     if backend:
         os.environ[BACKEND_VARIABLE] = backend
-    if given:
-        os.environ["K8S_VENV_PROJECT"] = str(given.resolve())
-    with airflow_home(dag_file.resolve().parent):
+    with airflow_home(dag_file.resolve().parent, given):
         state, outcomes = _run(dag_file.resolve(), dag_id)
     _show(outcomes)
     if state != "success":

@@ -142,6 +142,17 @@ def test_a_project_without_environments_gets_one_sentence(cli: Command, tmp_path
     assert "No environment is declared." in error_of(cli("lock"))
 
 
+def test_names_are_shown_as_they_are(cli: Command, project_file: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "[red]" / ":key:"
+    folder.mkdir(parents=True)
+    (folder / "Dockerfile").write_text("PYENV 3.12 etl\n")
+    (folder / "packages.txt").write_text("jq\n")
+
+    ran = cli("init", "new", "--from-dockerfile", str(folder / "Dockerfile"))
+
+    assert f"the Debian packages of {folder / 'packages.txt'}: remove" in ran.stderr
+
+
 @pytest.mark.parametrize("place", ["nowhere", "."])
 def test_a_project_that_is_nowhere_gets_one_sentence(cli: Command, place: str) -> None:
     assert "--project" in error_of(cli("--project", place, "lock"))
@@ -149,7 +160,7 @@ def test_a_project_that_is_nowhere_gets_one_sentence(cli: Command, place: str) -
 
 
 def test_a_cache_that_cannot_be_written_to_gets_one_sentence(cli: Command, project_file: Path) -> None:
-    assert "K8S_VENV_CACHE to another" in error_of(cli("lock", "bare", K8S_VENV_CACHE="/dev/null/cache"))
+    assert "Set K8S_VENV_CACHE to a folder that can" in error_of(cli("lock", "bare", K8S_VENV_CACHE="/dev/null/cache"))
 
 
 # What `build-images` needs and may not find.
