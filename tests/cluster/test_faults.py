@@ -47,6 +47,12 @@ def flood(lines: int) -> int:
     return lines
 
 
+def noise(size: int) -> bytes:
+    import os
+
+    return os.urandom(size)
+
+
 def raise_error() -> None:
     raise ValueError("this try failed")
 
@@ -315,6 +321,19 @@ def test_a_kept_pod_is_never_taken_for_the_next_tries(cluster: Cluster) -> None:
     kept = cluster.client.read_namespaced_pod(name, cluster.namespace)
     assert kept.metadata.labels["already_checked"] == "True"
     cluster.delete(kept)
+
+
+def test_a_kept_pod_ends_as_soon_as_its_large_result_was_read(cluster: Cluster) -> None:
+    pod, call = cluster.pod(), cluster.call(noise, 100_000)
+    run = PodRun(cluster.client, pod, call, print, print, PATIENCE)
+    run.create()
+    assert len(open_result(run.wait(), call)) == 100_000
+
+    run.finish("keep_pod")
+
+    read = cluster.client.read_namespaced_pod
+    eventually(lambda: read(pod.metadata.name, cluster.namespace).status.phase == "Succeeded")
+    cluster.delete(pod)
 
 
 def test_a_try_waits_until_the_pod_of_the_killed_one_is_gone(cluster: Cluster) -> None:

@@ -350,20 +350,34 @@ def test_a_lost_result_is_never_none(
         cluster.run(function, folder, location=folder, pod=volume)
 
 
-def damage() -> bytes:
+def damage(how: str) -> bytes:
     import atexit
 
     def alter() -> None:
-        with Path("/k8s-venv/result/result.bin").open("r+b") as stream:
-            stream.write(b"altered")
+        payload = Path("/k8s-venv/result/result.bin")
+        if how == "altered":
+            with payload.open("r+b") as stream:
+                stream.write(b"altered")
+        elif how == "cut":
+            os.truncate(payload, 50_000)
+        else:
+            payload.unlink()
 
     atexit.register(alter)
     return os.urandom(100_000)
 
 
-def test_a_result_that_is_damaged_in_the_pod_is_told(cluster: Cluster) -> None:
-    with pytest.raises(BackendError, match="its checksum does not match"):
-        cluster.run(damage)
+@pytest.mark.parametrize(
+    ("how", "sentence"),
+    [
+        ("altered", "its checksum does not match"),
+        ("cut", "it ended after 50,000 bytes"),
+        ("removed", "command terminated with non-zero exit code"),
+    ],
+)
+def test_a_result_that_is_damaged_in_the_pod_is_told(cluster: Cluster, how: str, sentence: str) -> None:
+    with pytest.raises(BackendError, match=sentence):
+        cluster.run(damage, how)
 
 
 @pytest.mark.parametrize("dag_id", ["bulk", "bulk_deferred"])

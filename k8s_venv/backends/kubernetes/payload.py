@@ -167,8 +167,9 @@ class PodPayload:
         digest, size = hashlib.sha256(), 0
         deadline = time.monotonic() + _PATIENCE
         while size < document.size:
+            start = size
             try:
-                with contextlib.closing(self._output(render.read_command(size))) as pieces:
+                with contextlib.closing(self._output(render.read_command(start))) as pieces:
                     for data in pieces:
                         wanted = data[: document.size - size]
                         digest.update(wanted)
@@ -178,7 +179,7 @@ class PodPayload:
                         if size == document.size:
                             break
                     else:
-                        raise _BrokenOffError(f"it ended after {size:,} bytes")
+                        raise _BrokenOffError(f"it ended after {size:,} bytes", final=size == start)
             except _BrokenOffError as error:
                 if error.final or time.monotonic() > deadline:
                     raise self._unread(document, str(error)) from None
@@ -206,9 +207,12 @@ class PodPayload:
     def _frames(self, socket: Any) -> Generator[bytes]:
         # Not through the client's own `update`: it waits for the socket while TLS holds what has arrived.
         socket.settimeout(_SILENCE)
+        succeeded = False
         while True:
             kind, frame = socket.recv_data_frame(control_frame=True)
             if kind == ABNF.OPCODE_CLOSE:
+                if not succeeded:
+                    raise _BrokenOffError("the connection was closed")
                 return
             if kind not in (ABNF.OPCODE_BINARY, ABNF.OPCODE_TEXT) or not frame.data:
                 continue
@@ -219,8 +223,9 @@ class PodPayload:
                 self._log(data.decode("utf-8", "replace").rstrip())
             elif number == ERROR_CHANNEL:  # how it ended; also where its container has not started, or is gone
                 status = json.loads(data)
-                if status["status"] != "Success":
-                    raise _BrokenOffError(status["message"])
+                succeeded = status["status"] == "Success"
+                if not succeeded:
+                    raise _BrokenOffError(status["message"], final=status.get("reason") == "NonZeroExitCode")
 
     def _unread(self, document: protocol.Document, problem: str) -> BackendError:
         return BackendError(
