@@ -10,9 +10,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from k8s_venv.environment import Environment
+    from k8s_venv.locks.lockfile import Package
     from k8s_venv.locks.requirements import Line
-
-Package = dict[str, Any]
 
 
 def held_to_hashes(environment: Environment, packages: Sequence[Package], lines: Sequence[Line]) -> list[Package]:

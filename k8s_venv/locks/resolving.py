@@ -30,9 +30,8 @@ if TYPE_CHECKING:
 
     from k8s_venv.environment import Environment
     from k8s_venv.locks.installed import Installed
+    from k8s_venv.locks.lockfile import Package
     from k8s_venv.locks.requirements import Line
-
-Package = dict[str, Any]
 
 # What uv calls a platform, and its marker (PEP 508). The wheels' tags are those of Debian bookworm's glibc.
 _PLATFORMS = {
@@ -63,9 +62,9 @@ def resolve(
     environment: Environment,
     older: Sequence[Package],
     renewal: Renewal,
-    progress: Callable[[str], None] | None = None,
-    note: Callable[[str], None] | None = None,
-    own: Mapping[str, Installed] = MappingProxyType({}),
+    progress: Callable[[str], None] | None,
+    note: Callable[[str], None],
+    own: Mapping[str, Installed],
 ) -> list[Package]:
     """Return the packages of an environment as a lock lists them.
 
@@ -101,9 +100,8 @@ def resolve(
             upgrades = ()
         if found == before or _agree(found):
             break
-    if note:
-        for warning in warned:
-            note(f"{warning.rstrip('.')}.")
+    for warning in warned:
+        note(f"{warning.rstrip('.')}.")
     return _merged(found)
 
 
