@@ -195,6 +195,8 @@ def test_syntax_that_the_environment_cannot_parse_is_refused_with_its_line(every
         b"class A: n = 1\nB = A\nclass A(A): n = 2\ndef f(): return A().n, B.n, issubclass(A, B)\n",
         b"known = {}\ndef put(name, into=known): into[name] = 1\nput('a')\n"
         b"def f(known=known): return put('b') or known\n",
+        b"import dataclasses\nfrom typing import ClassVar\n@dataclasses.dataclass\nclass A:\n"
+        b"    n: 'ClassVar[int]' = 1\ndef f(): return len(dataclasses.fields(A))\n",
         b"a = b = []\nb.append(1)\nc = a\nc.append(2)\ndef g(x=a): return x\ndef f(): return g(), a is b, b is c\n",
         b"import typing\nif typing.TYPE_CHECKING:\n    from nowhere import A\nelse:\n    A = int\n"
         b"def f(): return A(3)\n",
@@ -215,7 +217,9 @@ def test_syntax_that_the_environment_cannot_parse_is_refused_with_its_line(every
          "a lambda's default lambda", "lambdas of constants", "a metaclass that registers", "subclasses asked for",
          "exec", "the module's getattr", "names put together",
          "a class by condition", "a local class by condition", "a class replaced", "a default that a call changes",
-         "several names for one list", "an import for type checkers", "singletons", "objects that are made once"],
+         "a class variable in quotes",
+         "several names for one list", "an import for type checkers", "singletons",
+         "objects that are made once"],
 )  # fmt: skip
 def test_any_way_of_writing_travels(load: Load, send: Send, source: bytes) -> None:
     module = load(source)
@@ -366,6 +370,15 @@ def test_what_registers_itself_beside_the_dag_file_is_registered_there(
     try:
         assert send(module.f, python=python, transport=transport) == (["first", "plugin"], 1)
         assert "unused" not in "".join(text for _, _, text in Slicer(module.f, tmp_path).slices())
+        tied = load("""
+            import threading
+            from registry_of_mine import Base, hub
+            LOCK = threading.Lock()
+            @hub.step(order=3)
+            def third(): return LOCK
+            def f(): return Base.__name__
+        """)
+        assert send(tied.f, python=python, transport=transport) == "Base"
     finally:
         del sys.modules["registry_of_mine"], sys.modules["plugin_of_mine"]
 

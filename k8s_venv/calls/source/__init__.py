@@ -6,7 +6,7 @@ The rules, for each name that the function uses, directly or through what it use
 2. A **function or class** is sent as its source, decorators included, and what it uses is followed in turn. Of
    several definitions of one name the one that is in force is sent. A class that keeps account of its subclasses
    brings them along, and what was left in its attributes since it was made (registries, counters).
-   What registered itself in a module beside this one, which then holds it, comes along with that module.
+   What registered itself in a module beside this one, which then holds it, comes along if it can.
 3. A **choice by Python** (``try``/``except ImportError`` and the like, ``if sys.version_info …``, a value made from
    ``sys.version_info``) is repeated whole, so that the environment chooses for itself.
 4. Everything else is **state**. It is sent as its value at the time of the call: so what several statements built

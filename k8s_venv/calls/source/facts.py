@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 
+from k8s_venv.calls.source.annotations import names_in_annotations
 from k8s_venv.calls.source.names import Uses, uses
 
 
@@ -32,7 +33,7 @@ def facts_of(node: ast.stmt, filename: str) -> Facts:
     """
     parts = list(ast.walk(node))
     fields = [
-        (kind.name, frozenset(part.id for part in ast.walk(field.annotation) if isinstance(part, ast.Name)))
+        (kind.name, frozenset(names_in_annotations(field)))
         for kind in parts
         if isinstance(kind, ast.ClassDef)
         for field in kind.body

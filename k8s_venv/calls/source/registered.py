@@ -71,7 +71,7 @@ def _held_by(module: ModuleType) -> Iterator[FunctionType | type]:
         if is_definition:
             yield value
         if issubclass(kind, dict):
-            pending += [*value.keys(), *value.values()]
+            pending += [*dict.keys(value), *dict.values(value)]
         elif issubclass(kind, list | tuple | set | frozenset | deque):
             pending += value
         elif kind is SimpleNamespace or module.__name__ == (value if is_definition else kind).__module__:

@@ -53,13 +53,18 @@ class Slicer:
         self._origins = Origins(root)
         self._root = root
         self._annotated: set[str] | None = None
+        self._takes_registered = True
         inner = written_function(function)
         # What an installed package defines is imported there by its name.
         self.inner = inner if inner is not None and not is_installed_file(inner.__code__.co_filename) else None
         refuse_nonlocal(function)
         if self.inner is not None:
             self._home = self._origins.slice(self.inner)
-        self._collect()
+        try:
+            self._collect()
+        except CallError:
+            self._takes_registered = False  # what registered itself, and the function may not need, cannot travel
+            self._collect()
         if self._is_circular():
             self._origins.keep_whole(self._home)
             self._collect()
@@ -166,7 +171,8 @@ class Slicer:
             raise self._blame(error) from None
         beside = {dotted_name(entry): path for entry, path in self._beside().items()}
         for module in self._modules.values():
-            module.add_registered(beside)
+            if self._takes_registered:
+                module.add_registered(beside)
             module.add_settings(self._settings_of or ())
         self._follow(set())
         early = {m.name: m.early for m in self._modules.values()}
