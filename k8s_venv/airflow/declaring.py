@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from k8s_venv.airflow.compat import conf
 from k8s_venv.airflow.options import check_options
 from k8s_venv.backends import choose_backend
+from k8s_venv.backends.resources import check_resources
 from k8s_venv.calls.transport import check_serializer
 from k8s_venv.errors import CallError, K8sVenvError
 from k8s_venv.project import Project, find_project, load_project, project_at
@@ -32,8 +33,9 @@ def check_declared(project: Project, environment: str, backend: str | None, seri
         K8sVenvError: it does not fit, or there is no such environment.
     """
     declared = project.environment(environment)
-    check_options(set(project.pod), f"{project.path}: [pod]")
-    check_options(set(declared.pod), f"{project.path}: environment {environment!r}")
+    for options, where in ((project.pod, "[pod]"), (declared.pod, f"environment {environment!r}")):
+        check_options(set(options), f"{project.path}: {where}")
+        check_resources(options.get("container_resources"), f"{project.path}: {where}")
     choose_backend(backend, project)
     try:
         check_serializer(serializer, declared)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import traceback
 from typing import TYPE_CHECKING, Any
 
 from k8s_venv.airflow.compat import AIRFLOW_3, redact
@@ -29,12 +30,10 @@ def shortened(error: BaseException) -> str:
 
 
 def sentence(error: BaseException | str) -> str:
-    """Return an exception's type and text, or the text alone where k8s-venv raised it."""
+    """Return an exception's type, text and notes, or the text alone where k8s-venv raised it."""
     if isinstance(error, str | K8sVenvError):
         return str(error)
-    kind = type(error)
-    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
-    return readable(f"{name}: {error}" if str(error) else name)
+    return readable("".join(traceback.format_exception_only(error)).rstrip())
 
 
 def shorten_tracebacks() -> None:

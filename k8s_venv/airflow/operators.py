@@ -31,6 +31,7 @@ from k8s_venv.airflow.options import (
 from k8s_venv.airflow.secrets import SecretNames, resolve_secrets
 from k8s_venv.airflow.xcom import check_storable
 from k8s_venv.backends import choose_backend
+from k8s_venv.backends.resources import check_resources
 from k8s_venv.calls import Result, open_result, pack, refer
 from k8s_venv.calls.source.modulefile import remember
 from k8s_venv.errors import K8sVenvError
@@ -119,6 +120,7 @@ class IsolatedOperator(BaseOperator):
         pod_options = {name: kwargs.pop(name) for name in OPTIONS & set(kwargs)}
         unknown = {name for name in kwargs if name not in _BASE_OPTIONS and not name.startswith("_")}
         check_options(unknown, task, parameters_of(type(self)))
+        check_resources(pod_options.get("container_resources"), task)
         super().__init__(**kwargs)
         self.environment = named_environment(environment, task)
         require_function(python_callable, task)

@@ -111,15 +111,18 @@ REFUSED: Mapping[str, str] = {
     "trigger_kwargs": _LATER,
     "xcom_sidecar_container_security_context": "the sidecar takes the base container's",
 }
-# What Airflow's Python operators have beyond that, such as that of ``@task.virtualenv``.
+# What people know from elsewhere: from Airflow's Python operators, such as ``@task.virtualenv``, or of containers.
+_RESOURCES = 'write it into container_resources={"limits": {"memory": "2Gi", "cpu": "1"}}'
 _ENVIRONMENT = "k8s-venv.toml says it of the environment"
 _INDEXES = "name indexes among the environment's requirements, or by UV_INDEX_URL or PIP_INDEX_URL"
-REFUSED_OF_PYTHON: Mapping[str, str] = {
+REFUSED_OTHERS: Mapping[str, str] = {
+    "cpu": _RESOURCES,
     "expect_airflow": "Airflow is used where the environment has it",
     "expect_pendulum": "pendulum is used where the environment has it",
     "index_urls": _INDEXES,
     "index_urls_from_connection_ids": _INDEXES,
     "inherit_env": "an environment sees nothing of the worker's; give env_vars, connections or variables",
+    "memory": _RESOURCES,
     "pip_install_options": _INDEXES,
     "python": f"{_ENVIRONMENT}, as `python` or `interpreter`",
     "show_return_value_in_logs": "what a task returns is never logged",
@@ -173,7 +176,7 @@ def check_options(names: set[str], where: str, others: frozenset[str] = frozense
         K8sVenvError: one of them is unknown, or not to be set.
     """
     for name in sorted(names - OPTIONS):
-        reason = REFUSED.get(name) or REFUSED_OF_PYTHON.get(name)
+        reason = REFUSED.get(name) or REFUSED_OTHERS.get(name)
         if reason:
             raise K8sVenvError(f"{where}: the option {name!r} cannot be set: {reason}.")
         raise K8sVenvError(

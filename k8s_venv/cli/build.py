@@ -105,6 +105,11 @@ def build_images(
         for step in steps:
             if step.problem:
                 show_error(step.problem)
+        missing = [step.environment.name for step in steps if not step.exists and not step.problem]
+        if check and missing:
+            console.print(
+                f"Missing: {len(missing)} of {len(steps)}. `k8s-venv build-images {' '.join(missing)}` builds them."
+            )
         failed = any(step.problem or (check and not step.exists) for step in steps)
     else:
         ended = _build(steps, jobs, output or ("load" if load else "push"))

@@ -96,7 +96,8 @@ def _failure(dag_file: Path, state: str, outcomes: list[TaskOutcome]) -> str:
     if len(failed) == 1:
         name, error = failed[0]
         return f"The run of {dag_file} failed in {name}" + (f": {error}" if error else ".")
-    lines = "".join(f"\n  {name}: {error or 'see its log above'}" for name, error in failed)
+    causes = ((name, error.replace("\n", "\n    ") or "see its log above") for name, error in failed)
+    lines = "".join(f"\n  {name}: {cause}" for name, cause in causes)
     return f"The run of {dag_file} failed in {len(failed)} tasks:{lines}"
 
 

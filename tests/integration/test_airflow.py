@@ -77,6 +77,12 @@ def isolated(decorator: str, function: str = "def work(): return 1") -> str:
         ('task.isolated("same", backend="podman")', "def work(): ...", "there is no backend 'podman'"),
         ('task.isolated("same", imag="x")', "def work(): ...", "there is no option 'imag'. Did you mean 'image'?"),
         ('task.isolated("same", cmds=["x"])', "def work(): ...", "'cmds' cannot be set: k8s-venv sets it itself"),
+        ('task.isolated("same", memory="1Gi")', "def work(): ...", 'container_resources={"limits": {"memory": '),
+        (
+            'task.isolated("same", container_resources={"limits": {"memory": "1 GB"}})',
+            "def work(): ...",
+            "Task 'work': '1 GB' in `container_resources` is not a quantity, such as 500m or 2Gi.",
+        ),
         ('task.isolated("same", requirements=["x"])', "def work(): ...", 'requirements = ["x"]'),
         ('task.isolated("same", connections="x")', "def work(): ...", "connections is a list: connections=['x']"),
         ('task.isolated("same")', "def work(var=None): ...", "asks for 'var' of Airflow's context"),
@@ -94,6 +100,14 @@ def test_a_misspelt_pod_option_of_the_project_is_told_when_the_dag_is_parsed(loa
     (tmp_path / "k8s-venv.toml").write_text('[pod]\nnamespce = "tasks"\n[environments.same]\npython = "3.12"\n')
 
     with pytest.raises(K8sVenvError, match=r"k8s-venv.toml: \[pod\]: there is no option 'namespce'. Did you mean"):
+        load(dag_file(isolated('task.isolated("same")')))
+
+
+def test_an_amount_of_the_project_that_is_none_is_told_when_the_dag_is_parsed(load: Load, tmp_path: Path) -> None:
+    pod = 'pod = { container_resources = { requests = { cpu = "two" } } }'
+    (tmp_path / "k8s-venv.toml").write_text(f'[environments.same]\npython = "3.12"\n{pod}\n')
+
+    with pytest.raises(K8sVenvError, match=r"k8s-venv.toml: environment 'same': 'two' in `container_resources` is not"):
         load(dag_file(isolated('task.isolated("same")')))
 
 

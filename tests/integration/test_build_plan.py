@@ -71,11 +71,13 @@ def test_many_environments_ask_a_registry_little(build: Command, proxy: Proxy) -
     asked_for_plan = len(proxy.requests)
     proxy.requests.clear()
     checked = build("--check")
+    last = checked.stderr.splitlines()[-1]
 
     assert len(proxy.requests) == 20
     assert asked_for_plan <= 2 * 20 + 8 * 2  # each image and its tags; the base, by each of eight threads at most
     assert [line.split()[0] for line in planned.stderr.splitlines()] == ["environment", *names]
     assert checked.returncode == 1
+    assert last == f"Missing: 20 of 20. `k8s-venv build-images {' '.join(names)}` builds them."
 
 
 def test_a_check_that_could_not_be_made_says_so_and_not_that_images_are_missing(build: Command, proxy: Proxy) -> None:

@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from k8s_venv.backends.command import runner_command
+from k8s_venv.backends.resources import amount, amounts
 from k8s_venv.errors import BackendError
 from k8s_venv.runner import protocol
 
@@ -22,9 +23,6 @@ USER = "50000:0"
 _USED = ("container_resources", "env_vars", "image", "image_pull_policy")
 _ROOT = re.compile(r"(?:|0|root)(?::.*)?")
 _PERIOD = 100_000  # microseconds, of which a container gets its share of CPU time
-_QUANTITY = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(m|k|[MGTP]|[KMGTP]i)?")
-_FACTORS = {"": 1.0, "m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15}
-_FACTORS |= {f"{letter}i": 1024.0 ** (power + 1) for power, letter in enumerate("KMGTP")}
 
 
 def container_options(
@@ -68,7 +66,7 @@ def memory_limit(given: Mapping[str, Any]) -> str:
     Args:
         given: pod options by name.
     """
-    size = _limits(given.get("container_resources")).get("memory")
+    size = amounts(given.get("container_resources"), "limits").get("memory")
     return f"limit {size}" if size else "no limit of its own: the machine ran out"
 
 
@@ -92,30 +90,23 @@ def _variables(environment: Environment, given: Any) -> dict[str, str]:
 
 def _resources(environment: Environment, given: Any) -> dict[str, Any]:
     """Return a container's limits; requests only tell a scheduler where there is room."""
-    limits = _limits(given)
+    limits = amounts(given, "limits")
     options: dict[str, Any] = {}
     if "memory" in limits:
-        size = int(_quantity(environment, limits["memory"]))
+        size = int(_amount(environment, limits["memory"]))
         options |= {"mem_limit": size, "memswap_limit": size}
     if "cpu" in limits:
-        share = int(_quantity(environment, limits["cpu"]) * _PERIOD)
+        share = int(_amount(environment, limits["cpu"]) * _PERIOD)
         options |= {"cpu_period": _PERIOD, "cpu_quota": max(share, 1000)}
     return options
-
-
-def _limits(given: Any) -> Mapping[str, Any]:
-    return (_field(given, "limits") if given else None) or {}
 
 
 def _field(value: Any, name: str) -> Any:
     return value.get(name) if hasattr(value, "get") else getattr(value, name, None)
 
 
-def _quantity(environment: Environment, text: Any) -> float:
-    """Return what a quantity of Kubernetes stands for, such as ``500m`` or ``2Gi``."""
-    found = _QUANTITY.fullmatch(str(text))
-    if found is None:
-        raise BackendError(
-            environment.name, f"{text!r} in `container_resources` is not a quantity, such as 500m or 2Gi."
-        )
-    return float(found[1]) * _FACTORS[found[2] or ""]
+def _amount(environment: Environment, quantity: Any) -> float:
+    try:
+        return amount(quantity)
+    except ValueError as error:
+        raise BackendError(environment.name, str(error)) from None
