@@ -175,7 +175,7 @@ def test_what_was_changed_in_the_cache_is_made_anew(build: Command, tmp_path: Pa
                 assert hashlib.sha256(content.read()).hexdigest() == name.rpartition("/")[2]
 
 
-def test_what_was_noted_of_a_base_and_garbled_is_read_anew(cli: Command, tmp_path: Path) -> None:
+def test_what_was_noted_of_a_base_and_garbled_is_read_anew(cli: Command, tmp_path: Path, test_registry: str) -> None:
     base = f"{os.environ['K8S_VENV_BASE_REGISTRY']}/python:3.12-slim-bookworm"
     (tmp_path / "k8s-venv.toml").write_text(
         f'[environments.etl]\npython = "3.12"\nbase = "{base}"\nsystem-site-packages = true\nrequirements = ["pip"]\n'
