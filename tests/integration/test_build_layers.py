@@ -71,6 +71,18 @@ def tags(registry: str, name: str) -> list[str]:
     return list_tags(Registry(host), f"{path}/{name}")
 
 
+def start_build(folder: Path, registry: str, **environ: str) -> subprocess.Popen[str]:
+    """Start to build a folder's images; what one that is killed leaves behind lies in the folder as well."""
+    return subprocess.Popen(
+        [sys.executable, "-c", "from k8s_venv.cli import main; main()", "build-images"],
+        cwd=folder,
+        env={**os.environ, "K8S_VENV_REGISTRY": registry, "TMPDIR": str(folder), **environ},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
 def test_an_image_is_built_without_docker_and_says_what_it_is(build: Command, tmp_path: Path) -> None:
     told = document(build("--json", project=PROJECT))
 
@@ -278,18 +290,7 @@ def test_an_interrupt_leaves_no_tag_and_the_next_run_goes_on(
     place = test_registry.replace(test_registry.partition("/")[0], proxy.host)
     proxy.faults = [Fault(method, path, 429, {"Retry-After": "60"}, times=1000)]
     build("--dry-run", project=PROJECT)
-    process = subprocess.Popen(
-        [sys.executable, "-c", "from k8s_venv.cli import main; main()", "build-images"],
-        cwd=tmp_path,
-        env={
-            **os.environ,
-            "K8S_VENV_REGISTRY": place,
-            "TMPDIR": str(tmp_path),
-        },  # where one that is killed leaves its own
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    process = start_build(tmp_path, place)
     eventually(lambda: proxy.count(method, path) > 0)
 
     process.send_signal(number)
@@ -319,19 +320,7 @@ def test_an_interrupt_ends_a_wait_for_another_build(
     monkeypatch.setenv("UV_CACHE_DIR", str(uv.cache_folder() / "uv"))
     cache.mkdir()
     with FileLock(cache / "layers-3.12.lock"):
-        process = subprocess.Popen(
-            [sys.executable, "-c", "from k8s_venv.cli import main; main()", "build-images"],
-            cwd=tmp_path,
-            env={
-                **os.environ,
-                "K8S_VENV_REGISTRY": test_registry,
-                "K8S_VENV_CACHE": str(cache),
-                "TMPDIR": str(temporary),
-            },
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
+        process = start_build(tmp_path, test_registry, K8S_VENV_CACHE=str(cache), TMPDIR=str(temporary))
         assert process.stderr is not None
         assert any("waiting for the packages of another image" in line for line in process.stderr)
 
@@ -348,18 +337,7 @@ def test_an_interrupt_ends_a_wait_for_a_silent_registry(build: Command, tmp_path
     build("--dry-run", project=PROJECT)
     with socket.create_server(("127.0.0.1", 0)) as silent:  # it accepts, and never answers
         silent.settimeout(60)
-        process = subprocess.Popen(
-            [sys.executable, "-c", "from k8s_venv.cli import main; main()", "build-images"],
-            cwd=tmp_path,
-            env={
-                **os.environ,
-                "K8S_VENV_REGISTRY": f"localhost:{silent.getsockname()[1]}/x",
-                "TMPDIR": str(tmp_path),
-            },
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
+        process = start_build(tmp_path, f"localhost:{silent.getsockname()[1]}/x")
         connection, _ = silent.accept()
         with connection:
             while process.poll() is None:  # the second does not wait for the registry

@@ -7,7 +7,7 @@ import linecache
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -25,6 +25,7 @@ HERE = "{}.{}".format(*sys.version_info)
 TARGETS = ["3.8", "3.9", "3.10", "3.11", "3.12", "3.13"]
 Send = Callable[..., Any]
 Load = Callable[..., ModuleType]
+Beside = Callable[[str, str], int]
 
 
 @pytest.fixture
@@ -301,16 +302,26 @@ def test_code_beside_the_dag_travels(load: Load, send: Send, tmp_path: Path, pyt
             del sys.modules[name]
 
 
+@pytest.fixture
+def beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Beside]:
+    """Return a function that writes a module beside the DAG file, for as long as the test runs."""
+    folder = tmp_path / "dags"
+    folder.mkdir()
+    monkeypatch.syspath_prepend(folder)
+    yield lambda name, text: (folder / f"{name}.py").write_text(text)
+    for path in folder.glob("*.py"):
+        sys.modules.pop(path.stem, None)
+
+
 @pytest.mark.parametrize("python", ["3.8", HERE])
 def test_what_a_dag_file_changes_beside_it_is_changed_there(
-    load: Load, send: Send, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, python: str
+    load: Load, send: Send, beside: Beside, python: str
 ) -> None:
-    (tmp_path / "dags").mkdir()
-    (tmp_path / "dags" / "settings_of_mine.py").write_text(
+    beside(
+        "settings_of_mine",
         "ROWS, CONF, MODE = [], {'z': 0}, 'dev'\ndef show(): return ROWS, CONF, MODE\n"
-        "def traced(f):\n    def inner(): return ('traced', *f())\n    return inner\n"
+        "def traced(f):\n    def inner(): return ('traced', *f())\n    return inner\n",
     )
-    monkeypatch.syspath_prepend(tmp_path / "dags")
     module = load("""
         import importlib, settings_of_mine
         from settings_of_mine import CONF, traced
@@ -325,30 +336,25 @@ def test_what_a_dag_file_changes_beside_it_is_changed_there(
         @traced
         def h(): return 1, 2
     """)
-    try:
-        assert send(module.g, python=python) == ({"x": 1}, ([1, 2], {"x": 1}, "prod"))
-        assert send(module.g, python=HERE, transport="cloudpickle") == send(module.g, python=HERE)
-        assert send(module.f, python=python)[0] == "traced"
-        assert send(module.h, python=python) == ("traced", 1, 2)
-    finally:
-        del sys.modules["settings_of_mine"]
+
+    assert send(module.g, python=python) == ({"x": 1}, ([1, 2], {"x": 1}, "prod"))
+    assert send(module.g, python=HERE, transport="cloudpickle") == send(module.g, python=HERE)
+    assert send(module.f, python=python)[0] == "traced"
+    assert send(module.h, python=python) == ("traced", 1, 2)
 
 
 @pytest.mark.parametrize(("python", "transport"), [("3.8", "source"), (HERE, "cloudpickle")])
 def test_what_registers_itself_beside_the_dag_file_is_registered_there(
-    load: Load, send: Send, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, python: str, transport: str
+    load: Load, send: Send, beside: Beside, tmp_path: Path, python: str, transport: str
 ) -> None:
-    (tmp_path / "dags").mkdir()
-    (tmp_path / "dags" / "registry_of_mine.py").write_text(
+    beside(
+        "registry_of_mine",
         "class Hub:\n    def __init__(self): self.steps = {}\n"
         "    def step(self, order):\n        return lambda f: self.steps.setdefault(order, []).append(f) or f\n"
         "hub = Hub()\nclass Base: pass\n"
-        "def run(): return [f() for n in sorted(hub.steps) for f in hub.steps[n]], len(Base.__subclasses__())\n"
+        "def run(): return [f() for n in sorted(hub.steps) for f in hub.steps[n]], len(Base.__subclasses__())\n",
     )
-    (tmp_path / "dags" / "plugin_of_mine.py").write_text(
-        "from registry_of_mine import hub\n@hub.step(2)\ndef plugged(): return 'plugin'\n"
-    )
-    monkeypatch.syspath_prepend(tmp_path / "dags")
+    beside("plugin_of_mine", "from registry_of_mine import hub\n@hub.step(2)\ndef plugged(): return 'plugin'\n")
     module = load("""
         import functools
         import json as unrelated
@@ -367,32 +373,29 @@ def test_what_registers_itself_beside_the_dag_file_is_registered_there(
         NAME = "first"
         def f(): return run()
     """)
-    try:
-        assert send(module.f, python=python, transport=transport) == (["first", "plugin"], 1)
-        assert "unused" not in "".join(text for _, _, text in Slicer(module.f, tmp_path).slices())
-        tied = load("""
-            import threading
-            from registry_of_mine import Base, hub
-            LOCK = threading.Lock()
-            @hub.step(order=3)
-            def third(): return LOCK
-            def f(): return Base.__name__
-        """)
-        assert send(tied.f, python=python, transport=transport) == "Base"
-    finally:
-        del sys.modules["registry_of_mine"], sys.modules["plugin_of_mine"]
+
+    assert send(module.f, python=python, transport=transport) == (["first", "plugin"], 1)
+    assert "unused" not in "".join(text for _, _, text in Slicer(module.f, tmp_path).slices())
+    tied = load("""
+        import threading
+        from registry_of_mine import Base, hub
+        LOCK = threading.Lock()
+        @hub.step(order=3)
+        def third(): return LOCK
+        def f(): return Base.__name__
+    """)
+    assert send(tied.f, python=python, transport=transport) == "Base"
 
 
 @pytest.mark.parametrize("python", ["3.8", HERE])
 def test_annotations_can_be_read_where_something_reads_them(
-    load: Load, send: Send, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, python: str
+    load: Load, send: Send, beside: Beside, python: str
 ) -> None:
-    (tmp_path / "dags").mkdir()
-    (tmp_path / "dags" / "loader_of_mine.py").write_text(
+    beside(
+        "loader_of_mine",
         "import typing\n"
-        "def hints(kind): return {name: str(each) for name, each in typing.get_type_hints(kind).items()}\n"
+        "def hints(kind): return {name: str(each) for name, each in typing.get_type_hints(kind).items()}\n",
     )
-    monkeypatch.syspath_prepend(tmp_path / "dags")
     module = load("""
         import dataclasses, pytest
         from loader_of_mine import hints
@@ -407,10 +410,8 @@ def test_annotations_can_be_read_where_something_reads_them(
         def other(option: pytest.Item): return 1
         def f(): return hints(Row), hints(make)["row"], sorted(hints(make)), make(), other(1)
     """)
-    try:
-        assert send(module.f, python=python) == module.f()
-    finally:
-        del sys.modules["loader_of_mine"]
+
+    assert send(module.f, python=python) == module.f()
 
 
 def test_functions_of_a_notebook_travel_and_use_other_cells(send: Send, monkeypatch: pytest.MonkeyPatch) -> None:
