@@ -1,5 +1,6 @@
 """Amounts of memory and CPU, as Kubernetes writes them.
 
+DAG files are checked with this as they load, which is too often to import the Kubernetes client and its parser.
 See the `specification of quantities
 <https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/quantity/>`_.
 """

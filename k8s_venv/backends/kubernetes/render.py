@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 from kubernetes.client import ApiClient
 from kubernetes.client import models as k8s
-from kubernetes.utils.quantity import parse_quantity
 
 from k8s_venv.backends.command import runner_command
 from k8s_venv.backends.kubernetes.security import container_security, pod_security
+from k8s_venv.backends.resources import amount, amounts
 from k8s_venv.runner import protocol
 
 if TYPE_CHECKING:
@@ -218,9 +218,9 @@ def sidecar(image: str, pull_policy: str | None, security: Any, resources: Any) 
 
 def _sidecar_resources(base: Any) -> k8s.V1ResourceRequirements:
     """Return what the sidecar needs, with limits of what the base container limits: a quota on it wants both."""
-    limits = (base.get("limits") if isinstance(base, dict) else getattr(base, "limits", None)) or {}
+    limits = amounts(base, "limits")
     most = {"cpu": "1", "ephemeral-storage": "16Mi"}
-    few = {name: min(str(limits[name]), size, key=parse_quantity) for name, size in most.items() if name in limits}
+    few = {name: min(str(limits[name]), size, key=amount) for name, size in most.items() if name in limits}
     return k8s.V1ResourceRequirements(requests={"cpu": "1m", "memory": "16Mi"}, limits={"memory": "128Mi", **few})
 
 

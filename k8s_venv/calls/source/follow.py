@@ -279,19 +279,19 @@ class ModuleSlice:
 
     # --- from outside the slice ----------------------------------------------------------------------------
 
-    def add_registered(self, beside: Mapping[str, Path]) -> None:
-        """Repeat the definitions and imports of what registered itself in modules beside this one.
+    def registered(self, beside: Mapping[str, Path]) -> list[str]:
+        """Return the names of what registered itself in modules beside this one, and does not travel yet.
 
         Args:
             beside: the names of those that travel, each with its file.
         """
         modules = {sys.modules[name]: path for name, path in beside.items() if name in sys.modules}
         if not modules:
-            return
+            return []
         registries = Registries(modules, self.origins.is_beside)
         written = {name: [binding.statement for _, binding in self._bindings(name)] for name in self.names}
         known = [name for name, statements in written.items() if registries.know(self.names[name], statements)]
-        self.reach([name for name in known if not any(each in self.statements for each in written[name])], early=True)
+        return [name for name in known if not any(each in self.statements for each in written[name])]
 
     def add_settings(self, imported: Iterable[str]) -> None:
         """Repeat the statements that configure Python, or what is imported.

@@ -54,6 +54,7 @@ class Slicer:
         self._root = root
         self._annotated: set[str] | None = None
         self._takes_registered = True
+        self._has_registered = False
         inner = written_function(function)
         # What an installed package defines is imported there by its name.
         self.inner = inner if inner is not None and not is_installed_file(inner.__code__.co_filename) else None
@@ -63,6 +64,8 @@ class Slicer:
         try:
             self._collect()
         except CallError:
+            if not self._has_registered:
+                raise
             self._takes_registered = False  # what registered itself, and the function may not need, cannot travel
             self._collect()
         if self._is_circular():
@@ -171,8 +174,9 @@ class Slicer:
             raise self._blame(error) from None
         beside = {dotted_name(entry): path for entry, path in self._beside().items()}
         for module in self._modules.values():
-            if self._takes_registered:
-                module.add_registered(beside)
+            if self._takes_registered and (names := module.registered(beside)):
+                self._has_registered = True
+                module.reach(names, early=True)
             module.add_settings(self._settings_of or ())
         self._follow(set())
         early = {m.name: m.early for m in self._modules.values()}
