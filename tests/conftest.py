@@ -6,6 +6,7 @@ import contextlib
 import decimal
 import os
 import random
+import resource
 import subprocess
 import sys
 import textwrap
@@ -29,7 +30,8 @@ BASE_REGISTRY = "K8S_VENV_BASE_REGISTRY"
 
 
 def pytest_configure() -> None:
-    """Take base images from the tests' registry, where it has them."""
+    """Leave no core dumps of processes that tests end; take base images from the tests' registry if it has them."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     registry = os.environ.get("K8S_VENV_TEST_REGISTRY")
     if registry and BASE_REGISTRY not in os.environ:
         from k8s_venv.registry import RegistryError, resolve_base
