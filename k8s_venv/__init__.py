@@ -1,7 +1,6 @@
 """Run Airflow tasks in their own Python environments: as pods on Kubernetes, or locally."""
 
 import importlib
-from typing import TYPE_CHECKING, Any
 
 from k8s_venv._version import __version__
 
@@ -14,13 +13,16 @@ _MODULES = {
     "run": "k8s_venv.running",
 }
 
+TYPE_CHECKING = False  # what type checkers take as true; importing `typing` would take longer than all the rest
 if TYPE_CHECKING:
+    from typing import Any
+
     from k8s_venv.airflow.operators import IsolatedOperator
     from k8s_venv.calls.references import load
     from k8s_venv.running import run
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> "Any":
     if name in _MODULES:
         return getattr(importlib.import_module(_MODULES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -71,7 +71,7 @@ def _empty_database() -> Path:
     path = uv.require_cache() / f"airflow-{version}.db"
     with FileLock(f"{path}.lock"), tempfile.TemporaryDirectory() as home:
         if not path.exists():
-            console.print(f"Preparing a database for Airflow {version} (once)")
+            console().print(f"Preparing a database for Airflow {version} (once)")
             partial = Path(home) / "airflow.db"
             environ = {
                 **os.environ,

@@ -96,7 +96,7 @@ def build_images(
     for environment in selected:
         if environment.image is not None:
             own = f"{environment.name} is not built: it has an image of its own, {environment.image}"
-            console.print(own)
+            console().print(own)
     steps = make_plan(project, chosen, builder, details=not check, anew=elsewhere, load=load)
     sizes = {} if elsewhere else volumes(steps)
     _show(steps, sizes)
@@ -107,7 +107,7 @@ def build_images(
                 show_error(step.problem)
         missing = [step.environment.name for step in steps if not step.exists and not step.problem]
         if check and missing:
-            console.print(
+            console().print(
                 f"Missing: {len(missing)} of {len(steps)}. `k8s-venv build-images {' '.join(missing)}` builds them."
             )
         failed = any(step.problem or (check and not step.exists) for step in steps)
@@ -121,7 +121,7 @@ def build_images(
 def _show(steps: list[Step], sizes: dict[str, Volume]) -> None:
     for step in steps:
         if not step.lock.base:
-            console.print(
+            console().print(
                 f"Note: {step.environment.name}: its lock does not pin the base {step.environment.base_image}; "
                 f"`k8s-venv lock {step.environment.name}` does.",
             )
@@ -140,7 +140,7 @@ def _show(steps: list[Step], sizes: dict[str, Volume]) -> None:
             )
         )
     header = ("environment", "Python", "packages", "builder", "to upload", "shared", "image")
-    console.print(aligned(header, rows))
+    console().print(aligned(header, rows))
 
 
 def _upload(upload: int, unmade: int, unmade_bytes: int | None) -> str:
@@ -162,7 +162,7 @@ def _build(steps: list[Step], jobs: int, destination: Any) -> list[Done]:
             finished(one.step.environment.name, "failed" if one.error else what.get(str(destination), "built"))
 
         def sent(step: Step, number: int) -> None:
-            if console.is_terminal:
+            if console().is_terminal:
                 report(step.environment.name, f"pushing, {megabytes(number)} sent")
 
         run = Run(destination, lambda step, text: report(step.environment.name, text), sent, done)

@@ -72,7 +72,7 @@ def check(given: Path | None, paths: tuple[Path, ...], registry: bool, form: str
         findings = sorted({*findings, *check_tasks(tasks, exists)})
     _print(findings, form)
     counts = (len(tasks), "isolated task"), (len(files), "file"), (len(findings), "finding")
-    console.print("{} in {}, {}".format(*(f"{number} {noun}{'' if number == 1 else 's'}" for number, noun in counts)))
+    console().print("{} in {}, {}".format(*(f"{number} {noun}{'' if number == 1 else 's'}" for number, noun in counts)))
     if findings:
         raise click.exceptions.Exit(1)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
 import threading
@@ -11,22 +12,27 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import click
-from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.table import Column
 
 from k8s_venv.errors import K8sVenvError
-from k8s_venv.project import PROJECT_VARIABLE, Project, find_project, load_project, project_at
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-# Progress goes to standard error, results to standard output.
-console = Console(stderr=True, markup=False, emoji=False, highlight=False, soft_wrap=True)
+    from rich.console import Console
+
+    from k8s_venv.project import Project
 
 _PATIENCE = 10.0  # seconds for a command that was told to end
 
 Report = Callable[[str, str], None]
+
+
+@functools.cache
+def console() -> Console:
+    """Return the console of progress, notes and errors; results go to standard output."""
+    from rich.console import Console  # a command that only prints its result does without
+
+    return Console(stderr=True, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
 def _environment_names(context: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
@@ -49,12 +55,14 @@ def open_project(given: Path | None) -> Project:
     Args:
         given: what ``--project`` says, a file or a folder; by default the project is looked for from here upwards.
     """
+    from k8s_venv.project import PROJECT_VARIABLE, find_project, load_project, project_at  # it imports pydantic
+
     return load_project(project_at(given, f"--project (or {PROJECT_VARIABLE})") if given else find_project())
 
 
 def show_error(error: K8sVenvError | str) -> None:
     """Print an error beside others, where a command goes on after it."""
-    console.print(f"Error: {error}", style="red")
+    console().print(f"Error: {error}", style="red")
 
 
 def megabytes(size: int) -> str:
@@ -85,8 +93,8 @@ def ends_in_order() -> Iterator[None]:
     told = False
 
     def leave(number: int) -> None:
-        console.show_cursor()
-        console.print("Interrupted.")
+        console().show_cursor()
+        console().print("Interrupted.")
         os._exit(128 + number)
 
     def tell(number: int, frame: object) -> None:
@@ -120,19 +128,22 @@ def progress(names: list[str]) -> Iterator[tuple[Report, Report]]:
     """
     started = time.monotonic()
     width = max((len(name) for name in names), default=0)
-    if not console.is_terminal:
+    if not console().is_terminal:
 
         def line(name: str, text: str) -> None:
-            console.print(f"{name:{width}}  {text}")
+            console().print(f"{name:{width}}  {text}")
 
         def last(name: str, text: str) -> None:
             line(name, f"{text} ({time.monotonic() - started:.1f} s)")
 
         yield line, last
         return
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+    from rich.table import Column
+
     columns = (SpinnerColumn(finished_text="✓"), TextColumn("{task.description}"), TimeElapsedColumn())
     now = TextColumn("{task.fields[now]}", markup=False, table_column=Column(ratio=1))
-    with Progress(*columns, now, console=console, expand=True) as bars:
+    with Progress(*columns, now, console=console(), expand=True) as bars:
         tasks = {name: bars.add_task(f"{name:{width}}", total=1, now="waiting") for name in names}
         yield (
             lambda name, text: bars.update(tasks[name], now=text[:80]),

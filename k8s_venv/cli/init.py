@@ -88,7 +88,7 @@ def init(folder: Path, dockerfile: Path | None) -> None:
     _write(folder, files)
     for name in files:
         click.echo(os.path.normpath(folder / name))
-    console.print(f"\nNext:\n{steps}")
+    console().print(f"\nNext:\n{steps}")
 
 
 def _starter() -> tuple[dict[str, str], str]:
@@ -125,9 +125,9 @@ def _imported(folder: Path, dockerfile: Path) -> tuple[dict[str, str], str]:
     environments = {venv.name: _environment(folder, dockerfile, venv, packages) for venv in venvs}
     for venv in venvs:
         if venv.name != venv.written:
-            console.print(f"{venv.written} (line {venv.line}) is named {venv.name} here.")
+            console().print(f"{venv.written} (line {venv.line}) is named {venv.name} here.")
     if packages:
-        console.print(f"Each environment gets the Debian packages of {listed}: remove what it does not need.")
+        console().print(f"Each environment gets the Debian packages of {listed}: remove what it does not need.")
     tasks = "\n".join(f'  @task.isolated("{name}")' for name in environments)
     text = _HEAD + tomli_w.dumps({"environments": environments})
     return {FILE: text}, f"  k8s-venv lock\nand in the DAGs, instead of the path of a venv's Python:\n{tasks}"

@@ -21,8 +21,6 @@ from k8s_venv.cli.console import (
 )
 from k8s_venv.errors import K8sVenvError, LockError, ProjectError
 from k8s_venv.locks.locking import check_lock
-from k8s_venv.registry import Reference, find_base, registry_at
-from k8s_venv.registry.images import find_manifest
 
 if TYPE_CHECKING:
     from k8s_venv.environment import Environment
@@ -140,6 +138,9 @@ def _ask_registry(row: Row, environment: Environment) -> None:
 
 
 def _look_up(row: Row, image: str, environment: Environment) -> None:
+    from k8s_venv.registry import Reference, find_base, registry_at
+    from k8s_venv.registry.images import find_manifest
+
     wanted = Reference.parse(image)
     registry = registry_at(wanted.host)
     row.exists = find_manifest(registry, wanted) is not None
@@ -166,7 +167,7 @@ def _add_tasks(project: Project, given: Path | None, rows: list[Row], paths: tup
                 if task.project.path == project.path and task.environment.name in used:
                     used[task.environment.name].append(task.name)
             for finding in broken:
-                console.print(f"Note: {finding.path}:{finding.line}: {finding.message}")
+                console().print(f"Note: {finding.path}:{finding.line}: {finding.message}")
     for row in rows:
         row.tasks = sorted(used[row.environment])
 
@@ -189,7 +190,7 @@ def _show(rows: list[Row], *, with_registry: bool, with_tasks: bool) -> None:
     click.echo(aligned(list(columns), list(zip(*columns.values(), strict=True))))
     for row in rows:
         if row.why:
-            console.print(f"{row.environment}: {row.why}")
+            console().print(f"{row.environment}: {row.why}")
 
 
 def _age(created: str | None) -> str:

@@ -84,7 +84,7 @@ def lock_environments(environments: Iterable[Environment], renewal: Renewal | No
     """
     chosen = list(environments)
     for sentence in ignored_settings(os.environ):
-        console.print(f"Note: {sentence}")
+        console().print(f"Note: {sentence}")
     with (
         progress([environment.name for environment in chosen]) as (report, finished),
         ThreadPoolExecutor(_AT_ONCE) as pool,
@@ -98,7 +98,7 @@ def lock_environments(environments: Iterable[Environment], renewal: Renewal | No
                 return error
             finished(environment.name, said)
             for note in notes:
-                console.print(f"Note: {environment.name}: {note}")
+                console().print(f"Note: {environment.name}: {note}")
             return None
 
         try:
@@ -160,7 +160,7 @@ def _check(environments: Sequence[Environment]) -> None:
             wrong += 1
             click.echo(str(error))
     count = "1 environment" if len(environments) == 1 else f"{len(environments)} environments"
-    console.print(f"{count}, {wrong} without a fresh lock")
+    console().print(f"{count}, {wrong} without a fresh lock")
     if wrong:
         raise click.exceptions.Exit(1)
 

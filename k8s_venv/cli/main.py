@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import io
 import logging
 import signal
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 
 from k8s_venv import __version__
-from k8s_venv.cli.build import build_images
-from k8s_venv.cli.check import check, explain
-from k8s_venv.cli.console import console
-from k8s_venv.cli.helm_values import helm_values
-from k8s_venv.cli.init import init
-from k8s_venv.cli.list import list_environments
-from k8s_venv.cli.lock import lock
-from k8s_venv.cli.prune import prune
-from k8s_venv.cli.test import test
-from k8s_venv.errors import K8sVenvError
+from k8s_venv.errors import K8sVenvError, did_you_mean
 
 # click leaves the lines after a \b as they are.
 _HELP = """Run Airflow tasks in their own Python environments.
@@ -50,8 +42,49 @@ Exit codes: 0, 1 when something failed or a check found something, 2 when the co
 """
 
 
+class _Listed(NamedTuple):
+    module: str
+    attribute: str
+    summary: str
+
+
+# A command's module is imported when the command is asked for, so that help and short commands start at once.
+_COMMANDS = {
+    "build-images": _Listed("build", "build_images", "Build the environments' images and push them."),
+    "check": _Listed("check", "check", "Check the isolated tasks of DAG files without running them."),
+    "explain": _Listed("check", "explain", "Show what would travel for one task."),
+    "helm-values": _Listed("helm_values", "helm_values", "Print the environments as values of the Helm chart."),
+    "init": _Listed("init", "init", "Write a project to begin with."),
+    "list": _Listed("list", "list_environments", "List the project's environments, or the named ones."),
+    "lock": _Listed("lock", "lock", "Lock environments to exact versions with hashes."),
+    "prune": _Listed("prune", "prune", "Remove from the cache folder what was not used for long."),
+    "test": _Listed("test", "test", "Run a DAG file's DAG once, in this process."),
+}
+
+
 class _Group(click.Group):
-    """A group that shows our errors as one message, without a traceback."""
+    """A group that imports its commands when they are used, and shows our errors as one message."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        listed = _COMMANDS.get(cmd_name)
+        if listed is None:
+            return None
+        command: click.Command = getattr(importlib.import_module(f"k8s_venv.cli.{listed.module}"), listed.attribute)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in _COMMANDS and not args[0].startswith("-"):
+            raise click.UsageError(f"There is no command {args[0]!r}.{did_you_mean(args[0], _COMMANDS)}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, listed.summary) for name, listed in _COMMANDS.items()])
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         if isinstance(sys.stdout, io.TextIOWrapper):
@@ -65,7 +98,9 @@ class _Group(click.Group):
             raise click.ClickException(str(error)) from None
         except KeyboardInterrupt as error:
             number = error.args[0] if error.args else signal.SIGINT
-            console.print("Interrupted.")
+            from k8s_venv.cli.console import console
+
+            console().print("Interrupted.")
             raise click.exceptions.Exit(128 + number) from None
         except click.NoSuchOption as error:
             if error.option_name == "--project":
@@ -98,7 +133,3 @@ def main(context: click.Context, project: Path | None) -> None:
     """Run the command line."""
     logging.getLogger("urllib3").setLevel(logging.ERROR)  # each retry is not news
     context.obj = project
-
-
-for command in (build_images, check, explain, helm_values, init, list_environments, lock, prune, test):
-    main.add_command(command)

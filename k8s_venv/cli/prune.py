@@ -51,7 +51,7 @@ def prune(days: float, dry_run: bool) -> None:
     with alone_with(layers_folder()) as alone, unused_environments(days * _DAY) as environments:
         found = [*(unused_by_builds(days * _DAY) if alone else ()), *environments]
         if not alone:
-            console.print(f"A build uses {uv.cache_folder()} now, so layers and base images stay.")
+            console().print(f"A build uses {uv.cache_folder()} now, so layers and base images stay.")
         total = _show(found)
         for one in () if dry_run else found:
             try:

@@ -9,8 +9,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 
+from k8s_venv.cli import main
 from tests.conftest import Command
 from tests.terminal import run_on_terminal
 
@@ -51,6 +53,39 @@ def test_each_command_explains_itself_without_a_project(cli: Command, command: s
     assert shown.returncode == 0
     assert len(shown.stdout.splitlines()) > 6
     assert re.search(rf"\n  Examples?:\n      k8s-venv {command}", shown.stdout)
+
+
+def test_help_lists_each_command_with_the_first_sentence_of_its_own_help() -> None:
+    context = click.Context(main)
+
+    shown = main.get_help(context).partition("Commands:")[2].partition("First steps:")[0]
+    listed = dict(re.findall(r"^  ([a-z-]+) +(\S.*)$", shown, re.MULTILINE))
+
+    commands = {name: main.get_command(context, name) for name in main.list_commands(context)}
+    assert listed == {name: command.get_short_help_str(100) for name, command in commands.items() if command}
+    assert sorted(listed) == COMMANDS
+
+
+def test_a_misspelt_command_names_the_nearest_one(cli: Command) -> None:
+    ran = cli("lck")
+
+    assert ran.returncode == 2
+    assert "Error: There is no command 'lck'. Did you mean 'lock'?" in ran.stderr
+
+
+@pytest.mark.parametrize("option", ["--help", "--version"])
+def test_help_and_version_import_no_library_that_they_do_without(option: str) -> None:
+    program = f"""
+import sys
+from k8s_venv.cli import main
+try:
+    main([{option!r}])
+finally:
+    print(*sorted({{"airflow", "packaging", "pydantic", "requests", "rich"}} & set(sys.modules)), file=sys.stderr)
+"""
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+
+    assert ran.stderr.split() == []
 
 
 def test_lock_writes_locks_and_shows_progress_apart_from_results(cli: Command, project_file: Path) -> None:
