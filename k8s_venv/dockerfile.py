@@ -79,7 +79,7 @@ def read_packages(path: Path) -> list[str]:
         ProjectError: it cannot be read, or lists something else.
     """
     found: dict[str, None] = {}
-    for number, line in enumerate(_read(path).splitlines(), 1):
+    for number, line in enumerate(_read(path).split("\n"), 1):
         for package in line.partition("#")[0].split():
             if not DEBIAN_PACKAGE.fullmatch(package):
                 raise ProjectError(f"{package!r} is not a Debian package's name.", path, number)
@@ -98,7 +98,7 @@ def _read(path: Path) -> str:
 
 def _instructions(text: str) -> Iterator[tuple[int, str]]:
     """Yield each instruction on one line, with the number of its first."""
-    lines = text.splitlines()
+    lines = text.split("\n")
     escape = _escape(lines)
     started, parts = 0, list[str]()
     heredocs: list[str] = []

@@ -16,6 +16,14 @@ if TYPE_CHECKING:
 # User and password of a URL (RFC 3986, 3.2.1), also where the password holds a forgotten @.
 CREDENTIALS = re.compile(r"(?<=://)[^\s/]*@")
 _VARIABLES = re.compile(r"\$\{\w+\}(:\$\{\w+\})?@")
+# Characters that are no text: controls, other ends of lines, those that change its direction (Unicode's Bidi_Control),
+# and surrogates, which no file can hold.
+_HIDDEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u206f\ufff9-\ufffb\ud800-\udfff]"
+)
+_COLOUR = re.compile(r"\x1b\[[\d;:]*m")  # ECMA-48's SGR
+_NO_COLOUR = "\x1b[0m"
+_GROUPS = re.compile(r"(?:::|##\[)(?=(?:end)?group(?:::|\]))")  # Airflow's pages fold what stands between these
 
 
 class K8sVenvError(Exception):
@@ -142,6 +150,32 @@ def readable(text: str) -> str:
         text: a message.
     """
     return re.sub(r"\bunusual_prefix_[0-9a-f]+_(?=\w)", "", text)
+
+
+def visible(text: str) -> str:
+    """Return a text in which nothing hides, moves or imitates other text: such characters are escaped.
+
+    Line feeds and tabs stay. For lines that a task prints there is ``visible_line``.
+
+    Args:
+        text: a message that a pod, or another machine, may have written.
+    """
+    shown = _HIDDEN.sub(_escaped, text.replace("\r\n", "\n"))
+    return _GROUPS.sub(lambda found: f"\\x{ord(found[0][0]):x}{found[0][1:]}", shown)
+
+
+def visible_line(text: str) -> str:
+    """Return a line that a task printed as ``visible`` does, but with its colours and Airflow's ``::group::``.
+
+    Args:
+        text: the line.
+    """
+    shown = _HIDDEN.sub(lambda found: found[0] if _COLOUR.match(text, found.start()) else _escaped(found), text)
+    return shown + _NO_COLOUR if _COLOUR.search(text) and not text.endswith(_NO_COLOUR) else shown
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return ascii(found[0])[1:-1]
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -163,7 +163,7 @@ def missing_file(environment: Environment, key: str, file: Path, path: Path, tex
 
 def _line_of(text: str, place: tuple[str, ...]) -> int | None:
     """Return the line on which a key, or at least its table, stands."""
-    lines = text.splitlines()
+    lines = text.split("\n")
     depth, header = next(
         (depth, number)
         for depth in range(len(place), -1, -1)

@@ -72,7 +72,7 @@ def _places(function: Callable[..., Any]) -> list[Path]:
 
 
 def _show(line: str) -> None:
-    kind, text = parse_line(line)
-    stream = sys.stderr if kind == STDERR else sys.stdout
-    stream.write(f"{text}\n" if kind in ("", STDERR) else f"{kind} - {text}\n")
-    stream.flush()
+    for kind, text in parse_line(line):
+        stream = sys.stderr if kind == STDERR else sys.stdout
+        stream.write(f"{text}\n" if kind in ("", STDERR) else f"{kind} - {text}\n")
+        stream.flush()

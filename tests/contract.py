@@ -108,7 +108,7 @@ class BackendContract:
         value = run(describe, 3)
 
         assert value == {"python": run.environment.python, "set": {3}, "none": None, "arguments": []}
-        assert sorted(parse_line(line) for line in run.lines) == [
+        assert sorted(part for line in run.lines for part in parse_line(line)) == [
             ("", "printed 3"),
             ("WARNING", "recorded"),
             ("stderr", "said"),

@@ -20,14 +20,14 @@ def line_logger(logger: Any, mask: Callable[[str], str] = str) -> Callable[[str]
         logger: the task's logger.
         mask: hides secrets that the runner did not see, since another process printed them.
     """
-    levels = {"": logging.INFO, STDERR: logging.WARNING}
+    levels = {"": logging.INFO, STDERR: logging.WARNING, "NOTSET": logging.INFO}
 
     def log(line: str) -> None:
-        kind, text = parse_line(mask(line))
-        level = levels.get(kind) or logging.getLevelName(kind)
-        if isinstance(level, int):
-            logger.log(level, "%s", text)
-        else:  # a level of the user's own
-            logger.info("%s", f"{kind} - {text}")
+        for kind, text in parse_line(mask(line)):
+            level = levels.get(kind) or logging.getLevelName(kind)
+            if isinstance(level, int):
+                logger.log(level, "%s", text)
+            else:  # a level of the user's own
+                logger.info("%s", f"{kind} - {text}")
 
     return log

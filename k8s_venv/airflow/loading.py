@@ -116,7 +116,7 @@ def _facts(task: Any) -> dict[str, Any] | None:
 def first_problem(path: Path, text: str) -> Finding:
     """Return the finding for what a file raised when it was loaded, at the file's own last line in it."""
     lines = [int(line) for file, line in re.findall(r'File "([^"]+)", line (\d+)', text) if file == str(path)]
-    message = _message(text.strip().splitlines())
+    message = _message(text.strip().split("\n"))
     kind, _, rest = message.partition(": ")
     missing = re.fullmatch(r"ModuleNotFoundError: No module named '(?!airflow\b|k8s_venv\b)[^']+'", message)
     if missing:
@@ -126,7 +126,7 @@ def first_problem(path: Path, text: str) -> Finding:
 
 def is_ours(text: str) -> bool:
     """Tell whether it was k8s-venv that a file's traceback ends with: its sentence says all that there is to say."""
-    return _message(text.strip().splitlines()).startswith("k8s_venv.")
+    return _message(text.strip().split("\n")).startswith("k8s_venv.")
 
 
 def _message(traceback: list[str]) -> str:

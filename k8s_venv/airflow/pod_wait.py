@@ -19,6 +19,7 @@ from k8s_venv.airflow.lines import line_logger
 from k8s_venv.airflow.secrets import SecretNames, resolve_secrets
 from k8s_venv.airflow.shared_watch import subscribe
 from k8s_venv.backends.kubernetes import render, stages
+from k8s_venv.backends.lines import split_lines
 from k8s_venv.errors import CallError
 from k8s_venv.runner.masking import masker
 
@@ -173,7 +174,7 @@ class PodWait(KubernetesPodTrigger):
                 )
                 if response.status == 200:
                     log = line_logger(self.log, mask)
-                    for line in (await response.read()).decode("utf-8", "backslashreplace").splitlines():
+                    for line in split_lines(await response.read()):
                         log(line)
             except ApiException as error:
                 self.log.warning("The log of pod %s could not be read: %s", self.pod_name, error.reason)

@@ -1,9 +1,8 @@
-"""Cut the bytes that a process prints into lines."""
+"""Cut the bytes that a process prints into lines, at line feeds alone: `str.splitlines` knows many more ends."""
 
 from __future__ import annotations
 
 import codecs
-import io
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -16,8 +15,7 @@ class LineSplitter:
     """Collects what one stream says until there are whole lines; bytes that are no UTF-8 are escaped."""
 
     def __init__(self) -> None:
-        text = codecs.getincrementaldecoder("utf-8")("backslashreplace")
-        self._decode = io.IncrementalNewlineDecoder(text, translate=True)
+        self._decode = codecs.getincrementaldecoder("utf-8")("backslashreplace").decode
         self._rest = ""
 
     def feed(self, data: bytes) -> Iterator[str]:
@@ -26,15 +24,25 @@ class LineSplitter:
         Args:
             data: what the process printed, wherever it is cut.
         """
-        *lines, self._rest = (self._rest + self._decode.decode(data)).split("\n")
-        yield from lines
+        *lines, self._rest = (self._rest + self._decode(data)).split("\n")
+        yield from (line.removesuffix("\r") for line in lines)  # as Windows ends lines
         if len(self._rest) > LONGEST:
             yield self._rest
             self._rest = ""
 
     def end(self) -> Iterator[str]:
         """Yield what stands after the last line's end, if anything."""
-        rest = self._rest + self._decode.decode(b"", final=True)
+        rest = self._rest + self._decode(b"", final=True)
         self._rest = ""
         if rest:
             yield rest
+
+
+def split_lines(data: bytes) -> list[str]:
+    """Return the lines of what a process printed.
+
+    Args:
+        data: all of it.
+    """
+    splitter = LineSplitter()
+    return [*splitter.feed(data), *splitter.end()]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from k8s_venv.runner.protocol import MARK
+from k8s_venv.runner import streams
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -15,18 +15,32 @@ def show(stream: Any) -> None:
     """Show records from INFO on, as Airflow does in place.
 
     Args:
-        stream: where they go.
+        stream: standard output, as the function finds it.
     """
-    handler = logging.StreamHandler(stream)
-    handler.setFormatter(_Formatter())
     root = logging.getLogger()
-    root.addHandler(handler)
+    root.addHandler(_Handler(stream))
     root.setLevel(logging.INFO)
 
 
-class _Formatter(logging.Formatter):
-    """Marks each line of a record with its level."""
+_StreamHandler: Any = logging.StreamHandler  # generic to type checkers alone
 
-    def format(self, record: logging.LogRecord) -> str:
-        mark = f"{MARK}{record.levelname} - "
-        return "\n".join(mark + line for line in super().format(record).split("\n"))
+
+class _Handler(_StreamHandler):  # type: ignore[misc]
+    """Shows records on lines of their own, unless the function gives it another stream.
+
+    Args:
+        stream: standard output.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        super().__init__(stream)
+        self._own = stream
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self.stream is not self._own:
+            super().emit(record)
+            return
+        try:
+            streams.say(record.levelname, self.format(record))
+        except Exception:  # noqa: BLE001 -- an argument's own methods
+            self.handleError(record)

@@ -6,7 +6,7 @@ import os
 import sys
 import time
 
-from k8s_venv.runner import protocol, quickjson, values
+from k8s_venv.runner import protocol, quickjson, streams, values
 from k8s_venv.runner.errors import NoCodecError
 
 TYPE_CHECKING = False
@@ -166,7 +166,7 @@ class Reporter:
             problem = f"the result ({size:,} bytes) could not be put into the location for large values: {error}"
             if not self._hands_over or (self._message is not None and size > protocol.HAND_OVER_LIMIT):
                 raise DeliveryError(problem) from None
-            print(f"{protocol.MARK}WARNING - {problem}; it goes through the pod itself instead.", flush=True)
+            streams.say("WARNING", f"{problem}; it goes through the pod itself instead.")
             return False
         return True
 

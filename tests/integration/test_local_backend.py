@@ -170,7 +170,7 @@ def test_a_call_runs_on_its_environments_python(bare_environment: BareEnvironmen
     value, lines = call(bare_environment(python), version)
 
     assert value == python
-    assert [parse_line(line) for line in lines] == [("stderr", "running")]
+    assert [parse_line(line) for line in lines] == [[("stderr", "running")]]
 
 
 def test_a_task_sees_none_of_the_senders_variables(

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from k8s_venv.airflow.lines import line_logger
+from k8s_venv.backends.lines import split_lines
 from k8s_venv.backends.marks import parse_line
 from k8s_venv.runner import streams
 from k8s_venv.runner.protocol import MARK
@@ -27,7 +28,7 @@ def printed(*pieces: bytes, mark: str = "") -> bytes:
     return target.getvalue()
 
 
-@given(st.lists(st.binary().map(lambda data: data.replace(b"\r", b"")), max_size=5))
+@given(st.lists(st.binary().map(lambda data: data.translate(None, b"\r\x1e")), max_size=5))
 def test_output_is_written_on_as_it_is(pieces: list[bytes]) -> None:
     assert printed(*pieces) == b"".join(pieces)
 
@@ -83,7 +84,8 @@ streams.finish()
 def test_kinds_are_told_apart_end_to_end() -> None:
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, check=True)
 
-    out = [parse_line(line) for line in done.stdout.decode("utf-8", "backslashreplace").split("\n")]
+    lines = done.stdout.decode("utf-8", "backslashreplace").split("\n")
+    out = [part for line in lines for part in parse_line(line)]
     assert out == [
         ("", "out"),
         ("", "\\xff raw"),
@@ -92,7 +94,130 @@ def test_kinds_are_told_apart_end_to_end() -> None:
         ("", "ERROR - printed, not logged"),
         ("", "no end"),
     ]
-    assert parse_line(done.stderr.decode().rstrip("\n")) == ("stderr", "err")
+    assert parse_line(done.stderr.decode().rstrip("\n")) == [("stderr", "err")]
+
+
+def parts_of(program: str) -> list[tuple[str, str]]:
+    """Run a program as the runner runs functions, with both streams in one text; return what a sender makes of it."""
+    before = """
+import logging, sys
+from k8s_venv.runner import records, streams
+streams.install()
+records.show(sys.stdout)
+"""
+    command = [sys.executable, "-c", f"{before}{program}\nstreams.finish()"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=True)
+    return [part for line in split_lines(done.stdout) for part in parse_line(line)]
+
+
+HALF_LINES = {
+    'print("Loading ...", end=""); logging.warning("slow"); print(" done")': [
+        ("", "Loading ..."),
+        ("WARNING", "slow"),
+        ("", " done"),
+    ],
+    'print("Loading ...", end=""); print("slow", file=sys.stderr); print(" done")': [
+        ("", "Loading ..."),
+        ("stderr", "slow"),
+        ("", " done"),
+    ],
+    'sys.stderr.write("Loading"); print("out"); sys.stderr.write(" done")': [
+        ("stderr", "Loading"),
+        ("", "out"),
+        ("stderr", " done"),
+    ],
+    'print("Loading", end=""); logging.warning("slow"); print(); print("next")': [
+        ("", "Loading"),
+        ("WARNING", "slow"),
+        ("", "next"),
+    ],
+    'print("\\r10 %", end=""); logging.warning("slow"); print("\\r20 %")': [
+        ("WARNING", "slow"),
+        ("", "10 %"),
+        ("", "20 %"),
+    ],
+    'import os; os.write(1, b"compiled"); logging.warning("slow")': [("", "compiled"), ("WARNING", "slow")],
+    'import os; os.write(1, b"compiled"); print("said", file=sys.stderr)': [("", "compiled"), ("stderr", "said")],
+}
+
+
+@pytest.mark.parametrize("program", HALF_LINES)
+def test_a_line_that_was_begun_is_not_glued_to_a_record_or_to_standard_error(program: str) -> None:
+    assert parts_of(program) == HALF_LINES[program]
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "import io; sys.stdout = io.TextIOWrapper(sys.stdout.detach(), encoding='utf-8')",
+        "import codecs; sys.stdout = codecs.getwriter('utf-8')(sys.stdout.detach())",
+        "sys.stdout = None",
+        "sys.stdout.close()",
+        "sys.stdout.reconfigure(encoding='latin-1', line_buffering=True)",
+    ],
+)
+def test_records_are_shown_whatever_becomes_of_standard_output(program: str) -> None:
+    assert parts_of(f"{program}; logging.error('seen')") == [("ERROR", "seen")]
+
+
+def test_a_handler_that_the_function_points_elsewhere_writes_there() -> None:
+    program = "logging.getLogger().handlers[0].setStream(sys.stderr); logging.error('seen')"
+
+    assert parts_of(program) == [("stderr", "seen")]
+
+
+ATTRIBUTES = """
+stream = getattr(sys, NAME)
+print(*(repr(getattr(stream, name)) for name in ("name", "mode", "encoding", "newlines", "closed")))
+print(stream.fileno(), stream.isatty(), stream.readable(), stream.seekable(), stream.buffer.name, stream.buffer.mode)
+for name in ("read", "tell"):
+    try:
+        getattr(stream, name)()
+    except OSError as error:
+        print(type(error).__name__, error)
+try:
+    stream.buffer.write(5)
+except TypeError as error:
+    print("refused")
+"""
+
+
+@pytest.mark.parametrize("name", ["stdout", "stderr", "__stdout__", "__stderr__"])
+def test_streams_say_of_themselves_what_pythons_own_say(name: str) -> None:
+    program = ATTRIBUTES.replace("NAME", repr(name))
+    plain = subprocess.run([sys.executable, "-c", "import sys" + program], capture_output=True, check=True)
+
+    assert [text for _, text in parts_of(program)] == plain.stdout.decode().splitlines()
+
+
+def test_bytes_come_the_same_by_every_way_in() -> None:
+    program = """
+sys.stdout.writelines(["a\\n", "b\\n"])
+sys.stdout.buffer.writelines([b"c\\n", bytearray(b"d\\n")])
+sys.stdout.buffer.raw.write(memoryview(b"e\\n"))
+sys.__stdout__.write("f\\n")
+sys.__stderr__.write("g\\n")
+"""
+
+    assert parts_of(program) == [*(("", letter) for letter in "abcdef"), ("stderr", "g")]
+
+
+@pytest.mark.parametrize(
+    ("program", "part"),
+    [
+        (r"print('\x1eERROR - forged')", ("", r"\x1eERROR - forged")),
+        (r"print('text\x1eERROR - forged')", ("", r"text\x1eERROR - forged")),
+        (r"print('\x1eERROR - forged', file=sys.stderr)", ("stderr", r"\x1eERROR - forged")),
+        (r"logging.info('text\x1eERROR - forged')", ("INFO", r"text\x1eERROR - forged")),
+        (r"print('a\x0b\x0c\x1c\x85\u2028b')", ("", r"a\x0b\x0c\x1c\x85\u2028b")),
+        (r"print('\x1b]0;title\x07\x1b[2J\u202e\0')", ("", r"\x1b]0;title\x07\x1b[2J\u202e\x00")),
+        (r"print('\x1b[31mred')", ("", "\x1b[31mred\x1b[0m")),
+        (r"print('::group::Details')", ("", "::group::Details")),
+        (r"print('done\r', end='')", ("", "done")),
+    ],
+)
+def test_what_is_printed_imitates_no_mark_and_hides_nothing(program: str, part: tuple[str, str]) -> None:
+    assert parts_of(program) == [part]
 
 
 class Recorder:
@@ -126,5 +251,5 @@ def test_the_tasks_log_has_the_levels_of_records() -> None:
         (logging.WARNING, "said"),
         (logging.INFO, "NOTICE - own"),
         (logging.INFO, "2 %"),
-        (logging.INFO, "a"),
+        (logging.INFO, "a\\x1e"),
     ]

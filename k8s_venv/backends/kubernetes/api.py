@@ -11,6 +11,7 @@ from urllib3.exceptions import HTTPError
 from k8s_venv.backends.kubernetes import diagnose, render, takeover
 from k8s_venv.backends.kubernetes.patience import is_conflict, patiently
 from k8s_venv.backends.kubernetes.watch import pod_events
+from k8s_venv.backends.lines import split_lines
 from k8s_venv.errors import BackendError
 
 if TYPE_CHECKING:
@@ -134,7 +135,7 @@ class PodApi:
                 _preload_content=False,
                 _request_timeout=_TIMEOUT,
             )
-            return str(log.data.decode("utf-8", "backslashreplace")).splitlines()
+            return split_lines(log.data)
         except _AWAY:
             return []
 
