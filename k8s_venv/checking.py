@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from k8s_venv.calls.capturing import capture
 from k8s_venv.calls.imports import Import, imports_of
 from k8s_venv.calls.syntax import newer_syntax
-from k8s_venv.errors import CallError, K8sVenvError
+from k8s_venv.errors import CallError, K8sVenvError, LockError
 from k8s_venv.locks.locking import read_lock
 from k8s_venv.provides import Provided, provided_by, providers
 
@@ -22,7 +22,13 @@ if TYPE_CHECKING:
     from k8s_venv.calls.transport import Transport
     from k8s_venv.environment import Environment
     from k8s_venv.locks.lockfile import Lock
-    from k8s_venv.project import Project
+    from k8s_venv.project import BackendName, Project
+
+# Airflow's exceptions for which an environment without Airflow has something of its own.
+_INSTEAD = {
+    "AirflowSkipException": "runtime.skip()",
+    "AirflowFailException": "runtime.fail()",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +41,8 @@ class Task:
         project: its project.
         environment: its environment.
         transport: what the task says of it.
+        backend: where it will run.
+        brings_image: whether the task names an image of its own.
     """
 
     name: str
@@ -42,12 +50,21 @@ class Task:
     project: Project
     environment: Environment
     transport: Transport | None
+    backend: BackendName
+    brings_image: bool = False
 
     @property
     def place(self) -> tuple[str, int]:
         """Return the function's file and line."""
         code = getattr(inspect.unwrap(self.function), "__code__", None)
         return (code.co_filename, code.co_firstlineno) if code else (str(self.project.path), 1)
+
+    @property
+    def needs_lock(self) -> bool:
+        """Return whether it runs in what the environment's lock says, not in an image or interpreter made elsewhere."""
+        if self.backend == "local":
+            return self.environment.interpreter is None
+        return not (self.brings_image or self.environment.pod.get("image") or self.environment.image)
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -77,8 +94,8 @@ def check_tasks(tasks: Iterable[Task], image_exists: Callable[[str], bool] | Non
     checker = _Checker(image_exists)
     captured = [(task, checker.capture(task)) for task in tasks]
     checker.check_syntax(captured)
+    checker.check_environments([task for task, _ in captured])
     for task, each in captured:
-        checker.check_environment(task)
         if each is not None:
             checker.check_imports(task, each)
     return sorted(set(checker.findings))
@@ -89,7 +106,7 @@ class _Checker:
         self.findings: list[Finding] = []
         self._exists = functools.cache(image_exists) if image_exists else None
         self._locks: dict[Path, Lock | str] = {}
-        self._provisions: dict[Path, Provided] = {}
+        self._provisions: dict[Path, Provided | None] = {}
 
     def capture(self, task: Task) -> Captured | None:
         try:
@@ -118,34 +135,43 @@ class _Checker:
                 message = f"{found.problem}; environment {task.environment.name!r} runs Python {python}."
                 self.findings.append(Finding(found.file, found.line, task.name, message))
 
-    def check_environment(self, task: Task) -> None:
-        if not task.environment.needs_lock:
-            return
+    def check_environments(self, tasks: list[Task]) -> None:
+        """Look at each environment once, and name the first of its tasks."""
+        by_lock: dict[Path, list[Task]] = {}
+        for task in tasks:
+            if task.needs_lock:
+                by_lock.setdefault(task.environment.lock_path, []).append(task)
+        for users in by_lock.values():
+            first = min(users, key=lambda task: (task.place, task.name))
+            if problem := self._environment_problem(first):
+                count = len({task.name for task in users})
+                self._add(first, problem if count == 1 else f"{problem} {count} tasks use this environment.")
+
+    def _environment_problem(self, task: Task) -> str:
         lock = self._lock(task.environment)
         if isinstance(lock, str):
-            self._add(task, lock)
-        elif self._exists is not None:
+            return lock
+        if self._exists is not None:
             reference = task.environment.image_reference(task.project.require_registry(), lock.digest)
             if not self._exists(reference):
                 name = task.environment.name
-                self._add(task, f"The image {reference} was never built. Run `k8s-venv build-images {name}`.")
+                return f"The image {reference} was never built. Run `k8s-venv build-images {name}`."
+        return ""
 
     def check_imports(self, task: Task, captured: Captured) -> None:
-        environment = task.environment
-        provided = self._provided(environment)
+        provided = self._provided(task)
         if provided is None:
             return
         travelling = {"k8s_venv", "cloudpickle", *(_top(name) for name in captured.beside_modules)}
         for each in [*imports_of(captured.source), *_only_pickled(task, captured)]:
-            if each.optional or _top(each.module) in travelling or provided.has(each.module):
+            if each.optional or _top(each.module) in travelling:
                 continue
-            known = providers(each.module)
-            package = " or ".join(known) if known else "the package that provides it"
-            message = (
-                f"imports {each.module}, which nothing in environment {environment.name!r} provides. Add {package} to "
-                f"{environment.requirements_place} and run `k8s-venv lock {environment.name}`."
-            )
-            self.findings.append(Finding(each.file, each.line, task.name, message))
+            for module in provided.lacks(each.module, each.names):
+                message = (
+                    f"imports {module}, which nothing in environment {task.environment.name!r} provides. "
+                    f"{_advice(task.environment, module, each.names)}"
+                )
+                self.findings.append(Finding(each.file, each.line, task.name, message))
 
     def _add(self, task: Task, message: str) -> None:
         file, line = task.place
@@ -161,14 +187,36 @@ class _Checker:
                 self._locks[path] = str(error)
         return self._locks[path]
 
-    def _provided(self, environment: Environment) -> Provided | None:
-        """Return what an environment provides, where that can be known."""
-        lock = self._lock(environment) if environment.needs_lock else "somebody else made it"
+    def _provided(self, task: Task) -> Provided | None:
+        """Return what a task's environment provides, where that can be known."""
+        lock = self._lock(task.environment) if task.needs_lock else "made elsewhere"
         if isinstance(lock, str):
             return None
         if lock.path not in self._provisions:
-            self._provisions[lock.path] = provided_by(environment, lock)
+            self._provisions[lock.path] = None
+            try:
+                self._provisions[lock.path] = provided_by(task.environment, lock)
+            except LockError as error:
+                self._add(task, str(error))
         return self._provisions[lock.path]
+
+
+def _advice(environment: Environment, module: str, names: tuple[str, ...]) -> str:
+    """Return what to do about a module that an environment lacks."""
+    known = providers(module, names)
+    package = " or ".join(known) if known else "the package that provides it"
+    add = f"dd {package} to {environment.requirements_place} and run `k8s-venv lock {environment.name}`."
+    replaced = [name for name in names or _INSTEAD if name in _INSTEAD] if _has_exceptions(module) else []
+    if not replaced:
+        return f"A{add}"
+    calls = " and ".join(f"{_INSTEAD[name]} instead of {name}" for name in replaced)
+    use = f"Use {calls} (from k8s_venv import runtime), which needs no Airflow there."
+    return use if list(names) == replaced else f"{use} For the rest, a{add}"
+
+
+def _has_exceptions(module: str) -> bool:
+    """Return whether it is one of the modules from which Airflow's exceptions can be had."""
+    return module == "airflow.sdk" or (_top(module) == "airflow" and module.endswith(".exceptions"))
 
 
 def _only_pickled(task: Task, captured: Captured) -> list[Import]:
@@ -190,6 +238,8 @@ def files_to_load(paths: Iterable[Path]) -> Iterator[Path]:
     """
     for path in paths:
         if path.is_dir():
-            yield from sorted(file for file in path.rglob("*.py") if "__pycache__" not in file.parts)
+            yield from sorted(
+                file for file in path.rglob("*.py") if not file.is_dir() and "__pycache__" not in file.parts
+            )
         else:
             yield path

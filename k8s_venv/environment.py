@@ -163,9 +163,9 @@ class Environment(BaseModel):
         return self.root / Path(self.interpreter).expanduser() if self.interpreter is not None else None
 
     @property
-    def needs_lock(self) -> bool:
-        """Tell whether a lock says what is in it; else its image or interpreter, which somebody else made, does."""
-        return self.image is None and (self.interpreter is None or self.lock_path.exists())
+    def made_elsewhere(self) -> bool:
+        """Return whether it names an image or an interpreter, which needs no lock where it is used."""
+        return self.image is not None or self.interpreter is not None
 
     @property
     def requirements_place(self) -> str:

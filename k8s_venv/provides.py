@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 import json
+import re
 import shutil
 import sys
 import tempfile
@@ -20,12 +21,16 @@ from k8s_venv.locks.requirements import index_settings
 from k8s_venv.locks.resolving import uv_platform
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from k8s_venv.environment import Environment
     from k8s_venv.locks.lockfile import Lock
 
 _NAMESPACE_DEPTH = 3
+# Raised whenever the same lock would be listed in another way.
+_LISTING = 2
+# What a package's own module says that shares its name with others (before PEP 420).
+_SHARES_ITS_NAME = re.compile(rb"\b(extend_path|declare_namespace)\b")
 
 
 class Provided:
@@ -33,7 +38,8 @@ class Provided:
 
     Args:
         python: its minor version.
-        modules: the packages and modules in its locked packages; of namespace packages (PEP 420) their parts.
+        modules: the packages and modules in its locked packages; of namespace packages their parts, with
+            ``NAME.__init__`` where one has a module of its own (``pkgutil.extend_path``).
         more: whether it sees others as well, which nobody can tell from here.
     """
 
@@ -42,8 +48,21 @@ class Provided:
         self._modules = modules
         self._more = more
 
+    def lacks(self, module: str, names: Iterable[str] = ()) -> list[str]:
+        """Return which modules an import lacks: the module, or what it takes from a namespace, which has modules alone.
+
+        Args:
+            module: its full name.
+            names: what ``from … import`` takes from it.
+        """
+        if not self.has(module):
+            return [module]
+        if not self._is_namespace(module):
+            return []
+        return [f"{module}.{name}" for name in names if name != "*" and not self.has(f"{module}.{name}")]
+
     def has(self, module: str) -> bool:
-        """Tell whether a module can be imported.
+        """Return whether a module can be imported.
 
         Args:
             module: its full name.
@@ -52,7 +71,15 @@ class Provided:
         if self._more or _is_standard(parts[0], self._python):
             return True
         prefixes = {".".join(parts[:length]) for length in range(1, len(parts) + 1)}
-        return bool(prefixes & self._modules) or any(name.startswith(f"{module}.") for name in self._modules)
+        return bool(prefixes & self._modules) or self._is_part(module)
+
+    def _is_part(self, module: str) -> bool:
+        return any(name.startswith(f"{module}.") for name in self._modules)
+
+    def _is_namespace(self, module: str) -> bool:
+        """Return whether it is a package without a module of its own (PEP 420)."""
+        own = {module, f"{module}.__init__"} & self._modules
+        return not own and self._is_part(module)
 
 
 def provided_by(environment: Environment, lock: Lock) -> Provided:
@@ -67,7 +94,7 @@ def provided_by(environment: Environment, lock: Lock) -> Provided:
     Raises:
         LockError: the locked packages cannot be had.
     """
-    path = uv.require_cache() / "modules" / f"{lock.digest}.json"
+    path = uv.require_cache() / "modules" / f"{lock.digest}-{_LISTING}.json"
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{path}.lock"), tempfile.TemporaryDirectory(dir=path.parent) as folder:
@@ -80,19 +107,32 @@ def provided_by(environment: Environment, lock: Lock) -> Provided:
 
 
 @functools.cache
-def providers(module: str) -> list[str]:
-    """Return the packages that provide a module among those installed here, as a hint.
+def providers(module: str, names: tuple[str, ...] = ()) -> list[str]:
+    """Return the packages that have a module among those installed here, as a hint.
+
+    A package that shares only the beginning of the name, as all of ``google.cloud`` do, is none.
 
     Args:
         module: its full name.
+        names: what ``from … import`` takes from it; where it is a namespace, these are modules too.
     """
-    found = set(importlib.metadata.packages_distributions().get(module.partition(".")[0], ()))
-    if len(found) > 1:  # they share a namespace
-        path = module.replace(".", "/")
-        own = {f"{path}.py", f"{path}/__init__.py"}
-        having = {name for name in found if own & set(map(str, importlib.metadata.files(name) or ()))}
-        found = having or found
-    return sorted(found)
+    top = module.partition(".")[0]
+    sharing = set(importlib.metadata.packages_distributions().get(top, ()))
+    modules = {package: _installed_modules(package) for package in sharing}
+    inside = {f"{module}.{name}" for name in names}
+    # Last a module without a folder, to whose name no other package can add: `six` makes `six.moves` when it runs.
+    for wanted in ({module, f"{module}.__init__"}, inside | {f"{each}.__init__" for each in inside}, {top}):
+        if having := sorted(package for package, found in modules.items() if wanted & found):
+            return having
+    return []
+
+
+def _installed_modules(package: str) -> set[str]:
+    """Return the modules of an installed package; of a folder with a module of its own, ``NAME.__init__``."""
+    files = importlib.metadata.files(package) or ()
+    return {
+        ".".join((*file.parts[:-1], file.name.partition(".")[0])) for file in files if file.suffix in (".py", ".so")
+    }
 
 
 def _list(environment: Environment, lock: Lock, folder: Path) -> set[str]:
@@ -116,9 +156,12 @@ def _modules_in(folder: Path, prefix: str) -> Iterator[str]:
     for entry in folder.iterdir():
         name = prefix + entry.name.partition(".")[0]
         if entry.is_dir() and entry.name.isidentifier():
-            if (entry / "__init__.py").is_file() or name.count(".") >= _NAMESPACE_DEPTH:
+            module = entry / "__init__.py"
+            shares = module.is_file() and _SHARES_ITS_NAME.search(module.read_bytes()) is not None
+            if (module.is_file() and not shares) or name.count(".") >= _NAMESPACE_DEPTH:
                 yield name
             else:
+                yield from [f"{name}.__init__"] if shares else ()
                 yield from _modules_in(entry, f"{name}.")
         elif entry.suffix in (".py", ".so") and entry.name.partition(".")[0].isidentifier():
             yield name

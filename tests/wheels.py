@@ -8,21 +8,27 @@ import hashlib
 import ssl
 import threading
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 
 def make_wheel(
-    folder: Path, name: str, version: str = "1.0", *, tag: str = "py3-none-any", requires: Sequence[str] = ()
+    folder: Path,
+    name: str,
+    version: str = "1.0",
+    *,
+    tag: str = "py3-none-any",
+    requires: Sequence[str] = (),
+    files: Mapping[str, str] | None = None,
 ) -> Path:
-    """Write a wheel with one module, whose `VERSION` is the wheel's, and return its path."""
+    """Write a wheel with one module, whose `VERSION` is the wheel's, or other files, and return its path."""
     folder.mkdir(parents=True, exist_ok=True)
     module = name.replace("-", "_")
     info = f"{module}-{version}.dist-info"
     metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
     files = {
-        f"{module}.py": f"VERSION = {version!r}\n",
+        **({f"{module}.py": f"VERSION = {version!r}\n"} if files is None else files),
         f"{info}/METADATA": metadata + "".join(f"Requires-Dist: {each}\n" for each in requires),
         f"{info}/WHEEL": f"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: {tag}\n",
     }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import dataclasses
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -20,21 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from k8s_venv.project import BackendName
 
-
-@dataclasses.dataclass(frozen=True)
-class LoadedTask(Task):
-    """An isolated task as Airflow knows it.
-
-    Args:
-        backend: where it will run.
-    """
-
-    backend: BackendName
-
-
-def isolated_tasks(dag: Any) -> Iterator[LoadedTask]:
+def isolated_tasks(dag: Any) -> Iterator[Task]:
     """Yield the isolated tasks of a DAG, mapped ones once.
 
     Args:
@@ -46,18 +32,19 @@ def isolated_tasks(dag: Any) -> Iterator[LoadedTask]:
             yield loaded
 
 
-def _loaded(dag: Any, task: Any) -> LoadedTask | None:
+def _loaded(dag: Any, task: Any) -> Task | None:
     facts = _facts(task)
     if facts is None:
         return None
     project = project_of(facts["python_callable"], dag.fileloc)
-    return LoadedTask(
+    return Task(
         f"{dag.dag_id}.{task.task_id}",
         facts["python_callable"],
         project,
         project.environment(facts["environment"]),
         facts.get("transport"),
         choose_backend(facts.get("backend"), project, conf.get("k8s_venv", "backend", fallback=None)),
+        bool(facts.get("image")),
     )
 
 
@@ -70,6 +57,10 @@ def load_tasks(path: Path) -> tuple[list[Task], list[Finding]]:
     Returns:
         Its isolated tasks, and a finding where it cannot be loaded.
     """
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        return [], [Finding(str(path), 1, "", f"The file cannot be read: {error.strerror}.")]
     bag = read_dag_file(path)
     findings = [first_problem(path, text) for text in bag.import_errors.values()]
     if not findings:
@@ -89,8 +80,11 @@ def load_tasks(path: Path) -> tuple[list[Task], list[Finding]]:
 
 def _never_called(path: Path, dags: set[str]) -> Iterator[Finding]:
     """Yield a finding for each DAG that a file writes down as a function and never makes."""
-    functions = [node for node in ast.parse(path.read_bytes()).body if isinstance(node, ast.FunctionDef)]
-    for function in functions:
+    try:
+        statements = ast.parse(path.read_bytes()).body
+    except (SyntaxError, ValueError, RecursionError):
+        return  # what Airflow passes over, since it names no DAG
+    for function in (node for node in statements if isinstance(node, ast.FunctionDef)):
         for decorator in function.decorator_list:
             call = decorator if isinstance(decorator, ast.Call) else ast.Call(decorator, [], [])
             ids = [item.value for item in call.keywords if item.arg == "dag_id"] or call.args[:1]
@@ -109,7 +103,10 @@ def _facts(task: Any) -> dict[str, Any] | None:
         function = getattr(task, "python_callable", None) or task.partial_kwargs["python_callable"]
         group = getattr(task, "task_group", None)
         defaults = {**task.dag.default_args, **(group.default_args if group else {})}  # merged only when it runs
-        return {"environment": defaults.get("environment"), **task.partial_kwargs, "python_callable": function}
+        mapped = getattr(getattr(task, "expand_input", None), "value", {})
+        image = mapped.get("image") if isinstance(mapped, dict) else None
+        given = {"environment": defaults.get("environment"), "image": image, **task.partial_kwargs}
+        return {**given, "python_callable": function}
     return None
 
 

@@ -24,12 +24,14 @@ class Import:
         file: where the import stands.
         line: its line, counted from 1.
         optional: whether what stands around it expects that the module may be missing.
+        names: what it takes from the module, with ``from … import``.
     """
 
     module: str
     file: str
     line: int
     optional: bool
+    names: tuple[str, ...] = ()
 
 
 def imports_of(slices: Iterable[tuple[str, int, str]]) -> list[Import]:
@@ -41,18 +43,20 @@ def imports_of(slices: Iterable[tuple[str, int, str]]) -> list[Import]:
     found = []
     for file, line, text in slices:
         for node in parse_slice({"file": file, "line": line, "text": text}):
-            found += [Import(name, file, at, optional) for name, at, optional in _imports(node, optional=False)]
+            found += [
+                Import(name, file, at, optional, names) for name, at, optional, names in _imports(node, optional=False)
+            ]
     return list(dict.fromkeys(found))
 
 
-def _imports(node: ast.AST, *, optional: bool) -> Iterator[tuple[str, int, bool]]:
+def _imports(node: ast.AST, *, optional: bool) -> Iterator[tuple[str, int, bool, tuple[str, ...]]]:
     if isinstance(node, ast.Import):
         for alias in node.names:
-            yield alias.name, node.lineno, optional
+            yield alias.name, node.lineno, optional, ()
     elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module and node.module != "__future__":
-        yield node.module, node.lineno, optional
+        yield node.module, node.lineno, optional, tuple(alias.name for alias in node.names)
     elif name := import_by_text(node):
-        yield name, node.lineno, optional  # type: ignore[attr-defined]
+        yield name, node.lineno, optional, ()  # type: ignore[attr-defined]
     elif isinstance(node, ast.Try):
         guarded = optional or any(_expects_missing(handler) for handler in node.handlers)
         for child in ast.iter_child_nodes(node):

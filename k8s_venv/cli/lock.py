@@ -152,8 +152,8 @@ def _check(environments: Sequence[Environment]) -> None:
     """Print what is wrong with locks, a line each, and end with 1 when there is something."""
     wrong = 0
     for environment in environments:
-        if not environment.needs_lock and not environment.lock_path.exists():
-            continue  # somebody else's image or interpreter; a lock would be for the local backend alone
+        if environment.made_elsewhere and not environment.lock_path.exists():
+            continue  # only the backend that does not use the image, or the interpreter, needs a lock
         try:
             check_lock(environment)
         except LockError as error:

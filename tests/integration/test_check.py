@@ -14,6 +14,7 @@ from k8s_venv.locks.locking import write_lock
 from k8s_venv.project import load_project
 from k8s_venv.provides import providers
 from tests.airflow_home import require_airflow
+from tests.wheels import make_wheel
 
 HERE = "{}.{}".format(*sys.version_info)
 PROJECT = f"""
@@ -210,6 +211,108 @@ def test_a_dag_that_is_never_called_is_found_and_a_file_without_any_is_counted(t
     assert "0 isolated tasks in 1 file, 0 findings" in done.stderr
 
 
+def test_files_that_cannot_be_loaded_leave_the_others_their_counts(tmp_path: Path) -> None:
+    write_project(tmp_path, '[environments.bare]\npython = "3.8"\n', BROKEN.replace("sme", "bare"))
+    (tmp_path / "fragment.py").write_text("def (\n")  # names no DAG, so Airflow passes it over
+    (tmp_path / "broken_dag.py").write_text("from airflow.sdk import dag\nimport nowhere\n")
+    (tmp_path / "lost.py").symlink_to("nowhere.py")
+
+    done = run(tmp_path, "check")
+
+    assert done.returncode == 1
+    assert "broken_dag.py:2: ModuleNotFoundError: No module named 'nowhere'" in done.stdout
+    assert "nowhere.py:1: The file cannot be read: No such file or directory." in done.stdout
+    assert "1 isolated task in 4 files, 2 findings" in done.stderr
+
+
+USES_PANDAS = """
+from airflow.sdk import dag, task
+
+@dag(schedule=None)
+def uses_pandas():
+    @task.isolated(OPTIONS)
+    def work():
+        import pandas
+        return pandas.__version__
+
+    work()
+
+uses_pandas()
+"""
+
+
+def write_project(folder: Path, project: str, dag: str) -> None:
+    """Write a project with one DAG file, and the locks of its environments."""
+    (folder / "k8s-venv.toml").write_text(project)
+    (folder / "dag.py").write_text(dag)
+    for environment in load_project(folder / "k8s-venv.toml").environments.values():
+        write_lock(environment)
+
+
+@pytest.mark.parametrize(
+    ("environment", "options"),
+    [
+        ("", 'image="example.com/models:1"'),
+        ("", 'image="{{ var.value.image }}", backend="docker"'),
+        ('image = "example.com/models:1"', ""),
+        ('pod = { image = "example.com/models:1" }', ""),
+        ('interpreter = "/opt/old/bin/python"', 'backend="local"'),
+    ],
+)
+def test_what_somebody_else_made_is_not_judged_by_the_lock(tmp_path: Path, environment: str, options: str) -> None:
+    dag = USES_PANDAS.replace("OPTIONS", f'"made", {options}')
+    write_project(tmp_path, f'[environments.made]\npython = "3.12"\n{environment}\n', dag)
+
+    done = run(tmp_path, "check")
+
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("environment", "options"),
+    [
+        ('interpreter = "/opt/old/bin/python"', 'backend="kubernetes"'),  # whose image is made from the lock
+        ('image = "example.com/models:1"', 'backend="local"'),  # which runs no image
+    ],
+)
+def test_where_the_lock_is_used_it_is_judged(tmp_path: Path, environment: str, options: str) -> None:
+    dag = USES_PANDAS.replace("OPTIONS", f'"made", {options}')
+    write_project(tmp_path, f'[environments.made]\npython = "3.12"\n{environment}\n', dag)
+
+    assert "imports pandas, which nothing in environment 'made' provides" in run(tmp_path, "check").stdout
+
+
+def test_a_mapped_image_is_the_tasks_own(tmp_path: Path) -> None:
+    dag = """
+from airflow.sdk import dag
+from k8s_venv import IsolatedOperator
+
+def work():
+    import pandas
+
+@dag(schedule=None)
+def mapped_images():
+    IsolatedOperator.partial(task_id="work", environment="bare", python_callable=work).expand(image=["a:1", "b:1"])
+
+mapped_images()
+"""
+    write_project(tmp_path, '[environments.bare]\npython = "3.12"\n', dag)
+
+    assert run(tmp_path, "check").returncode == 0
+
+
+def test_an_environment_that_was_never_locked_is_one_finding(tmp_path: Path) -> None:
+    tasks = "".join(f'    @task.isolated("bare")\n    def work{each}(): ...\n    work{each}()\n' for each in range(3))
+    dag = f"from airflow.sdk import dag, task\n@dag(schedule=None)\ndef three():\n{tasks}three()\n"
+    (tmp_path / "k8s-venv.toml").write_text('[environments.bare]\npython = "3.8"\n')
+    (tmp_path / "dag.py").write_text(dag)
+
+    (line,) = run(tmp_path, "check").stdout.splitlines()
+
+    assert "dag.py:4: three.work0: Environment 'bare': it was never locked" in line
+    assert line.endswith("Run `k8s-venv lock bare`. 3 tasks use this environment.")
+
+
 def test_explain_shows_what_travels(project: Path) -> None:
     done = run(project, "explain", "dags/faults.py", "fine")
 
@@ -287,3 +390,78 @@ def test_of_packages_that_share_a_namespace_the_one_with_the_module_is_named() -
     named = providers("airflow.providers.cncf.kubernetes.operators.pod")
 
     assert named == ["apache-airflow-providers-cncf-kubernetes"]
+    assert providers("airflow.providers.cncf.kubernetes.operators", ("pod",)) == named
+    assert providers("airflow.providers.nobody.hooks.http") == []
+    assert providers("airflow.providers", ("nobody",)) == []
+    assert providers("yaml") == ["PyYAML"]
+
+
+EXCEPTIONS = """
+from airflow.sdk import dag, task
+
+@dag(schedule=None)
+def exceptions():
+    @task.isolated("bare")
+    def skips():
+        from airflow.exceptions import AirflowSkipException, AirflowFailException
+
+        raise AirflowSkipException("nothing to do")
+
+    @task.isolated("bare")
+    def others():
+        from airflow.exceptions import AirflowException, AirflowSkipException
+
+        raise AirflowException
+
+    skips()
+    others()
+
+exceptions()
+"""
+
+
+def test_for_airflows_exceptions_what_needs_no_airflow_is_named(tmp_path: Path) -> None:
+    write_project(tmp_path, '[environments.bare]\npython = "3.8"\n', EXCEPTIONS)
+
+    skips, others = run(tmp_path, "check").stdout.splitlines()
+
+    assert skips.endswith(
+        "imports airflow.exceptions, which nothing in environment 'bare' provides. Use runtime.skip() instead of "
+        "AirflowSkipException and runtime.fail() instead of AirflowFailException (from k8s_venv import runtime), which "
+        "needs no Airflow there."
+    )
+    assert "Use runtime.skip() instead of AirflowSkipException (from k8s_venv" in others
+    assert "For the rest, add apache-airflow" in others
+
+
+NAMESPACES = """
+from airflow.sdk import dag, task
+
+@dag(schedule=None)
+def namespaces():
+    @task.isolated("shared")
+    def work():
+        from shared_name import one
+        from shared_name import two  # not there
+        import older_name.one
+        from older_name import SETTING
+        import older_name.two  # not there
+
+    work()
+
+namespaces()
+"""
+
+
+def test_of_a_shared_name_each_part_is_looked_for(tmp_path: Path) -> None:
+    shares = "__path__ = __import__('pkgutil').extend_path(__path__, __name__)\nSETTING = 1\n"
+    files = {"shared_name/one/__init__.py": "", "older_name/__init__.py": shares, "older_name/one.py": ""}
+    make_wheel(tmp_path / "wheels", "own", files=files)
+    project = '[environments.shared]\npython = "3.12"\nrequirements = ["--find-links wheels", "--no-index", "own"]\n'
+    write_project(tmp_path, project, NAMESPACES)
+
+    done = run(tmp_path, "check")
+
+    found = {line.split(":")[1]: line for line in done.stdout.splitlines()}
+    assert set(found) == {str(line_of(NAMESPACES, "import two")), str(line_of(NAMESPACES, "import older_name.two"))}
+    assert "imports shared_name.two, which nothing in environment 'shared' provides" in done.stdout
