@@ -9,8 +9,8 @@ from k8s_venv.runner.decoder import field
 from k8s_venv.runner.errors import MalformedError, MissingLibraryError, NoCodecError
 from k8s_venv.runner.libraries import library, version
 from k8s_venv.runner.pandas_frequencies import decode_frequency, decode_period_name, encode_frequency
-from k8s_venv.runner.scalars import decode_zone, encode_zone
 from k8s_venv.runner.tables_numpy import object_array, read_npy, write_npy
+from k8s_venv.runner.zones import decode_zone, encode_zone
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

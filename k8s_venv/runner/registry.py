@@ -47,7 +47,7 @@ MODULE_OF_PACKAGE = {
     "numpy": "tables_numpy",
     "pandas": "tables_pandas",
     "pathlib": "scalars",
-    "pendulum": "scalars",
+    "pendulum": "pendulum_types",
     "polars": "tables_arrow",
     "pyarrow": "tables_arrow",
     "uuid": "scalars",

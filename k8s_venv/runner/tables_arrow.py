@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 
+from k8s_venv.runner import polars_types
+from k8s_venv.runner.decoder import field
 from k8s_venv.runner.errors import MalformedError, MissingLibraryError, NoCodecError
 from k8s_venv.runner.libraries import library, version
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Dict, Optional
+    from typing import Any, Callable, Dict, List, Optional
 
     from k8s_venv.runner.decoder import Decoder
     from k8s_venv.runner.encoder import Encoder
@@ -29,10 +31,11 @@ def encode(encoder: Encoder, value: Any, depth: int) -> Optional[Node]:
         table = library("pyarrow").Table.from_batches([value])
         return {"$": "pyarrow.batch", "b": write_ipc(encoder, table)}
     if name == "polars.DataFrame":
-        return {"$": "polars.frame", "b": _write_polars(encoder, value)}
+        return {"$": "polars.frame", **_write_polars(encoder, value, polars_types.describe(value))}
     if name == "polars.Series":
+        dtypes = [polars_types.describe_type(value.dtype)]
         frame = library("polars").DataFrame([value.rename("")])
-        return {"$": "polars.series", "name": encoder.node(value.name), "b": _write_polars(encoder, frame)}
+        return {"$": "polars.series", "name": encoder.node(value.name), **_write_polars(encoder, frame, dtypes)}
     return None
 
 
@@ -83,21 +86,34 @@ def _read_batch(decoder: Decoder, node: Node) -> Any:
     )
 
 
-def _write_polars(encoder: Encoder, frame: Any) -> int:
+def _write_polars(encoder: Encoder, frame: Any, dtypes: List[Any]) -> Node:
     polars, stream = library("polars"), io.BytesIO()
     # The oldest layout: an older polars reads it as well.
     oldest = {"compat_level": polars.CompatLevel.oldest()} if hasattr(polars, "CompatLevel") else {}
     try:
         frame.write_ipc_stream(stream, **oldest)
-    except Exception as error:
-        raise NoCodecError("", f"a polars frame that Arrow IPC cannot write ({error})") from error
-    return encoder.buffer(stream.getbuffer())
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # noqa: BLE001 -- a panic of polars is no Exception
+        raise NoCodecError("", f"a polars frame that Arrow IPC cannot write ({error})") from None
+    height = {} if frame.width else {"height": frame.height}
+    return {"b": encoder.buffer(stream.getbuffer()), "dtypes": dtypes, **height}
 
 
-def _read_polars(decoder: Decoder, number: Any) -> Any:
+def _read_polars(decoder: Decoder, node: Node) -> Any:
     polars = library("polars")
     try:
-        return polars.read_ipc_stream(io.BytesIO(decoder.buffer(number)))
+        frame = polars.read_ipc_stream(io.BytesIO(decoder.buffer(node["b"])))
+        if "dtypes" not in node:  # which earlier versions did not write
+            return frame
+        if frame.height != node.get("height", frame.height):
+            raise TypeError(f"a frame of {node['height']} rows without a column")
+        columns = frame.get_columns()
+        if len(columns) != len(field(node, "dtypes", list)):
+            raise MalformedError("a frame whose columns and types do not fit")
+        pairs = zip(columns, node["dtypes"])
+        restored = [polars_types.restored(polars, column, dtype) for column, dtype in pairs]
+        return frame.with_columns(restored) if restored else frame
     except (KeyboardInterrupt, SystemExit, MalformedError, MissingLibraryError):
         raise
     except BaseException as error:  # noqa: BLE001 -- a panic of polars is no Exception
@@ -105,13 +121,13 @@ def _read_polars(decoder: Decoder, number: Any) -> Any:
 
 
 def _read_series(decoder: Decoder, node: Node) -> Any:
-    frame = _read_polars(decoder, node["b"])
+    frame = _read_polars(decoder, node)
     return frame.to_series(0).rename(decoder.value(node["name"]))
 
 
 DECODERS: Dict[str, Callable[[Decoder, Node], Any]] = {
     "pyarrow.table": lambda decoder, node: read_ipc(decoder, node["b"]),
     "pyarrow.batch": _read_batch,
-    "polars.frame": lambda decoder, node: _read_polars(decoder, node["b"]),
+    "polars.frame": lambda decoder, node: _read_polars(decoder, node),
     "polars.series": _read_series,
 }

@@ -11,7 +11,7 @@ from k8s_venv.runner.errors import MalformedError, NoCodecError
 from k8s_venv.runner.libraries import library
 from k8s_venv.runner.pandas_columns import decode_column, decode_index, encode_column, encode_index, pandas_zone
 from k8s_venv.runner.pandas_frequencies import decode_period_name
-from k8s_venv.runner.scalars import encode_zone
+from k8s_venv.runner.zones import encode_zone
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -127,3 +127,48 @@ def test_a_library_that_is_missing_on_the_other_side_is_named(
 def test_text_in_arrow_memory_is_read_without_pyarrow(tmp_path: Path) -> None:
     value: Any = "pd.Series(['a', None], dtype='string[pyarrow]')"
     assert carry(tmp_path, NEW, value, OLD, "print(value.dtype, list(value))") == "string ['a', <NA>]"
+
+
+PENDULUMS = {
+    "none": ("3.12",),
+    "2": ("3.8", "pendulum==2.*"),
+    "2 and zoneinfo": ("3.8", "pendulum==2.*", "backports.zoneinfo", "tzdata"),
+    "0.4": ("3.12", "pendulum==0.4", "tzdata"),
+    "3": ("3.12", "pendulum==3.*"),
+}
+TIMES = """
+import datetime, pickle, sys
+import pendulum
+from k8s_venv.runner import values
+new_york = pendulum.timezone("America/New_York")
+made = [pendulum.DateTime(2024, 11, 3, 1, 30, tzinfo=new_york, fold=fold) for fold in (0, 1)]
+made += [pendulum.DateTime(2024, 7, 1, tzinfo=pendulum.timezone("UTC")), pendulum.DateTime(2024, 7, 1)]
+made += [made[0] + pendulum.duration(minutes=59), made[0] + pendulum.duration(minutes=61)]
+lengths = [pendulum.duration(days=2, seconds=1), made[2] - made[0]]
+open(sys.argv[1], "wb").write(values.dumps({"times": made, "date": pendulum.date(2024, 2, 29), "lengths": lengths}))
+print([time.isoformat() for time in made], "2024-02-29", [length.total_seconds() for length in lengths])
+"""
+SHOW_TIMES = """
+print([time.isoformat() for time in value["times"]], value["date"].isoformat(),
+      [length.total_seconds() for length in value["lengths"]])
+"""
+
+
+@pytest.mark.parametrize("reader", PENDULUMS)
+@pytest.mark.parametrize("writer", ["2", "3"])
+def test_pendulums_times_are_the_same_to_every_pendulum(writer: str, reader: str, tmp_path: Path) -> None:
+    file = tmp_path / "times.bin"
+
+    written = run_code(environment(*PENDULUMS[writer]), TIMES, str(file))
+
+    assert run_code(environment(*PENDULUMS[reader]), SHOW, str(file), SHOW_TIMES) == written
+
+
+POLARS = ("3.8, pandas 2.0, pyarrow, polars", "3.12, pandas 3, pyarrow, polars")
+
+
+@pytest.mark.parametrize(("writer", "reader"), [POLARS, POLARS[::-1]])
+def test_an_enumeration_of_polars_is_one_in_another_version(writer: str, reader: str, tmp_path: Path) -> None:
+    series = "__import__('polars').Series(['a', None], dtype=__import__('polars').Enum(['a', 'b']))"
+    shown = carry(tmp_path, writer, series, reader, "print(value.dtype, value.to_list())")
+    assert shown == "Enum(categories=['a', 'b']) ['a', None]"

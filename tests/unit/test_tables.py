@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import decimal
 import sys
 from typing import Any
 
@@ -336,6 +337,53 @@ def test_polars_frames_and_series_come_out_as_they_went_in() -> None:
     assert round_trip(frame["l"]).name == "l"
     with pytest.raises(NoCodecError, match=r"polars\.lazyframe"):
         values.dumps(frame.lazy())
+
+
+def test_types_of_polars_columns_stay_what_they_are() -> None:
+    pl: Any = pytest.importorskip("polars")
+    sizes = pl.Enum(["small", "large"])
+    frame = pl.DataFrame(
+        {
+            "enum": pl.Series(["small", None], dtype=sizes),
+            "enums": pl.Series([["large"], None], dtype=pl.List(sizes)),
+            "struct": pl.Series([{"a": 1, "size": "small"}, None], dtype=pl.Struct({"a": pl.Int8, "size": sizes})),
+            "array": pl.Series([[1, 2], None], dtype=pl.Array(pl.Int16, 2)),
+            "decimal": pl.Series([decimal.Decimal("1.50"), None], dtype=pl.Decimal(10, 2)),
+            "time": [datetime.time(1, 2), None],
+            "duration": pl.Series([datetime.timedelta(1), None], dtype=pl.Duration("ms")),
+            "zoned": pl.Series([datetime.datetime(2024, 1, 1), None]).dt.replace_time_zone("Europe/Berlin"),
+        }
+    )
+    assert round_trip(frame).equals(frame)
+    assert round_trip(frame).schema == frame.schema
+    for column in frame.get_columns():
+        assert round_trip(column).dtype == column.dtype
+
+
+def test_a_type_that_a_polars_reads_as_another_is_restored_or_refused() -> None:
+    pl: Any = pytest.importorskip("polars")
+    data = values.dumps(pl.Series("x", ["a", None]))
+
+    restored = values.loads(_with_type(data, '[["Enum",["a"]]]'))
+    assert (restored.dtype, restored.to_list()) == (pl.Enum(["a"]), ["a", None])
+    with pytest.raises(MalformedError, match="a column of Strong, which it reads as String"):
+        values.loads(_with_type(data, '["Strong"]'))
+
+
+def _with_type(data: bytes, dtypes: str) -> bytes:
+    """Return an encoded column of text that says to be of another type."""
+    length = int.from_bytes(data[5:13], "big")
+    head = data[13 : 13 + length].replace(b'["String"]', dtypes.encode())
+    return data[:5] + len(head).to_bytes(8, "big") + head + data[13 + length :]
+
+
+def test_python_objects_in_polars_are_refused_with_the_columns_name() -> None:
+    pl: Any = pytest.importorskip("polars")
+    objects = pl.Series("o", [{1}, object()], dtype=pl.Object)
+    with pytest.raises(NoCodecError, match=r"\['o'\]: a polars column of Python objects"):
+        values.dumps(pl.DataFrame([objects, pl.Series("n", [1, 2])]))
+    with pytest.raises(NoCodecError, match="the value itself: a polars column of Python objects"):
+        values.dumps(objects)
 
 
 # --- what this side cannot hold ---------------------------------------------------------------------------

@@ -84,6 +84,8 @@ def everything() -> list[Any]:
         Point(1),
         [float("nan"), decimal.Decimal(1), datetime.time(1, tzinfo=zone)],
         {"$": object()},
+        [datetime.time(1, tzinfo=datetime.timezone(datetime.timedelta(hours=2), "CEST"))],
+        *_of_pendulum_and_polars(),
     ]
     try:
         import pandas as pd
@@ -96,6 +98,22 @@ def everything() -> list[Any]:
         pd.Series(pd.interval_range(0, 3), index=pd.RangeIndex(3), name=("n", 1)),
         [pd.Timestamp("2020"), pd.NaT, pd.Period("2020", "D")],
         pd.DataFrame([[1]], columns=pd.MultiIndex.from_tuples([("a", 1)])),
+    ]
+
+
+def _of_pendulum_and_polars() -> list[Any]:
+    try:
+        import pendulum
+        import polars as pl
+    except ImportError:
+        return []
+    day = pendulum.datetime(2024, 1, 1, tz="Europe/Berlin")
+    nested = pl.Struct({"a": pl.List(pl.Enum(["x"])), "b": pl.Array(pl.Categorical, 1)})
+    return [
+        [day.date(), day.time(), pendulum.duration(months=1), pendulum.interval(day, day.add(days=1))],
+        pl.DataFrame({"a": [1], "s": pl.Series([{"a": ["x"], "b": ["y"]}], dtype=nested)}),
+        pl.DataFrame(height=3),
+        pl.Series("e", ["x"], dtype=pl.Enum(["x"])),
     ]
 
 
