@@ -4,11 +4,20 @@ import importlib
 
 from k8s_venv._version import __version__
 
-__all__ = ["IsolatedOperator", "__version__", "load", "run"]
+__all__ = [
+    "IsolatedBranchOperator",
+    "IsolatedOperator",
+    "IsolatedShortCircuitOperator",
+    "__version__",
+    "load",
+    "run",
+]
 
 # Lazy (PEP 562): importing this package imports neither Airflow nor anything else.
 _MODULES = {
+    "IsolatedBranchOperator": "k8s_venv.airflow.branching",
     "IsolatedOperator": "k8s_venv.airflow.operators",
+    "IsolatedShortCircuitOperator": "k8s_venv.airflow.branching",
     "load": "k8s_venv.calls.references",
     "run": "k8s_venv.running",
 }
@@ -17,6 +26,7 @@ TYPE_CHECKING = False  # what type checkers take as true; importing `typing` wou
 if TYPE_CHECKING:
     from typing import Any
 
+    from k8s_venv.airflow.branching import IsolatedBranchOperator, IsolatedShortCircuitOperator
     from k8s_venv.airflow.operators import IsolatedOperator
     from k8s_venv.calls.references import load
     from k8s_venv.running import run

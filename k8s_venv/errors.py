@@ -120,10 +120,12 @@ class BackendError(K8sVenvError):
     Args:
         environment: the environment's name.
         problem: what is wrong and what to do, as sentences.
+        exit_code: with which the call's process ended, where that is known.
     """
 
-    def __init__(self, environment: str, problem: str) -> None:
+    def __init__(self, environment: str, problem: str, exit_code: int | None = None) -> None:
         self.environment = environment
+        self.exit_code = exit_code
         super().__init__(f"Environment {environment!r}: {problem}")
 
 
@@ -179,8 +181,8 @@ def _escaped(found: re.Match[str]) -> str:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return `` Did you mean 'x'?`` for the nearest of the known names, or nothing."""
-    near = difflib.get_close_matches(name, list(known), n=1)
+    """Return `` Did you mean 'x'?`` where the name is a misspelling of a known one, else nothing."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.7)  # below, it is another word
     return f" Did you mean {near[0]!r}?" if near else ""
 
 

@@ -90,7 +90,7 @@ class ContextObject:
         if attribute.startswith("__"):
             raise AttributeError(attribute)
         known = ", ".join(sorted(key for key in self.__dict__ if not key.startswith("_")))
-        instead = _INSTEAD.get(attribute, "Pass what you need as an argument of the task.")
+        instead = INSTEAD.get(attribute, "Pass what you need as an argument of the task.")
         raise AttributeError(
             f"{self._name}.{attribute} is not available inside an isolated environment, which has no access "
             f"to Airflow. {instead} Available: {known}."
@@ -127,19 +127,26 @@ class Context(_Dict):
     """Airflow's context of a task, as far as it can travel."""
 
     def __missing__(self, key: str) -> NoReturn:
-        instead = _INSTEAD.get(key, "Pass what you need of it as an argument of the task.")
+        instead = INSTEAD.get(key, "Pass what you need of it as an argument of the task.")
         raise KeyError(
             f"{key!r} of Airflow's context is not available inside an isolated environment. {instead} "
             f"Available: {', '.join(sorted(self))}."
         )
 
 
-# What to do instead of what needs Airflow.
-_INSTEAD = {
-    "conn": 'Use runtime.get_connection("…").',
+# What to do instead of what needs Airflow: keys of its context, and attributes of the context's objects.
+INSTEAD = {
+    "asset_state_store": "Let a plain task beside this one use it.",
+    "conf": "Pass the setting as an argument of the task.",
+    "conn": 'Name the connection in connections=["…"] and call runtime.get_connection("…").',
     "get_template_context": "Use runtime.get_current_context().",
+    "inlet_events": "Let a plain task before this one read them and return what you need.",
+    "macros": 'Write it as a template of an argument, such as "{{ macros.ds_add(ds, 1) }}".',
     "outlet_events": "Let a plain task after this one write them.",
-    "var": 'Use runtime.get_variable("…").',
+    "task_state_store": "Let a plain task beside this one use it.",
+    "triggering_asset_events": "Let a plain task before this one read them and return what you need.",
+    "triggering_dataset_events": "Let a plain task before this one read them and return what you need.",
+    "var": 'Name the variable in variables=["…"] and call runtime.get_variable("…").',
     "xcom_pull": "Pass the other task's output as an argument: this_task(other_task()).",
     "xcom_push": "Return the value; with multiple_outputs=True each key of a dictionary becomes an XCom.",
 }

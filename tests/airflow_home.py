@@ -9,9 +9,10 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import pytest
@@ -25,6 +26,15 @@ def _dag_module() -> str:
 
 
 AIRFLOW = _dag_module()  # what the DAG files of tests import from
+HEAD = f"from {AIRFLOW} import dag, setup, task, task_group, teardown\nfrom k8s_venv import IsolatedOperator, runtime\n"
+# A project with one environment, of this Python.
+SAME = """
+[environments.same]
+python = "{}.{}"
+""".format(*sys.version_info)
+
+LoadText = Callable[[str], Any]
+RunText = Callable[[str], tuple[dict[str, str], dict[str, Any]]]
 
 
 def require_airflow() -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import datetime
 import inspect
 from typing import TYPE_CHECKING, Any
 
+from k8s_venv import runtime
 from k8s_venv.airflow.compat import KNOWN_CONTEXT_KEYS, OLD_CONTEXT_KEYS, Context
 from k8s_venv.errors import K8sVenvError
 
@@ -21,6 +23,7 @@ _VALUES = (
     "logical_date",
     "map_index_template",
     "params",
+    "partition_date",
     "partition_key",
     "run_id",
     "task_instance_key_str",
@@ -50,9 +53,14 @@ _OBJECTS: Mapping[str, tuple[str, ...]] = {
     "task": ("task_id", "owner", "retries"),
     "ti": ("dag_id", "task_id", "run_id", "try_number", "map_index", "max_tries"),
 }
+# Sent as lists of such objects, with the plain attributes that each one has.
+_LISTS = ("inlets", "outlets")
 _ALIASES = {"task_instance": "ti"}
+# Only callbacks get these; a task's function keeps its own default for them.
+_OF_CALLBACKS = frozenset(("exception", "reason"))
+_PLAIN_TYPES = (str, int, float, datetime.date, datetime.timedelta, type(None))
 
-AVAILABLE = frozenset((*_VALUES, *_ON_REQUEST, *_OBJECTS, *_ALIASES))
+AVAILABLE = frozenset((*_VALUES, *_ON_REQUEST, *_OBJECTS, *_LISTS, *_ALIASES))
 
 
 def context_parameters(
@@ -69,21 +77,47 @@ def context_parameters(
         The names; for a function with ``**kwargs`` all that can travel.
 
     Raises:
-        K8sVenvError: the function asks for a part of the context that cannot travel.
+        K8sVenvError: the function asks for a part of the context that cannot travel, or a positional argument goes to
+            a parameter that the context fills.
     """
     parameters = _parameters(function)
+    _check_positional(function, parameters[: len(op_args)])
     given = {parameter.name for parameter in parameters[: len(op_args)]} | set(op_kwargs)
-    asked = {p.name for p in parameters if p.name in KNOWN_CONTEXT_KEYS} - given
+    with_default = {p.name for p in parameters if p.default is not inspect.Parameter.empty}
+    asked = {p.name for p in parameters if p.name in KNOWN_CONTEXT_KEYS} - given - (_OF_CALLBACKS & with_default)
     for name in sorted(asked - AVAILABLE):
-        code = function.__code__
         raise K8sVenvError(
-            f"{code.co_filename}:{code.co_firstlineno}: {function.__name__}() asks for {name!r} of Airflow's context, "
-            "which needs Airflow itself and cannot travel. Pass what you need of it as an argument, or use "
-            f"connections=[…]. What can travel: {', '.join(sorted(AVAILABLE))}."
+            f"{_named(function)} asks for {name!r} of Airflow's context, {_refusal(name)} What can travel: "
+            f"{', '.join(sorted(AVAILABLE & KNOWN_CONTEXT_KEYS))}."
         )
     if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters):
         asked |= set(AVAILABLE) - set(_ON_REQUEST) - given
     return tuple(sorted(asked))
+
+
+def _check_positional(function: Callable[..., Any], filled: list[inspect.Parameter]) -> None:
+    """Refuse positional arguments for what the context fills, as Airflow does when the task runs."""
+    elsewhere = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD)
+    for parameter in filled:
+        if parameter.name in KNOWN_CONTEXT_KEYS - _OF_CALLBACKS and parameter.kind not in elsewhere:
+            raise K8sVenvError(
+                f"{_named(function)} gets a positional argument for its parameter {parameter.name!r}, a name that "
+                "Airflow reserves for its context. Rename the parameter, or leave the argument out: Airflow fills it."
+            )
+
+
+def _named(function: Callable[..., Any]) -> str:
+    """Return a function's place and name, for messages."""
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    place = f"{code.co_filename}:{code.co_firstlineno}: " if code else ""
+    return f"{place}{getattr(function, '__name__', repr(function))}()"
+
+
+def _refusal(name: str) -> str:
+    if name in _OF_CALLBACKS:
+        return f"which only callbacks get. Give the parameter a default: {name}=None."
+    instead = runtime.INSTEAD.get(name, "Pass what you need of it as an argument.")
+    return f"which needs Airflow itself and cannot travel. {instead}"
 
 
 def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
@@ -101,21 +135,41 @@ def travelling_context(context: Context, asked: Collection[str]) -> dict[str, An
         asked: the names that the function asks for.
 
     Returns:
-        ``values`` and ``objects``, by their names, and ``parameters``, the names to pass to the function.
+        ``values``, ``objects`` and ``lists`` (of pairs: whether it is an object, and its value or attributes), by their
+        names, and ``parameters``, the names to pass to the function.
     """
     source: Mapping[str, Any] = dict(context.items()) if not isinstance(context, dict) else context
     names = [*_VALUES, *(name for name in _ON_REQUEST if name in asked)]
     values = {name: _plain(source[name]) for name in names if name in source}
     objects = {name: dict(_facts(source[name], facts)) for name, facts in _OBJECTS.items() if name in source}
     objects.update({alias: objects[name] for alias, name in _ALIASES.items() if name in objects})
-    present = [name for name in asked if name in values or name in objects]
-    return {"values": values, "objects": objects, "parameters": present}
+    lists = {name: [_item(thing) for thing in source[name] or ()] for name in _LISTS if name in source}
+    present = [name for name in asked if name in values or name in objects or name in lists]
+    return {"values": values, "objects": objects, "lists": lists, "parameters": present}
 
 
 def _facts(thing: Any, names: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
     for name in names:
         if hasattr(thing, name):
             yield name, _plain(getattr(thing, name))
+
+
+def _item(thing: Any) -> tuple[bool, Any]:
+    """Return an inlet or outlet: a plain value as it is, an asset (or anything else) as its plain attributes."""
+    if _is_plain(thing):
+        return False, _plain(thing)
+    declared = [field.name for field in getattr(type(thing), "__attrs_attrs__", ())]
+    names = [name for name in (*declared, *getattr(thing, "__dict__", ())) if not name.startswith("_")]
+    facts = {name: getattr(thing, name) for name in names if hasattr(thing, name)}
+    return True, {name: _plain(value) for name, value in facts.items() if _is_plain(value)}
+
+
+def _is_plain(value: Any) -> bool:
+    if type(value) in (list, tuple):
+        return all(map(_is_plain, value))
+    if type(value) is dict:
+        return all(isinstance(key, str) and _is_plain(each) for key, each in value.items())
+    return isinstance(value, _PLAIN_TYPES)
 
 
 def _plain(value: Any) -> Any:

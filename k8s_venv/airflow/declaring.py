@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +35,7 @@ def check_declared(project: Project, environment: str, backend: str | None, seri
     """
     declared = project.environment(environment)
     for options, where in ((project.pod, "[pod]"), (declared.pod, f"environment {environment!r}")):
-        check_options(set(options), f"{project.path}: {where}")
+        check_options(options, f"{project.path}: {where}")
         check_resources(options.get("container_resources"), f"{project.path}: {where}")
     choose_backend(backend, project)
     try:
@@ -73,9 +74,11 @@ def named_environment(environment: Any, task: str) -> str:
     """
     if environment is None:
         raise K8sVenvError(
-            f'{task} names no environment: @task.isolated("NAME"), or default_args={{"environment": "NAME"}} of its '
-            "task group or DAG."
+            f'{task} names no environment: @task.isolated("NAME"), IsolatedOperator(environment="NAME", …), or '
+            'default_args={"environment": "NAME"} of its task group or DAG.'
         )
+    if isinstance(environment, Mapping):  # DockerOperator's; its values may be secrets
+        raise K8sVenvError(f"{task}: environment is the name of one; variables of the process go into env_vars={{…}}.")
     if not isinstance(environment, str):
         raise K8sVenvError(f"{task}: environment is the name of one, not {environment!r}.")
     return environment

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import functools
-import json
 from typing import TYPE_CHECKING, Any, cast
 
 from k8s_venv.airflow.compat import DecoratedOperator, TaskDecorator, task_decorator_factory
-from k8s_venv.airflow.declaring import check_declared, project_of, require_function
+from k8s_venv.airflow.declaring import check_declared, named_environment, project_of, require_function
 from k8s_venv.airflow.operators import IsolatedOperator
 from k8s_venv.airflow.options import check_options, parameters_of
 from k8s_venv.calls.source.decorators import DECORATOR_MARK
@@ -44,7 +43,7 @@ class IsolatedDecoratedOperator(DecoratedOperator, IsolatedOperator):
 
 
 def isolated_task(
-    environment: str | Callable[..., Any] | None = None, *, multiple_outputs: bool | None = None, **options: Any
+    environment: str | Callable[..., Any] | None = None, /, *, multiple_outputs: bool | None = None, **options: Any
 ) -> TaskDecorator:
     """Run the decorated function in one of the project's environments.
 
@@ -63,6 +62,7 @@ def isolated_task(
 def isolated_decorator(
     operator: type[IsolatedDecoratedOperator],
     environment: str | Callable[..., Any] | None,
+    /,
     *,
     multiple_outputs: bool | None = None,
     **options: Any,
@@ -75,12 +75,12 @@ def isolated_decorator(
         multiple_outputs: see there.
         options: see there.
     """
-    _refuse_virtualenv_options(environment, options)
-    function = environment if callable(environment) else None
-    if environment is not None and function is None:
-        if not isinstance(environment, str):
-            raise K8sVenvError(f"@{operator.custom_operator_name} takes the environment's name, not {environment!r}.")
-        options["environment"] = environment
+    function = environment if callable(environment) else options.pop("python_callable", None)
+    if environment is not None and not callable(environment):
+        options = {**options, "environment": _one_name(operator, environment, options)}
+    if options.get("environment") is not None:
+        named_environment(options["environment"], operator.custom_operator_name)
+    _check_options(operator, options)
     if multiple_outputs and options.get("result") == "reference":
         raise K8sVenvError('result="reference" hands on one value: leave multiple_outputs out.')
     decorator = task_decorator_factory(
@@ -102,24 +102,26 @@ def isolated_decorator(
     return cast("TaskDecorator", decorate)
 
 
-def _refuse_virtualenv_options(environment: object, options: Mapping[str, Any]) -> None:
-    """Refuse what ``@task.virtualenv`` is told of its environment, which the project file says here."""
-    given = {name: options[name] for name in ("requirements", "python_version") if name in options}
-    if not given:
-        return
-    spelled = {"requirements": "requirements=[…]", "python_version": "python_version=…"}
-    what = " and ".join(spelled[name] for name in given)
-    belong = "belong" if len(given) > 1 else "belongs"
-    name = environment if isinstance(environment, str) else "NAME"
-    wanted = given.get("requirements", ())
-    requirements = wanted if isinstance(wanted, str) else list(wanted)
-    lines = f'    [environments.{name}]\n    python = "{given.get("python_version") or "3.12"}"\n'
-    if requirements:
-        lines += f"    requirements = {json.dumps(requirements)}\n"
-    raise K8sVenvError(
-        f"{what} {belong} into k8s-venv.toml, so that all of it can be locked and built before the task runs:\n\n"
-        f'{lines}\nand the task is @task.isolated("{name}").'
-    )
+def _one_name(operator: type[IsolatedDecoratedOperator], given: object, options: Mapping[str, Any]) -> str:
+    """Return the environment's name that a decorator was given, which is given once."""
+    name = operator.custom_operator_name
+    if not isinstance(given, str):
+        raise K8sVenvError(f"{name} takes the environment's name, not {given!r}.")
+    if "environment" in options:
+        named_environment(options["environment"], name)
+        raise K8sVenvError(f"{name} names the environment {given!r}, and {options['environment']!r} by keyword.")
+    return given
+
+
+def _check_options(operator: type[IsolatedDecoratedOperator], options: Mapping[str, Any]) -> None:
+    """Refuse what the operator does not take; of what Airflow passes by itself, the decorator gets nothing."""
+    name = operator.custom_operator_name
+    for taken in ("op_args", "op_kwargs"):
+        if taken in options:
+            raise K8sVenvError(f"{name}: leave {taken} out: the arguments stand in the call, such as work(1, b=2).")
+    known = parameters_of(operator)
+    given = {option: value for option, value in options.items() if option not in known or option == "environment"}
+    check_options(given, name, known, f'{name}("NAME")')
 
 
 def _check_now(
@@ -130,8 +132,6 @@ def _check_now(
         return  # not of a DAG file that Airflow loads: only the operator knows which project is meant
     task = f"Task {options.get('task_id', function.__name__)!r}"
     require_function(function, task)
-    known = parameters_of(operator)
-    check_options(set(options) - known, task, known)
     if "environment" in options:
         project = project_of(function, None)
         check_declared(project, options["environment"], options.get("backend"), options.get("serializer"), task)

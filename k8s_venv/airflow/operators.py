@@ -17,6 +17,7 @@ from k8s_venv.airflow.compat import (
 )
 from k8s_venv.airflow.context import context_parameters, travelling_context
 from k8s_venv.airflow.declaring import check_declared, named_environment, project_of, require_function
+from k8s_venv.airflow.exit_codes import exit_codes, skipping_on
 from k8s_venv.airflow.lines import line_logger
 from k8s_venv.airflow.options import (
     OPTIONS,
@@ -38,7 +39,7 @@ from k8s_venv.errors import K8sVenvError
 from k8s_venv.runtime import FailTask, SkipTask
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Container, Mapping, Sequence
 
     import jinja2
 
@@ -82,6 +83,8 @@ class IsolatedOperator(BaseOperator):
             ``result="reference"`` in the next task, which must ask for it as well.
         deferrable: hand the waiting for a pod to Airflow's triggerer, so that the worker is free meanwhile; by default
             what ``[operators] default_deferrable`` in airflow.cfg says.
+        skip_on_exit_code: the exit codes of the function's process that skip the task: what ``sys.exit(10)`` or
+            ``os._exit(10)`` give; 1 is any exception.
         values: how arguments and results travel, as ``[values]`` in the project file: ``location``, ``above``,
             ``exec``, ``status``.
 
@@ -93,6 +96,7 @@ class IsolatedOperator(BaseOperator):
     template_fields_renderers = {"templates_dict": "json", "op_args": "py", "op_kwargs": "py", "env_vars": "py"}  # noqa: RUF012
     shallow_copy_attrs: Sequence[str] = ("python_callable",)
     ui_color = "#e8f1fb"
+    uses_value = False  # whether the operator itself looks at what the function returned
 
     @with_pod_options
     def __init__(
@@ -113,13 +117,15 @@ class IsolatedOperator(BaseOperator):
         result: Literal["value", "reference"] = "value",
         serializer: Serializer | None = None,
         deferrable: bool | None = None,
+        skip_on_exit_code: int | Container[int] | None = None,
         values: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         task = f"Task {kwargs.get('task_id')!r}"
         pod_options = {name: kwargs.pop(name) for name in OPTIONS & set(kwargs)}
-        unknown = {name for name in kwargs if name not in _BASE_OPTIONS and not name.startswith("_")}
-        check_options(unknown, task, parameters_of(type(self)))
+        unknown = {k: v for k, v in kwargs.items() if k not in _BASE_OPTIONS and not k.startswith("_")}
+        if unknown:
+            check_options({**unknown, "environment": environment}, task, parameters_of(type(self)))
         check_resources(pod_options.get("container_resources"), task)
         super().__init__(**kwargs)
         self.environment = named_environment(environment, task)
@@ -147,6 +153,7 @@ class IsolatedOperator(BaseOperator):
         if deferrable is None:
             deferrable = conf.getboolean("operators", "default_deferrable", fallback=False)
         self.deferrable = deferrable
+        self.skip_on_exit_code = exit_codes(skip_on_exit_code, task)
         self.values = dict(values or {})
         for name, value in pod_options.items():
             setattr(self, name, value)
@@ -172,12 +179,13 @@ class IsolatedOperator(BaseOperator):
                 call.transport,
                 f"{call.own_size + (call.arguments.size if call.arguments else 0):,}",
             )
-            if backend != "kubernetes":
-                return self._opened(self._run_here(call, project, backend), call)
-            pod = self._pod_operator(call, project, context)
-            if self.deferrable:
-                self.defer(trigger=pod.begin(context), method_name="trigger_reentry")
-            return self._opened(pod.execute_sync(context), call)
+            with skipping_on(self.skip_on_exit_code):
+                if backend != "kubernetes":
+                    return self._opened(self._run_here(call, project, backend), call)
+                pod = self._pod_operator(call, project, context)
+                if self.deferrable:
+                    self.defer(trigger=pod.begin(context), method_name="trigger_reentry")
+                return self._opened(pod.execute_sync(context), call)
 
     def trigger_reentry(self, context: Context, event: dict[str, Any]) -> Any:
         """Go on where a deferred task's pod has ended, and return the call's value; see ``execute``.
@@ -188,7 +196,7 @@ class IsolatedOperator(BaseOperator):
         """
         project = self.project()
         # Packing it again also masks its connections in what is logged now.
-        with contextlib.closing(self._pack(context, project)) as call:
+        with contextlib.closing(self._pack(context, project)) as call, skipping_on(self.skip_on_exit_code):
             pod = self._pod_operator(call, project, context)
             result = pod.resume(context, event)
             if not isinstance(result, Result):
@@ -241,6 +249,8 @@ class IsolatedOperator(BaseOperator):
     def _check_declaration(self, task: str) -> None:
         if self.result not in ("value", "reference"):
             raise K8sVenvError(f'{task}: result is "value" or "reference", not {self.result!r}.')
+        if self.uses_value and self.result == "reference":
+            raise K8sVenvError(f'{task}: its value chooses what runs next, so it cannot be result="reference".')
         project = self.project()
         self._environment(project, task)
         check_declared(project, self.environment, self.backend, self.serializer, task)
@@ -267,7 +277,7 @@ class IsolatedOperator(BaseOperator):
             transport=self.transport,
             context=travelling_context(context, asked),
             secrets=resolve_secrets(self.secret_names, self.task_id),
-            discard_value=not self.do_xcom_push,
+            discard_value=not (self.do_xcom_push or self.uses_value),
             serializer=self.serializer,
         )
 

@@ -177,7 +177,14 @@ def _install_context(data: bytes, parameters: Optional[List[str]], imports: Impo
     def install(runtime: Any) -> None:
         packed = values.loads(data)
         objects = {name: runtime.ContextObject(name, facts) for name, facts in packed["objects"].items()}
-        runtime.install_context({**packed["values"], **objects})
+        lists = {
+            name: [
+                runtime.ContextObject(f"{name}[{number}]", each) if is_object else each
+                for number, (is_object, each) in enumerate(items)
+            ]
+            for name, items in packed.get("lists", {}).items()
+        }
+        runtime.install_context({**packed["values"], **objects, **lists})
 
     imports.after(_RUNTIME, install)
     if not parameters:

@@ -6,64 +6,12 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from k8s_venv.errors import K8sVenvError
-from k8s_venv.locks.locking import write_lock
-from k8s_venv.project import load_project
-from tests.airflow_home import AIRFLOW, airflow_home, dags_folder
-
-PROJECT = """
-[environments.same]
-python = "{}.{}"
-""".format(*sys.version_info)
-HEAD = f"from {AIRFLOW} import dag, setup, task, task_group, teardown\nfrom k8s_venv import IsolatedOperator, runtime\n"
-
-Run = Callable[[str], tuple[dict[str, str], dict[str, Any]]]
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    airflow_home()
-    (tmp_path / "k8s-venv.toml").write_text(PROJECT)
-    write_lock(load_project(tmp_path / "k8s-venv.toml").environment("same"))
-    return tmp_path
-
-
-@pytest.fixture
-def load(folder: Path) -> Callable[[str], Any]:
-    """Load the text of a DAG file."""
-
-    def load_text(text: str) -> Any:
-        from k8s_venv.airflow.testing import load_dag
-
-        path = folder / "dag.py"
-        path.write_text(HEAD + text)
-        with dags_folder(folder):
-            return load_dag(path)
-
-    return load_text
-
-
-@pytest.fixture
-def run(folder: Path, load: Callable[[str], Any]) -> Run:
-    """Run the text of a DAG file; return the tasks' states and values, by id and, where mapped, number."""
-
-    def run_text(text: str) -> tuple[dict[str, str], dict[str, Any]]:
-        dag = load(text)
-        with dags_folder(folder, K8S_VENV_BACKEND="local"):
-            from k8s_venv.airflow.testing import run_dag
-
-            _, outcomes = run_dag(dag)
-        named = [(o.task_id if o.map_index < 0 else f"{o.task_id}[{o.map_index}]", o) for o in outcomes]
-        return {key: o.state for key, o in named}, {key: o.value for key, o in named}
-
-    return run_text
-
+from tests.airflow_home import HEAD, SAME, LoadText, RunText
 
 FLOW = """
 @dag(schedule=None, default_args={"environment": "same"}, params={"p": 7})
@@ -139,8 +87,8 @@ pipeline()
 """
 
 
-def test_a_run_takes_the_course_that_airflow_gives_it(run: Run) -> None:
-    states, values = run(FLOW)
+def test_a_run_takes_the_course_that_airflow_gives_it(run_text: RunText) -> None:
+    states, values = run_text(FLOW)
 
     assert values["second_try"] == 2
     assert states["skips"] == "skipped"
@@ -224,10 +172,10 @@ pipeline()
 """
 
 
-def test_values_flow_as_xcoms_do(run: Run, folder: Path) -> None:
-    (folder / "query.sql").write_text("select {{ params.p }}")
+def test_values_flow_as_xcoms_do(run_text: RunText, same_environment: Path) -> None:
+    (same_environment / "query.sql").write_text("select {{ params.p }}")
 
-    states, values = run(VALUES)
+    states, values = run_text(VALUES)
 
     assert set(states.values()) == {"success"}
     assert [values[f"add[{n}]"] for n in range(3)] == [101, 102, 103]
@@ -247,9 +195,9 @@ def test_values_flow_as_xcoms_do(run: Run, folder: Path) -> None:
     assert values["before"] == [None, None]
 
 
-def test_the_nearest_default_environment_counts(load: Callable[[str], Any], folder: Path) -> None:
-    (folder / "k8s-venv.toml").write_text(PROJECT + PROJECT.replace("same", "outer") + PROJECT.replace("same", "own"))
-    dag = load("""
+def test_the_nearest_default_environment_counts(load_text: LoadText, same_environment: Path) -> None:
+    (same_environment / "k8s-venv.toml").write_text(SAME + SAME.replace("same", "outer") + SAME.replace("same", "own"))
+    dag = load_text("""
 @dag(schedule=None, default_args={"environment": "outer"})
 def pipeline():
     @task.isolated
@@ -303,12 +251,14 @@ pipeline()
 """
 
 
-def test_an_environment_may_have_airflow_and_k8s_venv(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_environment_may_have_airflow_and_k8s_venv(
+    run_text: RunText, same_environment: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     here = f'[environments.airflow]\npython = "{sys.version_info[0]}.{sys.version_info[1]}"\n'
-    (folder / "k8s-venv.toml").write_text(f'{here}interpreter = "{sys.executable}"\n')
+    (same_environment / "k8s-venv.toml").write_text(f'{here}interpreter = "{sys.executable}"\n')
     monkeypatch.setenv("AIRFLOW_VAR_STAGE", "tests")
 
-    states, values = run(INSIDE)
+    states, values = run_text(INSIDE)
 
     assert values["inside"] == "tests"
     assert states["skips"] == "skipped"
@@ -346,14 +296,14 @@ pipeline()
 """
 
 
-def test_a_dag_is_stored_alike_each_time_it_is_parsed(folder: Path) -> None:
+def test_a_dag_is_stored_alike_each_time_it_is_parsed(same_environment: Path) -> None:
     """Airflow 3 makes a new version of a DAG whose stored form has changed."""
-    (folder / "dag.py").write_text(HEAD + SERIALIZED)
+    (same_environment / "dag.py").write_text(HEAD + SERIALIZED)
 
     stored = [
         subprocess.run(
-            [sys.executable, "-c", SERIALIZE, str(folder / "dag.py")],
-            env={**os.environ, "PYTHONHASHSEED": seed, "AIRFLOW__CORE__DAGS_FOLDER": str(folder)},
+            [sys.executable, "-c", SERIALIZE, str(same_environment / "dag.py")],
+            env={**os.environ, "PYTHONHASHSEED": seed, "AIRFLOW__CORE__DAGS_FOLDER": str(same_environment)},
             capture_output=True,
             text=True,
             check=True,
@@ -391,15 +341,15 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(("body", "sentence"), MISTAKES)
-def test_a_mistake_is_told_when_the_dag_is_parsed(load: Callable[[str], Any], body: str, sentence: str) -> None:
+def test_a_mistake_is_told_when_the_dag_is_parsed(load_text: LoadText, body: str, sentence: str) -> None:
     with pytest.raises(K8sVenvError) as caught:
-        load(f"\n@dag(schedule=None)\ndef pipeline():\n    {body}\n\npipeline()\n")
+        load_text(f"\n@dag(schedule=None)\ndef pipeline():\n    {body}\n\npipeline()\n")
 
     assert sentence in str(caught.value)
 
 
-def test_a_task_runs_what_was_loaded_though_its_file_is_edited_meanwhile(run: Run) -> None:
-    states, values = run("""
+def test_a_task_runs_what_was_loaded_though_its_file_is_edited_meanwhile(run_text: RunText) -> None:
+    states, values = run_text("""
 @dag(schedule=None, default_args={"environment": "same"})
 def pipeline():
     @task

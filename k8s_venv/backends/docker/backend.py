@@ -182,7 +182,7 @@ def _result(container: Container, call: PackedCall, state: Mapping[str, Any], li
     with result_file(container, protocol.DOCUMENT) if state else contextlib.nullcontext() as file:
         text = file.read(protocol.DOCUMENT_LIMIT + 1) if file else None
     if text is None:
-        raise BackendError(name, _death(call, state, limit))
+        raise BackendError(name, _death(call, state, limit), state.get("ExitCode"))
     document = parse_document(text, name)
     with result_file(container, protocol.PAYLOAD) as file:
         return Result(document, kept(file, document.size, name) if file else b"")

@@ -192,7 +192,8 @@ def death(pod: Any, environment: Environment, function: str, last_line: str = ""
         )
     state = container_state(pod)
     if state and state.terminated:
-        return BackendError(name, _container_death(pod, state.terminated, function, last_line))
+        problem = _container_death(pod, state.terminated, function, last_line)
+        return BackendError(name, problem, state.terminated.exit_code)
     reason = pod.status.reason or pod.status.phase
     return BackendError(
         name, f"{function}() ended without a result: its pod is {reason}. {pod.status.message or ''}".rstrip()

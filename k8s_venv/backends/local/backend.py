@@ -112,5 +112,5 @@ def _read(folder: Path, call: PackedCall, code: int) -> Result:
     environment = call.environment.name
     document, payload = folder / protocol.DOCUMENT, folder / protocol.PAYLOAD
     if not (document.is_file() and payload.is_file()):
-        raise BackendError(environment, f"{call.function}() ended without a result: {exit_reason(code)}.")
+        raise BackendError(environment, f"{call.function}() ended without a result: {exit_reason(code)}.", code)
     return Result(parse_document(document.read_bytes(), environment), map_file(str(payload)))
