@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import ast
+import contextlib
 import dataclasses
 import inspect
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from k8s_venv.calls.references import with_references
+from k8s_venv.calls.source.beside import file_of, import_roots
 from k8s_venv.calls.source.functions import function_name, place_of, written_function
+from k8s_venv.calls.source.modulefile import module_file
 from k8s_venv.calls.source.origins import Origins
 from k8s_venv.calls.transport import same_python
 from k8s_venv.errors import CallError, SourceError
 from k8s_venv.runner.errors import MalformedError, NoCodecError
-from k8s_venv.runner.shipped_types import resolver
+from k8s_venv.runner.shipped_types import own_name, resolver
 from k8s_venv.runner.values import dump_parts
 
 if TYPE_CHECKING:
@@ -31,8 +37,9 @@ class Arguments:
 
     Args:
         pieces: the encoded arguments, as ``values.dump_parts`` returned them.
-        types: the types of the project's own modules among them.
+        types: the types of the project's own modules among them, or the classes around these.
         names: the names of the project's own modules that they refer to, each with its module.
+        modules: the modules of the project that have to travel with them as whole files.
         pickled: whether any of them is pickled.
         kept: the size and the place of those that are kept somewhere, by their digests.
     """
@@ -40,6 +47,7 @@ class Arguments:
     pieces: list[Piece] = dataclasses.field(repr=False)
     types: set[type]
     names: set[tuple[str, str]]
+    modules: set[str]
     pickled: bool
     kept: Mapping[str, tuple[int, Kept]]
 
@@ -64,12 +72,12 @@ def encode_arguments(
         SourceError: an argument cannot travel beside a function that travels as source.
         CallError: an argument cannot travel.
     """
-    types: set[type] = set()
+    types = ProjectTypes(function, environment.root)
     pickle = _pickler(function, environment, transport)
     kept: dict[str, tuple[int, Kept]] = {}
     packed = with_references({"args": list(args), "kwargs": dict(kwargs)}, environment, kept)
     try:
-        pieces = dump_parts(packed, pickle, _project_types(function, environment, types))
+        pieces = dump_parts(packed, pickle, types.find)
     except MalformedError as error:
         raise CallError(f"A value handed on by reference is damaged: {error}.", *place_of(function)) from None
     except NoCodecError as error:
@@ -81,10 +89,11 @@ def encode_arguments(
             "with k8s_venv.runtime.register_codec().",
             *place_of(function),
         ) from None
-    names = {(each.__module__, each.__qualname__.partition(".")[0]) for each in types}
+    names, modules = {(each.__module__, each.__name__) for each in types.found}, types.modules
     if pickle is not None:
         names |= pickle.names
-    return Arguments(pieces, types, names, pickle is not None and pickle.used, kept)
+        modules |= pickle.modules
+    return Arguments(pieces, types.found, names, modules, pickle is not None and pickle.used, kept)
 
 
 def _pickler(function: Callable[..., Any], environment: Environment, transport: Transport) -> ArgumentPickler | None:
@@ -96,24 +105,66 @@ def _pickler(function: Callable[..., Any], environment: Environment, transport: 
     return ArgumentPickler(function, environment.root, by_name=transport == "source")
 
 
-def _project_types(
-    function: Callable[..., Any], environment: Environment, found: set[type]
-) -> Callable[[str, str], type | None]:
-    """Return what finds the types of the project's own modules, and remembers them."""
-    origins = Origins(environment.root)
-    inner = written_function(function)
-    if inner is not None:
-        origins.slice(inner)
+class ProjectTypes:
+    """Find the types of the project's own modules that arguments are of, and remember them.
 
-    def find(module: str, name: str) -> type | None:
-        if not (origins.is_sliced(module) or origins.is_beside(module)):
-            return None
-        kind = resolver({module})(module, name)
-        if kind is not None:
-            found.add(kind)
-        return kind
+    Args:
+        function: what will be called with the arguments.
+        root: the project's folder.
+    """
 
-    return find
+    def __init__(self, function: Callable[..., Any], root: Path) -> None:
+        self.found: set[type] = set()
+        self.modules: set[str] = set()
+        self._root = root
+        self._origins = Origins(root)
+        self._known: dict[tuple[str, str], type | None] = {}
+        inner = written_function(function)
+        self._file = Path(inner.__code__.co_filename) if inner is not None else None
+        self._home = self._origins.slice(inner) if inner is not None else None
+
+    def find(self, module: str, name: str) -> type | None:
+        """Return a type by its module and name, where it is one of the project's that is loaded here.
+
+        Args:
+            module: the module's name, here or in the environment that wrote a value handed on by reference.
+            name: the type's qualified name.
+        """
+        if (module, name) not in self._known:
+            self._known[module, name] = self._look_up(module, name)
+        return self._known[module, name]
+
+    def _look_up(self, module: str, name: str) -> type | None:
+        for home in self._homes(module):
+            beside = self._origins.is_beside(home)
+            if not beside and not self._origins.is_sliced(home):
+                continue
+            kind = resolver({home}, {home: self._origins.namespace(home)})(home, name)
+            if kind is not None:
+                self.found.add(self._origins.resolve(home, name.partition(".")[0]))
+                self.modules |= {home} if beside else set()
+                return kind
+        if module not in sys.modules and self._defines(module, name.partition(".")[0]):
+            self.modules.add(module)  # what another environment wrote; it is read only in the next one
+        return None
+
+    def _homes(self, module: str) -> list[str]:
+        """Return the modules that a name can mean here: a DAG file or a script has another one in each process."""
+        if module in sys.modules or module == self._home:
+            return [module]
+        loaded = [self._home, *sys.modules] if self._home else list(sys.modules)
+        return [each for each in loaded if own_name(each) == own_name(module)]
+
+    def _defines(self, module: str, name: str) -> bool:
+        """Return whether a file of the project that is not loaded here defines a class."""
+        file = file_of(module, import_roots(self._file, self._root)) if self._file is not None else None
+        return file is not None and name in _classes_of(file)
+
+
+def _classes_of(file: Path) -> set[str]:
+    with contextlib.suppress(CallError, OSError, ValueError):
+        return {node.name for node in module_file(str(file)).tree.body if isinstance(node, ast.ClassDef)}
+    return set()
 
 
 def _argument_path(path: str, names: list[str], positional: int, keywords: list[str]) -> str:

@@ -18,7 +18,7 @@ from k8s_venv.calls.source.names import names_in
 from k8s_venv.calls.source.origins import is_installed_file
 from k8s_venv.calls.source.slicing import Slicer
 from k8s_venv.calls.transport import Transport, by_rule
-from k8s_venv.errors import SourceError
+from k8s_venv.errors import CallError, SourceError
 from k8s_venv.runner import protocol
 from k8s_venv.runner.values import dumps
 
@@ -99,15 +99,28 @@ def capture(
         entries: dict[str, bytes] = {}
         slicer, modules = None, frozenset[str]()
         if chosen == "source":
-            slicer = Slicer(function, environment.root, arguments.names)
+            slicer = Slicer(function, environment.root, arguments.names, modules=arguments.modules)
             beside = _add_source(entries, slicer)
         else:
-            beside, modules = _add_pickle(entries, function, environment, arguments.types)
+            beside, modules = _add_pickle(entries, function, environment, arguments)
+        _require(arguments.modules - set(map(dotted_name, beside)), function, environment)
         entries.update({f"{protocol.BESIDE}/{path}": file.read_bytes() for path, file in beside.items()})
         name = function_name(function)
         return Captured(function, name, environment, chosen, why, arguments, entries, beside, slicer, modules)
 
     return by_rule(function, environment, transport, attempt)
+
+
+def _require(missing: Collection[str], function: Callable[..., Any], environment: Environment) -> None:
+    """Refuse arguments of types whose modules do not travel."""
+    for module in sorted(missing):
+        file = getattr(sys.modules.get(module), "__file__", None)
+        raise CallError(
+            f"An argument of {function_name(function)}() needs the module {module}, which cannot travel: its file "
+            f"{file} is not in a folder of the project {environment.root}. Move it there, install it as a package in "
+            "the environment, or pass plain data.",
+            *place_of(function),
+        )
 
 
 def own_source(function: Callable[..., Any]) -> list[tuple[str, int, str]]:
@@ -159,19 +172,20 @@ def _add_recipe(entries: dict[str, bytes], slicer: Slicer) -> None:
 
 
 def _add_pickle(
-    entries: dict[str, bytes], function: Callable[..., Any], environment: Environment, types: Collection[type]
+    entries: dict[str, bytes], function: Callable[..., Any], environment: Environment, arguments: Arguments
 ) -> tuple[dict[str, Path], frozenset[str]]:
     from k8s_venv.calls.pickling import pickle_function  # cloudpickle is not for the parsing of DAG files
 
     refuse_nonlocal(function)
-    entries[protocol.PICKLED_FUNCTION], modules = pickle_function(function, environment.root, types)
+    entries[protocol.PICKLED_FUNCTION], modules = pickle_function(function, environment.root, arguments.types)
     file, _ = place_of(function)
     path = Path(file) if file else None
     if path is None or not path.is_file() or is_installed_file(str(path)):
         entries[protocol.SOURCES] = b"{}"
         return {}, modules
     package = getattr(written_function(function), "__globals__", {}).get("__package__") or ""
-    beside = modules_beside([*imported_names(path, package), *modules], path, environment.root)
+    imported = [*imported_names(path, package), *modules, *arguments.modules]
+    beside = modules_beside(imported, path, environment.root)
     settings = Slicer(function, environment.root, settings_of={*modules, *map(dotted_name, beside)})
     if settings.has_statements:
         _add_recipe(entries, settings)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from k8s_venv.errors import BackendError, CallError, RemoteError, readable
 from k8s_venv.runner import protocol
+from k8s_venv.runner.shipped_types import own_name
 from k8s_venv.runtime import FailTask, SkipTask
 
 if TYPE_CHECKING:
@@ -66,8 +67,8 @@ def _exception(failure: Mapping[str, Any], call: PackedCall) -> BaseException:
         members = [_exception(member, call) for member in failure["group"]]
         error: BaseException = BaseExceptionGroup(message.rpartition(" (")[0], members)
     else:
-        error = _as_itself(module, name, message, args, call.modules) or RemoteError(
-            name if module == builtins.__name__ else f"{module}.{name}", message, args
+        error = _as_itself(module, name, message, args, call) or RemoteError(
+            name if module == builtins.__name__ else f"{own_name(module)}.{name}", message, args
         )
     for note in failure["notes"]:
         error.add_note(str(note))
@@ -83,29 +84,33 @@ def _exception(failure: Mapping[str, Any], call: PackedCall) -> BaseException:
 
 
 def _as_itself(
-    module: str, name: str, message: str, args: tuple[Any, ...] | None, shipped: frozenset[str]
+    module: str, name: str, message: str, args: tuple[Any, ...] | None, call: PackedCall
 ) -> BaseException | None:
     """Return the exception as its own type, where that may be raised here and says the same."""
-    root = module.partition(".")[0]
-    if root == "airflow" and name not in _AIRFLOW_ERRORS:
-        return None  # others steer Airflow, which is not an environment's to do
-    if not (module in shipped or root == "airflow" or root in sys.stdlib_module_names):
+    kind = _known_type(module, name, call)
+    if kind is None or args is None:
         return None
-    kind: Any = sys.modules.get(module)
-    for part in name.split("."):
-        kind = getattr(kind, part, None)
-    if isinstance(kind, type) and issubclass(kind, Exception) and args is not None:
-        with contextlib.suppress(BaseException):  # a type that is not made from its `args`
-            rebuilt = kind(*args)
-            if str(rebuilt) == message:
-                return rebuilt
-    if isinstance(kind, type) and issubclass(kind, Exception) and module in shipped and args is not None:
-        with contextlib.suppress(BaseException):  # one whose constructor takes something else
-            rebuilt = kind.__new__(kind, *args)
-            rebuilt.args = args
-            if str(rebuilt) == message:
-                return rebuilt
+    with contextlib.suppress(BaseException):  # a type that is not made from its `args`
+        rebuilt = kind(*args)
+        if str(rebuilt) == message:
+            return rebuilt
+    with contextlib.suppress(BaseException):  # one whose constructor takes something else
+        rebuilt = kind.__new__(kind, *args)
+        rebuilt.args = args
+        if str(rebuilt) == message:
+            return rebuilt
     return None
+
+
+def _known_type(module: str, name: str, call: PackedCall) -> type[Exception] | None:
+    """Return an exception's type where it may be raised here; none is imported."""
+    root = module.partition(".")[0]
+    found: Any = call.types(module, name)
+    if found is None and (root in sys.stdlib_module_names or (root == "airflow" and name in _AIRFLOW_ERRORS)):
+        found = sys.modules.get(module)  # others of Airflow's steer it, which is not an environment's to do
+        for part in name.split("."):
+            found = getattr(found, part, None)
+    return found if isinstance(found, type) and issubclass(found, Exception) else None
 
 
 def _our_error(failure: Mapping[str, Any], call: PackedCall) -> Exception:

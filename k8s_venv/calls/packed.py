@@ -6,6 +6,8 @@ import dataclasses
 import functools
 from typing import TYPE_CHECKING, Any
 
+from k8s_venv.runner.shipped_types import resolver
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
     from k8s_venv.calls.spool import Spool
     from k8s_venv.calls.transport import Serializer, Transport
     from k8s_venv.environment import Environment
+    from k8s_venv.runner.registry import Types
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +33,8 @@ class PackedCall:
         arguments: the encoded arguments, where they are too large for the archive.
         references: the size and the place of arguments that are kept somewhere, by their digests.
         own_size: the bytes of the archive that are not the runner's, which every call carries.
+        namespaces: the names of the function's own module as the function sees them, by the module's name: its file
+            may have been loaded again since.
     """
 
     environment: Environment
@@ -42,6 +47,12 @@ class PackedCall:
     arguments: Spool | None = dataclasses.field(default=None, repr=False)
     references: Mapping[str, tuple[int, Kept]] = dataclasses.field(default_factory=dict, repr=False)
     own_size: int = 0
+    namespaces: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict, repr=False)
+
+    @functools.cached_property
+    def types(self) -> Types:
+        """Return what finds the types that travelled with the call, among what is loaded here."""
+        return resolver(self.modules, self.namespaces)
 
     @functools.cached_property
     def mask(self) -> Callable[[str], str]:

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 from k8s_venv._version import __version__
 from k8s_venv.calls.capturing import capture
 from k8s_venv.calls.packed import PackedCall
-from k8s_venv.calls.source.functions import function_name, place_of
-from k8s_venv.calls.source.origins import sent_name
+from k8s_venv.calls.source.functions import function_name, home_of, place_of
+from k8s_venv.calls.source.origins import is_installed, sent_name
 from k8s_venv.calls.syntax import check_syntax
 from k8s_venv.calls.transport import check_serializer, same_python
 from k8s_venv.errors import CallError
@@ -74,7 +74,9 @@ def pack(
     captured = capture(function, environment, transport, args, kwargs)
     if captured.transport == "source" and not same_python(environment.python):
         check_syntax(captured.source, environment.python)
-    own = {str(getattr(function, "__module__", "")), *(module for module, _ in captured.arguments.names)}
+    home = home_of(function)
+    namespaces = {home[0]: home[1]} if home is not None and not is_installed(home[0]) else {}
+    own = {*namespaces, *(module for module, _ in captured.arguments.names)}
     modules = frozenset({*own, *captured.beside_modules})
     entries, spool = _with_arguments(captured)
     entries[protocol.CONTEXT] = _encode_context(function, context)
@@ -93,6 +95,7 @@ def pack(
         arguments=spool,
         references=captured.arguments.kept,
         own_size=len(archive) - len(runner),
+        namespaces=namespaces,
     )
 
 

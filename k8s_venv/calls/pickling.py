@@ -23,6 +23,7 @@ from k8s_venv.calls.source.sender_only import of_airflow
 from k8s_venv.errors import CallError
 from k8s_venv.runner.building import named
 from k8s_venv.runner.restoring import Builder
+from k8s_venv.runner.shipped_types import is_reloaded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
@@ -63,7 +64,8 @@ class _NamePickler(_Pickler):
     def reducer_override(self, value: Any) -> Any:
         module, qualname = getattr(value, "__module__", None), getattr(value, "__qualname__", None)
         if isinstance(module, str) and isinstance(qualname, str) and self._origins.is_sliced(module):
-            if self._origins.resolve(module, qualname) is value:
+            found = self._origins.resolve(module, qualname)
+            if found is value or (isinstance(value, type) and is_reloaded(value, found)):
                 self.names.add((module, qualname.partition(".")[0]))
                 return named, (sent_name(module), qualname)
             if isinstance(value, type):
@@ -87,6 +89,7 @@ class ArgumentPickler:
         self._by_name = by_name
         self.used = False
         self.names: set[tuple[str, str]] = set()
+        self.modules: set[str] = set()
         self.met_unnamed = False
 
     def __call__(self, value: Any) -> bytes:
@@ -105,7 +108,9 @@ class ArgumentPickler:
                 if isinstance(pickler, _NamePickler):
                     self.names |= pickler.names
                     self.met_unnamed |= pickler.met_unnamed
-            for module, name in _references(stream.getvalue()):
+            references = set(_references(stream.getvalue()))
+            self.modules |= set(filter(origins.is_beside, {*pickler.modules, *(module for module, _ in references)}))
+            for module, name in references:
                 if origins.is_sliced(module) and (not self._by_name or sent_name(module) != module):
                     raise pickle.PicklingError(f"it pickles itself as {name!r} of a module that has no file there")
                 if origins.is_sliced(module):

@@ -10,17 +10,20 @@ from __future__ import annotations
 import base64
 import contextlib
 import re
+import sys
 import uuid
 import zlib
 from typing import TYPE_CHECKING, Any
 
 from k8s_venv.calls.locations import Kept, location_at
 from k8s_venv.calls.results import Result, sealed_value
-from k8s_venv.errors import CallError
+from k8s_venv.calls.source.origins import is_installed
+from k8s_venv.errors import CallError, readable
 from k8s_venv.runner import protocol
-from k8s_venv.runner.errors import MalformedError, MissingLibraryError
+from k8s_venv.runner.errors import MalformedError, MissingLibraryError, UnknownTypeError
 from k8s_venv.runner.mapped import sha256_of
 from k8s_venv.runner.references import KeptReference, Reference
+from k8s_venv.runner.shipped_types import own_name, resolver
 from k8s_venv.runner.values import head_length, loads
 
 if TYPE_CHECKING:
@@ -94,16 +97,27 @@ def load(document: Mapping[str, Any]) -> Any:
         document: what a task with ``result="reference"`` returned.
 
     Raises:
-        CallError: it is no such document, it is damaged, or a library that the value needs is missing.
+        CallError: it is no such document, it is damaged, or a library or a type that the value needs is missing.
     """
     if not is_document(document):
         raise CallError(f"This is not a value handed on by reference: it lacks the key {MARK!r}.")
     try:
-        return loads(_kept_payload(document) if "location" in document else _payload(document))
+        return loads(_kept_payload(document) if "location" in document else _payload(document), types=_loaded_type)
     except MissingLibraryError as error:
         raise CallError(f"The value needs {error.library}, which is not installed here.") from None
+    except UnknownTypeError as error:
+        raise CallError(
+            f"The value handed on by reference needs the type {readable(error.name)}. Import its module before you "
+            "load the value: nothing is imported because a value names it."
+        ) from None
     except MalformedError as error:
         raise CallError(f"The value handed on by reference cannot be read: {error}.") from None
+
+
+def _loaded_type(module: str, name: str) -> type | None:
+    """Return a type of a module of the user's own, if that is loaded here; a value never imports one."""
+    names = [each for each in list(sys.modules) if own_name(each) == own_name(module) and not is_installed(each)]
+    return resolver(names)(module, name)
 
 
 def with_references(value: Any, environment: Environment, kept: dict[str, tuple[int, Kept]], depth: int = 0) -> Any:

@@ -10,6 +10,7 @@ import dataclasses
 import io
 import json
 import pickle
+import sys
 import zlib
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +18,8 @@ from k8s_venv.calls.exceptions import rebuild
 from k8s_venv.calls.source.origins import sent_name
 from k8s_venv.errors import BackendError, CallError
 from k8s_venv.runner import protocol
-from k8s_venv.runner.errors import MalformedError, MissingLibraryError
+from k8s_venv.runner.errors import MalformedError, MissingLibraryError, UnknownTypeError
 from k8s_venv.runner.mapped import sha256_of
-from k8s_venv.runner.shipped_types import resolver
 from k8s_venv.runner.values import loads
 
 if TYPE_CHECKING:
@@ -106,13 +106,22 @@ def open_result(result: Result, call: PackedCall) -> Any:
     """
     payload = sealed_value(result, call)
     try:
-        return loads(payload, _unpickle if call.serializer else None, resolver(call.modules))
+        return loads(payload, _unpickle if call.serializer else None, call.types)
     except UnpicklingError as error:
         raise CallError(f"The result of {call.function}() cannot be unpickled here: {error}.") from error.__cause__
     except MissingLibraryError as error:
         raise CallError(
             f"The result of {call.function}() needs {error.library}, which is not installed beside Airflow. Install it "
             'there, return plain data, or hand the value on as it is with result="reference".'
+        ) from None
+    except UnknownTypeError as error:
+        module = next((each for each in call.modules if error.name.startswith(f"{each}.")), None)
+        if module is None or module in sys.modules:
+            raise _unreadable(call, error) from None
+        raise CallError(
+            f"The result of {call.function}() needs the type {error.name}, and the module {module} is not loaded here: "
+            "a result never imports one. Import it at the top of the file that makes the call, return plain data, or "
+            'hand the value on as it is with result="reference".'
         ) from None
     except MalformedError as error:
         raise _unreadable(call, error) from None

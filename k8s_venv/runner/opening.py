@@ -126,17 +126,43 @@ def _arguments(folder: str, reporter: Reporter) -> Buffer:
 def _shipped_types(header: Dict[str, Any], call: Any, pickled: List[type]) -> Types:
     """Return what finds the types that travelled with the call; what is pickled has no module to look them up in."""
     found: Dict[str, Dict[str, Any]] = {}
+    resolve: List[Types] = []
 
     def find(module: str, name: str) -> Optional[type]:
-        from k8s_venv.runner.shipped_types import resolver
+        if not resolve:
+            from k8s_venv.runner.shipped_types import resolver
 
-        return resolver(header["modules"], found)(module, name)
+            resolve.append(resolver(header["modules"], found, _import_shipped))
+        return resolve[0](module, name)
 
-    if header["transport"] == protocol.CLOUDPICKLE and hasattr(call, "__globals__"):
-        found[call.__module__] = dict(call.__globals__)
+    if header["transport"] == protocol.CLOUDPICKLE:
+        while hasattr(call, "__func__") or (hasattr(call, "func") and not hasattr(call, "__globals__")):
+            call = getattr(call, "__func__", None) or call.func  # of a method or `functools.partial`
+        if hasattr(call, "__globals__") and call.__module__:
+            found[call.__module__] = dict(call.__globals__)
     for kind in pickled:
-        found.setdefault(kind.__module__, {})[kind.__name__] = kind
+        if getattr(sys.modules.get(kind.__module__), kind.__name__, None) is not kind:
+            found.setdefault(kind.__module__, {})[kind.__name__] = kind
     return find
+
+
+def _import_shipped(module: str) -> None:
+    """Import a module that travelled with the call, and of which only a value's type is needed so far.
+
+    Raises:
+        UserError: it cannot be imported.
+    """
+    import importlib
+
+    from k8s_venv.runner.decoder import UserError
+
+    try:
+        importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name != module:
+            raise UserError(error) from error
+    except Exception as error:
+        raise UserError(error) from error
 
 
 def _check_python(header: Dict[str, Any]) -> None:

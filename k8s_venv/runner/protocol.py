@@ -24,6 +24,9 @@ SOURCES = "sources.json"
 BESIDE = "beside"  # folder of the modules that lie beside the DAG file
 VENDOR = "vendor"  # folder of the sender's cloudpickle
 
+# The name of the sender's `__main__` in the environment, where the runner is that.
+MAIN = "__k8s_venv_main__"
+
 # Files next to the archive.
 ARCHIVE = "call.pyz"
 SECRETS = "secrets.json"

@@ -1,7 +1,7 @@
 """Codecs for instances of the types that travel with a call: enumerations, dataclasses, named tuples.
 
 Both sides hold the same source, so that a document needs to say no more than the type's name and the fields. A type
-is found by a resolver, which the caller gives; none is imported, and no method of it runs.
+is found by a resolver, which the caller gives, among modules that the caller names; no method of it runs.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ import enum
 import functools
 import sys
 
+from k8s_venv.runner import protocol
 from k8s_venv.runner.decoder import field
 from k8s_venv.runner.errors import NoCodecError, UnknownTypeError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Container, Dict, List, Mapping, Optional
+    from typing import Any, Callable, Collection, Dict, List, Mapping, Optional
 
     from k8s_venv.runner.decoder import Decoder
     from k8s_venv.runner.encoder import Encoder
@@ -24,33 +25,71 @@ if TYPE_CHECKING:
 _HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: a class made by a `class` statement
 
 
-def resolver(modules: Container[str], namespaces: Optional[Mapping[str, Mapping[str, Any]]] = None) -> Types:
-    """Return what finds the types of the modules that a call ships, without importing anything.
+def resolver(
+    modules: Collection[str],
+    namespaces: Optional[Mapping[str, Mapping[str, Any]]] = None,
+    load: Optional[Callable[[str], None]] = None,
+) -> Types:
+    """Return what finds the types of the modules that a call ships.
 
     Args:
         modules: the names of the shipped modules; those that are loaded are looked at.
-        namespaces: the globals of modules that are not in ``sys.modules``, by the name that the types carry.
+        namespaces: the globals of modules, by the name that the types carry; they win over ``sys.modules``.
+        load: imports one of ``modules`` that is not loaded yet; without it nothing is imported.
     """
+    known = dict.fromkeys([*(namespaces or ()), *modules])
+
+    def scope_of(module: str) -> Optional[Mapping[str, Any]]:
+        if namespaces and module in namespaces:
+            return namespaces[module]
+        if module not in sys.modules and load is not None:
+            load(module)
+        return vars(sys.modules[module]) if module in sys.modules else None
 
     def find(module: str, name: str) -> Optional[type]:
-        if namespaces and module in namespaces:
-            scope: Optional[Mapping[str, Any]] = namespaces[module]
-        else:
-            scope = vars(sys.modules[module]) if module in modules and module in sys.modules else None
-        found: Any = None
-        for part in name.split("."):
-            found = scope.get(part) if scope is not None else None
-            scope = vars(found) if isinstance(found, type) else None
-        # What the module itself only imported is not its own.
-        return found if isinstance(found, type) and found.__module__ == module else None
+        names = [module] if module in known else [each for each in known if own_name(each) == own_name(module)]
+        found = (_type_in(scope_of(each), each, name) for each in names)
+        return next((kind for kind in found if kind is not None), None)
 
     return find
+
+
+def own_name(module: str) -> str:
+    """Return a module's name as its author knows it, in whichever process it was loaded under whichever name."""
+    if module.startswith("unusual_prefix_"):  # Airflow loads DAG files as `unusual_prefix_<digest>_<name>`
+        return module.split("_", 3)[-1]
+    return "__main__" if module == protocol.MAIN else module
+
+
+def is_reloaded(kind: Any, found: Any) -> bool:
+    """Return whether a type and the one that its name stands for are one definition, of a file that was loaded twice.
+
+    Args:
+        kind: the type.
+        found: what a resolver found by its module and name.
+    """
+    if not isinstance(found, type) or (kind.__module__, kind.__qualname__) != (found.__module__, found.__qualname__):
+        return False
+    parts = ("__dataclass_fields__", "__members__", "_fields")
+    return vars(kind).keys() == vars(found).keys() and all(
+        list(getattr(kind, part, ())) == list(getattr(found, part, ())) for part in parts
+    )
+
+
+def _type_in(scope: Optional[Mapping[str, Any]], module: str, name: str) -> Optional[type]:
+    found: Any = None
+    for part in name.split("."):
+        found = scope.get(part) if scope is not None else None
+        scope = vars(found) if isinstance(found, type) else None
+    # What the module itself only imported is not its own.
+    return found if isinstance(found, type) and found.__module__ == module else None
 
 
 def encode(encoder: Encoder, value: Any, depth: int) -> Optional[Node]:
     """Return the node for an instance of a shipped type, or None when it is none."""
     kind = type(value)
-    if encoder.types is None or encoder.types(kind.__module__, kind.__qualname__) is not kind:
+    found = encoder.types(kind.__module__, kind.__qualname__) if encoder.types is not None else None
+    if found is not kind and not is_reloaded(kind, found):
         return None
     names = {"module": kind.__module__, "name": kind.__qualname__}
     if issubclass(kind, enum.Flag):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dis
 import functools
 import inspect
+import sys
 from types import CellType, CodeType, FunctionType, MethodType
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,17 @@ def written_function(function: Any) -> FunctionType | None:
         else:
             return None
     return function
+
+
+def home_of(function: Any) -> tuple[str, dict[str, Any]] | None:
+    """Return the module in which a callable was written, as its name and what its names stand for, or None."""
+    inner = written_function(function)
+    if inner is not None:
+        return str(inner.__globals__.get("__name__") or "__main__"), inner.__globals__
+    while isinstance(function, functools.partial):
+        function = function.func
+    module = sys.modules.get(function.__module__) if isinstance(function, type) else None
+    return (module.__name__, vars(module)) if module is not None else None
 
 
 def place_of(function: Callable[..., Any]) -> tuple[str | None, int | None]:

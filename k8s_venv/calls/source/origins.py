@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from k8s_venv.calls.source.beside import file_of, import_roots
+from k8s_venv.runner.protocol import MAIN
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -126,4 +127,4 @@ def is_available(value: Any, packages: Collection[str]) -> bool:
 
 def sent_name(module: str) -> str:
     """Return a module's name in the environment, where the runner is the process's ``__main__``."""
-    return "__k8s_venv_main__" if module == "__main__" else module
+    return MAIN if module == "__main__" else module

@@ -31,6 +31,7 @@ class Slicer:
         function: the function, as the decorator received it.
         root: the project's folder; code below it travels.
         needed: names that its arguments refer to, each with its module, whether the function uses them or not.
+        modules: the modules of the project that its arguments need as whole files.
         settings_of: the modules that the function imports, where it travels in another way itself: then only the
             settings of its module are collected.
 
@@ -45,10 +46,12 @@ class Slicer:
         root: Path,
         needed: Collection[tuple[str, str]] = (),
         *,
+        modules: Collection[str] = (),
         settings_of: Collection[str] | None = None,
     ) -> None:
         self._function = function
         self._needed = needed
+        self._needed_modules = modules
         self._settings_of = settings_of
         self._origins = Origins(root)
         self._root = root
@@ -248,7 +251,7 @@ class Slicer:
         self._own_name = name
 
     def _imports(self, *values: Parts) -> list[str]:
-        found = list(self._settings_of or ())
+        found = [*self._needed_modules, *(self._settings_of or ())]
         for module in self._modules.values():
             package = module.names.get("__package__") or ""
             for statement in module.statements.imports:
