@@ -71,9 +71,14 @@ def is_reloaded(kind: Any, found: Any) -> bool:
     if not isinstance(found, type) or (kind.__module__, kind.__qualname__) != (found.__module__, found.__qualname__):
         return False
     parts = ("__dataclass_fields__", "__members__", "_fields")
-    return vars(kind).keys() == vars(found).keys() and all(
+    return _written_names(kind) == _written_names(found) and all(
         list(getattr(kind, part, ())) == list(getattr(found, part, ())) for part in parts
     )
+
+
+def _written_names(kind: type) -> List[str]:
+    # Python adds names such as `__slotnames__` while a class is used.
+    return [name for name in vars(kind) if not name.startswith("__")]
 
 
 def _type_in(scope: Optional[Mapping[str, Any]], module: str, name: str) -> Optional[type]:
