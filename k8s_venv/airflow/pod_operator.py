@@ -20,7 +20,7 @@ from k8s_venv.airflow import pod_spec
 from k8s_venv.airflow.compat import AirflowTaskTimeout, deployment
 from k8s_venv.airflow.lines import line_logger
 from k8s_venv.backends import image_of
-from k8s_venv.backends.kubernetes import render
+from k8s_venv.backends.kubernetes import diagnose, render
 from k8s_venv.backends.kubernetes.engine import Keep, PodRun
 from k8s_venv.backends.kubernetes.stages import Timeouts, from_json
 from k8s_venv.calls import remove_arguments
@@ -175,7 +175,7 @@ class IsolatedPodOperator(KubernetesPodOperator):
             raise self._given_up(event)
         end = from_json(event)
         run.taken_over = event["taken_over"]
-        if run.must_start_anew(end):
+        if run.must_start_again(end):
             return self.begin(context)
         try:
             return run.collect(end)
@@ -197,7 +197,7 @@ class IsolatedPodOperator(KubernetesPodOperator):
         self.pod = run.create()
         if self._killed:
             run.finish("delete_pod")
-            raise BackendError(self.call.environment.name, f"{self.call.function}() was ended before it started.")
+            raise diagnose.killed(self.call.environment, self.call.function)
         self.log.info("Running in pod %s/%s.", self.pod.metadata.namespace, self.pod.metadata.name)
         try:
             context["ti"].xcom_push(key="pod_name", value=self.pod.metadata.name)
@@ -216,6 +216,7 @@ class IsolatedPodOperator(KubernetesPodOperator):
             self.log.info,
             Timeouts(schedule=self.schedule_timeout_seconds, startup=self.startup_timeout_seconds),
             follow_logs=self.get_logs,
+            killed=lambda: self._killed,
         )
 
     def _end(self, run: PodRun, event: dict[str, Any]) -> None:

@@ -6,10 +6,7 @@ import base64
 import concurrent.futures
 import dataclasses
 import re
-import signal
 import struct
-import subprocess
-import sys
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,13 +14,10 @@ from typing import Any
 
 import pytest
 
-from k8s_venv.backends.kubernetes.engine import PodRun
 from k8s_venv.backends.kubernetes.stages import Timeouts
-from k8s_venv.calls import open_result
 from tests.cluster.conftest import RunFile
-from tests.cluster.direct import PATIENCE, Cluster, Outcome, add_one, sleep
+from tests.cluster.direct import Cluster, Outcome, add_one, sleep
 from tests.cluster.namespaces import make_quota, own_namespace
-from tests.waiting import eventually
 
 
 def segfault() -> None:
@@ -248,103 +242,6 @@ def test_a_flood_of_lines_comes_whole_and_in_order(cluster: Cluster) -> None:
     assert outcome.value == 30_000
     assert outcome.lines == [f"{number:08} {'x' * 90}" for number in range(30_000)]
     assert outcome.said[-1].startswith("Phases: scheduled ")
-
-
-# --- another try ----------------------------------------------------------------------------------------------
-
-WORKER = """
-import os
-import signal
-import sys
-from pathlib import Path
-import kubernetes
-from tests.cluster import direct
-
-kubernetes.config.load_kube_config()
-namespace, image, name, seconds = sys.argv[1:]
-cluster = direct.Cluster(kubernetes.client.CoreV1Api(), namespace, image, Path())
-kill = lambda: os.kill(os.getpid(), signal.SIGKILL)
-cluster.run(cluster.pod(name), cluster.call(direct.sleep, float(seconds)), while_running=kill)
-"""
-
-
-def run_and_kill_worker(cluster: Cluster, name: str, seconds: float) -> None:
-    """Run a worker that is killed when its function has printed its first line."""
-    arguments = [cluster.namespace, cluster.image, name, str(seconds)]
-    worker = subprocess.run([sys.executable, "-c", WORKER, *arguments], check=False)
-    assert worker.returncode == -signal.SIGKILL
-
-
-def test_a_try_after_a_workers_death_takes_over_the_running_pod(cluster: Cluster) -> None:
-    run_and_kill_worker(cluster, "taken-1", 8)
-
-    outcome = cluster.run(cluster.pod("taken-1", attempt="2"), cluster.call(sleep, 8))
-
-    assert outcome.value == "slept"
-    assert any("Taking over pod" in line for line in outcome.said)
-    assert outcome.lines == [f"second {number}" for number in range(8)]
-    cluster.await_gone("taken-1")
-
-
-def test_a_result_that_nobody_read_is_not_lost(cluster: Cluster) -> None:
-    run_and_kill_worker(cluster, "unread-1", 1)
-    read = cluster.client.read_namespaced_pod
-    eventually(lambda: read("unread-1", cluster.namespace).status.phase == "Succeeded")
-
-    outcome = cluster.run(cluster.pod("unread-1", attempt="2"), cluster.call(raise_error))
-
-    assert outcome.value == "slept"  # of the first try: the second would have failed
-
-
-def test_a_try_after_a_failure_starts_anew(cluster: Cluster) -> None:
-    name = f"again-{uuid.uuid4().hex[:8]}"
-    run = PodRun(cluster.client, cluster.pod(name), cluster.call(raise_error), print, print, PATIENCE)
-    run.create()
-    with pytest.raises(ValueError, match="this try failed"):
-        open_result(run.wait(), cluster.call(raise_error))
-
-    outcome = cluster.run(cluster.pod(name, attempt="2"), cluster.call(add_one, 1))
-
-    assert outcome.value == 2
-
-
-def test_a_kept_pod_is_never_taken_for_the_next_tries(cluster: Cluster) -> None:
-    name = f"kept-{uuid.uuid4().hex[:8]}"
-    run = PodRun(cluster.client, cluster.pod(name), cluster.call(add_one, 1), print, print, PATIENCE)
-    run.create()
-    run.wait()
-    run.finish("keep_pod")
-
-    outcome = cluster.run(cluster.pod(name, attempt="2"), cluster.call(add_one, 2))
-
-    assert outcome.value == 3
-    kept = cluster.client.read_namespaced_pod(name, cluster.namespace)
-    assert kept.metadata.labels["already_checked"] == "True"
-    cluster.delete(kept)
-
-
-def test_a_kept_pod_ends_as_soon_as_its_large_result_was_read(cluster: Cluster) -> None:
-    pod, call = cluster.pod(), cluster.call(noise, 100_000)
-    run = PodRun(cluster.client, pod, call, print, print, PATIENCE)
-    run.create()
-    assert len(open_result(run.wait(), call)) == 100_000
-
-    run.finish("keep_pod")
-
-    read = cluster.client.read_namespaced_pod
-    eventually(lambda: read(pod.metadata.name, cluster.namespace).status.phase == "Succeeded")
-    cluster.delete(pod)
-
-
-def test_a_try_waits_until_the_pod_of_the_killed_one_is_gone(cluster: Cluster) -> None:
-    name = f"leaving-{uuid.uuid4().hex[:8]}"
-    call = cluster.call(add_one, 1)
-    first = cluster.client.create_namespaced_pod(cluster.namespace, cluster.pod(name))
-    cluster.delete(first, grace_period_seconds=3)
-
-    outcome = cluster.run(cluster.pod(name, attempt="2"), call)
-
-    assert outcome.value == 2
 
 
 # --- through Airflow ------------------------------------------------------------------------------------------

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import base64
 import dataclasses
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,11 +14,12 @@ pytest.importorskip("kubernetes", reason="the kubernetes client is not installed
 from pathlib import Path
 
 from kubernetes.client import ApiClient
+from kubernetes.client import models as k8s
 
 from k8s_venv.backends.command import runner_command
 from k8s_venv.backends.kubernetes import diagnose, render, stages, takeover
-from k8s_venv.backends.kubernetes.payload import Parcels
-from k8s_venv.calls import PackedCall
+from k8s_venv.backends.kubernetes.payload import Parcels, withdraw_arguments
+from k8s_venv.calls import PackedCall, pack
 from k8s_venv.calls.spool import Spool
 from k8s_venv.environment import Environment
 from k8s_venv.runner import protocol
@@ -112,23 +113,16 @@ def test_the_secret_belongs_to_its_pod() -> None:
     assert set(secret["data"]) == {"call.pyz", "secrets.json"}
 
 
-def test_a_pod_taken_over_before_it_started_leaves_its_result_where_it_is_looked_for(tmp_path: Path) -> None:
+def test_the_arguments_of_a_pod_that_was_removed_do_not_stay_where_large_values_are_kept(tmp_path: Path) -> None:
     mounted = render.typed({"volume_mounts": [{"name": "shared", "mountPath": str(tmp_path)}]})
-    left, wanted = (render.pod(name, "tasks", 600, {"image": "registry/x:1", **mounted}) for name in ("a", "b"))
-    left.metadata.uid = "u1"
+    left = render.pod("a", "tasks", 600, {"image": "registry/x:1", **mounted})
     values = ENVIRONMENT.with_values({"location": str(tmp_path), "above": 0})
     large = dataclasses.replace(call(), environment=values, arguments=Spool([b"x" * 100]))
     Parcels(large, left)  # and then the worker died
-
-    parcels = Parcels(large, wanted)
-    settings = json.loads(base64.b64decode(parcels.secrets(left)[0].data["delivery.json"]))
-
-    assert [settings[bulk]["path"] for bulk in ("arguments", "result")] == [
-        f"{tmp_path}/a.arguments",
-        f"{tmp_path}/a.result",
-    ]
     assert [path.name for path in tmp_path.iterdir()] == ["a.arguments"]
-    parcels.withdraw()
+
+    withdraw_arguments(large, left)
+
     assert not list(tmp_path.iterdir())
 
 
@@ -177,12 +171,56 @@ def ended(code: int, reason: str = "Error", message: str = "", at: str = "2026-0
     return {"terminated": {"exitCode": code, "reason": reason, "message": message, "finishedAt": at}}
 
 
-def test_an_image_that_may_come_yet_is_waited_for() -> None:
-    assert diagnose.cannot_start(waiting("ErrImagePull", "429 Too Many Requests")) is None
-    pod = waiting("ErrImagePull", "not found")
+PULLING = 'failed to pull and unpack image "registry/x:1": failed to do request: Head "https://registry/v2/": '
+
+
+@pytest.mark.parametrize(
+    ("reason", "message"),
+    [
+        ("ErrImagePull", "429 Too Many Requests"),
+        ("ErrImagePull", f"{PULLING}dial tcp 10.0.0.1:5000: connect: connection refused"),
+        ("ImagePullBackOff", f'Back-off pulling image "registry/x:1": ErrImagePull: {PULLING}connection refused'),
+        ("ImagePullBackOff", 'Back-off pulling image "registry/x:1"'),  # which says nothing of the reason
+        ("ErrImagePull", f"{PULLING}dial tcp 10.0.0.1:5000: connect: no route to host"),
+        ("ErrImagePull", f"{PULLING}net/http: TLS handshake timeout"),
+        ("ErrImagePull", f"{PULLING}unexpected EOF"),
+        ("ErrImagePull", f"{PULLING}lookup registry on 10.0.0.10:53: server misbehaving"),
+    ],
+)
+def test_an_image_that_may_come_yet_is_waited_for(reason: str, message: str) -> None:
+    pod = waiting(reason, message)
+    pod.status.conditions = [k8s.V1PodCondition(type="PodScheduled", status="True")]
+
+    assert diagnose.cannot_start(pod) is None
+    late = str(diagnose.startup_timeout(pod, ENVIRONMENT, 120))
+    assert "Is it built?" not in late
+    assert "is the registry there, and does the node reach it?" in late
+
+
+@pytest.mark.parametrize("name", ["registry/x:1", "registry/timeout-gateway:1", "registry/eof@sha256:0"])
+def test_an_image_that_does_not_exist_is_not_waited_for_whatever_its_name(name: str) -> None:
+    pod = waiting("ErrImagePull", f'failed to resolve reference "{name}": {name}: not found')
+    pod.status.container_statuses[0].image = name
+
+    assert diagnose.cannot_start(pod)
     assert "named by the task's or the environment's `image`" in str(diagnose.startup_failure(pod, ENVIRONMENT))
+
+
+def test_an_image_that_was_not_built_is_named_with_the_command_that_builds_it() -> None:
+    pod = waiting("ErrImagePull", "not found")
     pod.status.container_statuses[0].image = ENVIRONMENT.image_reference("registry", "a lock's digest")
+
     assert "Is it built? Run `k8s-venv build-images x`." in str(diagnose.startup_failure(pod, ENVIRONMENT))
+
+
+def test_a_registry_that_no_node_finds_is_not_a_missing_build() -> None:
+    pod = waiting("ErrImagePull", f"{PULLING}dial tcp: lookup registry: no such host")
+    pod.status.container_statuses[0].image = ENVIRONMENT.image_reference("registry", "a lock's digest")
+
+    said = str(diagnose.startup_failure(pod, ENVIRONMENT))
+
+    assert "is its name right" in said
+    assert "Is it built?" not in said
 
 
 @pytest.mark.parametrize(
@@ -211,33 +249,82 @@ def document(outcome: str) -> str:
     return json.dumps(protocol.Document(outcome, 0, "", "3.12.0", {}).to_json())
 
 
-def of_try(pod: Any, number: str) -> Any:
+def add(number: int) -> int:
+    return number + 1
+
+
+def identity(number: int = 1, image: str = "registry/x:1", **options: Any) -> takeover.CallIdentity:
+    packed = pack(add, (number,), {}, environment=Environment(name="x", root=Path(__file__).parent, python="3.12"))
+    return takeover.CallIdentity(packed, render.pod("work-1", "tasks", 600, {"image": image, **options}))
+
+
+def of_try(pod: Any, number: str, what: takeover.CallIdentity | None = None) -> Any:
+    """Return a pod as a try of some call made it."""
     pod.metadata.labels = {takeover.TRY: number}
+    pod.metadata.annotations = {takeover.CALL: (what or identity()).seal()}
     return pod
 
 
+ENDS = [
+    ({"waiting": {}}, takeover.Fate.TAKEN),
+    ({"running": {}}, takeover.Fate.TAKEN),
+    (ended(0, message=document("value")), takeover.Fate.TAKEN),
+    (ended(0, message=document("skip")), takeover.Fate.TAKEN),
+    (ended(1, message=document("fail")), takeover.Fate.TAKEN),
+    (ended(1, message=document("failure")), takeover.Fate.FAILED),
+    (ended(137, "OOMKilled"), takeover.Fate.FAILED),
+]
+
+
+@pytest.mark.parametrize(("state", "fate"), ENDS)
+def test_what_becomes_of_the_pod_of_an_earlier_try(state: dict[str, Any], fate: takeover.Fate) -> None:
+    assert takeover.fate(of_try(pod_with(state), "1"), "2", identity()) is fate
+    assert takeover.fate(of_try(pod_with(state), "1"), "1", identity()) is takeover.Fate.TAKEN
+
+
+@pytest.mark.parametrize("state", [state for state, _ in ENDS])
 @pytest.mark.parametrize(
-    ("state", "fate"),
+    "other",
     [
-        ({"waiting": {}}, takeover.Fate.TAKEN),
-        ({"running": {}}, takeover.Fate.TAKEN),
-        (ended(0, message=document("value")), takeover.Fate.TAKEN),
-        (ended(0, message=document("skip")), takeover.Fate.TAKEN),
-        (ended(1, message=document("fail")), takeover.Fate.TAKEN),
-        (ended(1, message=document("failure")), takeover.Fate.FAILED),
-        (ended(137, "OOMKilled"), takeover.Fate.FAILED),
+        lambda: identity(number=2),
+        lambda: identity(image="registry/x:2"),
+        lambda: identity(env_vars={"STAGE": "prod"}),
     ],
 )
-def test_what_becomes_of_the_pod_of_an_earlier_try(state: dict[str, Any], fate: takeover.Fate) -> None:
-    assert takeover.fate(of_try(pod_with(state), "1"), "2") is fate
-    assert takeover.fate(of_try(pod_with(state), "1"), "1") is takeover.Fate.TAKEN
+def test_a_pod_of_another_call_is_never_taken_over(
+    state: dict[str, Any], other: Callable[[], takeover.CallIdentity]
+) -> None:
+    pod = of_try(pod_with(state), "1", other())
+
+    assert takeover.fate(pod, "2", identity()) is takeover.Fate.OTHER
+    assert takeover.fate(pod, "1", identity()) is takeover.Fate.OTHER
+
+
+@pytest.mark.parametrize("annotations", [None, {}, {"other": "thing"}])
+def test_a_pod_that_does_not_say_which_call_it_runs_is_never_taken_over(annotations: dict[str, str] | None) -> None:
+    pod = of_try(pod_with(ended(0, message=document("value"))), "1")
+    pod.metadata.annotations = annotations
+
+    assert takeover.fate(pod, "2", identity()) is takeover.Fate.UNKNOWN
+
+
+@pytest.mark.parametrize("garbled", ["x", "zz.00", "00", "00.00", ".", "\u00e4." + "0" * 64])
+def test_an_annotation_that_somebody_garbled_says_another_call(garbled: str) -> None:
+    pod = of_try(pod_with({"running": {}}), "1")
+    pod.metadata.annotations = {takeover.CALL: garbled}
+
+    assert takeover.fate(pod, "1", identity()) is takeover.Fate.OTHER
+
+
+def test_two_pods_of_the_same_call_cannot_be_told_to_be_so_by_looking_at_them() -> None:
+    assert identity().seal() != identity().seal()
 
 
 def test_a_pod_that_leaves_or_was_dealt_with_is_never_taken_over() -> None:
     leaving = {"deletionTimestamp": "2026-01-01T00:01:00Z"}
-    assert takeover.fate(pod_with({"running": {}}, deleted=leaving), "1") is takeover.Fate.LEAVING
+    assert takeover.fate(pod_with({"running": {}}, deleted=leaving), "1", identity()) is takeover.Fate.LEAVING
     checked = {"labels": {takeover.CHECKED: "True"}}
-    assert takeover.fate(pod_with(ended(0), deleted=checked), "1") is takeover.Fate.CHECKED
+    assert takeover.fate(pod_with(ended(0), deleted=checked), "1", identity()) is takeover.Fate.CHECKED
 
 
 def test_an_end_travels_as_plain_data() -> None:

@@ -86,9 +86,9 @@ class PodApi:
                 return None
             raise self.refused(error, "look at the pod") from None
 
-    def events(self, name: str, patience: Callable[[], float]) -> Iterator[tuple[str, Any]]:
+    def events(self, pod: k8s.V1Pod, patience: Callable[[], float]) -> Iterator[tuple[str, Any]]:
         """Yield a pod's states; see ``watch.pod_events``."""
-        return pod_events(self._client, self._namespace, name, patience, self._say)
+        return pod_events(self._client, pod, patience, self._say)
 
     def delete(self, name: str, uid: str | None) -> None:
         """Delete a pod, or say that it could not be done.

@@ -62,7 +62,8 @@ class KubernetesBackend:
             options["image"] = image_of(call.environment, self._project)
         options["labels"] = {**render.labels(call.environment.name), **options.get("labels", {})}
         name = render.pod_name(f"{call.environment.name}-{call.function}", self._identity)
-        return render.pod(name, options.pop("namespace", namespace), DEADLINE, options)
+        secret = render.fresh_secret_name(name)
+        return render.pod(name, options.pop("namespace", namespace), DEADLINE, options, secret)
 
     def _options(self, environment: Environment) -> dict[str, Any]:
         """Return the pod options, of which Airflow's operator knows more than this backend.

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 from typing import TYPE_CHECKING, Any
 
 from k8s_venv.backends.kubernetes import diagnose, render, takeover, watch
 from k8s_venv.backends.kubernetes.api import ExistsError, PodApi
-from k8s_venv.backends.kubernetes.payload import Parcels
+from k8s_venv.backends.kubernetes.payload import Parcels, withdraw_arguments
 from k8s_venv.errors import BackendError
 
 if TYPE_CHECKING:
@@ -60,40 +61,46 @@ class Creation:
             BackendError: Kubernetes refused one of them; then none is left.
             CallError: the call is larger than its Secrets may be.
         """
+        what = takeover.CallIdentity(self._call, self._request)
+        metadata = self._request.metadata
+        metadata.annotations = {**(metadata.annotations or {}), takeover.CALL: what.seal()}
         while True:
             parcels = Parcels(self._call, self._request)
             try:
-                made = self._pod()
-                if made.taken_over and diagnose.has_started(made.pod):
-                    parcels.withdraw()  # it must have had its own
+                made = self._pod(what)
+                if not made.taken_over:
+                    self._deliver(parcels, made.pod)
                     return made
-                complete = self._deliver(parcels, made)
             except BaseException:
                 parcels.withdraw()
                 raise
-            if complete:
+            parcels.withdraw()  # it has its own, or never had
+            if diagnose.has_started(made.pod) or self._has_secrets(made.pod):
                 return made
-            self._say(f"The worker before died while it made the Secrets of pod {self._shown}: starting anew.")
+            self._say(f"Pod {self._shown} lacks its Secrets, since the worker before died: starting again.")
             self._remove(made.pod)
 
-    def _deliver(self, parcels: Parcels, made: Made) -> bool:
-        """Create the Secrets; return whether all that are there are of one try, since parts of two make no call."""
+    def _deliver(self, parcels: Parcels, pod: k8s.V1Pod) -> None:
         try:
-            new = [self._create_secret(secret) for secret in parcels.secrets(made.pod)]
+            for secret in parcels.secrets(pod):
+                with contextlib.suppress(ExistsError):  # by a request whose answer was lost: its name is used once
+                    self._api.create_secret(secret)
         except BaseException:
-            self._api.delete(self._request.metadata.name, made.pod.metadata.uid)
+            self._api.delete(pod.metadata.name, pod.metadata.uid)
             raise
-        return not made.taken_over or all(new) or not any(new)
 
-    def _create_secret(self, secret: k8s.V1Secret) -> bool:
-        """Create a Secret; one that exists was made by the worker whose pod this is, since its name is used once."""
+    def _has_secrets(self, pod: k8s.V1Pod) -> bool:
+        """Return whether the worker before made all Secrets of its pod, of which it makes the last one last.
+
+        Creating is all that Airflow's account may do with Secrets. What this creates goes with the pod.
+        """
         try:
-            self._api.create_secret(secret)
+            self._api.create_secret(render.call_secret(pod, render.secret_names(pod)[-1], {}))
         except ExistsError:
-            return False
-        return True
+            return True
+        return False
 
-    def _pod(self) -> Made:
+    def _pod(self, what: takeover.CallIdentity) -> Made:
         number = 1
         while True:
             self._request.metadata.name = self._name + (f"-{number}" if number > 1 else "")
@@ -103,36 +110,40 @@ class Creation:
                 found = self._api.pod(self._request.metadata.name)
             if found is None:
                 continue
-            fate = takeover.fate(found, self._attempt)
+            if self._is_own(found):
+                return Made(found)
+            fate = takeover.fate(found, self._attempt, what)
             if fate is takeover.Fate.TAKEN:
-                return self._taken(found)
+                earlier = (found.metadata.labels or {}).get(takeover.TRY, "an earlier one")
+                self._say(f"Taking over pod {self._shown} of try {earlier}: it is still there.")
+                return Made(found, taken_over=True)
             if fate is takeover.Fate.CHECKED:
                 number += 1
                 continue
             self._say(f"Pod {self._shown} of an earlier try is there: {fate.value}.")
-            if fate is takeover.Fate.FAILED:
-                self._remove(found)
-            else:
+            if fate is takeover.Fate.LEAVING:
                 self._await_removal(found)
+            else:
+                self._remove(found)
 
-    def _taken(self, found: k8s.V1Pod) -> Made:
-        if render.secret_names(found) == render.secret_names(self._request):
-            return Made(found)  # made by this very worker, whom the API server's answer did not reach
-        earlier = (found.metadata.labels or {}).get(takeover.TRY, "an earlier one")
-        self._say(f"Taking over pod {self._shown} of try {earlier}: it is still there.")
-        return Made(found, taken_over=True)
+    def _is_own(self, found: k8s.V1Pod) -> bool:
+        """Return whether this very worker made a pod, by a request whose answer was lost: each has its own salt."""
+        own, its = (pod.metadata.annotations or {} for pod in (self._request, found))
+        return found.metadata.deletion_timestamp is None and own[takeover.CALL] == its.get(takeover.CALL)
 
     @property
     def _shown(self) -> str:
         return f"{self._request.metadata.namespace}/{self._request.metadata.name}"
 
     def _remove(self, pod: k8s.V1Pod) -> None:
+        """End and remove a pod, with the arguments that its worker left at the location for large values."""
         self._api.delete(pod.metadata.name, pod.metadata.uid)
         self._await_removal(pod)
+        withdraw_arguments(self._call, pod)
 
     def _await_removal(self, pod: k8s.V1Pod) -> None:
         deadline = time.monotonic() + (pod.metadata.deletion_grace_period_seconds or 30) + _LEAVING
-        for kind, state in self._api.events(pod.metadata.name, lambda: deadline - time.monotonic()):
+        for kind, state in self._api.events(pod, lambda: deadline - time.monotonic()):
             if kind == watch.DELETED or state.metadata.uid != pod.metadata.uid:
                 return
             if time.monotonic() > deadline:

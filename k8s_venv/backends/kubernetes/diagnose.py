@@ -22,12 +22,22 @@ _PASSING = (
     "timeout",
     "timed out",
     "deadline exceeded",
+    "connection refused",
     "connection reset",
+    "broken pipe",
+    "eof",
+    "no route to host",
+    "network is unreachable",
+    "server misbehaving",
     "is reserved for",
     "temporarily",
     "unavailable",
     "gateway",
 )
+# What a node says of a registry that it will not find, or not trust, the next time either.
+_OTHER_REGISTRY = ("no such host", "x509", "certificate", "http response to https client")
+# How kubelets before Kubernetes 1.32 wait for the next attempt, without the reason of the last one.
+_BACKING_OFF = re.compile(r'back-off pulling image "\s*"')
 _IMAGE_REASONS = {
     "ErrImagePull",
     "ImagePullBackOff",
@@ -101,10 +111,25 @@ def cannot_start(pod: Any) -> Any:
         waiting = status.state.waiting if status.state else None
         if waiting is None:
             continue
-        message = (waiting.message or "").lower()
-        if waiting.reason in (_IMAGE_REASONS | _CONTAINER_REASONS) and not any(word in message for word in _PASSING):
+        if waiting.reason in (_IMAGE_REASONS | _CONTAINER_REASONS) and not _may_pass(waiting.message, status.image):
             return status
     return None
+
+
+def _may_pass(message: str | None, image: str) -> bool:
+    """Return whether the kubelet's next attempt may succeed, by what it says of the last one."""
+    text = _without_image(message, image)
+    if _BACKING_OFF.fullmatch(text):  # nothing of the last attempt, which was seen before if it was final
+        return True
+    return any(re.search(rf"\b{word}", text) for word in _PASSING)
+
+
+def _without_image(message: str | None, image: str) -> str:
+    """Return a message in small letters without the image's name, which may contain any word."""
+    text = (message or "").lower()
+    for name in (image, image.partition("@")[0], image.rpartition(":")[0]):
+        text = text.replace(name.lower() or " ", " ")
+    return text.strip()
 
 
 def startup_failure(pod: Any, environment: Environment) -> BackendError:
@@ -140,10 +165,32 @@ def startup_timeout(pod: Any, environment: Environment, seconds: float, warning:
     state = container_state(pod)
     waiting = state.waiting if state else None
     reason = f"{waiting.reason}: {waiting.message}" if waiting and waiting.message else "the node is still preparing it"
+    remedy = ""
+    if waiting and waiting.reason in _IMAGE_REASONS:
+        remedy = "Its node cannot pull the image now: is the registry there, and does the node reach it? "
+        warning = (
+            warning
+            if _BACKING_OFF.fullmatch(_without_image(waiting.message, pod.spec.containers[0].image or ""))
+            else ""
+        )
     return BackendError(
         environment.name,
-        f"its pod did not start within {seconds:.0f} s ({warning or reason}). Raise `startup_timeout_seconds` if it "
-        "needs longer.",
+        f"its pod did not start within {seconds:.0f} s ({warning or reason}). {remedy}Raise `startup_timeout_seconds` "
+        "if it needs longer.",
+    )
+
+
+def killed(environment: Environment, function: str) -> BackendError:
+    """Return that a call was ended with its task.
+
+    Args:
+        environment: whose call it was.
+        function: the function's name.
+    """
+    return BackendError(
+        environment.name,
+        f"{function}() was ended, since its task was killed: somebody cleared or marked it, its time was over, or its "
+        "worker was stopped.",
     )
 
 
@@ -282,12 +329,15 @@ def _sentence(text: str | None) -> str:
 def _image_missing(environment: Environment, image: str, message: str) -> BackendError:
     # What `build-images` pushes is named so; a task, its environment, `pod` or an init container name any other.
     built = environment.image is None and re.search(rf"/{re.escape(environment.name)}:[0-9a-f]{{20}}$", image)
-    remedy = (
-        f"Is it built? Run `k8s-venv build-images {environment.name}`."
-        if built
-        else "It is named by the task's or the environment's `image`: is that right, and may the cluster pull it "
-        "(`image_pull_secrets`)?"
-    )
+    if any(sign in message.lower() for sign in _OTHER_REGISTRY):
+        remedy = "Its node cannot speak to that registry: is its name right, and does the node trust it?"
+    elif built:
+        remedy = f"Is it built? Run `k8s-venv build-images {environment.name}`."
+    else:
+        remedy = (
+            "It is named by the task's or the environment's `image`: is that right, and may the cluster pull it "
+            "(`image_pull_secrets`)?"
+        )
     return BackendError(environment.name, f"its image {image} cannot be pulled. {remedy} The node says: {message}")
 
 

@@ -14,6 +14,7 @@ from k8s_venv.backends.kubernetes.logs import LogFollower
 from k8s_venv.backends.kubernetes.payload import PodPayload
 from k8s_venv.backends.kubernetes.stages import End, Judge, Timeouts, phases
 from k8s_venv.calls import PackedCall, Result, parse_document
+from k8s_venv.errors import BackendError
 from k8s_venv.runner import protocol
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class PodRun:
         say: is called with what happens to the pod.
         timeouts: how long it may take to start.
         follow_logs: whether the log is read at all.
+        killed: returns whether the caller's own ``on_kill`` has ended the pod.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class PodRun:
         timeouts: Timeouts | None = None,
         *,
         follow_logs: bool = True,
+        killed: Callable[[], bool] = bool,
     ) -> None:
         self._client = client
         self._api = PodApi(client, pod.metadata.namespace, call.environment, say)
@@ -58,6 +61,7 @@ class PodRun:
         self._say = say
         self._timeouts = timeouts or Timeouts()
         self._follow_logs = follow_logs
+        self._killed = killed
         self._succeeded = False
         self._ended = False
         self._follower: LogFollower | None = None
@@ -68,8 +72,9 @@ class PodRun:
     def create(self) -> k8s.V1Pod:
         """Create the pod, then the Secret that it waits for.
 
-        A pod of the same name is this very task's, left by a worker that died. While it runs, or holds a result that
-        nobody has read, it is taken over, so that a task never runs twice at once and no result is lost.
+        A pod of the same name is this very task's, left by a worker that died. Where it runs the same call, or holds
+        a result of it that was not read, it is taken over, so that a task never runs twice at once and no result is
+        lost. A pod of another call is ended and removed first.
 
         Returns:
             The pod.
@@ -80,10 +85,10 @@ class PodRun:
         """
         if self._payload is not None:
             self._payload.close()  # that of a pod which is gone
-        self.seen = {"created": time.time()}
         self._pod = self._request
         made = self._creation.run()
         self._pod, self.taken_over = made.pod, made.taken_over
+        self.seen = {"created": time.time()}  # not before: an earlier pod may have taken its time to go
         self._payload = PodPayload(self._client, self._pod, self._call, self._log)
         return self._pod
 
@@ -93,15 +98,20 @@ class PodRun:
         Raises:
             BackendError: it could not start, or ended without a result.
         """
-        end = self._watch()
-        while self.must_start_anew(end):
-            self.create()
+        try:
             end = self._watch()
-        return self.collect(end)
+            while self.must_start_again(end):
+                self.create()
+                end = self._watch()
+            return self.collect(end)
+        except BackendError:
+            if self._killed():
+                raise diagnose.killed(self._call.environment, self._call.function) from None
+            raise
 
-    def must_start_anew(self, end: End) -> bool:
+    def must_start_again(self, end: End) -> bool:
         """Say whether the pod was one of an earlier try, and was removed because that try was."""
-        return end.why == "deleted" and self.taken_over and not diagnose.message(end.pod)
+        return end.why == "deleted" and self.taken_over and not diagnose.message(end.pod) and not self._killed()
 
     def collect(self, end: End) -> Result:
         """Return the result of a call that has ended.
@@ -183,7 +193,7 @@ class PodRun:
         judge = Judge(self._timeouts, self.seen)
         self._follower = self._new_follower()
         try:
-            for kind, pod in self._api.events(self._name, judge.patience):
+            for kind, pod in self._api.events(self._pod, judge.patience):
                 replaced = pod is not None and pod.metadata.uid != self._pod.metadata.uid
                 end = judge.see(watch.DELETED, None) if replaced else judge.see(kind, pod)
                 if end is not None:

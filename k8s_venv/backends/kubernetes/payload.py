@@ -69,22 +69,8 @@ class Parcels:
             render.split_call(pod, len(self._files))
 
     def secrets(self, pod: k8s.V1Pod) -> list[k8s.V1Secret]:
-        """Return the Secrets for the created pod, which may be one that an earlier worker made.
-
-        Raises:
-            BackendError: that one waits for fewer.
-        """
-        names = render.secret_names(pod)
-        if names[0] != self._name:
-            self.withdraw()  # the earlier worker had put its own there before it made the pod
-            self._name = names[0]
-            self._files = Delivery(self._call, self._name).parcels(render.SECRET_LIMIT, render.SECRETS, put=False)
-        if len(names) < len(self._files):
-            raise BackendError(
-                self._call.environment.name,
-                f"the pod {pod.metadata.name} of an earlier worker waits for smaller arguments. Run the task again.",
-            )
-        files = [*self._files, *({} for _ in names[len(self._files) :])]
+        """Return the Secrets for the created pod."""
+        names, files = render.secret_names(pod), list(self._files)
         limit = render.message_limit(pod)
         if limit < protocol.MESSAGE_LIMIT:  # the runner has to import what reads it: not for nothing
             settings = json.loads(files[0].get(protocol.DELIVERY, b"{}"))
@@ -95,6 +81,18 @@ class Parcels:
         """Remove the arguments from the location for large values: no pod will ask for them."""
         with contextlib.suppress(CallError):
             Delivery(self._call, self._name).close()
+
+
+def withdraw_arguments(call: PackedCall, pod: k8s.V1Pod) -> None:
+    """Remove the arguments of a pod that is gone from the location for large values.
+
+    Args:
+        call: the call of the same task.
+        pod: the pod.
+    """
+    for name in render.secret_names(pod)[:1]:
+        with contextlib.suppress(CallError):
+            Delivery(call, name).close()
 
 
 class PodPayload:

@@ -132,14 +132,15 @@ def environment_variables() -> list[k8s.V1EnvVar]:
     return [k8s.V1EnvVar(name=name, value=value) for name, value in settings.items()]
 
 
-def pod(name: str, namespace: str, deadline: int, options: Mapping[str, Any]) -> k8s.V1Pod:
+def pod(name: str, namespace: str, deadline: int, options: Mapping[str, Any], secret: str | None = None) -> k8s.V1Pod:
     """Return a whole pod for a call, as it is made outside Airflow.
 
     Args:
-        name: the pod's name, which is its Secret's as well.
+        name: the pod's name.
         namespace: where it runs.
         deadline: the seconds after which the cluster ends it.
         options: the image, and those of ``KubernetesPodOperator``'s options that ``KubernetesBackend`` takes.
+        secret: its Secret's name; by default the pod's.
     """
     variables = {variable.name: variable for variable in environment_variables()}
     given = options.get("env_vars", {})
@@ -165,7 +166,7 @@ def pod(name: str, namespace: str, deadline: int, options: Mapping[str, Any]) ->
         ),
         spec=k8s.V1PodSpec(
             containers=[base, beside],
-            volumes=[*options.get("volumes", ()), *volumes(name)],
+            volumes=[*options.get("volumes", ()), *volumes(secret or name)],
             restart_policy="Never",
             active_deadline_seconds=deadline,
             automount_service_account_token=False,
@@ -259,8 +260,10 @@ def split_call(pod: k8s.V1Pod, count: int) -> None:
 
 
 def secret_names(pod: k8s.V1Pod) -> list[str]:
-    """Return the names of the Secrets that a pod waits for."""
-    volume = next(volume for volume in pod.spec.volumes if volume.name == CALL_VOLUME)
+    """Return the names of the Secrets that a pod waits for; none of a pod that is not a call's."""
+    volume = next((volume for volume in pod.spec.volumes or () if volume.name == CALL_VOLUME), None)
+    if volume is None:
+        return []
     if volume.secret is not None:
         return [volume.secret.secret_name]
     return [source.secret.name for source in volume.projected.sources]

@@ -3,40 +3,101 @@
 from __future__ import annotations
 
 import enum
-from typing import Any
+import hashlib
+import hmac
+import json
+import secrets
+from typing import TYPE_CHECKING, Any
 
-from k8s_venv.backends.kubernetes import diagnose
+from kubernetes.client import ApiClient
+
+from k8s_venv.backends.kubernetes import diagnose, render
+from k8s_venv.calls.call_digest import call_digest
 from k8s_venv.runner import protocol
+
+if TYPE_CHECKING:
+    from k8s_venv.calls import PackedCall
 
 # `KubernetesPodOperator`'s label for pods that were dealt with.
 CHECKED = "already_checked"
 TRY = "try_number"
+# The annotation that says which call a pod runs: a salt and a digest, in hexadecimal.
+CALL = "k8s-venv/call"
+
+# Whoever may look at pods sees the annotation, and could try out what a small argument was: each guess takes so many
+# rounds, about 10 ms, and nothing that was computed for one pod helps with another.
+_ROUNDS = 50_000
+_SALT = 16  # bytes
+# What of a container decides what a call in it does, beside the call itself.
+_CONTAINER = ("image", "env", "envFrom")
 
 
 class Fate(enum.Enum):
     """What becomes of a pod that is there already."""
 
-    LEAVING = "it is being removed: wait until it is gone"
-    CHECKED = "its result was read, and it is kept: make another beside it"
-    TAKEN = "it runs, or holds a result that nobody has read: take it over"
-    FAILED = "it failed in an earlier try: remove it and start anew"
+    LEAVING = "it is being removed: waiting until it is gone"
+    CHECKED = "its result was read, and it is kept: making another beside it"
+    OTHER = (
+        "it runs another call, since the function, its arguments, the environment or the image have changed: ending "
+        "and removing it first"
+    )
+    UNKNOWN = "it does not say which call it runs, as pods of earlier releases: ending and removing it first"
+    TAKEN = "it runs, or holds a result that was not read: taking it over"
+    FAILED = "it failed: removing it and starting again"
 
 
-def fate(pod: Any, attempt: str | None) -> Fate:
+def fate(pod: Any, attempt: str | None, what: CallIdentity) -> Fate:
     """Decide what becomes of a pod.
 
     Args:
         pod: the pod that is there.
         attempt: the number of the present try.
+        what: the call that this try makes.
     """
     labels = pod.metadata.labels or {}
     if pod.metadata.deletion_timestamp is not None:
         return Fate.LEAVING
     if labels.get(CHECKED) == "True":
         return Fate.CHECKED
+    sealed = (pod.metadata.annotations or {}).get(CALL)
+    if not sealed:
+        return Fate.UNKNOWN
+    if not what.is_sealed_in(sealed):
+        return Fate.OTHER
     if not diagnose.has_ended(pod) or labels.get(TRY) == attempt:
         return Fate.TAKEN
     return Fate.TAKEN if _outcome(pod) in (protocol.VALUE, protocol.SKIP, protocol.FAIL) else Fate.FAILED
+
+
+class CallIdentity:
+    """What tells a call from every other that a pod of the same name may run.
+
+    Args:
+        call: the call.
+        pod: the pod that it shall run in, before it is created.
+    """
+
+    def __init__(self, call: PackedCall, pod: Any) -> None:
+        container = next(container for container in pod.spec.containers if container.name == render.BASE)
+        fields = ApiClient().sanitize_for_serialization(container)
+        parts = [call_digest(call), *(fields.get(name) for name in _CONTAINER)]
+        self._text = json.dumps(parts, sort_keys=True).encode()
+
+    def seal(self) -> str:
+        """Return what says on a pod which call it runs, to whoever knows the call."""
+        return self._sealed(secrets.token_bytes(_SALT))
+
+    def is_sealed_in(self, sealed: str) -> bool:
+        """Return whether a pod's annotation says that it runs this call."""
+        try:
+            salt = bytes.fromhex(sealed.partition(".")[0])
+        except ValueError:
+            return False
+        return hmac.compare_digest(self._sealed(salt), sealed)
+
+    def _sealed(self, salt: bytes) -> str:
+        digest = hashlib.pbkdf2_hmac("sha256", self._text, salt, _ROUNDS)
+        return f"{salt.hex()}.{digest.hex()}"
 
 
 def _outcome(pod: Any) -> str | None:
