@@ -95,34 +95,32 @@ def test_a_result_that_nobody_read_is_not_lost(cluster: Cluster) -> None:
 # --- another call ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seconds", [1, 60])
-@pytest.mark.parametrize(
-    ("function", "arguments", "image"),
-    [(add_one, (1,), None), (sleep, (2,), None), (sleep, (), "another")],
-    ids=["other code", "other arguments", "another image"],
-)
-def test_the_pod_of_another_call_is_ended_before_this_one_starts(
-    cluster: Cluster, seconds: int, function: Callable[..., Any], arguments: tuple[Any, ...], image: str | None
-) -> None:
-    name = fresh("other")
+OTHERS: dict[str, tuple[Callable[..., Any], int, dict[str, str]]] = {
+    "other code": (add_one, 1, {}),
+    "another argument": (sleep, 2, {}),
+    "another environment variable": (sleep, 1, {"STAGE": "prod"}),
+}
+
+
+@pytest.mark.parametrize("seconds", [1, 60], ids=["ended", "running"])
+@pytest.mark.parametrize("other", OTHERS)
+def test_the_pod_of_another_call_is_ended_before_this_one_starts(cluster: Cluster, seconds: int, other: str) -> None:
+    name, (function, argument, variables) = fresh("other"), OTHERS[other]
     run_and_kill_worker(cluster, name, seconds)
     if seconds == 1:
         await_success(cluster, name)
-    before = read(cluster, name).metadata.uid
-    # The same image by another name.
-    options = {"image": cluster.image.replace("localhost", "127.0.0.1")} if image else {}
-    call = cluster.call(function, *(arguments or (seconds if seconds == 1 else 2,)))
-    seen: list[str] = []
+    before, call = read(cluster, name).metadata.uid, cluster.call(function, argument)
+    said: list[str] = []
 
-    run = PodRun(cluster.client, cluster.pod(name, attempt="2", **options), call, print, seen.append, PATIENCE)
+    pod = cluster.pod(name, attempt="2", env_vars=variables)
+    run = PodRun(cluster.client, pod, call, print, said.append, PATIENCE)
     try:
-        made = run.create()
-        assert made.metadata.uid != before
+        assert run.create().metadata.uid != before
         assert open_result(run.wait(), call) == (2 if function is add_one else "slept")
     finally:
         run.finish("delete_pod")
 
-    assert any("it runs another call, since the function, its arguments" in line for line in seen)
+    assert any("it runs another call, since the function, its arguments" in line for line in said)
     cluster.await_gone(name)
 
 
@@ -294,7 +292,7 @@ def test_a_pod_that_waits_with_all_its_secrets_is_taken_over(cluster: Cluster) -
 
 
 def test_a_pod_that_its_own_task_ended_was_not_deleted_from_outside(cluster: Cluster) -> None:
-    name, killed, outcome = fresh("killed"), [], Outcome()
+    name, killed, outcome = fresh("killed"), list[str](), Outcome()
     pod, call = cluster.pod(name), cluster.call(sleep, 200)
 
     def log(line: str) -> None:
