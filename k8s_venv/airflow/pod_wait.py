@@ -19,7 +19,7 @@ from k8s_venv.airflow.lines import line_logger
 from k8s_venv.airflow.secrets import SecretNames, resolve_secrets
 from k8s_venv.airflow.shared_watch import subscribe
 from k8s_venv.backends.kubernetes import render, stages
-from k8s_venv.backends.lines import split_lines
+from k8s_venv.backends.kubernetes.logs import printed_lines
 from k8s_venv.errors import CallError
 from k8s_venv.runner.masking import masker
 
@@ -170,11 +170,12 @@ class PodWait(KubernetesPodTrigger):
                     self.pod_namespace,
                     container=render.BASE,
                     tail_lines=_LAST_LINES,
+                    timestamps=True,
                     _preload_content=False,
                 )
                 if response.status == 200:
                     log = line_logger(self.log, mask)
-                    for line in split_lines(await response.read()):
+                    for line in printed_lines(await response.read()):
                         log(line)
             except ApiException as error:
                 self.log.warning("The log of pod %s could not be read: %s", self.pod_name, error.reason)

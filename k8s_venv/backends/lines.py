@@ -36,13 +36,3 @@ class LineSplitter:
         self._rest = ""
         if rest:
             yield rest
-
-
-def split_lines(data: bytes) -> list[str]:
-    """Return the lines of what a process printed.
-
-    Args:
-        data: all of it.
-    """
-    splitter = LineSplitter()
-    return [*splitter.feed(data), *splitter.end()]

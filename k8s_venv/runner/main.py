@@ -50,6 +50,8 @@ def main(archive: str, arguments: List[str]) -> int:
         raise SystemExit(f"usage: python {archive} {{{'|'.join(_MODES)}}} DIR [--message FILE]")
     folder = os.path.abspath(options[modes[0]])  # the function may change the directory
     if modes[0] == "--result":
+        if "--message" in options:
+            os.write(1, f"{protocol.BEGIN}\n".encode())
         with report.Reporter(folder, options.get("--message")) as reporter:
             reporter.delivery = beside(archive, protocol.DELIVERY)
             code = run(archive, reporter, attached=options.get("--secrets") == "-")

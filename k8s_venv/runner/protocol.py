@@ -39,6 +39,8 @@ RUNNING = "running"  # locked by the runner for as long as it lives
 
 # Begins a printed line of which the next word says what it is; a control character, so that no text is mistaken for it.
 MARK = "\x1e"
+# The first line in a pod's log: where it is missing, what was printed first is lost.
+BEGIN = MARK + "begin"
 
 # The transport of functions as bytecode; the other one, `source`, needs no telling apart here.
 CLOUDPICKLE = "cloudpickle"

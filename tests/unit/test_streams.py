@@ -13,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from k8s_venv.airflow.lines import line_logger
-from k8s_venv.backends.lines import split_lines
 from k8s_venv.backends.marks import parse_line
 from k8s_venv.runner import streams
 from k8s_venv.runner.protocol import MARK
@@ -107,7 +106,7 @@ records.show(sys.stdout)
 """
     command = [sys.executable, "-c", f"{before}{program}\nstreams.finish()"]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=True)
-    return [part for line in split_lines(done.stdout) for part in parse_line(line)]
+    return [part for line in done.stdout.decode().split("\n") if line for part in parse_line(line)]
 
 
 HALF_LINES = {

@@ -9,9 +9,9 @@ from kubernetes.client.exceptions import ApiException
 from urllib3.exceptions import HTTPError
 
 from k8s_venv.backends.kubernetes import diagnose, render, takeover
+from k8s_venv.backends.kubernetes.logs import printed_lines
 from k8s_venv.backends.kubernetes.patience import is_conflict, patiently
 from k8s_venv.backends.kubernetes.watch import pod_events
-from k8s_venv.backends.lines import split_lines
 from k8s_venv.errors import BackendError
 
 if TYPE_CHECKING:
@@ -132,10 +132,11 @@ class PodApi:
                 self._namespace,
                 container=container,
                 tail_lines=_LAST_LINES,
+                timestamps=True,
                 _preload_content=False,
                 _request_timeout=_TIMEOUT,
             )
-            return split_lines(log.data)
+            return printed_lines(log.data)
         except _AWAY:
             return []
 

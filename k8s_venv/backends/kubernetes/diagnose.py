@@ -60,6 +60,10 @@ _HINTS = {
     " in API group ": "Airflow's account needs more rights in that namespace: ask whoever runs the cluster.",
     "Unauthorized": "The cluster does not know the account: is its token or certificate still valid?",
 }
+# How the API server (RBAC) refuses what an account has no right to.
+_LACKS = re.compile(r'User \\?"([^"\\]+)\\?" cannot (\w+) resource \\?"([\w/]+)\\?"')
+# Seconds within which a container ends whose program cannot be started.
+_FAILS_WITHIN = 5.0
 _OTHER_MACHINE = re.compile(r"exec \S*: exec format error")  # what runc says in the container's place
 _DOCUMENT = '{"protocol"'  # how the runner begins its message
 _CONTAINER_REASONS = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
@@ -88,6 +92,33 @@ def message(pod: Any) -> str:
     state = container_state(pod) if pod is not None else None
     text = (state.terminated.message or "") if state and state.terminated else ""
     return text if text.startswith(_DOCUMENT) else ""
+
+
+def has_run(pod: Any) -> bool:
+    """Return whether a pod's runner must have begun: it left its result, or its container ran for seconds."""
+    state = container_state(pod) if pod is not None else None
+    if message(pod) or not state:
+        return bool(message(pod))
+    container = state.terminated or state.running
+    if not (container and container.started_at):
+        return False
+    ended = (state.terminated and state.terminated.finished_at) or datetime.datetime.now(datetime.UTC)
+    return bool((ended - container.started_at).total_seconds() >= _FAILS_WITHIN)
+
+
+def missing_right(error: Any) -> str:
+    """Return which right the account lacks, as a sentence, or nothing where that is not why it was refused.
+
+    Args:
+        error: the client's exception.
+    """
+    lacks = _LACKS.search(status_field(error, "message") or str(error.body or ""))
+    if error.status != 403 or not lacks:
+        return ""
+    return (
+        f"The account {lacks[1]} needs the right to `{lacks[2]}` `{lacks[3]}` in that namespace: ask whoever runs the "
+        "cluster."
+    )
 
 
 def was_ended(pod: Any) -> bool:
@@ -294,6 +325,7 @@ def refused(error: Any, environment: Environment, what: str, namespace: str) -> 
     """
     reason = _message(error)
     hint = next((hint for sign, hint in _HINTS.items() if sign in reason), "Check the pod's options.")
+    hint = missing_right(error) or hint
     if error.status == 404:
         hint = f"Does the namespace {namespace!r} exist?"
     return BackendError(environment.name, f"Kubernetes refused the {what} in namespace {namespace!r}: {reason} {hint}")

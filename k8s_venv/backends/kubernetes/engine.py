@@ -130,10 +130,10 @@ class PodRun:
             raise diagnose.startup_failure(end.pod, environment)
         if end.why == "late":
             raise diagnose.startup_timeout(end.pod, environment, end.allowed, self._api.last_warning(self._name))
-        complete = self._finish_log()
+        problem = self._finish_log(end.pod)
+        if problem:
+            self._say(f"The log of pod {self._name} could not be read to its end: {problem}")
         document = self._document(end)
-        if not complete:
-            self._say(f"The log of pod {self._name} could not be read to its end.")
         assert self._payload is not None  # noqa: S101 -- the pod has said how it ended
         result = self._payload.fetch(document)
         self._say(phases(end.seen, document.timings))
@@ -212,11 +212,11 @@ class PodRun:
     def _new_follower(self) -> LogFollower:
         return LogFollower(self._client, self._pod.metadata.namespace, self._name, render.BASE, self._log)
 
-    def _finish_log(self) -> bool:
+    def _finish_log(self, pod: Any) -> str:
         if not self._follow_logs:
-            return True
+            return ""
         self._follower = self._follower or self._new_follower()
-        return self._follower.finish()
+        return self._follower.finish(ran=diagnose.has_run(pod))
 
     def _show_evidence(self, pod: Any) -> str:
         """Log what failed last said, where that is not logged yet; return its last line."""

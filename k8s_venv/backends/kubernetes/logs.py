@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from kubernetes.client.exceptions import ApiException
 from urllib3.exceptions import HTTPError
 
-from k8s_venv.runner.protocol import MARK
+from k8s_venv.backends.kubernetes.diagnose import missing_right
+from k8s_venv.runner.protocol import BEGIN, MARK
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -30,6 +31,9 @@ _UNDER_WAY = 30.0
 _STALLED = 10.0
 # Nothing tells whether the line before was the last one that was put aside.
 _MISSING = f"{MARK}WARNING - Lines may be missing here: the node put the log aside that had grown."
+_NO_BEGINNING = f"{MARK}WARNING - Lines are missing here: the node put the log's beginning aside before it was read."
+# Lines that an image's Python may print before the runner begins; where more come, it began before them.
+_EARLY = 50
 _RETRY = 1.0
 _ATTEMPTS = 5
 
@@ -50,6 +54,8 @@ class LogFollower:
         self._pod = (name, namespace)
         self._container = container
         self._log = log
+        self._begun = False  # whether the log's first line came, or the lack of it was said
+        self._early: list[str] = []  # lines that came before it
         self._last = ""  # the stamp of the last line
         self._read_at: float | None = None  # when it came
         self._lock = threading.Lock()
@@ -70,50 +76,66 @@ class LogFollower:
         with self._lock:
             self._stopped = True
 
-    def finish(self) -> bool:
+    def finish(self, *, ran: bool = True) -> str:
         """Stop following the container, which has ended, and pass on what is left.
 
+        Args:
+            ran: whether the runner had begun in it, so that the log has a beginning.
+
         Returns:
-            Whether the log came to its end.
+            Why the log was not read to its end, or nothing.
         """
         self._ended = True
+        problem = self._finish()
+        with self._lock:
+            self._stopped = True
+            self._end_early(missing=ran and not problem)
+        return problem
+
+    def _finish(self) -> str:
+        problem = ""
         for attempt in range(_ATTEMPTS):
             try:
-                return self._read_rest()
+                self._read_rest()
             except ApiException as error:
-                if error.status in (400, 403, 404):  # it never ran, may not be read, or is gone
+                if error.status == 400:  # it never ran
+                    return ""
+                problem = missing_right(error) or str(error.reason)
+                if error.status in (403, 404):  # it may not be read, or is gone
                     break
-            except (HTTPError, OSError):
-                pass
+            except (HTTPError, OSError) as error:
+                problem = str(error)
+            else:
+                return ""
             time.sleep(_RETRY * attempt)
-        self.stop()
-        return False
+        return problem
 
-    def _read_rest(self) -> bool:
+    def _read_rest(self) -> None:
         """Pass on what is left, without waiting for the kubelet to notice that the container has ended."""
         with self._open(follow=False) as lines:
             first = next(lines, None)
             if first is None or not self._is_ahead(first):
                 self.stop()
                 self._pass_on(itertools.chain([first] if first else [], lines))
-                return True
+                return
         self._let_catch_up()
         self.stop()
         with self._open(follow=False) as lines:
             self._pass_on(lines)
-        return True
 
     def _is_ahead(self, line: _Line) -> bool:
-        """Tell whether lines are missing between the last one that was passed on and another.
+        """Return whether lines are missing between the last one that was passed on, or the beginning, and another.
 
         The kubelet puts a log aside when it grows, and gives nobody what was put aside, but those who read it already.
         """
         with self._lock:
-            return bool(self._last) and bool(line.stamp) and line.stamp > self._last
+            if not self._last:
+                return line.text != BEGIN
+            return bool(line.stamp) and line.stamp > self._last
 
     def _let_catch_up(self) -> None:
         """Wait for the thread as long as it passes something on."""
-        last = ""
+        last: str | None = None
         while self._thread is not None and self._thread.is_alive() and last != self._last:
             last = self._last
             self._thread.join(_STALLED)
@@ -123,15 +145,14 @@ class LogFollower:
             try:
                 with self._open(follow=True) as lines:
                     self._pass_on(lines, lambda: not self._stopped)
-                if self._ended:
-                    return
             except ApiException as error:
                 if error.status == 403:  # asking each second would not help; `finish` tells
                     return
             except (HTTPError, OSError):
                 pass
-            if not self._stopped:
-                time.sleep(_RETRY)
+            if self._ended:
+                return
+            time.sleep(_RETRY)
 
     @contextlib.contextmanager
     def _open(self, *, follow: bool) -> Iterator[Iterator[_Line]]:
@@ -151,21 +172,42 @@ class LogFollower:
             response.close()
 
     def _pass_on(self, lines: Iterable[_Line], wanted: Callable[[], bool] = lambda: True) -> None:
-        before, stale, begun = self._last, False, not self._last
+        before, stale, joined = self._last, False, not self._last
         for line in lines:
             stale = stale if line.continued else bool(line.stamp) and line.stamp <= before
             if stale:
-                begun = True
+                joined = True
                 continue  # already passed on, over the connection before this one
             with self._lock:
                 if not wanted():
                     return
-                if not begun and line.stamp:
+                if not joined and line.stamp:
                     self._log(_MISSING)
-                    begun = True
+                    joined = True
                 self._last, self._read_at = line.stamp or self._last, time.monotonic()
-                self.last_line = line.text
-                self._log(line.text)
+                self._show(line.text)
+
+    def _show(self, text: str) -> None:
+        """Pass a line on, or keep it until it is known whether there were others before it."""
+        if not self._begun:
+            if text == BEGIN:
+                self._end_early(missing=False)
+                return
+            self._early.append(text)
+            if len(self._early) > _EARLY:
+                self._end_early(missing=True)
+            return
+        self.last_line = text
+        self._log(text)
+
+    def _end_early(self, *, missing: bool) -> None:
+        if self._begun:
+            return
+        self._begun = True
+        if missing:
+            self._log(_NO_BEGINNING)
+        for text in self._early:
+            self._show(text)
 
     def _since(self) -> dict[str, int]:
         if self._read_at is None:
@@ -189,19 +231,40 @@ class _Line(NamedTuple):
     continued: bool = False
 
 
+class KubeletError(OSError):
+    """What the kubelet says in a log's place, once its answer has begun: it alone has no time before it."""
+
+
+def printed_lines(data: bytes) -> list[str]:
+    """Return what a container printed, without what the kubelet added.
+
+    Args:
+        data: a part of its log, with timestamps.
+    """
+    lines = [_line(line, continued=False) for line in data.split(b"\n")]
+    return [line.text for line in lines if line.stamp and line.text != BEGIN]
+
+
 def _lines(response: Any) -> Iterator[_Line]:
     rest, continued = b"", False
     for chunk in response.stream(amt=None, decode_content=True):
         *complete, rest = (rest + chunk).split(b"\n")
         for line in complete:
-            yield _line(line, continued)
+            yield _printed(line, continued)
             continued = False
         if len(rest) > _LONGEST:
             place = _cut(rest)
-            yield _line(rest[:place], continued)
+            yield _printed(rest[:place], continued)
             rest, continued = rest[place:], True
     if rest:
-        yield _line(rest, continued)
+        yield _printed(rest, continued)
+
+
+def _printed(data: bytes, continued: bool) -> _Line:
+    line = _line(data, continued)
+    if not line.stamp and not continued:
+        raise KubeletError(f"the kubelet says: {line.text}")
+    return line
 
 
 def _cut(data: bytes) -> int:
