@@ -103,7 +103,7 @@ class CallError(K8sVenvError):
     """
 
     def __init__(self, problem: str, path: str | None = None, line: int | None = None) -> None:
-        self.problem = readable(problem)
+        self.problem = visible(readable(problem))
         self.path = path
         self.line = line
         place = "" if path is None else f"{path}:{line}: " if line else f"{path}: "
@@ -126,7 +126,7 @@ class BackendError(K8sVenvError):
     def __init__(self, environment: str, problem: str, exit_code: int | None = None) -> None:
         self.environment = environment
         self.exit_code = exit_code
-        super().__init__(f"Environment {environment!r}: {problem}")
+        super().__init__(f"Environment {environment!r}: {visible(problem)}")
 
 
 class RemoteError(K8sVenvError):
@@ -139,10 +139,10 @@ class RemoteError(K8sVenvError):
     """
 
     def __init__(self, kind: str, message: str, arguments: tuple[object, ...] | None = None) -> None:
-        self.kind = readable(kind)
-        self.message = message
+        self.kind = visible(readable(kind))
+        self.message = visible(message)
         self.arguments = arguments
-        super().__init__(f"{self.kind}: {message}" if message else self.kind)
+        super().__init__(f"{self.kind}: {self.message}" if message else self.kind)
 
 
 def readable(text: str) -> str:

@@ -24,6 +24,7 @@ from k8s_venv.project import PROJECT_VARIABLE
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+_DAGS_FOLDER = "AIRFLOW__CORE__DAGS_FOLDER"
 # Whoever loads a DAG file tells its faults.
 _NAMESPACES = "airflow.task.operators=INFO,py.warnings=ERROR,airflow.dag_processing=CRITICAL"
 
@@ -44,8 +45,11 @@ def airflow_home(dags: Path, project: Path | None, *, log_level: str = "WARNING"
         raise K8sVenvError("DAG files need Airflow: pip install 'k8s-venv[airflow]'.")
     if project:
         os.environ[PROJECT_VARIABLE] = str(project.resolve())
-    os.environ.setdefault("AIRFLOW__CORE__DAGS_FOLDER", str(dags))
-    for folder in (str(dags), os.environ["AIRFLOW__CORE__DAGS_FOLDER"]):
+    configured = os.environ.get(_DAGS_FOLDER, str(dags))
+    if not dags.is_relative_to(configured):  # where Airflow would look for the files, and not find them
+        os.environ[_DAGS_FOLDER] = str(dags)
+    os.environ.setdefault(_DAGS_FOLDER, configured)
+    for folder in (str(dags), configured):
         if folder not in sys.path:
             sys.path.append(folder)  # as Airflow's own processes do
     os.environ.setdefault("AIRFLOW__CORE__LOAD_EXAMPLES", "False")

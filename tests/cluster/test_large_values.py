@@ -80,9 +80,9 @@ def test_a_large_result_arrives_whole_though_the_connection_breaks(
 ) -> None:
     starts, frames = [], PodPayload._frames
 
-    def breaking(self: PodPayload, socket: Any) -> Iterator[bytes]:
+    def breaking(self: PodPayload, socket: Any, deadline: Any) -> Iterator[bytes]:
         starts.append(0)
-        for data in frames(self, socket):
+        for data in frames(self, socket, deadline):
             yield data
             starts[-1] += len(data)
             if starts[-1] > 20 * MEGABYTE:

@@ -60,8 +60,8 @@ def start(dags: Path, name: str, **environ: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, cwd=dags.parent, env={**kept, **environ}, stdout=pipe, stderr=pipe, text=True)
 
 
-def run(dags: Path, name: str) -> subprocess.CompletedProcess[str]:
-    with start(dags, name) as process:
+def run(dags: Path, name: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    with start(dags, name, **environ) as process:
         stdout, stderr = process.communicate()
     return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
@@ -120,3 +120,15 @@ def test_a_typo_in_an_environment_s_name_is_told_once(dags: Path) -> None:
     said = "There is no environment 'bear'. Did you mean 'bare'?"
     assert (ran.stdout + ran.stderr).count(said) == 1
     assert "Traceback" not in ran.stdout + ran.stderr
+
+
+@pytest.mark.parametrize("folder", ["elsewhere", "dags", "."])
+def test_airflows_dags_folder_may_be_another_one(dags: Path, folder: str) -> None:
+    """What lies there can be imported, as from Airflow's own processes; the file that is run lies where it lies."""
+    (dags.parent / "elsewhere").mkdir()
+    (dags / "helper.py").rename(dags.parent / folder / "helper.py")
+
+    ran = run(dags, "sales.py", AIRFLOW__CORE__DAGS_FOLDER=str(dags.parent / folder))
+
+    assert "failed in 2 tasks:\n  fetch: sales.NoSales: none today" in ran.stderr
+    assert "Traceback" not in ran.stderr

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 # A large result, in seconds: how long reading may fail without a byte of progress (the sidecar may still be starting,
 # its image be pulled again), between two attempts, and of silence in one.
 _PATIENCE = 120.0
+# Bytes a second; what comes more slowly, on the whole, is given up: a pod could keep its worker for ever.
+_LEAST_RATE = 64 * 1024
 _PAUSE = 1.0
 _SILENCE = 30
 _BROKEN = (OSError, WebSocketException)
@@ -124,6 +126,8 @@ class PodPayload:
             return inline_result(document, self._call.environment.name)
         if document.stored:
             return self._delivery().result(document)
+        if document.size > protocol.HAND_OVER_LIMIT:
+            raise self._unread(document, f"{protocol.HAND_OVER_LIMIT:,} bytes are read through `pods/exec`")
         self._held = True
         return Result(document, self._download(document))
 
@@ -148,7 +152,8 @@ class PodPayload:
         """Let a sidecar that keeps the payload end, where the pod itself is kept; else it does so after an hour."""
         if self._held:
             with contextlib.suppress(_BrokenOffError):
-                for _ in self._output(render.release_command()):
+                deadline = time.monotonic() + _PATIENCE
+                for _ in self._output(render.release_command(), lambda: deadline):
                     pass
 
     def _download(self, document: protocol.Document) -> Buffer:
@@ -163,38 +168,46 @@ class PodPayload:
 
     def _fill(self, file: BinaryIO, document: protocol.Document) -> None:
         digest, size = hashlib.sha256(), 0
-        deadline = time.monotonic() + _PATIENCE
+        begun = last = time.monotonic()
+
+        def deadline() -> float:
+            return min(last, begun + size / _LEAST_RATE) + _PATIENCE
+
         while size < document.size:
             start = size
             try:
-                with contextlib.closing(self._output(render.read_command(start))) as pieces:
+                with contextlib.closing(self._output(render.read_command(start), deadline)) as pieces:
                     for data in pieces:
                         wanted = data[: document.size - size]
                         digest.update(wanted)
                         file.write(wanted)
                         size += len(wanted)
-                        deadline = time.monotonic() + _PATIENCE
+                        last = time.monotonic()
                         if size == document.size:
                             break
                     else:
                         raise _BrokenOffError(f"it ended after {size:,} bytes", final=size == start)
             except _BrokenOffError as error:
-                if error.final or time.monotonic() > deadline:
+                if error.final or time.monotonic() > deadline():
                     raise self._unread(document, str(error)) from None
                 time.sleep(_PAUSE)
         if digest.hexdigest() != document.sha256:
             raise self._unread(document, "its checksum does not match")
 
-    def _output(self, command: list[str]) -> Generator[bytes]:
+    def _output(self, command: list[str], deadline: Callable[[], float]) -> Generator[bytes]:
         """Run a command in the sidecar and yield what it writes, until it ends.
 
+        Args:
+            command: the command.
+            deadline: returns when to give up, by ``time.monotonic``.
+
         Raises:
-            _BrokenOffError: it could not be run, failed, or the connection broke.
+            _BrokenOffError: it could not be run, failed, or took too long, or the connection broke.
         """
         try:
             channel = self._exec(command)
             try:
-                yield from self._frames(channel.sock)
+                yield from self._frames(channel.sock, deadline)
             finally:
                 channel.close()
         except ApiException as error:
@@ -202,11 +215,13 @@ class PodPayload:
         except _BROKEN as error:
             raise _BrokenOffError(str(error)) from None
 
-    def _frames(self, socket: Any) -> Generator[bytes]:
+    def _frames(self, socket: Any, deadline: Callable[[], float]) -> Generator[bytes]:
         # Not through the client's own `update`: it waits for the socket while TLS holds what has arrived.
         socket.settimeout(_SILENCE)
         succeeded = False
         while True:
+            if time.monotonic() > deadline():
+                raise _BrokenOffError("it comes too slowly", final=True)
             kind, frame = socket.recv_data_frame(control_frame=True)
             if kind == ABNF.OPCODE_CLOSE:
                 if not succeeded:
@@ -218,7 +233,8 @@ class PodPayload:
             if number == STDOUT_CHANNEL:
                 yield data
             elif number == STDERR_CHANNEL:
-                self._log(data.decode("utf-8", "replace").rstrip())
+                for line in data.decode("utf-8", "backslashreplace").rstrip().split("\n"):
+                    self._log(line)
             elif number == ERROR_CHANNEL:  # how it ended; also where its container has not started, or is gone
                 status = json.loads(data)
                 succeeded = status["status"] == "Success"
