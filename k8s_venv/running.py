@@ -55,7 +55,7 @@ def _backend(project: Project) -> Backend:
     if chosen == "local":
         from k8s_venv.backends.local.backend import LocalBackend
 
-        return LocalBackend(_show)
+        return LocalBackend(_show, project)
     if chosen == "docker":
         from k8s_venv.backends.docker.backend import DockerBackend
 

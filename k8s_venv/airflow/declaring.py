@@ -37,6 +37,11 @@ def check_declared(project: Project, environment: str, backend: str | None, seri
     for options, where in ((project.pod, "[pod]"), (declared.pod, f"environment {environment!r}")):
         check_options(options, f"{project.path}: {where}")
         check_resources(options.get("container_resources"), f"{project.path}: {where}")
+        if options.get("secrets"):  # objects of Python, which no TOML can say
+            raise K8sVenvError(
+                f"{project.path}: {where}: `secrets` can be given on a task only. Here, write "
+                "env_from = [{ secretRef = { name = … } }] for variables, or volumes and volume_mounts."
+            )
     choose_backend(backend, project)
     try:
         check_serializer(serializer, declared)

@@ -33,6 +33,7 @@ from k8s_venv.airflow.secrets import SecretNames, resolve_secrets
 from k8s_venv.airflow.xcom import check_storable
 from k8s_venv.backends import choose_backend
 from k8s_venv.backends.resources import check_resources
+from k8s_venv.backends.without_pod import HONOURED, check_own
 from k8s_venv.calls import Result, open_result, pack, refer
 from k8s_venv.calls.source.modulefile import remember
 from k8s_venv.errors import K8sVenvError
@@ -253,6 +254,8 @@ class IsolatedOperator(BaseOperator):
             raise K8sVenvError(f'{task}: its value chooses what runs next, so it cannot be result="reference".')
         project = self.project()
         self._environment(project, task)
+        if self.backend is not None and self.backend in HONOURED:
+            check_own(self.backend, self.pod_options(), task)
         check_declared(project, self.environment, self.backend, self.serializer, task)
         if isinstance(self.op_args, list | tuple) and isinstance(self.op_kwargs, dict):  # not yet another task's value
             context_parameters(self.python_callable, self.op_args, self.op_kwargs)
@@ -289,7 +292,7 @@ class IsolatedOperator(BaseOperator):
         else:
             from k8s_venv.backends.local.backend import LocalBackend
 
-            self._running = LocalBackend(self.log.info)
+            self._running = LocalBackend(self.log.info, project, self.pod_options())
         return self._running.run(call, line_logger(self.log, call.mask))
 
     def _pod_operator(self, call: PackedCall, project: Project, context: Context) -> IsolatedPodOperator:

@@ -21,6 +21,7 @@ from k8s_venv.airflow.compat import AirflowTaskTimeout, deployment
 from k8s_venv.airflow.lines import line_logger
 from k8s_venv.backends import image_of
 from k8s_venv.backends.kubernetes import diagnose, render
+from k8s_venv.backends.kubernetes.client_types import typed
 from k8s_venv.backends.kubernetes.engine import Keep, PodRun
 from k8s_venv.backends.kubernetes.stages import Timeouts, from_json
 from k8s_venv.calls import remove_arguments
@@ -60,7 +61,7 @@ class IsolatedPodOperator(KubernetesPodOperator):
             },
             volumes=[*options.pop("volumes", ()), *render.volumes(render.fresh_secret_name(name))],
             volume_mounts=[*options.pop("volume_mounts", ()), *render.mounts()],
-            env_vars=pod_spec.environment_variables(options.pop("env_vars", ())),
+            env_vars=render.environment_variables(options.pop("env_vars", ())),
             # The provider merges everything else into this, and the cluster's mutation hook sees the whole.
             full_pod_spec=pod_spec.with_sidecar(template, options),
             **options,
@@ -84,9 +85,7 @@ class IsolatedPodOperator(KubernetesPodOperator):
             LockError: the environment was never locked, or its lock is stale.
             ProjectError: no registry is configured.
         """
-        merged: dict[str, Any] = {**render.typed(call.environment.pod), **options}
-        if isinstance(merged.get("container_resources"), dict):
-            merged["container_resources"] = k8s.V1ResourceRequirements(**merged["container_resources"])
+        merged = typed({**call.environment.pod, **options})
         if outer.execution_timeout is not None:
             merged.setdefault("active_deadline_seconds", int(outer.execution_timeout.total_seconds()) + 600)
         if not merged.get("image"):

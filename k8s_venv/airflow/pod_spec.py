@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from airflow.providers.cncf.kubernetes.backcompat.backwards_compat_converters import convert_env_vars
 from airflow.providers.cncf.kubernetes.pod_generator import PodGenerator
 from kubernetes.client import models as k8s
 
@@ -81,14 +80,3 @@ def with_sidecar(template: k8s.V1Pod, options: dict[str, Any]) -> k8s.V1Pod:
     )
     template.spec.containers = [*template.spec.containers, sidecar]
     return template
-
-
-def environment_variables(given: Any) -> list[k8s.V1EnvVar]:
-    """Return the container's environment variables: our own, and over them the option's.
-
-    Args:
-        given: the option ``env_vars``, in each of the provider's ways to write it.
-    """
-    variables = {variable.name: variable for variable in render.environment_variables()}
-    variables.update({variable.name: variable for variable in convert_env_vars(given or [])})
-    return list(variables.values())

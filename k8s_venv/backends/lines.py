@@ -36,3 +36,11 @@ class LineSplitter:
         self._rest = ""
         if rest:
             yield rest
+
+
+def unheard(line: str) -> None:
+    """Drop a line of a task that asks for no log.
+
+    Args:
+        line: the line.
+    """

@@ -141,7 +141,7 @@ def test_a_container_may_do_as_little_as_a_pod(environment: Environment, no_proj
         "variable": "red",
         "home": "/tmp",
     }
-    assert said == ["One engine has no use for namespace; these options are for Kubernetes"]
+    assert said == ["Without effect on the docker backend: namespace (no cluster is asked)."]
 
 
 def test_nothing_of_a_call_is_in_its_container(

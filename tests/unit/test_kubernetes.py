@@ -18,6 +18,7 @@ from kubernetes.client import models as k8s
 
 from k8s_venv.backends.command import runner_command
 from k8s_venv.backends.kubernetes import diagnose, render, stages, takeover
+from k8s_venv.backends.kubernetes.client_types import typed
 from k8s_venv.backends.kubernetes.payload import Parcels, withdraw_arguments
 from k8s_venv.calls import PackedCall, pack
 from k8s_venv.calls.spool import Spool
@@ -114,7 +115,7 @@ def test_the_secret_belongs_to_its_pod() -> None:
 
 
 def test_the_arguments_of_a_pod_that_was_removed_do_not_stay_where_large_values_are_kept(tmp_path: Path) -> None:
-    mounted = render.typed({"volume_mounts": [{"name": "shared", "mountPath": str(tmp_path)}]})
+    mounted = typed({"volume_mounts": [{"name": "shared", "mountPath": str(tmp_path)}]})
     left = render.pod("a", "tasks", 600, {"image": "registry/x:1", **mounted})
     values = ENVIRONMENT.with_values({"location": str(tmp_path), "above": 0})
     large = dataclasses.replace(call(), environment=values, arguments=Spool([b"x" * 100]))

@@ -17,7 +17,8 @@ from k8s_venv.backends import image_of
 from k8s_venv.backends.docker.options import FOLDER, LABEL, container_options, memory_limit
 from k8s_venv.backends.docker.transfer import kept, result_file, write_folders
 from k8s_venv.backends.exits import exit_reason
-from k8s_venv.backends.lines import LineSplitter
+from k8s_venv.backends.lines import LineSplitter, unheard
+from k8s_venv.backends.without_pod import options_without_pod
 from k8s_venv.calls import Delivery, PackedCall, Result, parse_document
 from k8s_venv.dockerengine import EngineError, connect
 from k8s_venv.errors import BackendError
@@ -62,11 +63,11 @@ class DockerBackend:
         environment = call.environment
         with _explained(environment), contextlib.closing(_connect(environment)) as client:
             _remove_abandoned(client)
-            given = {**environment.pod, **self._options}
+            given, note = options_without_pod("docker", environment, self._options, self._project)
+            if note:
+                self._progress(note)
             image = self._image(client, environment, given)
-            options, ignored = container_options(environment, given, image.attrs["Config"].get("User") or "")
-            if ignored:
-                self._progress(f"One engine has no use for {', '.join(ignored)}; these options are for Kubernetes")
+            options = container_options(environment, given, image.attrs["Config"].get("User") or "")
             labels = {LABEL: environment.name, "k8s-venv.function": call.function}
             container = client.containers.create(image, labels=labels, **options)
             self._container = container
@@ -74,7 +75,7 @@ class DockerBackend:
                 with tempfile.TemporaryFile(prefix="k8s-venv-call-") as tar:
                     write_folders(tar, Delivery(call, "").files())
                     container.put_archive(FOLDER, tar)
-                ended = _attend(client, container, call, log)
+                ended = _attend(client, container, call, log if given.get("get_logs", True) else unheard)
                 if self._killed:
                     raise BackendError(environment.name, f"{call.function}() was ended, since its task was killed.")
                 return _result(container, call, ended, memory_limit(given))

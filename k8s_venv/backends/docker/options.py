@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from k8s_venv.backends.command import runner_command
 from k8s_venv.backends.resources import amount, amounts
+from k8s_venv.backends.variables import plain_variables
 from k8s_venv.errors import BackendError
 from k8s_venv.runner import protocol
 
@@ -20,19 +21,16 @@ FOLDER = "/k8s-venv"
 SCRATCH = "/tmp"  # noqa: S108 -- a file system of the container's own
 # Who runs a call in an image that names nobody, or root: as in images that k8s-venv builds.
 USER = "50000:0"
-_USED = ("container_resources", "env_vars", "image", "image_pull_policy")
 _ROOT = re.compile(r"(?:|0|root)(?::.*)?")
 _PERIOD = 100_000  # microseconds, of which a container gets its share of CPU time
 
 
-def container_options(
-    environment: Environment, given: Mapping[str, Any], image_user: str
-) -> tuple[dict[str, Any], list[str]]:
-    """Return how a call's container is made, and the given options that mean nothing here.
+def container_options(environment: Environment, given: Mapping[str, Any], image_user: str) -> dict[str, Any]:
+    """Return how a call's container is made.
 
     Args:
         environment: whose call it is.
-        given: pod options by name, in any of the forms that ``KubernetesPodOperator`` takes.
+        given: the pod options that this backend honours, in any of the forms that ``KubernetesPodOperator`` takes.
         image_user: the user whom the image names.
 
     Raises:
@@ -41,10 +39,10 @@ def container_options(
     from docker.types import LogConfig, Mount
 
     settings = {"HOME": SCRATCH, "PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"}
-    options: dict[str, Any] = {
+    return {
         "entrypoint": runner_command("python", f"{FOLDER}/{protocol.ARCHIVE}"),
         "command": ["--result", f"{FOLDER}/result", "--secrets", "-"],
-        "environment": {**settings, **_variables(environment, given.get("env_vars"))},
+        "environment": {**settings, **plain_variables(environment, given.get("env_vars"), "docker")},
         "user": USER if _ROOT.fullmatch(image_user) else image_user,
         "stdin_open": True,
         "read_only": True,
@@ -57,7 +55,6 @@ def container_options(
         "log_config": LogConfig(type="none"),
         **_resources(environment, given.get("container_resources")),
     }
-    return options, sorted(set(given) - set(_USED))
 
 
 def memory_limit(given: Mapping[str, Any]) -> str:
@@ -68,24 +65,6 @@ def memory_limit(given: Mapping[str, Any]) -> str:
     """
     size = amounts(given.get("container_resources"), "limits").get("memory")
     return f"limit {size}" if size else "no limit of its own: the machine ran out"
-
-
-def _variables(environment: Environment, given: Any) -> dict[str, str]:
-    if not given:
-        return {}
-    if hasattr(given, "items"):
-        return {str(name): str(value) for name, value in given.items()}
-    found = {}
-    for variable in given:
-        name, value = _field(variable, "name"), _field(variable, "value")
-        if value is None:
-            raise BackendError(
-                environment.name,
-                f"its variable {name!r} in `env_vars` takes its value from Kubernetes, which the docker backend has "
-                "not. Give it a value.",
-            )
-        found[str(name)] = str(value)
-    return found
 
 
 def _resources(environment: Environment, given: Any) -> dict[str, Any]:
@@ -99,10 +78,6 @@ def _resources(environment: Environment, given: Any) -> dict[str, Any]:
         share = int(_amount(environment, limits["cpu"]) * _PERIOD)
         options |= {"cpu_period": _PERIOD, "cpu_quota": max(share, 1000)}
     return options
-
-
-def _field(value: Any, name: str) -> Any:
-    return value.get(name) if hasattr(value, "get") else getattr(value, name, None)
 
 
 def _amount(environment: Environment, quantity: Any) -> float:

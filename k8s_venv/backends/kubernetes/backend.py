@@ -80,7 +80,7 @@ class KubernetesBackend:
                 )
         if unknown:
             self._progress(f"Of [pod] in {self._project.path}, only Airflow uses {', '.join(unknown)}.")
-        return render.typed({name: value for name, value in environment.pod.items() if name in _OPTIONS})
+        return {name: value for name, value in environment.pod.items() if name in _OPTIONS}
 
 
 def _connect(environment: Environment) -> tuple[Any, str]:

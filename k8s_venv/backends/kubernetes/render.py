@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import re
 import secrets
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from kubernetes.client import ApiClient
 from kubernetes.client import models as k8s
 
 from k8s_venv.backends.command import runner_command
+from k8s_venv.backends.kubernetes.client_types import typed, variables
 from k8s_venv.backends.kubernetes.security import container_security, pod_security
 from k8s_venv.backends.resources import amount, amounts
 from k8s_venv.runner import protocol
@@ -126,10 +124,14 @@ def _shared_mounts() -> list[k8s.V1VolumeMount]:
     ]
 
 
-def environment_variables() -> list[k8s.V1EnvVar]:
-    """Return the variables of the container that runs the call."""
+def environment_variables(given: Any = None) -> list[k8s.V1EnvVar]:
+    """Return the variables of the container that runs the call: our own, and over them the option's.
+
+    Args:
+        given: the option ``env_vars``, in any of the ways to write it.
+    """
     settings = {"HOME": SCRATCH_FOLDER, "PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"}
-    return [k8s.V1EnvVar(name=name, value=value) for name, value in settings.items()]
+    return list({variable.name: variable for variable in (*variables(settings), *variables(given or {}))}.values())
 
 
 def pod(name: str, namespace: str, deadline: int, options: Mapping[str, Any], secret: str | None = None) -> k8s.V1Pod:
@@ -142,16 +144,14 @@ def pod(name: str, namespace: str, deadline: int, options: Mapping[str, Any], se
         options: the image, and those of ``KubernetesPodOperator``'s options that ``KubernetesBackend`` takes.
         secret: its Secret's name; by default the pod's.
     """
-    variables = {variable.name: variable for variable in environment_variables()}
-    given = options.get("env_vars", {})
-    variables.update({key: k8s.V1EnvVar(name=key, value=value) for key, value in given.items()})
+    options = typed(options)
     security = container_security(options.get("container_security_context"))
     base = k8s.V1Container(
         name=BASE,
         image=options["image"],
         image_pull_policy=options.get("image_pull_policy"),
         command=command(),
-        env=list(variables.values()),
+        env=environment_variables(options.get("env_vars")),
         volume_mounts=[*options.get("volume_mounts", ()), *mounts()],
         resources=options.get("container_resources"),
         security_context=security,
@@ -172,29 +172,11 @@ def pod(name: str, namespace: str, deadline: int, options: Mapping[str, Any], se
             automount_service_account_token=False,
             security_context=pod_security(options.get("security_context")),
             service_account_name=options.get("service_account_name"),
-            image_pull_secrets=[k8s.V1LocalObjectReference(name=n) for n in options.get("image_pull_secrets", ())],
+            image_pull_secrets=options.get("image_pull_secrets"),
             node_selector=options.get("node_selector"),
             tolerations=options.get("tolerations"),
         ),
     )
-
-
-def typed(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return pod options with the volumes that a project file gives, as Kubernetes writes them, in the client's types.
-
-    Args:
-        options: the options.
-    """
-    kinds = {"volumes": "V1Volume", "volume_mounts": "V1VolumeMount"}
-    return {name: _typed(value, kinds[name]) if name in kinds else value for name, value in options.items()}
-
-
-def _typed(items: Any, kind: str) -> Any:
-    client = ApiClient()
-    return [
-        client.deserialize(SimpleNamespace(data=json.dumps(item)), kind) if isinstance(item, dict) else item
-        for item in items
-    ]
 
 
 def sidecar(image: str, pull_policy: str | None, security: Any, resources: Any) -> k8s.V1Container:

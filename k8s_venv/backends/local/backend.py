@@ -8,22 +8,26 @@ import os
 import select
 import signal
 import subprocess
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from k8s_venv.backends.command import runner_command
 from k8s_venv.backends.exits import exit_reason
-from k8s_venv.backends.lines import LineSplitter
+from k8s_venv.backends.lines import LineSplitter, unheard
 from k8s_venv.backends.local.environments import environment_in_use
 from k8s_venv.backends.local.folders import call_folder
 from k8s_venv.backends.local.variables import variables
+from k8s_venv.backends.variables import plain_variables
+from k8s_venv.backends.without_pod import options_without_pod
 from k8s_venv.calls import Delivery, PackedCall, Result, parse_document
 from k8s_venv.errors import BackendError
 from k8s_venv.runner import protocol
 from k8s_venv.runner.mapped import map_file
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
+
+    from k8s_venv.project import Project
 
 _GRACE = 10.0  # seconds between asking a task to end and ending it
 _LOOK = 0.2  # seconds between looks at whether a silent task has ended
@@ -34,20 +38,37 @@ class LocalBackend:
     """Runs calls on this machine.
 
     Args:
-        progress: is called with what happens while an environment is made.
+        progress: is called with what happens before the call starts.
+        project: the project, whose ``[pod]`` may be meant for Kubernetes alone.
+        options: the task's own options, which win over its environment's ``pod``.
     """
 
-    def __init__(self, progress: Callable[[str], None] | None = None) -> None:
-        self._progress = progress
+    def __init__(
+        self,
+        progress: Callable[[str], None] | None = None,
+        project: Project | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._progress = progress or (lambda line: None)
+        self._project = project
+        self._options = dict(options or {})
         self._process: subprocess.Popen[bytes] | None = None
 
     def run(self, call: PackedCall, log: Callable[[str], None]) -> Result:
         """Run a call as a subprocess; see ``Backend.run``."""
+        environment = call.environment
+        given, note = options_without_pod("local", environment, self._options, self._project)
+        own = plain_variables(environment, given.get("env_vars"), "local")
+        if note:
+            self._progress(note)
         with environment_in_use(call.environment, self._progress) as python, call_folder() as folder:
             Delivery(call, folder.name).write(folder)
             options = ["--result", str(folder / "result"), "--secrets", "-"]
             command = runner_command(str(python), str(folder / protocol.ARCHIVE), *options)
-            code = self._run(command, variables(python), json.dumps(dict(call.secrets)), log)
+            env = {**variables(python), **own}
+            code = self._run(
+                command, env, json.dumps(dict(call.secrets)), log if given.get("get_logs", True) else unheard
+            )
             return _read(folder / "result", call, code)
 
     def on_kill(self) -> None:
