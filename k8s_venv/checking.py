@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from k8s_venv.calls.capturing import capture
-from k8s_venv.calls.imports import Import, imports_of
+from k8s_venv.calls.source.absent import why_absent
+from k8s_venv.calls.source.imports import Import
 from k8s_venv.calls.syntax import newer_syntax
 from k8s_venv.errors import CallError, K8sVenvError, LockError
 from k8s_venv.locks.locking import read_lock
@@ -16,7 +18,6 @@ from k8s_venv.provides import Provided, provided_by, providers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
-    from pathlib import Path
 
     from k8s_venv.calls.capturing import Captured
     from k8s_venv.calls.transport import Transport
@@ -162,16 +163,9 @@ class _Checker:
         provided = self._provided(task)
         if provided is None:
             return
-        travelling = {"k8s_venv", "cloudpickle", *(_top(name) for name in captured.beside_modules)}
-        for each in [*imports_of(captured.source), *_only_pickled(task, captured)]:
-            if each.optional or _top(each.module) in travelling:
-                continue
-            for module in provided.lacks(each.module, each.names):
-                message = (
-                    f"imports {module}, which nothing in environment {task.environment.name!r} provides. "
-                    f"{_advice(task.environment, module, each.names)}"
-                )
-                self.findings.append(Finding(each.file, each.line, task.name, message))
+        for file, each in [*captured.imports, *_only_pickled(task, captured)]:
+            for problem in () if each.optional else _problems(task, captured, provided, file, each):
+                self.findings.append(Finding(file, each.line, task.name, problem))
 
     def _add(self, task: Task, message: str) -> None:
         file, line = task.place
@@ -201,17 +195,40 @@ class _Checker:
         return self._provisions[lock.path]
 
 
-def _advice(environment: Environment, module: str, names: tuple[str, ...]) -> str:
+def _problems(task: Task, captured: Captured, provided: Provided, file: str, found: Import) -> Iterator[str]:
+    """Yield what is wrong with an import."""
+    if found.level:
+        written = f"from {'.' * found.level}{found.module} import {', '.join(found.names)}"
+        yield (
+            f"imports relatively, by `{written}`, but this file is loaded without a package, as Airflow loads DAG "
+            "files. Import the module by its full name."
+        )
+    for lacking in captured.lacking(found):
+        for module in provided.lacks(lacking, found.names if lacking == found.module else ()):
+            advice = _advice(task, captured, file, found, module)
+            yield f"imports {module}, which nothing in environment {task.environment.name!r} provides. {advice}"
+
+
+def _advice(task: Task, captured: Captured, file: str, found: Import, module: str) -> str:
     """Return what to do about a module that an environment lacks."""
-    known = providers(module, names)
+    environment = task.environment
+    known = providers(module, found.names)
+    why = None if known else why_absent(module, Path(file), environment.root)
+    if why is not None:
+        return why
+    if not known and file in captured.path_changes:
+        return (
+            f"Line {captured.path_changes[file]} adds a folder to sys.path when the function runs: what lies there "
+            "does not travel. Do so at the top of the DAG file, with a folder of the project."
+        )
     package = " or ".join(known) if known else "the package that provides it"
     add = f"dd {package} to {environment.requirements_place} and run `k8s-venv lock {environment.name}`."
-    replaced = [name for name in names or _INSTEAD if name in _INSTEAD] if _has_exceptions(module) else []
+    replaced = [name for name in found.names or _INSTEAD if name in _INSTEAD] if _has_exceptions(module) else []
     if not replaced:
         return f"A{add}"
     calls = " and ".join(f"{_INSTEAD[name]} instead of {name}" for name in replaced)
     use = f"Use {calls} (from k8s_venv import runtime), which needs no Airflow there."
-    return use if list(names) == replaced else f"{use} For the rest, a{add}"
+    return use if list(found.names) == replaced else f"{use} For the rest, a{add}"
 
 
 def _has_exceptions(module: str) -> bool:
@@ -219,11 +236,12 @@ def _has_exceptions(module: str) -> bool:
     return module == "airflow.sdk" or (_top(module) == "airflow" and module.endswith(".exceptions"))
 
 
-def _only_pickled(task: Task, captured: Captured) -> list[Import]:
+def _only_pickled(task: Task, captured: Captured) -> list[tuple[str, Import]]:
     """Return the imports that no text says, but the values in a function's pickle need."""
-    said = {_top(each.module) for each in imports_of(captured.source)}
+    said = {_top(each.module) for _, each in captured.imports}
     modules = {_top(module): module for module in sorted(captured.pickled_modules, reverse=True)}
-    return [Import(module, *task.place, optional=False) for top, module in sorted(modules.items()) if top not in said]
+    file, line = task.place
+    return [(file, Import(module, line=line)) for top, module in sorted(modules.items()) if top not in said]
 
 
 def _top(module: str) -> str:

@@ -35,6 +35,7 @@ from k8s_venv.backends import choose_backend
 from k8s_venv.backends.resources import check_resources
 from k8s_venv.backends.without_pod import HONOURED, check_own
 from k8s_venv.calls import Result, open_result, pack, refer
+from k8s_venv.calls.source.beside import code_folders
 from k8s_venv.calls.source.modulefile import remember
 from k8s_venv.errors import K8sVenvError
 from k8s_venv.runtime import FailTask, SkipTask
@@ -53,6 +54,9 @@ if TYPE_CHECKING:
     from k8s_venv.project import Project
 
 _BASE_OPTIONS = {*inspect.signature(BaseOperator.__init__).parameters, "default_args", "multiple_outputs", "doc"}
+
+# Airflow puts it on the `sys.path` of each of its processes.
+code_folders.add(conf.get("core", "plugins_folder"))
 
 
 class IsolatedOperator(BaseOperator):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import dataclasses
 import functools
 import json
@@ -11,8 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from k8s_venv.calls.arguments import Arguments, encode_arguments
-from k8s_venv.calls.source.beside import dotted_name, imported_names, modules_beside
+from k8s_venv.calls.source.absent import line_of_path_change
+from k8s_venv.calls.source.beside import dotted_name, imported_names, modules_beside, package_of
 from k8s_venv.calls.source.functions import function_name, place_of, refuse_nonlocal, written_function
+from k8s_venv.calls.source.imports import imports_in
 from k8s_venv.calls.source.modulefile import module_file
 from k8s_venv.calls.source.names import names_in
 from k8s_venv.calls.source.origins import is_installed_file
@@ -20,15 +23,18 @@ from k8s_venv.calls.source.slicing import Slicer
 from k8s_venv.calls.transport import Transport, by_rule
 from k8s_venv.errors import CallError, SourceError
 from k8s_venv.runner import protocol
+from k8s_venv.runner.restoring import parse_slice
 from k8s_venv.runner.values import dumps
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
+    from k8s_venv.calls.source.imports import Import
     from k8s_venv.environment import Environment
 
 # For processes that the function starts: they import its module by name.
 _MADE_AGAIN = b"from k8s_venv.runner.again import make\nmake(__name__, __file__)\n"
+_IN_EVERY_CALL = {"k8s_venv", "cloudpickle", "__main__"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +69,48 @@ class Captured:
     def beside_modules(self) -> list[str]:
         """Return the names of the modules that travel as whole files."""
         return [dotted_name(path) for path in self.beside]
+
+    def lacking(self, found: Import) -> list[str]:
+        """Return the modules that an import needs and that do not travel.
+
+        Args:
+            found: the import.
+        """
+        if found.level:
+            return []
+        own = {*self.beside_modules, *(self.slicer.module_names if self.slicer else ())}
+        folders = {package for name in own for package in _packages_of(name)} - own
+        # A folder without `__init__.py` has nothing but modules.
+        needed = found.modules[1:] if found.module in folders else [found.module]
+        return [each for each in needed if each not in own | folders and _top(each) not in _IN_EVERY_CALL]
+
+    @functools.cached_property
+    def imports(self) -> list[tuple[str, Import]]:
+        """Return the imports in the source that runs in the environment, each with its file."""
+        packages = {str(path): package_of(entry) for entry, path in self.beside.items()}
+        if self.slicer is not None:
+            packages.update(self.slicer.packages)
+        own = getattr(written_function(self.callable), "__globals__", {}).get("__package__") or ""
+        found = [
+            (file, each.absolute(packages.get(file, own)))
+            for file, nodes in self._trees
+            for each in imports_in(nodes, module_file(file).import_calls if nodes else ())
+        ]
+        return list(dict.fromkeys(found))
+
+    @functools.cached_property
+    def path_changes(self) -> dict[str, int]:
+        """Return the lines that add a folder to ``sys.path`` in the environment, by their files."""
+        found = {file: line_of_path_change(nodes) for file, nodes in self._trees}
+        return {file: line for file, line in found.items() if line}
+
+    @functools.cached_property
+    def _trees(self) -> list[tuple[str, list[ast.stmt]]]:
+        found = []
+        for file, line, text in self.source:
+            with contextlib.suppress(SyntaxError):  # which is found by itself
+                found.append((file, parse_slice({"file": file, "line": line, "text": text})))
+        return found
 
     @functools.cached_property
     def source(self) -> list[tuple[str, int, str]]:
@@ -154,6 +202,15 @@ def own_source(function: Callable[..., Any]) -> list[tuple[str, int, str]]:
             pieces |= {(file.filename, each.line, each.text) for each in slices}
             pending += [] if imports else [written_function(inner.__globals__.get(name))]
     return sorted(pieces)
+
+
+def _top(module: str) -> str:
+    return module.partition(".")[0]
+
+
+def _packages_of(module: str) -> list[str]:
+    parts = module.split(".")
+    return [".".join(parts[:length]) for length in range(1, len(parts))]
 
 
 def _add_source(entries: dict[str, bytes], slicer: Slicer) -> dict[str, Path]:

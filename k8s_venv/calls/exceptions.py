@@ -11,6 +11,7 @@ import contextlib
 import sys
 from typing import TYPE_CHECKING, Any
 
+from k8s_venv.calls.source.absent import why_absent
 from k8s_venv.errors import BackendError, CallError, RemoteError, readable
 from k8s_venv.runner import protocol
 from k8s_venv.runner.shipped_types import own_name
@@ -143,7 +144,8 @@ def _our_error(failure: Mapping[str, Any], call: PackedCall) -> Exception:
 
 def _requirement_hint(missing: str, call: PackedCall) -> str:
     environment = call.environment
-    return (
-        f"Environment {environment.name!r} (Python {environment.python}) has no module {missing!r}. Add the package "
-        f"that provides it to {environment.requirements_place}, then run `k8s-venv lock {environment.name}`."
+    why = why_absent(missing, None, environment.root) or (
+        f"Add the package that provides it to {environment.requirements_place}, then run `k8s-venv lock "
+        f"{environment.name}`."
     )
+    return f"Environment {environment.name!r} (Python {environment.python}) has no module {missing!r}. {why}"

@@ -35,6 +35,9 @@ python = "3.8"
 """
 HELPERS = {
     "undeclared_helper.py": "def load(text):\n    import yaml  # here\n    return yaml.safe_load(text)\n",
+    "helpers/__init__.py": "",
+    "helpers/there.py": "",
+    "parts/there.py": "",
     "newer_helper.py": "def load(value):\n    match value:  # here\n        case _:\n            return 1\n",
 }
 
@@ -169,6 +172,14 @@ FAULTS = [
         'choice = Choice("ab")\n@task.isolated("same")  # here\ndef work():\n    return choice.choices\nwork()',
         "from click import Choice",
     ),
+    Fault("submodule.py", "There is no gone.py in", body("import helpers.there, helpers.gone  # here")),
+    Fault("part_of_folder.py", "imports parts.gone, which nothing in", body("from parts import there, gone  # here")),
+    Fault("relative.py", "Import the module by its full name", body("from . import newer_helper  # here")),
+    Fault(
+        "path_at_run_time.py", "adds a folder to sys.path when the function runs",
+        body("import sys\nsys.path.append('/opt/code')\nimport only_there  # here"),
+    ),
+    Fault("reraised.py", "imports yaml, which", body("try: import yaml  # here\nexcept ImportError: raise OSError")),
     Fault("imports_by_text.py", "imports yaml, which nothing in", body("import_module('yaml')  # here"),
           "from importlib import import_module"),
     # what is no DAG file
@@ -190,6 +201,7 @@ def findings(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, str | i
     (folder / "pylock.garbled.toml").write_text("lock-version = 1.0 =\n")
     (folder / "dags").mkdir()
     for name, text in [*HELPERS.items(), *((fault.file, fault.text) for fault in FAULTS)]:
+        (folder / "dags" / name).parent.mkdir(exist_ok=True)
         (folder / "dags" / name).write_text(text)
     done = run(folder, "check", "--format", "json", "dags")
     assert done.returncode == 1, done.stderr

@@ -46,6 +46,6 @@ The way through, from the function to what is sent; each module knows only those
   and ``parts`` for what a value needs besides; ``sender_only``: what travels in no way;
 * ``origins`` and ``beside``: where a module comes from, and the project's files that are imported;
 * ``modulefile``: one file as text and tree, with what can be said of it alone: ``definitions``, ``bindings``,
-  ``facts``, ``names``, ``annotations``;
+  ``facts``, ``imports``, ``names``, ``annotations``;
 * ``functions`` and ``decorators``: what a callable says of itself.
 """

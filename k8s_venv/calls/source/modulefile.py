@@ -17,6 +17,7 @@ from k8s_venv.calls.source.bindings import Binding, bindings_of, only_defines, o
 from k8s_venv.calls.source.definitions import Definitions, Function, first_line
 from k8s_venv.calls.source.facts import Facts, facts_of
 from k8s_venv.calls.source.functions import written_function
+from k8s_venv.calls.source.imports import Import, import_calls, imports_in
 from k8s_venv.errors import CallError, SourceError
 
 if TYPE_CHECKING:
@@ -94,8 +95,27 @@ class ModuleFile:
     def facts(self, node: ast.stmt) -> Facts:
         """Return what can be said of a statement whatever the module's names stand for."""
         if id(node) not in self._facts:
-            self._facts[id(node)] = facts_of(node, self.filename)
+            self._facts[id(node)] = facts_of(node, self.filename, self.import_calls)
         return self._facts[id(node)]
+
+    @functools.cached_property
+    def imports(self) -> list[Import]:
+        """Return the imports anywhere in the file."""
+        return list(imports_in([self.tree], self.import_calls))
+
+    def imports_of(self, node: ast.AST, package: str) -> list[Import]:
+        """Return the imports anywhere in a piece of the file.
+
+        Args:
+            node: the piece.
+            package: the file's package, for relative imports.
+        """
+        return [each.absolute(package) for each in imports_in([node], self.import_calls)]
+
+    @functools.cached_property
+    def import_calls(self) -> frozenset[str]:
+        """Return the names under which the file calls functions that import a module by a text."""
+        return import_calls(self.tree, self.text)
 
     @functools.cached_property
     def bindings(self) -> dict[str, list[Binding]]:

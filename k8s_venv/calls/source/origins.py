@@ -63,7 +63,8 @@ class Origins:
         path = getattr(sys.modules.get(module), "__file__", None)
         if not path or is_installed(module):
             return False
-        return file_of(module, import_roots(Path(path), self._root)) == Path(path)
+        found = file_of(module, import_roots(Path(path), self._root))
+        return found is not None and found.resolve() == Path(path).resolve()
 
     def namespace(self, module: str) -> dict[str, Any]:
         """Return the names of a module."""

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from k8s_venv.calls.source.imports import Import
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +55,7 @@ class Parts:
         coded: the values that it refers to by number and that codecs carry.
         sources: the functions and classes without a name in their module, as slices.
         defined_in: the modules of these.
+        imports: the imports in them.
         globals: the names of sliced modules that it refers to, with their modules.
         modules: the other modules that it imports from.
         calls_own: restoring it calls functions of sliced modules (``__reduce__``), which need their names by then.
@@ -61,6 +65,7 @@ class Parts:
     coded: list[Any] = dataclasses.field(default_factory=list)
     sources: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     defined_in: set[str] = dataclasses.field(default_factory=set)
+    imports: list[Import] = dataclasses.field(default_factory=list)
     globals: set[tuple[str, str]] = dataclasses.field(default_factory=set)
     modules: set[str] = dataclasses.field(default_factory=set)
     calls_own: bool = False

@@ -9,7 +9,7 @@ from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 from k8s_venv.calls.source.annotations import are_read
-from k8s_venv.calls.source.beside import dotted_name, modules_beside, names_of
+from k8s_venv.calls.source.beside import dotted_name, modules_beside
 from k8s_venv.calls.source.decorators import is_ours
 from k8s_venv.calls.source.follow import ModuleSlice
 from k8s_venv.calls.source.functions import function_name, outer_values, place_of, refuse_nonlocal, written_function
@@ -95,7 +95,8 @@ class Slicer:
         return self._beside(self._early, self._late)
 
     def _beside(self, *values: Parts) -> dict[str, Path]:
-        return modules_beside(self._imports(*values), Path(self.filename), self._root) if self.filename else {}
+        file = Path(self.filename) if self.filename else None
+        return modules_beside(self._imports(*values), file, self._root)
 
     def recipe(self) -> dict[str, Any]:
         """Return what the runner needs to build the function, as JSON."""
@@ -148,6 +149,17 @@ class Slicer:
             found.append((source["file"], source["line"], text))
         return found
 
+    @property
+    def module_names(self) -> list[str]:
+        """Return the names of the modules of which slices travel."""
+        return list(self._modules)
+
+    @property
+    def packages(self) -> dict[str, str]:
+        """Return the package of each sliced file, which relative imports start from."""
+        namespaces = [(module.names, file.filename) for module in self._modules.values() for file in module.files]
+        return {filename: str(names.get("__package__") or "") for names, filename in namespaces}
+
     def _module_recipe(self, module: ModuleSlice) -> dict[str, Any]:
         return {
             "name": sent_name(module.name),
@@ -171,16 +183,17 @@ class Slicer:
         if self._settings_of is not None:
             self._target = None
         try:
-            needed = portable(self._target, self._origins, self._unnamed).globals
-            self._follow(needed | {each for each in self._needed if self._origins.is_sliced(each[0])})
+            target = portable(self._target, self._origins, self._unnamed)
+            self._follow(target.globals | {each for each in self._needed if self._origins.is_sliced(each[0])})
         except StateError as error:
             raise self._blame(error) from None
-        beside = {dotted_name(entry): path for entry, path in self._beside().items()}
+        beside = {dotted_name(entry): path for entry, path in self._beside(target).items()}
+        imported = {*(self._settings_of or ()), *(each.module for each in target.imports if not each.optional)}
         for module in self._modules.values():
             if self._takes_registered and (names := module.registered(beside)):
                 self._has_registered = True
                 module.reach(names, early=True)
-            module.add_settings(self._settings_of or ())
+            module.add_settings(imported)
         self._follow(set())
         early = {m.name: m.early for m in self._modules.values()}
         late = {m.name: m.late for m in self._modules.values()}
@@ -253,11 +266,11 @@ class Slicer:
     def _imports(self, *values: Parts) -> list[str]:
         found = [*self._needed_modules, *(self._settings_of or ())]
         for module in self._modules.values():
-            package = module.names.get("__package__") or ""
-            for statement in module.statements.imports:
-                found += names_of(statement, package)
+            found += [name for each in module.statements.imports for name in each.modules]
         for parts in values:
-            found += [*(source["module"] for source in parts.sources), *parts.modules]
+            found += [name for each in parts.imports for name in each.modules]
+            found += [source["module"] for source in parts.sources if not self._origins.is_sliced(source["module"])]
+            found += parts.modules
         return found
 
     def _is_circular(self) -> bool:

@@ -9,6 +9,7 @@ from k8s_venv.calls.source import repeating
 from k8s_venv.calls.source.annotations import evaluated_names, names_in_annotations
 from k8s_venv.calls.source.definitions import Definition
 from k8s_venv.calls.source.facts import facts_of
+from k8s_venv.calls.source.imports import imports_in
 from k8s_venv.calls.source.in_force import defines
 from k8s_venv.calls.source.modulefile import ModuleFile, Slice
 from k8s_venv.calls.source.origins import is_available
@@ -20,6 +21,7 @@ from k8s_venv.runner.restoring import parse_slice
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
+    from k8s_venv.calls.source.imports import Import
     from k8s_venv.calls.source.origins import Origins
     from k8s_venv.calls.source.repeated_imports import RepeatedImport
 
@@ -42,7 +44,8 @@ class Statements:
         origins: Origins,
         annotated: Collection[str] | None = None,
     ) -> None:
-        self.imports: list[ast.Import | ast.ImportFrom] = []  # all those in them
+        self.imports: list[Import] = []  # all those in them
+        self._package = str(names.get("__package__") or "")
         self.values: dict[str, Any] = {}  # what definitions read from outside, by the names that stand for it there
         self._files = files
         self._names = names
@@ -87,17 +90,15 @@ class Statements:
         self._slices.add((number, piece))
         facts = file.facts(node)
         if from_line or values:  # what is left out, or replaced by a value, is not followed
-            facts = facts_of(parse_slice(piece.as_sent(file.filename))[0], file.filename)
-        self.imports += facts.imports
+            facts = facts_of(parse_slice(piece.as_sent(file.filename))[0], file.filename, file.import_calls)
+        self.imports += [each.absolute(self._package) for each in facts.imports]
         now = facts.uses.now | evaluated_names(facts.fields, self._names) | self._named_in_annotations(node)
         return [*((name, True) for name in sorted(now)), *((name, early) for name in sorted(facts.uses.later))]
 
     def add_import(self, found: RepeatedImport) -> None:
         """Add an import of one name."""
         self._slices.add((found.file, Slice(found.statement.lineno, found.statement.col_offset, found.text)))
-        statement = ast.parse(found.text).body[0]
-        assert isinstance(statement, ast.Import | ast.ImportFrom)  # noqa: S101 -- it is written so
-        self.imports.append(statement)
+        self.imports += [each.absolute(self._package) for each in imports_in([ast.parse(found.text)])]
 
     def changing(self, name: str) -> list[tuple[int, ast.stmt]]:
         """Return the statements that change what a name holds, by whatever name, each with its file's number."""
@@ -116,7 +117,7 @@ class Statements:
         Args:
             imported: the modules that are imported, besides those that the statements import.
         """
-        own = [item.module or "" if isinstance(item, ast.ImportFrom) else item.names[0].name for item in self.imports]
+        own = [each.module for each in self.imports]
         packages = frozenset(name.partition(".")[0] for name in (*own, *imported))
         settings = Settings(self._files, self._names, packages)
         for number, file in enumerate(self._files):

@@ -52,6 +52,7 @@ class Unnamed:
         piece = file.slice(node, None if isinstance(node, ast.Lambda) else node.lineno)
         free = code.co_freevars
         key = self._source(module, code.co_filename, piece, code.co_name, list(free))
+        self._parts.imports += file.imports_of(node, self._package(module))
         if self._origins.is_sliced(module):
             self._parts.globals |= {(module, name) for name in names_in(code)}
         cells = tuple(zip(free, function.__closure__ or (), strict=True))
@@ -104,9 +105,13 @@ class Unnamed:
         names = sorted({*bases, *free})
         piece = file.slice(node, node.lineno if is_replaced else None)
         key = self._source(kind.__module__, file.filename, piece, kind.__name__, names)
+        self._parts.imports += file.imports_of(node, self._package(kind.__module__))
         self._parts.globals |= {(kind.__module__, name) for name in used.now | used.later if name not in names}
         now = {**bases, **{name: free[name] for name in local}}
         return _CLASS, (key, now), free, None, None, _SET_CLASS
+
+    def _package(self, module: str) -> str:
+        return str(self._origins.namespace(module).get("__package__") or "")
 
     def _source(self, module: str, filename: str, piece: Slice, name: str, free: list[str]) -> int:
         self._parts.defined_in.add(module)

@@ -1,0 +1,184 @@
+"""What a piece of source imports, wherever it stands: by a statement, or by a call with a constant text."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Iterator
+
+_BLOCKS = ("body", "orelse", "finalbody", "handlers", "cases")
+_MISSING = {"ImportError", "ModuleNotFoundError", "Exception", "BaseException"}
+_CALLS = {"import_module", "__import__", "run_module"}  # what imports a module by its name
+_LOOKUPS = {"find_spec", "import_string", "resolve_name"}  # what may do so
+_OWN_PACKAGE = {"__package__", "__name__"}  # as the second argument of `import_module`
+_ABOUT_PYTHON = {"version_info", "platform", "find_spec", "python_version", "implementation", "hexversion"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Import:
+    """An import of a module.
+
+    Args:
+        module: the module's name, as it is written.
+        names: what is taken from it, which may be modules too.
+        line: its line, counted from 1.
+        optional: whether what stands around it expects that the module may be missing.
+        level: the number of dots before the name; a name that keeps some belongs to no package.
+    """
+
+    module: str
+    names: tuple[str, ...] = ()
+    line: int = 0
+    optional: bool = False
+    level: int = 0
+
+    def absolute(self, package: str) -> Import:
+        """Return it with the module's full name, as far as the importing file's package gives one.
+
+        Args:
+            package: the package, or nothing for a file that belongs to none.
+        """
+        parents = package.split(".") if package else []
+        if not self.level or len(parents) < self.level:
+            return self
+        parts = [*parents[: len(parents) - self.level + 1], *([self.module] if self.module else [])]
+        return dataclasses.replace(self, module=".".join(parts), level=0)
+
+    @property
+    def modules(self) -> list[str]:
+        """Return the full names of the modules that it may import; ``package.*`` is a star import."""
+        return [] if self.level else [self.module, *(f"{self.module}.{name}" for name in self.names)]
+
+
+def imports_in(nodes: Iterable[ast.AST], calls: Collection[str] = ()) -> Iterator[Import]:
+    """Yield the imports in pieces of a syntax tree, those inside functions included.
+
+    What stands under ``if TYPE_CHECKING:`` is never imported.
+
+    Args:
+        nodes: the pieces.
+        calls: the names of functions that import by a text, as ``import_calls`` gives them for the file.
+    """
+    return _imports(nodes, frozenset(calls), optional=False)
+
+
+def import_calls(tree: ast.AST, text: str) -> frozenset[str]:
+    """Return the names under which a file calls functions that import a module by a text.
+
+    Args:
+        tree: its syntax tree.
+        text: its source.
+    """
+    known = {name for name in _CALLS | _LOOKUPS if name in text}
+    if not known:
+        return frozenset()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            known |= {alias.asname for alias in node.names if alias.asname and alias.name in known}
+        elif isinstance(node, ast.Assign) and _name_of(node.value) in known:
+            known |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+    return frozenset(known)
+
+
+def _imports(nodes: Iterable[ast.AST], calls: frozenset[str], *, optional: bool) -> Iterator[Import]:
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from (Import(alias.name, (), node.lineno, optional) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            if node.module != "__future__":
+                names = tuple(alias.name for alias in node.names)
+                yield Import(node.module or "", names, node.lineno, optional, node.level)
+        elif isinstance(node, ast.If | ast.IfExp):
+            yield from _imports_of_choice(node, calls, optional=optional)
+        else:
+            if isinstance(node, ast.Call) and calls:
+                yield from _imports_by_call(node, calls, optional=optional)
+            inside = optional or _expects_missing(node)
+            yield from _imports(_children(node, calls), calls, optional=inside)
+
+
+def _children(node: ast.AST, calls: Collection[str]) -> Iterator[ast.AST]:
+    """Yield the parts of a node in which imports can stand: expressions only where some import by a text."""
+    if calls:
+        yield from ast.iter_child_nodes(node)
+        return
+    for block in _BLOCKS:
+        inner = getattr(node, block, ())
+        yield from inner if isinstance(inner, list) else ()  # a lambda's body is an expression
+
+
+def _imports_of_choice(node: ast.If | ast.IfExp, calls: frozenset[str], *, optional: bool) -> Iterator[Import]:
+    body = node.body if isinstance(node, ast.If) else [node.body]
+    orelse = node.orelse if isinstance(node, ast.If) else [node.orelse]
+    optional = optional or any(_name_of(part) in _ABOUT_PYTHON for part in ast.walk(node.test))
+    if calls:
+        yield from _imports([node.test], calls, optional=optional)
+    if not _is_type_checking(node.test):
+        yield from _imports(body, calls, optional=optional)
+    if not (isinstance(node.test, ast.UnaryOp) and _is_type_checking(node.test.operand)):
+        yield from _imports(orelse, calls, optional=optional)
+
+
+def _imports_by_call(node: ast.Call, calls: frozenset[str], *, optional: bool) -> Iterator[Import]:
+    called = _name_of(node.func)
+    given = {keyword.arg: keyword.value for keyword in node.keywords}
+    first = node.args[0] if node.args else given.get("name", given.get("mod_name"))
+    if called not in calls or not isinstance(first, ast.Constant) or not isinstance(first.value, str):
+        return
+    name = first.value.partition(":")[0]  # `resolve_name("package.module:attribute")`
+    level = len(name) - len(name.lstrip("."))
+    names: tuple[str, ...] = ()
+    if called == "__import__":
+        level, names = _of_dunder_import(node.args, given)
+    found = Import(name.lstrip("."), names, node.lineno, optional or called in _LOOKUPS, level)
+    if level and called != "__import__":
+        package = given.get("package", node.args[1] if len(node.args) > 1 else None)
+        if isinstance(package, ast.Constant):
+            found = found.absolute(str(package.value))
+        elif isinstance(package, ast.Attribute) and _name_of(package) in _OWN_PACKAGE:  # `helpers.__name__`
+            found = dataclasses.replace(found, optional=True).absolute(ast.unparse(package.value))
+        elif _name_of(package) not in _OWN_PACKAGE:
+            return  # its package is only known where it runs
+    yield found
+
+
+def _of_dunder_import(args: list[ast.expr], given: dict[str | None, ast.expr]) -> tuple[int, tuple[str, ...]]:
+    """Return the level and the names that a call of ``__import__`` gives."""
+    wanted = args[3] if len(args) > 3 else given.get("fromlist")
+    level = args[4] if len(args) > 4 else given.get("level")
+    names = [getattr(item, "value", None) for item in getattr(wanted, "elts", ())]
+    number = level.value if isinstance(level, ast.Constant) and isinstance(level.value, int) else 0
+    return number, tuple(name for name in names if isinstance(name, str))
+
+
+def _expects_missing(node: ast.AST) -> bool:
+    """Return whether a statement catches the error of an import inside it and goes on."""
+    if isinstance(node, ast.Try | ast.TryStar):
+        return any(_catches_missing(handler) for handler in node.handlers)
+    if isinstance(node, ast.With):
+        suppressed = [item.context_expr for item in node.items if isinstance(item.context_expr, ast.Call)]
+        return any(_name_of(call.func) == "suppress" and _names_missing(call) for call in suppressed)
+    return False
+
+
+def _catches_missing(handler: ast.ExceptHandler) -> bool:
+    if isinstance(handler.body[-1], ast.Raise):
+        return False
+    return handler.type is None or _names_missing(handler.type)
+
+
+def _names_missing(node: ast.AST) -> bool:
+    return any(_name_of(part) in _MISSING for part in ast.walk(node))
+
+
+def _is_type_checking(test: ast.expr) -> bool:
+    if isinstance(test, ast.BoolOp) and isinstance(test.op, ast.And):
+        return any(map(_is_type_checking, test.values))
+    return _name_of(test) == "TYPE_CHECKING"
+
+
+def _name_of(node: ast.AST | None) -> str:
+    return str(getattr(node, "attr", getattr(node, "id", "")))
