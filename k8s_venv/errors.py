@@ -10,7 +10,7 @@ import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
 # User and password of a URL (RFC 3986, 3.2.1), also where the password holds a forgotten @.
@@ -136,12 +136,20 @@ class RemoteError(K8sVenvError):
         kind: the exception type's full name.
         message: its text.
         arguments: what it was made from, or None where that could not travel.
+        attributes: what else it held, by name, as far as that could travel.
     """
 
-    def __init__(self, kind: str, message: str, arguments: tuple[object, ...] | None = None) -> None:
+    def __init__(
+        self,
+        kind: str,
+        message: str,
+        arguments: tuple[object, ...] | None = None,
+        attributes: Mapping[str, object] | None = None,
+    ) -> None:
         self.kind = visible(readable(kind))
         self.message = visible(message)
         self.arguments = arguments
+        self.attributes = dict(attributes or {})
         super().__init__(f"{self.kind}: {self.message}" if message else self.kind)
 
 

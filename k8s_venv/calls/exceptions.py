@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import builtins
 import contextlib
+import dataclasses
+import inspect
 import sys
+from types import GetSetDescriptorType, MemberDescriptorType
 from typing import TYPE_CHECKING, Any
 
 from k8s_venv.calls.source.absent import why_absent
-from k8s_venv.errors import BackendError, CallError, RemoteError, readable
+from k8s_venv.errors import BackendError, CallError, RemoteError, readable, visible
 from k8s_venv.runner import protocol
 from k8s_venv.runner.shipped_types import own_name
+from k8s_venv.runner.values import loads
 from k8s_venv.runtime import FailTask, SkipTask
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from k8s_venv.calls.packed import PackedCall
 
@@ -55,52 +59,168 @@ def rebuild(outcome: str, failure: Mapping[str, Any], call: PackedCall) -> BaseE
         if failure["module"] == _RUNNER_ERRORS:
             return _our_error(failure, call)
         error = FailTask(str(failure["message"])) if outcome == protocol.FAIL else _exception(failure, call)
-        error.__cause__ = RemoteTraceback(str(failure["traceback"]))
+        trace = RemoteTraceback(str(failure["traceback"]))
+        # The traceback shows what the exception followed; who looks for that finds it here, and it is shown once.
+        trace.__context__, trace.__suppress_context__ = error.__cause__ or error.__context__, True
+        error.__cause__ = trace
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as broken:
         return BackendError(call.environment.name, f"the call's failure cannot be read: {broken!r}.")
     return error
 
 
 def _exception(failure: Mapping[str, Any], call: PackedCall) -> BaseException:
-    module, name, message = str(failure["module"]), str(failure["name"]), str(failure["message"])
-    args = tuple(failure["args"]) if failure["args"] is not None else None
+    """Return an exception, without its traceback, with what it held and what it followed."""
+    name, held = str(failure["name"]), _held(failure, call)
     if failure["group"] is not None:
-        members = [_exception(member, call) for member in failure["group"]]
-        error: BaseException = BaseExceptionGroup(message.rpartition(" (")[0], members)
+        error = _group(failure, held, call)
     else:
-        error = _as_itself(module, name, message, args, call) or RemoteError(
-            name if module == builtins.__name__ else f"{own_name(module)}.{name}", message, args
-        )
-    for note in failure["notes"]:
-        error.add_note(str(note))
+        error = _as_itself(failure, held, call) or _remote(failure, held)
     missing = failure["missing"]
     if isinstance(error, ImportError):
         error.name = missing
+    for note in failure["notes"]:
+        error.add_note(str(note))
     if name == "ModuleNotFoundError" and missing:
         error.add_note(_requirement_hint(str(missing), call))
     elif name == "ImportError" and missing:
         environment = call.environment
         error.add_note(f"Environment {environment.name!r} (Python {environment.python}) has a {missing!r} without it.")
+    if held.left_out:
+        left_out = visible(", ".join(held.left_out))
+        error.add_note(f"Left out of this exception, since it cannot travel: {left_out}.")
+    if failure.get("previous") is not None:
+        previous = _exception(failure["previous"], call)
+        if failure.get("explicit"):
+            error.__cause__ = previous
+        error.__context__ = previous
     return error
 
 
-def _as_itself(
-    module: str, name: str, message: str, args: tuple[Any, ...] | None, call: PackedCall
-) -> BaseException | None:
+class _LeftOut(str):
+    """The text of an argument that could not travel, which looks as that did."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+@dataclasses.dataclass
+class _Held:
+    """What an exception held.
+
+    Args:
+        args: its arguments; of one that could not travel its text.
+        whole: the same, with None for one that could not travel; None where nothing is known of them.
+        attributes: its attributes by their names.
+        left_out: what of these could not travel, for people.
+    """
+
+    args: tuple[Any, ...]
+    whole: tuple[Any, ...] | None
+    attributes: dict[str, Any]
+    left_out: list[str]
+
+
+def _held(failure: Mapping[str, Any], call: PackedCall) -> _Held:
+    """Return what an exception held, as far as it can be read here."""
+    left_out = [f"{name} ({kind})" for name, kind in failure.get("left_out", ())]
+    given = failure["args"]
+    if given is not None or "encoded_args" not in failure:
+        found = _Held(tuple(given or ()), tuple(given) if given is not None else None, {}, left_out)
+    else:
+        found = _Held((), (), {}, left_out)
+        for number, part in enumerate(failure["encoded_args"]):
+            value, problem = (None, None) if isinstance(part, str) else _read(part, call)
+            left_out += [f"args[{number}] ({problem})"] if problem else []
+            shown = _LeftOut(part) if isinstance(part, str) else _LeftOut(f"<{problem}>") if problem else value
+            found.args, found.whole = (*found.args, shown), (*(found.whole or ()), value)
+    for name, part in failure.get("attributes", ()):
+        value, problem = _read(part, call)
+        if problem:
+            left_out.append(f"{name} ({problem})")
+        else:
+            found.attributes[str(name)] = value
+    return found
+
+
+def _read(part: Any, call: PackedCall) -> tuple[Any, str | None]:
+    """Return a part of an exception, and why it cannot be read here, if so."""
+    if not isinstance(part, bytes):
+        return _exception(part, call), None
+    try:
+        return loads(part, types=call.types), None
+    except Exception as error:  # noqa: BLE001 -- a failure is never lost to one of its parts
+        return None, readable(str(error))
+
+
+def _group(failure: Mapping[str, Any], held: _Held, call: PackedCall) -> BaseException:
+    members = [_exception(member, call) for member in failure["group"]]
+    module, name = str(failure["module"]), str(failure["name"])
+    message = str(held.args[0]) if held.args else str(failure["message"]).rpartition(" (")[0]
+    kind: Any = _known_type(module, name, call)
+    with contextlib.suppress(Exception):  # a type of the user's own with a constructor of its own
+        if kind is not None and issubclass(kind, BaseExceptionGroup):
+            return _restored(kind(message, members), held)
+    error = BaseExceptionGroup(message, members)
+    if module != builtins.__name__:
+        error.add_note(f"It was a {readable(own_name(module))}.{name}.")
+    return error
+
+
+def _as_itself(failure: Mapping[str, Any], held: _Held, call: PackedCall) -> BaseException | None:
     """Return the exception as its own type, where that may be raised here and says the same."""
-    kind = _known_type(module, name, call)
-    if kind is None or args is None:
+    kind: Any = _known_type(str(failure["module"]), str(failure["name"]), call)
+    whole = held.whole
+    if kind is None or whole is None:
         return None
-    with contextlib.suppress(BaseException):  # a type that is not made from its `args`
-        rebuilt = kind(*args)
-        if str(rebuilt) == message:
-            return rebuilt
-    with contextlib.suppress(BaseException):  # one whose constructor takes something else
-        rebuilt = kind.__new__(kind, *args)
-        rebuilt.args = args
-        if str(rebuilt) == message:
-            return rebuilt
+    absent = {str(name): None for name, _ in failure.get("left_out", ())}
+    makers: tuple[Callable[[], BaseException], ...] = (
+        lambda: _restored(kind(*whole), held),
+        lambda: _restored(_unmade(kind, held), held),
+        # One that does without its constructor only if all its attributes are there.
+        lambda: _restored(_unmade(kind, held), dataclasses.replace(held, attributes={**absent, **held.attributes})),
+    )
+    for make in makers:
+        with contextlib.suppress(BaseException):  # a type that is made in another way
+            rebuilt = make()
+            if str(rebuilt) == failure["message"]:
+                return rebuilt
     return None
+
+
+def _unmade(kind: type[BaseException], held: _Held) -> BaseException:
+    """Return an exception that only Python's own constructor has seen."""
+    base: Any = next(each for each in kind.__mro__ if each.__module__ == builtins.__name__)
+    error = kind.__new__(kind, *held.args)
+    base.__init__(error, *held.args)
+    return error
+
+
+def _restored(error: BaseException, held: _Held) -> BaseException:
+    """Give an exception its attributes back, by no code of its own."""
+    kind = type(error)
+    for name, value in held.attributes.items():
+        member = inspect.getattr_static(kind, name, None)
+        if name.startswith(("__", "args[")) or callable(member):
+            continue  # nothing that an exception says may take the place of what it does
+        if isinstance(member, MemberDescriptorType | GetSetDescriptorType):
+            with contextlib.suppress(AttributeError, TypeError, ValueError):
+                member.__set__(error, value)
+        else:
+            vars(error)[name] = value
+    getattr(error, "__notes__", None)  # one whose `__getattr__` fails without its constructor cannot be raised
+    return error
+
+
+def _remote(failure: Mapping[str, Any], held: _Held) -> RemoteError:
+    module, name = str(failure["module"]), str(failure["name"])
+    return RemoteError(
+        name if module == builtins.__name__ else f"{own_name(module)}.{name}",
+        str(failure["message"]),
+        held.args if held.whole is not None else None,
+        held.attributes,
+    )
 
 
 def _known_type(module: str, name: str, call: PackedCall) -> type[Exception] | None:

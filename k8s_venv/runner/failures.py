@@ -5,18 +5,19 @@ from __future__ import annotations
 import traceback
 
 from k8s_venv.runner import protocol
-from k8s_venv.runner.values import dumps, loads
+from k8s_venv.runner.exception_parts import EXCEPTIONS_LIMIT, LEVELS_LIMIT, Parts, is_group
 from k8s_venv.runtime import FailTask, SkipTask
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import TracebackType
-    from typing import Any, Dict, List, Optional, Tuple
+    from typing import Any, Callable, Dict, List, Optional
+
+    from k8s_venv.runner.registry import Types
 
 # Bounds on what a failure may carry, so that it always arrives.
 TRACEBACK_LIMIT = 256 * 1024  # characters
 SHORT_LIMIT = 1500  # characters of a failure that has to fit into a pod's status
-GROUP_LIMIT = 100  # exceptions of a group, and levels of groups in groups
 
 _AIRFLOW_OUTCOMES = {"AirflowSkipException": protocol.SKIP, "AirflowFailException": protocol.FAIL}
 
@@ -33,7 +34,9 @@ def outcome(error: BaseException) -> str:
     return protocol.FAILURE
 
 
-def describe(error: BaseException) -> Dict[str, Any]:
+def describe(
+    error: BaseException, types: Optional[Types] = None, mask: Optional[Callable[[str], str]] = None
+) -> Dict[str, Any]:
     """Return an exception as plain data.
 
     The traceback is text, from the user's own first line on: it names the lines of the DAG file, whose
@@ -41,9 +44,11 @@ def describe(error: BaseException) -> Dict[str, Any]:
 
     Args:
         error: the exception, with its traceback.
+        types: finds the types that travelled with the call.
+        mask: hides secrets in what the exception holds; the texts are still to be masked.
 
     Returns:
-        What ``facts`` returns, and the traceback with all causes.
+        What ``_facts`` returns, and the traceback with all causes.
     """
     error.__traceback__ = _without_runner(error.__traceback__)
     try:
@@ -51,7 +56,8 @@ def describe(error: BaseException) -> Dict[str, Any]:
     except BaseException as broken:  # noqa: BLE001 -- an exception whose own methods fail
         name = type(error).__qualname__
         lines = [*traceback.format_tb(error.__traceback__), f"{name}: <{broken!r} while printing it>\n"]
-    return {**facts(error, 0), "traceback": _shortened("".join(lines))}
+    parts = Parts(types, mask, lambda held, depth: _facts(held, parts, depth))
+    return {**_facts(error, parts, 0), "traceback": _shortened("".join(lines))}
 
 
 def bare(error: BaseException) -> Dict[str, Any]:
@@ -75,49 +81,57 @@ def short(error: BaseException) -> Dict[str, Any]:
     known = bare(error)
     whole = _text(error)
     message = whole if len(whole) <= SHORT_LIMIT // 3 else f"{whole[: SHORT_LIMIT // 3]}[…]"
+    holds = bool(getattr(error, "__dict__", None)) or error.__cause__ or error.__context__ or error.args != (whole,)
     trace = known["traceback"].rpartition("\n")[0].rpartition("\n")[0]
     return {
         **known,
         "message": message,
         "args": (message,) if error.args == (whole,) else None,
+        "notes": ["What it holds beside its message did not fit into the pod's status."] if holds else [],
         "traceback": f"{trace[-SHORT_LIMIT:]}\n{known['name']}: {message}\n",
     }
 
 
-def facts(error: BaseException, depth: int) -> Dict[str, Any]:
+def _facts(error: BaseException, parts: Parts, depth: int) -> Dict[str, Any]:
     """Return what an exception is, without its traceback.
 
     Args:
         error: the exception.
-        depth: how many groups it is part of.
+        parts: encodes what it holds.
+        depth: how many exceptions hold it.
 
     Returns:
-        The type's module and name, the message, the arguments where they can travel, the notes, the name that an
-        import missed, and the members of a group.
+        The type's module and name, the message, the notes, the name that an import missed, the members of a group,
+        and what ``parts`` returns.
     """
     kind = type(error)
+    held = parts.of(error, depth)
     return {
         "module": str(kind.__module__),
         "name": kind.__qualname__,
         "message": _text(error),
-        "args": _arguments(error),
         "missing": str(error.name) if isinstance(error, ImportError) and error.name else None,
         "notes": _notes(error),
-        "group": _members(error, depth),
+        "group": _members(error, parts, depth),
+        **held,
     }
 
 
-def _members(error: BaseException, depth: int) -> Optional[List[Dict[str, Any]]]:
+def _members(error: BaseException, parts: Parts, depth: int) -> Optional[List[Dict[str, Any]]]:
     """Return the members of an exception group (PEP 654)."""
-    members = getattr(error, "exceptions", None)
-    if not hasattr(error, "derive") or not isinstance(members, tuple) or depth >= GROUP_LIMIT:
+    if not is_group(error) or depth >= LEVELS_LIMIT:
         return None
-    return [facts(member, depth + 1) for member in members[:GROUP_LIMIT]]
+    members: Any = error.exceptions  # type: ignore[attr-defined]
+    return [_facts(member, parts, depth + 1) for member in members[:EXCEPTIONS_LIMIT]]
 
 
 def _notes(error: BaseException) -> List[str]:
-    notes = getattr(error, "__notes__", ())
-    return [str(note) for note in notes] if isinstance(notes, (list, tuple)) else []
+    notes = vars(error).get("__notes__", ())
+    found = [str(note) for note in notes] if isinstance(notes, (list, tuple)) else []
+    members: Any = error.exceptions if is_group(error) else ()  # type: ignore[attr-defined]
+    if len(members) > EXCEPTIONS_LIMIT:
+        found.append(f"{len(members) - EXCEPTIONS_LIMIT} more exceptions of this group stand in the traceback alone.")
+    return found
 
 
 def _text(error: BaseException) -> str:
@@ -125,23 +139,6 @@ def _text(error: BaseException) -> str:
         return str(error)
     except BaseException as broken:  # noqa: BLE001 -- an exception whose own methods fail
         return f"<{type(broken).__name__} while reading the message>"
-
-
-def _arguments(error: BaseException) -> Optional[Tuple[Any, ...]]:
-    """Return what an exception is made from, where it can travel."""
-    try:
-        parts: Any = error.__reduce__()
-        made_by, arguments = parts[0], parts[1]
-    except BaseException:  # noqa: BLE001 -- an exception whose own methods fail
-        made_by, arguments = None, ()
-    if made_by is not type(error):
-        arguments = error.args
-    try:
-        # Only what the sender can read as well: a failure must never be lost to its own arguments.
-        readable: Tuple[Any, ...] = loads(dumps(tuple(arguments)))
-    except Exception:  # noqa: BLE001 -- whatever its arguments are made of
-        return None
-    return readable
 
 
 def _shortened(text: str) -> str:

@@ -75,7 +75,7 @@ class Reporter:
         from k8s_venv.runner.errors import DeliveryError
 
         try:
-            parts = values.dump_parts(self._masked(failures.describe(error)))
+            parts = values.dump_parts(self._masked(failures.describe(error, self.types, self.mask)))
         except BaseException:  # noqa: BLE001 -- a failure must not be lost to an exception's own methods
             parts = values.dump_parts(self._masked(failures.bare(error)))
         outcome = failures.outcome(error)

@@ -167,7 +167,9 @@ DAG = """
         kind: Kind
 
     class RangeError(ValueError):
-        pass
+        def __init__(self, text, *, given):
+            super().__init__(text)
+            self.given = given
 
     def start_of(v):
         return v.start if isinstance(v, Range) and v.kind is Kind.OLD else None
@@ -176,7 +178,7 @@ DAG = """
         return Range(3, Kind.OLD)
 
     def fail():
-        raise RangeError("empty")
+        raise RangeError("empty", given=Range(3, Kind.OLD))
 """
 
 
@@ -192,8 +194,9 @@ def test_a_dag_file_that_was_loaded_again_still_knows_its_types(
     for dag, other in ((first, second), (second, first)):
         assert call(dag.start_of, dag.Range(2, dag.Kind.OLD), transport=transport) == 2
         assert type(call(dag.make, transport=transport)) is dag.Range
-        with pytest.raises(dag.RangeError, match="empty"):
+        with pytest.raises(dag.RangeError, match="empty") as caught:
             call(dag.fail, transport=transport)
+        assert caught.value.given == dag.make()
         if transport == "source":
             assert call(dag.start_of, other.Range(2, other.Kind.OLD)) == 2
 
