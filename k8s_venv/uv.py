@@ -157,7 +157,7 @@ def run(
     lines = []
     # Files, not pipes, on both sides of the one pipe that is read: so neither side can wait for the other.
     with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as output:
-        given.write(stdin.encode())
+        given.write(stdin.encode("utf-8", "backslashreplace"))
         given.seek(0)
         with subprocess.Popen(
             [_program(), "--no-config", "--color", "never", *arguments],

@@ -68,6 +68,8 @@ def line_notes(environment: Environment, lines: list[Line]) -> list[str]:
                 f"{line.place} asks for {line.package!r}, which is a module of Python {environment.python} itself. The "
                 "package of this name is not needed, and may be somebody else's: leave the line out."
             )
+        if line.note:
+            said.append(f"{line.place}: {line.note}.")
         if line.text.startswith("--use-feature"):
             said.append(f"{line.text!r} in {line.place} has no effect on a lock.")
     return said
@@ -77,8 +79,10 @@ def _problems(environment: Environment, line: Line) -> Iterator[str]:
     """Say what is wrong with a line, after its text and place."""
     if _CONFLICT.match(line.text):
         yield "is left from a merge. Resolve the conflict."
+    if line.text.endswith("\\"):
+        yield "ends with a backslash that joins no lines, since spaces or a comment follow it. Take them out."
     for name in unset_variables(line.text):
-        yield f"names the variable {name}, which is not set here. Set it where this command runs."
+        yield f"names the variable {name}, which is not set here, or is empty. Set it where this command runs."
     option = _OPTION.match(line.text)
     if option:
         yield from _option_problems(environment, line, option[0])

@@ -17,6 +17,7 @@ from k8s_venv import uv
 from k8s_venv.errors import LockError
 from k8s_venv.locks.linechecks import line_notes, refuse_lines
 from k8s_venv.locks.lockfile import parse_lock, parse_packages
+from k8s_venv.locks.passedover import passed_over
 from k8s_venv.locks.requirements import requirement_lines
 from k8s_venv.locks.resolving import Renewal, is_own, lock_text, resolve
 from k8s_venv.locks.systempackages import system_packages
@@ -109,7 +110,8 @@ def write_lock(
     notes = [*line_notes(environment, lines), *_unread(environment)]
     if own is None:
         own = system_packages(environment) if environment.system_site_packages else {}
-    packages = resolve(environment, locked_packages(environment), renewal, progress, notes.append, own) if lines else []
+    older = locked_packages(environment)
+    packages = resolve(environment, older, renewal, progress, notes.append, own) if lines else []
     if environment.requirements and not packages:
         notes.append(f"{environment.requirements_place} asks for no package on Python {environment.python}.")
     present = [package for package in packages if is_own(package, own)]
@@ -117,10 +119,23 @@ def write_lock(
     tool = _tool_table(environment, present, locked_base(environment) if base is None else base)
     text = lock_text(packages, environment.platforms, tool)
     _replace(environment, _HEADER.format(name=environment.name) + text)
+    if environment.builder != "buildkit":
+        notes += passed_over(environment, _newly_chosen(packages, older, renewal))
     if note:
         for sentence in notes:
             note(sentence)
     return read_lock(environment)
+
+
+def _newly_chosen(packages: list[dict[str, Any]], older: list[dict[str, Any]], renewal: Renewal) -> dict[str, str]:
+    """Return the versions in a new lock, by name, that were not just kept from an older one."""
+    kept = [] if renewal.everything else older
+    before = {(package["name"], package.get("version")) for package in kept}
+    return {
+        package["name"]: package["version"]
+        for package in packages
+        if "wheels" in package and (package["name"], package["version"]) not in before
+    }
 
 
 def _tool_table(environment: Environment, present: list[dict[str, Any]], digest: str) -> dict[str, Any]:

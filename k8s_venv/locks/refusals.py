@@ -11,7 +11,14 @@ from k8s_venv.locks.debian import missing_packages
 from k8s_venv.locks.requirements import in_python, place_of
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from k8s_venv.environment import Environment
+    from k8s_venv.locks.requirements import Line
+    from k8s_venv.locks.uvinput import UvInput
+
+    # What uv read, by the name that it calls each file.
+    Given = Mapping[str, UvInput]
 
 _NOT_FOUND = re.compile(r"\b(\S+) was not found in the (?:package registry|provided package locations)")
 _NO_FILES = re.compile(r"\bthere are no versions of (\S+) and")
@@ -24,7 +31,7 @@ _NOT_PARSED = re.compile(
     r"(?:Couldn't parse requirement|Invalid URL) in `([^`]+)` at position (\d+)(?:: .*)?\n\s*((?:.|\n)+?)\s*(?:\n\n|\Z)"
 )
 _NOT_READ = re.compile(r"^(.+): (\S+):(\d+):\d+$", re.MULTILINE)
-_NO_FOLDER = re.compile(r"Invalid URL in `([^`]+)` at position \d+: `?([^`\s]+)`?\n\s*relative URL")
+_NO_FOLDER = re.compile(r"Invalid URL in `([^`]+)` at position (\d+): `?([^`\s]+)`?\n\s*relative URL")
 _LOG_LINES = 20
 _NOT_FETCHED = re.compile(r"Failed to fetch: `?([^`\s]+)`?\n(?:.*\n)*\s*(.+)")
 _NOT_ALLOWED = re.compile(r"index URL \((\S+)\) could not be queried due to a lack of valid authentication")
@@ -40,18 +47,18 @@ _DEBIAN_NAME = re.compile(
 )
 
 
-def explain(environment: Environment, platform: str, stdin: str, output: str) -> str:
+def explain(environment: Environment, platform: str, given: Given, output: str) -> str:
     """Return why an environment's requirements cannot be resolved, and what to do.
 
     Args:
         environment: whose requirements.
         platform: for which platform.
-        stdin: the requirements that uv read as standard input.
+        given: what uv read.
         output: what uv said.
     """
     unsolved, output = output.startswith(_NO_SOLUTION), _printable(output.removeprefix(_NO_SOLUTION))
     output = output.replace("`--python-version` value", "`python`")  # as the project file calls it
-    said = _file_fault(environment, stdin, output) or _index_fault(output)
+    said = _file_fault(environment, given, output) or _index_fault(output)
     if said:
         return said
     if failed := uv.failed_build(output):
@@ -64,7 +71,7 @@ def explain(environment: Environment, platform: str, stdin: str, output: str) ->
             "this an index's URL (they often end in /simple), and is its page no page to log in?"
         )
     target = f"Python {environment.python} on {platform}"
-    names = sorted({*_NO_WHEEL.findall(output), *_NO_MATCH.findall(output)})
+    names = packages_without_wheels(output)
     if names and not _CONFLICT.search(output):
         place = place_of(environment, names[0]) if len(names) == 1 else environment.requirements_place
         return (
@@ -83,23 +90,35 @@ def explain(environment: Environment, platform: str, stdin: str, output: str) ->
     return said
 
 
+def packages_without_wheels(output: str) -> list[str]:
+    """Return the packages of which uv says that they have no wheels for what was asked.
+
+    Args:
+        output: what uv said.
+    """
+    return sorted({*_NO_WHEEL.findall(output), *_NO_MATCH.findall(output)})
+
+
 def _printable(text: str) -> str:
     """Return what uv said without what an index or a file could do to a terminal, and without endless lines."""
     lines = ["".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in line) for line in text.split("\n")]
     return "\n".join(line if len(line) <= _LONGEST_LINE else f"{line[:_LONGEST_LINE]}…" for line in lines)
 
 
-def _file_fault(environment: Environment, stdin: str, output: str) -> str | None:
+def _file_fault(environment: Environment, given: Given, output: str) -> str | None:
     """Say what is wrong in the files, if it is that."""
     place = environment.requirements_place
     if found := _NO_FOLDER.search(output):
-        beside = "the project file" if found[1] == "-" else found[1]
-        return f"there is no folder {found[2]!r} beside {beside}, which names it."
+        line = given[found[1]].line_at_byte(int(found[2])) if found[1] in given else None
+        return f"there is no folder {found[3]!r}, which {line.place if line else found[1]} names."
     if found := _NOT_PARSED.search(output):
-        return _not_parsed(environment, stdin, *found.groups())
+        file, position, reason = found.groups()
+        line = given[file].line_at_byte(int(position)) if file in given else None
+        return _not_requirement(file, line, reason)
     if found := _NOT_READ.search(output):
-        reason, file, line = found.groups()
-        return _not_requirement(environment, stdin, file, int(line), reason)
+        reason, file, number = found.groups()
+        line = given[file].line_at(int(number)) if file in given else None
+        return _not_requirement(file, line, reason)
     if found := _NOT_REMOTE.search(output):
         reason = found[2].strip().rpartition("\n")[2].strip() or "it answers with an error"
         return f"the file {found[1]} cannot be fetched: {reason}."
@@ -164,31 +183,13 @@ def _not_found(environment: Environment, names: list[str]) -> str:
     return f"{sentence} Check the spelling; a module's package may have another name."
 
 
-def _not_parsed(environment: Environment, stdin: str, file: str, position: str, reason: str) -> str:
-    """Name the line for the offset in bytes that uv gives."""
-    number = _data(environment, stdin, file)[: int(position)].count(b"\n") + 1
-    return _not_requirement(environment, stdin, file, number, reason)
-
-
-def _not_requirement(environment: Environment, stdin: str, file: str, number: int, reason: str) -> str:
+def _not_requirement(file: str, line: Line | None, reason: str) -> str:
+    """Name a line that uv cannot read; of a file at a URL, the file."""
     reason = reason.partition("\n")[0].strip()
     reason = f"{reason[0].lower()}{reason[1:]}"
-    data = _data(environment, stdin, file)
-    if not data:
+    if line is None:
         return f"a line of {file} is not a requirement: {reason}."
-    lines = data.decode("utf-8-sig", "replace").split("\n")
-    line = lines[min(number, len(lines)) - 1].strip()
-    where = environment.requirements_place if file == "-" else f"{file}:{number}"
-    if line.endswith("\\"):
-        reason = "only --hash may stand on a continued line"
-    shown = line if len(line) <= _LONGEST_LINE else f"{line[:_LONGEST_LINE]}…"
+    shown = line.text if len(line.text) <= _LONGEST_LINE else f"{line.text[:_LONGEST_LINE]}…"
     strange = [unicodedata.name(sign, "") or f"U+{ord(sign):04X}" for sign in re.findall(r"[^\x00-\x7f]", reason)]
     hint = f" ({', '.join(dict.fromkeys(strange))})" if strange else ""
-    return f"{shown!r} in {where} is not a requirement: {reason}{hint}."
-
-
-def _data(environment: Environment, stdin: str, file: str) -> bytes:
-    """Return the content of a file that uv names; nothing of one that lies at a URL."""
-    if "://" in file:
-        return b""
-    return stdin.encode() if file == "-" else (environment.root / file).read_bytes()
+    return f"{shown!r} in {line.place} is not a requirement: {reason}{hint}."

@@ -11,19 +11,20 @@ from typing import TYPE_CHECKING
 from packaging.utils import canonicalize_name
 
 from k8s_venv.errors import LockError, without_credentials
+from k8s_venv.locks.projects import PROJECT, other_kind, project_dependencies, unread_settings
+from k8s_venv.locks.textfiles import decoded, joined_lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from k8s_venv.environment import Environment
 
-_INCLUDE = re.compile(r"(-r|-c|--requirement\b|--constraint\b)[\s=]*(\S+)")
+_INCLUDE = re.compile(r"(-r|-c|--requirement\b|--constraint\b)[\s=]*(\"[^\"]+\"|'[^']+'|\S+)")
 _INDEX = re.compile(r"(-i|--index-url|--extra-index-url|-f|--find-links|--trusted-host)(?:\s+|=)(\S+)")
 _NAMED = re.compile(r"([A-Za-z0-9](?:[\w.-]*[A-Za-z0-9])?)\s*(?:[\[<>=!~;@(\s]|$)")
 _WHEEL = re.compile(r"(?:^|/)([A-Za-z0-9][\w.]*)-[^/\s]*\.whl(?=[\s#;?]|$)")
 _HASH = re.compile(r"\s--hash(?:\s*=\s*|\s+)(\S*)")
 _VARIABLE = re.compile(r"\$\{([A-Z0-9_]+)\}")
-_COMMENT = re.compile(r"(^|\s)#.*")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,11 +35,15 @@ class Line:
         text: the line, its continuations joined.
         place: where it stands, for messages.
         constraint: whether it only limits versions.
+        folder: the folder of the file that it stands in, where that is not the project's.
+        note: what in its form is worth a note.
     """
 
     text: str
     place: str
     constraint: bool = False
+    folder: Path | None = None
+    note: str = ""
 
     @property
     def recorded(self) -> str:
@@ -57,6 +62,12 @@ class Line:
         return [value.lower() for value in _HASH.findall(self.text)]
 
     @property
+    def includes(self) -> tuple[str, str] | None:
+        """Return the option that names a file here to be read in its place, and the file's path or URL."""
+        found = _INCLUDE.match(self.text)
+        return (found[1], with_variables(found[2].strip("\"'"))) if found else None
+
+    @property
     def index(self) -> tuple[str, str] | None:
         """Return the option about indexes that it is, and the value, with variables filled in."""
         found = _INDEX.match(self.text)
@@ -73,8 +84,8 @@ def requirement_lines(environment: Environment) -> list[Line]:
     if environment.requirements_file is not None:
         lines += _file_lines(environment, environment.requirements_file, (), constraint=False)
     for text in environment.requirements if isinstance(environment.requirements, tuple) else ():
-        for _, content in joined_lines(text):
-            line = Line(content, environment.requirements_place)
+        for _, content, note in joined_lines(text):
+            line = Line(content, environment.requirements_place, note=note)
             lines += [line, *_included(environment, line, environment.root, ())]
     if environment.constraints_file is not None:
         lines += _file_lines(environment, environment.constraints_file, (), constraint=True)
@@ -127,20 +138,19 @@ def in_python(package: str, python: str) -> bool:
 
 def unset_variables(text: str) -> list[str]:
     """Return the names of variables in a line that have no value."""
-    return [name for name in _VARIABLE.findall(text) if name not in os.environ]
+    return [name for name in _VARIABLE.findall(text) if not os.environ.get(name)]
 
 
 def with_variables(text: str) -> str:
     """Return a text with the values of its variables; only ``${NAME}`` is one, as in pip."""
-    return _VARIABLE.sub(lambda name: os.environ.get(name[1], name[0]), text)
+    return _VARIABLE.sub(lambda name: os.environ.get(name[1]) or name[0], text)
 
 
 def _included(environment: Environment, line: Line, folder: Path, including: tuple[Path, ...]) -> Iterator[Line]:
-    included = _INCLUDE.match(line.text)
-    if included and "://" not in included[2]:
-        constraint = line.constraint or included[1] in ("-c", "--constraint")
-        path = Path(os.path.normpath(folder / with_variables(included[2])))
-        yield from _file_lines(environment, path, including, constraint=constraint)
+    if line.includes and "://" not in line.includes[1]:
+        option, file = line.includes
+        path = Path(os.path.normpath(folder / file))
+        yield from _file_lines(environment, path, including, constraint=option in ("-c", "--constraint"))
 
 
 def _file_lines(
@@ -149,33 +159,31 @@ def _file_lines(
     if path in including:
         raise LockError(environment.name, f"{path} includes itself.")
     try:
-        text = path.read_text("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise LockError(environment.name, f"{path} is not UTF-8 text: {error}. Save it as UTF-8.") from None
+        data = path.read_bytes()
     except (OSError, ValueError) as error:
         by = f", which {including[-1]} includes," if including else ""
         reason = error.strerror if isinstance(error, OSError) else error
         raise LockError(environment.name, f"{path}{by} cannot be read: {reason}.") from None
     name = os.path.relpath(path, environment.root)
-    for number, content in joined_lines(text):
-        line = Line(content, f"{name}:{number}", constraint)
+    try:
+        if path.name == PROJECT and not constraint:
+            yield from _project_lines(environment, data, name)
+            return
+        if kind := other_kind(path.name):
+            raise ValueError(kind)
+        text = decoded(data)
+    except ValueError as error:
+        raise LockError(environment.name, f"{path} {error}") from None
+    for number, content, note in joined_lines(text):
+        line = Line(content, f"{name}:{number}", constraint, path.parent, note)
         yield line
         yield from _included(environment, line, path.parent, (*including, path))
 
 
-def joined_lines(text: str) -> Iterator[tuple[int, str]]:
-    """Yield the lines that say something with their numbers, continuations joined and comments dropped."""
-    started, parts = 0, list[str]()
-    for number, raw in enumerate(text.splitlines(), 1):
-        line = _COMMENT.sub("", raw).rstrip()
-        started = started or number
-        goes_on = line.endswith("\\")
-        parts.append(line.removesuffix("\\").strip())
-        if goes_on:
-            continue
-        whole = " ".join(part for part in parts if part)
-        if whole:
-            yield started, whole
-        started, parts = 0, []
-    if whole := " ".join(part for part in parts if part):
-        yield started, whole
+def _project_lines(environment: Environment, data: bytes, name: str) -> Iterator[Line]:
+    text = decoded(data)
+    dependencies = list(project_dependencies(text, environment.python))
+    unread = ", ".join(unread_settings(text))
+    note = f"{unread} of [tool.uv] does not count for a lock: name indexes by uv's or pip's variables" if unread else ""
+    for position, (number, dependency) in enumerate(dependencies):
+        yield Line(dependency, f"{name}:{number}", note="" if position else note)

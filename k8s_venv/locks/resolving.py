@@ -24,6 +24,7 @@ from k8s_venv.locks.installed import write_stubs
 from k8s_venv.locks.lockfile import checksum
 from k8s_venv.locks.refusals import explain
 from k8s_venv.locks.requirements import index_settings, place_of, requirement_lines
+from k8s_venv.locks.uvinput import write_inputs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -170,11 +171,10 @@ def _compile(
     own: Mapping[str, Installed] = MappingProxyType({}),
 ) -> list[Package]:
     lines = requirement_lines(environment)
-    file = environment.requirements_file
-    stdin = "" if file else "\n".join(environment.requirements or ())
     said: list[str] = []
     with tempfile.TemporaryDirectory(prefix="k8s-venv-lock-") as folder:
         output = Path(folder).resolve() / "pylock.toml"
+        given = write_inputs(environment, lines, output.parent)
         indexes = index_settings(environment)
         if own:
             write_stubs(own.values(), output.parent)
@@ -182,11 +182,13 @@ def _compile(
             indexes["UV_FIND_LINKS"] = f"{links},{output.parent}" if links else str(output.parent)
         if kept:
             output.write_text(lock_text(kept), "utf-8")
-        command = ["pip", "compile", str(file or "-"), "--output-file", str(output), *_options(environment, lines)]
+        command = ["pip", "compile", "-", "-c", *(file for file in given if file != "-"), "--output-file", str(output)]
+        command += [*uv_options(environment, lines), *arguments]
+        stdin = given["-"].text
         try:
-            uv.run([*command, *arguments], stdin=stdin, cwd=environment.root, indexes=indexes, progress=said.append)
+            uv.run(command, stdin=stdin, cwd=environment.root, indexes=indexes, progress=said.append)
         except uv.UvError as error:
-            raise LockError(environment.name, explain(environment, platform, stdin, error.output)) from None
+            raise LockError(environment.name, explain(environment, platform, given, error.output)) from None
         packages = tomllib.loads(output.read_text("utf-8")).get("packages", [])
         if warned is not None:
             warned.update(dict.fromkeys(line.removeprefix("warning: ") for line in said if _WARNING.search(line)))
@@ -206,19 +208,29 @@ def is_own(package: Package, own: Mapping[str, Installed]) -> bool:
     return found is not None and found.version == package.get("version")
 
 
-def _options(environment: Environment, lines: Sequence[Line]) -> list[str]:
-    options = ["--format", "pylock.toml", "--no-header", "--python-version", environment.python]
+def uv_options(
+    environment: Environment, lines: Sequence[Line], python: str | None = None, wheels_only: bool | None = None
+) -> list[str]:
+    """Return the options with which uv resolves an environment's lines into a lock.
+
+    Args:
+        environment: which one.
+        lines: its lines.
+        python: the minor version; by default its own.
+        wheels_only: whether versions without wheels are passed over; by default if nothing can compile them.
+    """
+    options = ["--format", "pylock.toml", "--no-header", "--python-version", python or environment.python]
     options.append("--no-python-downloads")
-    if constraints := environment.constraints_file or environment.constraints:
-        options += ["-c", str(constraints)]
+    if environment.constraints is not None and environment.constraints_file is None:
+        options += ["-c", environment.constraints]
     if any(line.text == "--pre" for line in lines):
         options += ["--prerelease", "allow"]
-    if environment.builder != "buildkit":
+    if environment.builder != "buildkit" if wheels_only is None else wheels_only:
         # They would be built here, on another Python and platform than the target's.
         return [*options, "--only-binary", ":all:"]
     # Some say what they require only when their build is begun: by the target's Python, where it is here.
-    python = uv.find_interpreter(environment.python)
-    return [*options, "--python", python] if python else options
+    interpreter = uv.find_interpreter(python or environment.python)
+    return [*options, "--python", interpreter] if interpreter else options
 
 
 def _portable(environment: Environment, package: Package, folder: Path) -> Package:

@@ -66,9 +66,32 @@ WRONG_FILES: dict[str, tuple[Files, str]] = {
     "an option without its value": (requirements("idna\n-r\n"), r"'-r' in requirements\.txt:2 lacks its value"),
     "Latin-1": (
         requirements("# größer\n".encode("latin-1")),
-        r"requirements\.txt is not UTF-8 text: .*Save it as UTF-8",
+        r"requirements\.txt is not UTF-8 text: line 1 has 0xF6 \(invalid start byte\)\. Save it as UTF-8, or name",
     ),
-    "UTF-16": (requirements("-r a.txt\n", a_txt="idna\n".encode("utf-16")), r"a\.txt is not UTF-8 text"),
+    "Latin-1 in an included file, on its third line": (
+        requirements("-r a.txt\n", a_txt="idna\r\n\r\n# größer\r\n".encode("latin-1")),
+        r"a\.txt is not UTF-8 text: line 3 has 0xF6",
+    ),
+    "UTF-16 without a mark": (
+        requirements("idna\n".encode("utf-16-le")),
+        r"requirements\.txt is not UTF-8 text: it looks like UTF-16 or UTF-32 without a byte-order mark\. Save it as",
+    ),
+    "half a sign of UTF-16": (
+        requirements("-r a.txt\n", a_txt=b"\xff\xfei\0d\0n\0a\0\n\0x"),
+        r"a\.txt is not UTF-16-LE text, as its byte-order mark says: line 2 has 0x78 \(truncated data\)",
+    ),
+    "an encoding that does not exist": (
+        requirements("idna\n# coding: latin-11\n"),
+        r"requirements\.txt is not latin-11 text, as line 2 says: Python has no such encoding\. Save it as UTF-8",
+    ),
+    "another text than its cookie says": (
+        requirements("# -*- coding: ascii -*-\n# größer\n"),
+        r"requirements\.txt is not ascii text, as line 1 says: line 2 has 0xC3",
+    ),
+    "a backslash before spaces": (
+        requirements("idna \\ \n    ==3.6\n"),
+        r"'idna \\\\' in requirements\.txt:1 ends with a backslash that joins no lines, since spaces",
+    ),
     "a conflict left from a merge": (
         requirements("<<<<<<< HEAD\nidna==3.6\n=======\nidna==3.7\n>>>>>>> theirs\n"),
         r"'<<<<<<< HEAD' in requirements\.txt:1 is left from a merge\. Resolve the conflict",
@@ -118,13 +141,9 @@ WRONG_FILES: dict[str, tuple[Files, str]] = {
         requirements("idna==3.x\n"),
         r"'idna==3\.x' in requirements\.txt:1 is not a requirement",
     ),
-    "a requirement on two lines": (
-        requirements("idna \\\n  ==3.6\n"),
-        r"'idna .*' in requirements\.txt:1 is not a requirement: only --hash may stand on a continued line",
-    ),
     "a continuation into the next requirement": (
         requirements("idna==3.6 \\\ncertifi\n"),
-        r"in requirements\.txt:1 is not a requirement: only --hash may stand on a continued line",
+        r"'idna==3\.6 certifi' in requirements\.txt:1 is not a requirement: trailing `certifi` is not allowed",
     ),
     "a comment without a space before it": (
         requirements("idna==3.6#why\n"),
@@ -196,7 +215,7 @@ WRONG_FILES: dict[str, tuple[Files, str]] = {
     ),
     "a folder of wheels that does not exist": (
         requirements("--find-links ./wheels\nidna\n"),
-        r"there is no folder '\./wheels' beside requirements\.txt",
+        r"there is no folder '\./wheels', which requirements\.txt:1 names",
     ),
     "two versions": (
         requirements("--no-index\nidna==3.6\nidna==3.7\n"),
@@ -211,7 +230,7 @@ WRONG_FILES: dict[str, tuple[Files, str]] = {
         r"you require idna>=3\.7 and idna<3\.5",
     ),
     "a constraints file that is not text": (
-        {**with_project("idna\n", more='constraints = "limits.txt"\n'), "limits.txt": b"\xff\xfe"},
+        {**with_project("idna\n", more='constraints = "limits.txt"\n'), "limits.txt": b"\xff"},
         r"limits\.txt is not UTF-8 text",
     ),
     "an editable install in a list": (
@@ -356,6 +375,16 @@ HARMLESS: dict[str, str | bytes] = {
     "its hash": f"idna==3.6 --hash={ZEROS} \\\n    --hash={IDNA_3_6}\n",
     "hashes for all": f"--require-hashes\nidna==3.6 --hash={IDNA_3_6}\n",
     "options that wheels need not": "--prefer-binary\n--only-binary :all:\nidna==3.6\n",
+    "UTF-16, as PowerShell writes it": "# größer\r\nidna==3.6\r\n".encode("utf-16"),
+    "UTF-16 of the other order": b"\xfe\xff" + "idna==3.6\n".encode("utf-16-be"),
+    "UTF-32": "idna==3.6\n".encode("utf-32"),
+    "a coding cookie": "#!/usr/bin/env pip\n# vim: set fileencoding=latin-1 :\n# größer\nidna==3.6\n".encode("latin-1"),
+    "a version on the next line": "idna \\\n    ==3.6 \\\n    # via requests\n",
+    "a name on two lines": "id\\\nna==\\\n3.6",
+    "a backslash at the end of the file": "idna==3.6 \\",
+    "form feeds": "\fidna==3.6\f\f# why\n\f",
+    "line ends of an old Mac": "# why\ridna==3.6\r",
+    "no line end at the end": "idna==3.6",
     "10 MB of comments": f"# {'why' * 33}\n" * 100_000 + "idna==3.6\n",
 }
 
@@ -420,3 +449,42 @@ def test_a_file_that_must_not_be_read_is_named(tmp_path: Path) -> None:
 
     assert ran.exit_code == 1
     assert "requirements.txt cannot be read: Permission denied" in ran.stderr
+
+
+# Requirements of which a newer version fits that has no wheels, and the note.
+PASSED_OVER: dict[str, tuple[str, str]] = {
+    "its own wheels": (
+        "pendulum<3\n",
+        r"pendulum is locked at 0\.\d+, and 2\.1\.2 fits as well \(requirements\.txt:1\), but has no wheel for Python "
+        r"3\.12 on linux/amd64\. To have it, set python = \"3\.9\", for which there are wheels, or let the image"
+        r"'s build compile it, with builder = \"buildkit\" in \[environments\.etl\]\.",
+    ),
+    "those of what it needs": (
+        "hydra-core<1.3.3\n",
+        r"hydra-core is locked at 0\.\S+, and 1\.3\.2 fits as well .* but needs antlr4-python3-runtime, which has",
+    ),
+}
+
+
+@needs_index
+@pytest.mark.parametrize(("text", "note"), PASSED_OVER.values(), ids=PASSED_OVER)
+def test_a_newer_version_without_wheels_is_noted_once(tmp_path: Path, text: str, note: str) -> None:
+    plant(tmp_path, requirements(text))
+
+    first, again = run(tmp_path, "lock"), run(tmp_path, "lock")
+
+    assert first.exit_code == again.exit_code == 0, first.output
+    (said,) = [line for line in first.stderr.splitlines() if line.startswith("Note: etl: ")]
+    assert re.search(note, said)
+    assert "Note: etl: " not in again.stderr
+
+
+@needs_index
+@pytest.mark.parametrize("text", ["idna<3.5\n", "requests==2.25.1\nidna\n", "pandas<2.1\nnumpy\n"])
+def test_a_version_that_is_old_for_another_reason_gets_no_note(tmp_path: Path, text: str) -> None:
+    plant(tmp_path, with_project(text, python="3.11"))
+
+    ran = run(tmp_path, "lock")
+
+    assert ran.exit_code == 0, ran.output
+    assert "fits as well" not in ran.stderr
