@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
 import shlex
 import shutil
+import socket
 import ssl
 import subprocess
 import tarfile
@@ -39,11 +41,40 @@ def keyring() -> Path:
     return Path(interpreters.environment("3.12", "keyring", "keyrings.alt")).with_name("keyring")
 
 
-@pytest.fixture
+# Prints a container's default route, as an address; its network need not name one.
+GATEWAY = """
+import socket, struct
+for line in open("/proc/net/route"):
+    interface, destination, gateway, *_ = line.split()
+    if destination == "00000000":
+        print(socket.inet_ntoa(struct.pack("<L", int(gateway, 16))))
+"""
+CONNECT = "import socket; socket.create_connection(({host!r}, {port}), timeout=5).close()"
+
+
+@pytest.fixture(scope="module")
 def host(client: docker.DockerClient) -> str:
-    """Return this machine's address as the containers of a build see it."""
-    (config, *_) = client.networks.get("bridge").attrs["IPAM"]["Config"]
-    return str(config["Gateway"])
+    """Return this machine's address as the containers of a build see it: the first that one can connect to."""
+    base = base_reference(Environment(name="x", root=Path(), python="3.12"))
+    try:
+        gateway = client.containers.run(base, ["python", "-c", GATEWAY], remove=True).decode().split()
+    except docker.errors.DockerException as error:
+        pytest.skip(f"needs an engine that runs {base}: {error}")
+    addresses = [*gateway, *outward_address()]
+    for address in addresses:
+        with contextlib.suppress(OSError, docker.errors.ContainerError), socket.create_server((address, 0)) as server:
+            code = CONNECT.format(host=address, port=server.getsockname()[1])
+            client.containers.run(base, ["python", "-c", code], remove=True)
+            return address
+    pytest.skip(f"needs an engine whose containers reach this machine; they do not at {', '.join(addresses)}")
+
+
+def outward_address() -> list[str]:
+    """Return this machine's address on its default route, where it has one."""
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+        asking.connect(("192.0.2.1", 9))  # sends nothing
+        return [asking.getsockname()[0]]
+    return []
 
 
 @pytest.fixture

@@ -94,7 +94,7 @@ def test_a_source_distribution_is_refused_with_the_way_out(tmp_path: Path) -> No
 
 
 def test_a_folder_of_wheels_that_does_not_exist_is_named(tmp_path: Path) -> None:
-    with pytest.raises(LockError, match=r"there is no folder './wheel' beside lists/requirements\.txt, which names it"):
+    with pytest.raises(LockError, match=r"there is no folder './wheel', which lists/requirements\.txt:2 names"):
         write_lock(declare(tmp_path, "--find-links ./wheel", "own"))
 
 
