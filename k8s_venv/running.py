@@ -13,6 +13,7 @@ from k8s_venv.backends import choose_backend
 from k8s_venv.backends.marks import STDERR, parse_line
 from k8s_venv.calls import open_result, pack
 from k8s_venv.project import find_project, load_project
+from k8s_venv.runner.protocol import MARK
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,6 +46,8 @@ def run(environment: str, function: Callable[..., T], /, *args: Any, **kwargs: A
     """
     project = load_project(find_project(*_places(function)))
     call = pack(function, args, kwargs, environment=project.environment(environment))
+    for note in call.notes:
+        _show(f"{MARK}WARNING - {note}")
     result = _backend(project).run(call, _show)
     value: T = open_result(result, call)
     return value

@@ -184,6 +184,8 @@ class IsolatedOperator(BaseOperator):
                 call.transport,
                 f"{call.own_size + (call.arguments.size if call.arguments else 0):,}",
             )
+            for note in call.notes:
+                self.log.warning(call.mask(note))
             with skipping_on(self.skip_on_exit_code):
                 if backend != "kubernetes":
                     return self._opened(self._run_here(call, project, backend), call)

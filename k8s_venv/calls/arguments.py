@@ -18,6 +18,7 @@ from k8s_venv.calls.source.origins import Origins
 from k8s_venv.calls.transport import same_python
 from k8s_venv.errors import CallError, SourceError
 from k8s_venv.runner.errors import MalformedError, NoCodecError
+from k8s_venv.runner.notes import Notes
 from k8s_venv.runner.shipped_types import own_name, resolver
 from k8s_venv.runner.values import dump_parts
 
@@ -42,6 +43,7 @@ class Arguments:
         modules: the modules of the project that have to travel with them as whole files.
         pickled: whether any of them is pickled.
         kept: the size and the place of those that are kept somewhere, by their digests.
+        notes: a sentence for each part that will arrive as something plainer; of many, for the first.
     """
 
     pieces: list[Piece] = dataclasses.field(repr=False)
@@ -50,6 +52,7 @@ class Arguments:
     modules: set[str]
     pickled: bool
     kept: Mapping[str, tuple[int, Kept]]
+    notes: list[str]
 
 
 def encode_arguments(
@@ -75,13 +78,18 @@ def encode_arguments(
     types = ProjectTypes(function, environment.root)
     pickle = _pickler(function, environment, transport)
     kept: dict[str, tuple[int, Kept]] = {}
+    notes = Notes()
     packed = with_references({"args": list(args), "kwargs": dict(kwargs)}, environment, kept)
+
+    def shown(path: str) -> str:
+        return _argument_path(path, list(_parameter_names(function)), len(args), list(kwargs))
+
     try:
-        pieces = dump_parts(packed, pickle, types.find)
+        pieces = dump_parts(packed, pickle, types.find, notes)
     except MalformedError as error:
         raise CallError(f"A value handed on by reference is damaged: {error}.", *place_of(function)) from None
     except NoCodecError as error:
-        path = _argument_path(error.path, list(_parameter_names(function)), len(args), list(kwargs))
+        path = shown(error.path)
         kind = SourceError if pickle is not None and pickle.met_unnamed else CallError
         raise kind(
             f"An argument of {function_name(function)}() cannot travel to Python {environment.python}: {path} is "
@@ -93,7 +101,8 @@ def encode_arguments(
     if pickle is not None:
         names |= pickle.names
         modules |= pickle.modules
-    return Arguments(pieces, types.found, names, modules, pickle is not None and pickle.used, kept)
+    told = [f"Argument {sentence}" for sentence in notes.sentences(shown)]
+    return Arguments(pieces, types.found, names, modules, pickle is not None and pickle.used, kept, told)
 
 
 def _pickler(function: Callable[..., Any], environment: Environment, transport: Transport) -> ArgumentPickler | None:

@@ -33,6 +33,7 @@ class PackedCall:
         arguments: the encoded arguments, where they are too large for the archive.
         references: the size and the place of arguments that are kept somewhere, by their digests.
         own_size: the bytes of the archive that are not the runner's, which every call carries.
+        notes: a sentence for each part of the arguments that will arrive as something plainer.
         namespaces: the names of the function's own module as the function sees them, by the module's name: its file
             may have been loaded again since.
     """
@@ -47,6 +48,7 @@ class PackedCall:
     arguments: Spool | None = dataclasses.field(default=None, repr=False)
     references: Mapping[str, tuple[int, Kept]] = dataclasses.field(default_factory=dict, repr=False)
     own_size: int = 0
+    notes: tuple[str, ...] = ()
     namespaces: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict, repr=False)
 
     @functools.cached_property

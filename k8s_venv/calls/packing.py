@@ -26,7 +26,8 @@ from k8s_venv.errors import CallError
 from k8s_venv.runner import protocol
 from k8s_venv.runner.encoder import length
 from k8s_venv.runner.errors import NoCodecError
-from k8s_venv.runner.values import buffers, dumps
+from k8s_venv.runner.notes import Notes
+from k8s_venv.runner.values import buffers, dump_parts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -79,7 +80,8 @@ def pack(
     own = {*namespaces, *(module for module, _ in captured.arguments.names)}
     modules = frozenset({*own, *captured.beside_modules})
     entries, spool = _with_arguments(captured)
-    entries[protocol.CONTEXT] = _encode_context(function, context)
+    notes = Notes()
+    entries[protocol.CONTEXT] = _encode_context(function, context, notes)
     entries[protocol.HEADER] = json.dumps(_header(captured, modules, context, discard_value, serializer)).encode()
     pickled = captured.transport == "cloudpickle" or captured.arguments.pickled or serializer is not None
     runner = _runner_archive(same_minor=same_python(environment.python), with_cloudpickle=pickled)
@@ -95,6 +97,7 @@ def pack(
         arguments=spool,
         references=captured.arguments.kept,
         own_size=len(archive) - len(runner),
+        notes=(*captured.arguments.notes, *notes.sentences(lambda path: f"Airflow's context: {path}")),
         namespaces=namespaces,
     )
 
@@ -139,9 +142,9 @@ def _header(
     }
 
 
-def _encode_context(function: Callable[..., Any], context: Mapping[str, Any] | None) -> bytes:
+def _encode_context(function: Callable[..., Any], context: Mapping[str, Any] | None, notes: Notes) -> bytes:
     try:
-        return dumps(context)
+        return b"".join(buffers(dump_parts(context, notes=notes)))
     except NoCodecError as error:
         raise CallError(
             f"Airflow's context for {function_name(function)}() cannot travel: {error.path} is {error.kind}.",

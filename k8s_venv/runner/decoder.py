@@ -17,6 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable, Dict, List, Optional, Tuple
 
+    from k8s_venv.runner.notes import Notes
     from k8s_venv.runner.registry import Node, Types
 
 
@@ -36,6 +37,7 @@ class Decoder:
         types: finds the types that travelled with the call; without it their instances are refused.
         libraries: the versions of the libraries that wrote the value, by their names.
         forget: gives back the memory that the buffers so far took, where they are parts of a file.
+        notes: receives what arrives as something plainer, because its own type cannot be made here.
     """
 
     def __init__(
@@ -45,10 +47,12 @@ class Decoder:
         types: Optional[Types] = None,
         libraries: Optional[Dict[str, str]] = None,
         forget: Callable[[], None] = lambda: None,
+        notes: Optional[Notes] = None,
     ) -> None:
         self.types = types
         self.libraries = libraries or {}
         self.unpickle = unpickle
+        self.notes = notes
         self._forget = forget
         self._buffers: List[Optional[memoryview]] = list(buffers)
 

@@ -14,6 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple
 
+    from k8s_venv.runner.notes import Notes
     from k8s_venv.runner.registry import Buffer, Node, Piece, Types
 
 # Python refuses to read decimal integers of more digits than a limit, which is at least 640 and by default 4300;
@@ -32,14 +33,21 @@ class Encoder:
     Args:
         pickle: pickles what has no codec; without it such a value is refused.
         types: finds the types that travel with the call; without it their instances have no codec.
+        notes: receives what arrives as something plainer; without it such a value is refused.
     """
 
-    def __init__(self, pickle: Optional[Callable[[Any], bytes]] = None, types: Optional[Types] = None) -> None:
+    def __init__(
+        self,
+        pickle: Optional[Callable[[Any], bytes]] = None,
+        types: Optional[Types] = None,
+        notes: Optional[Notes] = None,
+    ) -> None:
         self.pieces: List[Piece] = []
         self.lengths: List[int] = []
         self.libraries: Dict[str, str] = {}
         self.types = types
-        self._pickle = pickle
+        self.notes = notes
+        self.pickle = pickle
         self._failures = 0
 
     def buffer(self, data: Buffer) -> int:
@@ -81,8 +89,10 @@ class Encoder:
             return self._plain(value, depth) or self.nodes(value, depth)
         if kind is dict:
             return self._dict(value, depth)
-        if kind is tuple or kind is set or kind is frozenset:
-            return {"$": kind.__name__, "v": self.nodes(value, depth)}
+        if kind is tuple:
+            return {"$": "tuple", "v": self.nodes(value, depth)}
+        if kind is set or kind is frozenset:
+            return {"$": kind.__name__, "v": self._distinct(self.nodes, value, depth)}
         if kind is bytes or kind is bytearray:
             return {"$": kind.__name__, "b": self.buffer(value)}
         return self._other(value, kind, depth)
@@ -94,25 +104,50 @@ class Encoder:
 
     def pairs(self, items: Iterable[Tuple[Any, Any]], depth: int) -> List[Any]:
         """Return the nodes for pairs of key and value."""
-        pairs = []
-        for key, item in items:
-            try:
-                pair = [self.node(key, depth + 1)]
-            except NoCodecError as error:
-                raise error.within(f" key {_shown(key)}") from None
-            try:
-                pair.append(self.node(item, depth + 1))
-            except NoCodecError as error:
-                raise error.within(f"[{_shown(key)}]") from None
-            pairs.append(pair)
-        return pairs
+        items = list(items)
+        keys = self._distinct(self._keys, items, depth)
+        return [[key, self.at(f"[{_shown(of)}]", self.node, item, depth + 1)] for key, (of, item) in zip(keys, items)]
+
+    def _keys(self, items: Iterable[Tuple[Any, Any]], depth: int) -> List[Any]:
+        return [self.at(f" key {_shown(key)}", self.node, key, depth + 1) for key, _ in items]
+
+    def _distinct(self, encode: Callable[[Any, int], List[Any]], values: Any, depth: int) -> List[Any]:
+        """Return nodes that must differ, as those of keys: those of plainer values need not."""
+        known = self.notes.count if self.notes is not None else 0
+        nodes = encode(values, depth)
+        noted = self.notes is not None and self.notes.count > known
+        if noted and len(set(map(quickjson.dumps, nodes))) < len(nodes):
+            raise NoCodecError("", "a set, or the keys of a dictionary, that would be fewer once they are plain")
+        return nodes
+
+    def at(self, step: str, encode: Callable[..., Any], *args: Any) -> Any:
+        """Encode a part, and let errors and notes say where it stands.
+
+        Args:
+            step: how the value around it reaches the part, such as ``[0]``.
+            encode: returns its node.
+            args: what that takes.
+        """
+        known = len(self.notes.kept) if self.notes is not None else 0
+        try:
+            node = encode(*args)
+        except NoCodecError as error:
+            raise error.within(step) from None
+        if self.notes is not None:
+            self.notes.place(known, step)
+        return node
 
     def nodes(self, values: Iterable[Any], depth: int) -> List[Any]:
         """Return the nodes for the items of a container."""
         nodes: List[Any] = []
+        notes: List[Any] = self.notes.kept if self.notes is not None else []
+        known = len(notes)
         try:
             for item in values:
                 nodes.append(self.node(item, depth + 1))
+                if self.notes is not None and len(notes) > known:
+                    self.notes.place(known, f"[{len(nodes) - 1}]")
+                    known = len(notes)
         except NoCodecError as error:
             raise error.within(f"[{len(nodes)}]") from None
         return nodes
@@ -125,10 +160,7 @@ class Encoder:
             return {"$": "dict", "v": self.pairs(value.items(), depth)}
         nodes = {}
         for key, item in value.items():
-            try:
-                nodes[key] = self.node(item, depth + 1)
-            except NoCodecError as error:
-                raise error.within(f"[{_shown(key)}]") from None
+            nodes[key] = self.at(f"[{_shown(key)}]", self.node, item, depth + 1)
         return nodes
 
     def _plain(self, value: Any, depth: int) -> Optional[Node]:
@@ -159,6 +191,10 @@ class Encoder:
             node = codec_module("shipped_types").encode(self, value, depth)
             if node is not None:
                 return node
+        if self.notes is not None:
+            node = codec_module("subclasses").encode(self, value, depth)
+            if node is not None:
+                return node
         return self._pickled(value, f"{kind.__module__}.{kind.__qualname__}")
 
     def _registered(self, value: Any, name: str, encode: Callable[[Any], Any], depth: int) -> Node:
@@ -168,11 +204,18 @@ class Encoder:
             raise NoCodecError("", f"{type(value).__qualname__}, whose codec {name!r} failed ({error})") from error
         return {"$": "custom", "name": name, "v": self.node(plain, depth + 1)}
 
+    def pickled(self, value: Any) -> Optional[bytes]:
+        """Return a value as a pickle, or None where there is none."""
+        try:
+            return self.pickle(value) if self.pickle is not None else None
+        except Exception:  # noqa: BLE001 -- whatever a type's own methods raise
+            return None
+
     def _pickled(self, value: Any, name: str) -> Node:
-        if self._pickle is None:
+        if self.pickle is None:
             raise NoCodecError("", name)
         try:
-            data = self._pickle(value)
+            data = self.pickle(value)
         except Exception as error:
             raise NoCodecError("", f"{name}, which cannot be pickled either ({error})") from error
         return {"$": "cloudpickle", "b": self.buffer(data)}

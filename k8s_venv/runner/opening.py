@@ -8,6 +8,7 @@ from zipimport import zipimporter
 
 from k8s_venv.runner import pickling, protocol, quickjson, streams, values
 from k8s_venv.runner.importing import Imports
+from k8s_venv.runner.notes import Notes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -53,8 +54,16 @@ def open_call(
         reporter.pickle = pickling.pickled
         references.unpickle = pickling.unpickle
     arguments = _arguments(folder, reporter) if "arguments" in reporter.delivery else read(protocol.ARGUMENTS)
-    packed = values.loads(arguments, pickling.unpickle, reporter.types)
+    notes = Notes()
+    packed = values.loads(arguments, pickling.unpickle, reporter.types, notes)
+    for sentence in notes.sentences(_argument):
+        streams.say("WARNING", sentence)
     return call, packed["args"], {**from_context, **packed["kwargs"]}, header["discard_value"]
+
+
+def _argument(path: str) -> str:
+    """Return the path of a part of the arguments as a function with ``*args`` and ``**kwargs`` knows it."""
+    return path.replace("['args']", "args", 1).replace("['kwargs']", "kwargs", 1)
 
 
 def beside(path: str, name: str) -> Dict[str, Any]:

@@ -57,6 +57,7 @@ MODULE_OF_NAME = {
     **dict.fromkeys(["complex", "date", "datetime", "decimal", "path", "time", "timedelta", "uuid"], "scalars"),
     **dict.fromkeys(["counter", "defaultdict", "deque", "ordereddict"], "containers"),
     **dict.fromkeys(["dataclass", "enum", "flag", "namedtuple"], "shipped_types"),
+    "subclass": "subclasses",
     "numpy": "tables_numpy",
     "pandas": "tables_pandas",
     "polars": "tables_arrow",

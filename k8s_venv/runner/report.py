@@ -8,6 +8,7 @@ import time
 
 from k8s_venv.runner import protocol, quickjson, streams, values
 from k8s_venv.runner.errors import NoCodecError
+from k8s_venv.runner.notes import Notes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -59,11 +60,13 @@ class Reporter:
         Raises:
             NoCodecError: the value, or a part of it, cannot travel.
         """
-        started = time.perf_counter()
+        started, notes = time.perf_counter(), Notes()
         try:
-            parts = values.dump_parts(value, self.pickle, self.types)
+            parts = values.dump_parts(value, self.pickle, self.types, notes)
         except NoCodecError as error:
             raise NoCodecError(f"result{error.path}", error.kind) from None
+        for sentence in notes.sentences(lambda path: f"result{path}"):
+            streams.say("WARNING", sentence)
         self.timings["encode"] = time.perf_counter() - started
         self._leave(protocol.VALUE, parts)
 

@@ -119,10 +119,7 @@ def _encode_fields(encoder: Encoder, kind: type, value: Any, names: Any, depth: 
             entry = object.__getattribute__(value, name)
         except AttributeError:
             raise NoCodecError(f".{name}", f"a field of {kind.__qualname__} that is not set") from None
-        try:
-            fields.append([name, encoder.node(entry, depth + 1)])
-        except NoCodecError as error:
-            raise error.within(f".{name}") from None
+        fields.append([name, encoder.at(f".{name}", encoder.node, entry, depth + 1)])
     return fields
 
 

@@ -31,13 +31,18 @@ def encode(encoder: Encoder, value: Any, depth: int) -> Optional[Node]:
         if value.dtype.kind == "O":
             items = encoder.items(list(value.flat), depth)
             return {"$": "numpy.object", "shape": list(value.shape), "v": items}
-        return {"$": "numpy.array", "b": write_npy(encoder, value)}
+        return {"$": "numpy.array", "b": write_npy(encoder, value), **_record(value.dtype)}
     if isinstance(value, numpy.generic):
         if _SCALAR.fullmatch(value.dtype.str) and value.dtype == numpy.dtype(value.dtype.str):
             data = value.tobytes() if value.dtype.itemsize else b""  # numpy gives an empty string a character
             return {"$": "numpy.scalar", "dtype": value.dtype.str, "v": data.hex()}
-        return {"$": "numpy.record", "b": write_npy(encoder, numpy.asarray(value))}
+        return {"$": "numpy.record", "b": write_npy(encoder, numpy.asarray(value)), **_record(value.dtype)}
     return None
+
+
+def _record(dtype: Any) -> Node:
+    """Return the mark of items whose fields are attributes as well."""
+    return {"record": True} if dtype.type is library("numpy").record else {}
 
 
 def write_npy(encoder: Encoder, array: Any) -> int:
@@ -93,6 +98,11 @@ def read_npy(decoder: Decoder, number: Any) -> Any:
     return numpy.frombuffer(view[start:], dtype).reshape(shape, order=order).copy(order="K")
 
 
+def _decode_array(decoder: Decoder, node: Node) -> Any:
+    numpy, array = library("numpy"), read_npy(decoder, node["b"])
+    return array.view(numpy.dtype((numpy.record, array.dtype))) if node.get("record") else array
+
+
 def _decode_object(decoder: Decoder, node: Node) -> Any:
     array = object_array(decoder, node["v"])
     shape = field(node, "shape", list)
@@ -123,8 +133,8 @@ def _decode_scalar(decoder: Decoder, node: Node) -> Any:
 
 
 DECODERS: Dict[str, Callable[[Decoder, Node], Any]] = {
-    "numpy.array": lambda decoder, node: read_npy(decoder, node["b"]),
+    "numpy.array": _decode_array,
     "numpy.object": _decode_object,
-    "numpy.record": lambda decoder, node: read_npy(decoder, node["b"])[()],
+    "numpy.record": lambda decoder, node: _decode_array(decoder, node)[()],
     "numpy.scalar": _decode_scalar,
 }

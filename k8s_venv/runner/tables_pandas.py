@@ -7,7 +7,7 @@ They need no pyarrow, and no version of pandas on both sides. What columns and i
 from __future__ import annotations
 
 from k8s_venv.runner.decoder import field
-from k8s_venv.runner.errors import MalformedError, NoCodecError
+from k8s_venv.runner.errors import MalformedError
 from k8s_venv.runner.libraries import library
 from k8s_venv.runner.pandas_columns import decode_column, decode_index, encode_column, encode_index, pandas_zone
 from k8s_venv.runner.pandas_frequencies import decode_period_name
@@ -30,7 +30,7 @@ def encode(encoder: Encoder, value: Any, depth: int) -> Optional[Node]:
     if kind is pandas.Series:
         return {
             "$": "pandas.series",
-            "index": _at(".index", encode_index, encoder, value.index, depth),
+            "index": encoder.at(".index", encode_index, encoder, value.index, depth),
             "data": encode_column(encoder, value.array, depth),
             "name": encoder.node(value.name, depth + 1),
             "attrs": encoder.node(dict(value.attrs), depth + 1),
@@ -67,22 +67,14 @@ def _ticks(scalar: Any) -> Node:
 def _encode_frame(encoder: Encoder, frame: Any, depth: int) -> Node:
     return {
         "$": "pandas.frame",
-        "index": _at(".index", encode_index, encoder, frame.index, depth),
-        "columns": _at(".columns", encode_index, encoder, frame.columns, depth),
+        "index": encoder.at(".index", encode_index, encoder, frame.index, depth),
+        "columns": encoder.at(".columns", encode_index, encoder, frame.columns, depth),
         "data": [
-            _at(f"[{label!r}]", encode_column, encoder, frame.iloc[:, position].array, depth)
+            encoder.at(f"[{label!r}]", encode_column, encoder, frame.iloc[:, position].array, depth)
             for position, label in enumerate(frame.columns)
         ],
-        "attrs": _at(".attrs", encoder.node, dict(frame.attrs), depth + 1),
+        "attrs": encoder.at(".attrs", encoder.node, dict(frame.attrs), depth + 1),
     }
-
-
-def _at(step: str, encode_part: Callable[..., Any], *args: Any) -> Any:
-    """Encode a part, and let an error say where it stands."""
-    try:
-        return encode_part(*args)
-    except NoCodecError as error:
-        raise error.within(step) from None
 
 
 def _decode_frame(decoder: Decoder, node: Node) -> Any:

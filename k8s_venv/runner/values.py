@@ -16,13 +16,17 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Tuple
 
+    from k8s_venv.runner.notes import Notes
     from k8s_venv.runner.registry import Buffer, Piece, Types
 
 MAGIC = b"K8SV\x01"
 
 
 def dump_parts(
-    value: Any, pickle: Optional[Callable[[Any], bytes]] = None, types: Optional[Types] = None
+    value: Any,
+    pickle: Optional[Callable[[Any], bytes]] = None,
+    types: Optional[Types] = None,
+    notes: Optional[Notes] = None,
 ) -> List[Piece]:
     """Encode a value as consecutive pieces for ``buffers``, so that large ones need no copy.
 
@@ -30,13 +34,14 @@ def dump_parts(
         value: what to encode; it must not change before the pieces are written.
         pickle: pickles what has no codec; without it such a value is refused.
         types: finds the types that travel with the call; without it their instances have no codec.
+        notes: receives what will arrive as something plainer; without it such a part has no codec.
 
     Raises:
         NoCodecError: a part of the value has no codec.
     """
     from k8s_venv.runner.encoder import Encoder  # a call begins without it
 
-    encoder = Encoder(pickle, types)
+    encoder = Encoder(pickle, types, notes)
     try:
         node = encoder.node(value)
         document: Dict[str, Any] = {"value": node, "buffers": encoder.lengths}
@@ -60,13 +65,19 @@ def buffers(pieces: Iterable[Piece]) -> Iterator[Buffer]:
         yield piece.make() if isinstance(piece, Later) else piece
 
 
-def loads(data: Buffer, unpickle: Optional[Callable[[memoryview], Any]] = None, types: Optional[Types] = None) -> Any:
+def loads(
+    data: Buffer,
+    unpickle: Optional[Callable[[memoryview], Any]] = None,
+    types: Optional[Types] = None,
+    notes: Optional[Notes] = None,
+) -> Any:
     """Decode what ``dumps`` wrote.
 
     Args:
         data: the encoded value; of a mapped file only the part at work takes memory.
         unpickle: loads pickled parts; without it they are refused. What it raises is passed on as it is.
         types: finds the types that travelled with the call; without it their instances are refused.
+        notes: receives what arrives as something plainer because its type cannot be unpickled here.
 
     Raises:
         MalformedError: ``data`` is not an encoded value, or one that this side cannot hold.
@@ -77,7 +88,7 @@ def loads(data: Buffer, unpickle: Optional[Callable[[memoryview], Any]] = None, 
         pieces = _split_buffers(view, field(document, "buffers", list))
         libraries = field(document, "libraries", dict) if "libraries" in document else {}
         versions = {str(name): str(version) for name, version in libraries.items()}
-        decoder = Decoder(pieces, unpickle, types, versions, _forgetting(data))
+        decoder = Decoder(pieces, unpickle, types, versions, _forgetting(data), notes)
         return decoder.value(document["value"])
     except (MalformedError, MissingLibraryError):
         raise
