@@ -7,6 +7,7 @@ hub for its sidecar, and knows only JSON results.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,14 +16,18 @@ import yaml
 from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
 from airflow.providers.cncf.kubernetes.utils.pod_manager import OnKillAction
 from kubernetes.client import models as k8s
+from kubernetes.config import ConfigException
 
 from k8s_venv.airflow import pod_spec
 from k8s_venv.airflow.compat import AirflowTaskTimeout, deployment
 from k8s_venv.airflow.lines import line_logger
 from k8s_venv.backends import image_of
 from k8s_venv.backends.kubernetes import diagnose, render
+from k8s_venv.backends.kubernetes.api import PodApi
 from k8s_venv.backends.kubernetes.client_types import typed
 from k8s_venv.backends.kubernetes.engine import Keep, PodRun
+from k8s_venv.backends.kubernetes.namespaces import context_namespace, own_namespace
+from k8s_venv.backends.kubernetes.patience import without_retries
 from k8s_venv.backends.kubernetes.stages import Timeouts, from_json
 from k8s_venv.calls import remove_arguments
 from k8s_venv.errors import BackendError, CallError
@@ -67,6 +72,8 @@ class IsolatedPodOperator(KubernetesPodOperator):
             **options,
         )
         self.call = call
+        self._waits = False
+        self._origin = ""  # of the namespace
 
     @classmethod
     def for_call(
@@ -110,9 +117,11 @@ class IsolatedPodOperator(KubernetesPodOperator):
             BackendError: the pod could not be run, or ended without a result.
         """
         run = self._start(context)
+        self._waits = True
         try:
             return run.wait()
         finally:
+            self._waits = False
             self._finish(run)
 
     def begin(self, context: Context) -> IsolatedPodTrigger:
@@ -181,6 +190,25 @@ class IsolatedPodOperator(KubernetesPodOperator):
         finally:
             self._finish(run)
 
+    def on_kill(self) -> None:
+        """Delete the pod of a task that was ended.
+
+        Raises:
+            BackendError: the pod could not be deleted, while the task waits for it.
+        """
+        if self.pod is None or self.on_kill_action != OnKillAction.DELETE_POD:
+            super().on_kill()
+            return
+        environment, metadata = self.call.environment, self.pod.metadata
+        api = PodApi(self.client, metadata.namespace, environment, self.log.info)
+        try:
+            api.remove(metadata.name, metadata.uid, self.termination_grace_period)
+        except BackendError as error:
+            self.log.error("Killing %s() failed, and its pod goes on: %s", self.call.function, error)
+            if self._waits:  # nothing else ends that
+                raise
+        self._killed = True
+
     def convert_config_file_to_dict(self) -> None:
         """Read the kubeconfig that the task names, for the triggerer; its own it finds by itself."""
         self._config_dict = None
@@ -189,6 +217,7 @@ class IsolatedPodOperator(KubernetesPodOperator):
 
     def _start(self, context: Context) -> PodRun:
         """Create the pod, or take over the one that an earlier try left."""
+        self._origin = self._find_namespace()
         self.pod_request_obj = self.build_pod_request_obj(context)
         self.pod_request_obj.metadata.labels.update(render.LABELS)  # by which the triggerer watches
         run = self._run(self.pod_request_obj)
@@ -206,9 +235,34 @@ class IsolatedPodOperator(KubernetesPodOperator):
             raise
         return run
 
+    def _find_namespace(self) -> str:
+        """Take the namespace of the kubeconfig's context where nothing else names one; return where it comes from.
+
+        The provider takes ``default`` then, as no other tool does.
+        """
+        hook: Any = self.hook
+        template, field = self.full_pod_spec, hook._get_field  # which knows older names of the fields
+        if self.namespace:
+            return "by the pod option `namespace`"
+        if template and template.metadata and template.metadata.namespace:
+            return "from the pod template"
+        if hook.get_namespace():
+            return f"from Airflow's connection {self.kubernetes_conn_id!r}"
+        own = own_namespace()
+        if own is not None:
+            return own.origin
+        config: Any = self.config_file or field("kube_config_path") or field("kube_config")
+        if isinstance(config, str) and config == field("kube_config"):
+            config = yaml.safe_load(config)
+        with contextlib.suppress(ConfigException):  # of which the hook tells
+            found = context_namespace(config, self.cluster_context or field("cluster_context"))
+            self.namespace = found.name
+            return found.origin
+        return ""
+
     def _run(self, pod: k8s.V1Pod) -> PodRun:
         return PodRun(
-            self.client,
+            without_retries(self.client),
             pod,
             self.call,
             line_logger(self.log, self.call.mask),
@@ -216,6 +270,7 @@ class IsolatedPodOperator(KubernetesPodOperator):
             Timeouts(schedule=self.schedule_timeout_seconds, startup=self.startup_timeout_seconds),
             follow_logs=self.get_logs,
             killed=lambda: self._killed,
+            origin=self._origin,
         )
 
     def _end(self, run: PodRun, event: dict[str, Any]) -> None:

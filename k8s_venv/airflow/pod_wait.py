@@ -19,6 +19,7 @@ from k8s_venv.airflow.lines import line_logger
 from k8s_venv.airflow.secrets import SecretNames, resolve_secrets
 from k8s_venv.airflow.shared_watch import subscribe
 from k8s_venv.backends.kubernetes import render, stages
+from k8s_venv.backends.kubernetes.diagnose import why
 from k8s_venv.backends.kubernetes.logs import printed_lines
 from k8s_venv.errors import CallError
 from k8s_venv.runner.masking import masker
@@ -177,8 +178,12 @@ class PodWait(KubernetesPodTrigger):
                     log = line_logger(self.log, mask)
                     for line in printed_lines(await response.read()):
                         log(line)
+                elif response.status not in (400, 404):  # it never ran, or is gone
+                    refusal = ApiException(response.status, response.reason)
+                    refusal.body = await response.text()
+                    raise refusal
             except ApiException as error:
-                self.log.warning("The log of pod %s could not be read: %s", self.pod_name, error.reason)
+                self.log.warning("The log of pod %s could not be read. %s", self.pod_name, why(error))
 
     async def _mask(self) -> Callable[[str], str]:
         """Return what hides the call's secrets in what other programs printed, which the runner did not see."""
@@ -196,7 +201,8 @@ class PodWait(KubernetesPodTrigger):
                 )
             except ApiException as error:
                 if error.status not in (404, 409):  # it is gone, or another one has its name
-                    self.log.warning("The pod %s could not be deleted: %s", self.pod_name, error.reason)
+                    pod = f"{self.pod_namespace}/{self.pod_name}"
+                    self.log.error("The pod %s could not be deleted and is still there. %s", pod, why(error))
         if self.arguments:
             try:
                 await asyncio.to_thread(_remove, self.arguments)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from k8s_venv.calls.source.absent import why_absent
 from k8s_venv.errors import BackendError, CallError, RemoteError, readable, visible
 from k8s_venv.runner import protocol
+from k8s_venv.runner.masking import masked_data
 from k8s_venv.runner.shipped_types import own_name
 from k8s_venv.runner.values import loads
 from k8s_venv.runtime import FailTask, SkipTask
@@ -38,7 +39,7 @@ class RemoteTraceback(Exception):  # noqa: N818 -- the cause of another exceptio
     """
 
     def __init__(self, text: str) -> None:
-        self.text = readable(text)
+        self.text = visible(readable(text))
         super().__init__(self.text)
 
     def __str__(self) -> str:
@@ -55,10 +56,10 @@ def rebuild(outcome: str, failure: Mapping[str, Any], call: PackedCall) -> BaseE
     """
     try:
         if outcome == protocol.SKIP:
-            return SkipTask(str(failure["message"]))
+            return SkipTask(visible(str(failure["message"])))
         if failure["module"] == _RUNNER_ERRORS:
             return _our_error(failure, call)
-        error = FailTask(str(failure["message"])) if outcome == protocol.FAIL else _exception(failure, call)
+        error = FailTask(visible(str(failure["message"]))) if outcome == protocol.FAIL else _exception(failure, call)
         trace = RemoteTraceback(str(failure["traceback"]))
         # The traceback shows what the exception followed; who looks for that finds it here, and it is shown once.
         trace.__context__, trace.__suppress_context__ = error.__cause__ or error.__context__, True
@@ -79,7 +80,7 @@ def _exception(failure: Mapping[str, Any], call: PackedCall) -> BaseException:
     if isinstance(error, ImportError):
         error.name = missing
     for note in failure["notes"]:
-        error.add_note(str(note))
+        error.add_note(visible(str(note)))
     if name == "ModuleNotFoundError" and missing:
         error.add_note(_requirement_hint(str(missing), call))
     elif name == "ImportError" and missing:
@@ -157,20 +158,26 @@ def _read(part: Any, call: PackedCall) -> tuple[Any, str | None]:
 def _group(failure: Mapping[str, Any], held: _Held, call: PackedCall) -> BaseException:
     members = [_exception(member, call) for member in failure["group"]]
     module, name = str(failure["module"]), str(failure["name"])
-    message = str(held.args[0]) if held.args else str(failure["message"]).rpartition(" (")[0]
+    message = visible(str(held.args[0]) if held.args else str(failure["message"]).rpartition(" (")[0])
     kind: Any = _known_type(module, name, call)
     with contextlib.suppress(Exception):  # a type of the user's own with a constructor of its own
         if kind is not None and issubclass(kind, BaseExceptionGroup):
             return _restored(kind(message, members), held)
     error = BaseExceptionGroup(message, members)
     if module != builtins.__name__:
-        error.add_note(f"It was a {readable(own_name(module))}.{name}.")
+        error.add_note(visible(f"It was a {readable(own_name(module))}.{name}."))
     return error
 
 
 def _as_itself(failure: Mapping[str, Any], held: _Held, call: PackedCall) -> BaseException | None:
-    """Return the exception as its own type, where that may be raised here and says the same."""
+    """Return the exception as its own type, where that may be raised here and says the same.
+
+    What would hide or imitate other text in a log is escaped in what it is made from.
+    """
     kind: Any = _known_type(str(failure["module"]), str(failure["name"]), call)
+    shown = visible(failure["message"])
+    if shown != failure["message"]:
+        held = _Held(*masked_data((held.args, held.whole, held.attributes, held.left_out), visible))
     whole = held.whole
     if kind is None or whole is None:
         return None
@@ -184,7 +191,7 @@ def _as_itself(failure: Mapping[str, Any], held: _Held, call: PackedCall) -> Bas
     for make in makers:
         with contextlib.suppress(BaseException):  # a type that is made in another way
             rebuilt = make()
-            if str(rebuilt) == failure["message"]:
+            if str(rebuilt) == shown:
                 return rebuilt
     return None
 

@@ -215,7 +215,7 @@ def test_what_the_kubelet_says_is_never_a_line_of_the_task(said: bytes, monkeypa
 
     assert read(Log([*whole[:2], said], whole)) == ("", ["line 0", "line 1", "line 2"])
     assert read(Log([*whole, said])) == (
-        f"the kubelet says: {said.decode().strip()}",
+        f"the kubelet says: {said.decode().strip()}.",
         ["line 0", "line 1", "line 2"],
     )
     assert printed_lines(b"".join([*whole, said])) == ["line 0", "line 1", "line 2"]

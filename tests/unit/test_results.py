@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import traceback
+import unicodedata
 import zlib
 from pathlib import Path
 from typing import Any
@@ -16,9 +18,10 @@ from hypothesis import strategies as st
 from k8s_venv.calls import PackedCall, Result, open_result, parse_document
 from k8s_venv.calls.results import inline_result
 from k8s_venv.environment import Environment
-from k8s_venv.errors import BackendError, K8sVenvError
+from k8s_venv.errors import BackendError, CallError, K8sVenvError, RemoteError, visible
 from k8s_venv.runner import protocol
 from k8s_venv.runner.values import dumps
+from k8s_venv.runtime import FailTask, SkipTask
 
 CALL = PackedCall(Environment(name="x", root=Path(), python="3.12"), "work", frozenset(["dag"]), "cloudpickle", b"", {})
 
@@ -127,3 +130,63 @@ def test_a_result_of_the_wrong_length_is_refused() -> None:
 
     with pytest.raises(BackendError, match="damaged"):
         open_result(Result(parsed, b""), CALL)
+
+
+HIDING = "\x1b[2J\r\x1e\u2028\u202e\0\x85::group::##[endgroup]"
+
+
+def failed(message: str, module: str = "builtins", name: str = "ValueError", **changes: Any) -> BaseException:
+    failure = {
+        "module": module,
+        "name": name,
+        "message": message,
+        "args": (message,),
+        "missing": None,
+        "notes": [message],
+        "group": None,
+        "traceback": f"Traceback:\n{name}: {message}\n",
+        **changes,
+    }
+    outcome = changes.get("outcome", protocol.FAILURE)
+    with pytest.raises(BaseException) as raised:  # noqa: PT011 -- it is what the test looks at
+        opened(document(dumps(failure), outcome))
+    return raised.value
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind"),
+    [
+        ({}, ValueError),
+        ({"module": "elsewhere", "name": "Unknown"}, RemoteError),
+        ({"outcome": protocol.SKIP}, SkipTask),
+        ({"outcome": protocol.FAIL}, FailTask),
+        ({"module": "k8s_venv.runner.errors", "name": "DeliveryError"}, BackendError),
+        ({"module": "k8s_venv.runner.errors", "name": "RestoringError"}, CallError),
+        ({"module": f"else{HIDING}", "name": f"Un{HIDING}"}, RemoteError),
+    ],
+)
+def test_what_a_failure_says_hides_and_imitates_nothing_in_a_log(changes: dict[str, Any], kind: type) -> None:
+    error = failed(f"two{HIDING}\nlines", **changes)
+
+    assert isinstance(error, kind)
+    shown = "".join(traceback.format_exception(error))
+    assert r"two\x1b[2J\r\x1e\u2028\u202e\x00\x85\x3a:group::\x23#[endgroup]" in shown
+    assert not set(HIDING[:8]) & set(shown.replace("[2J", "")) - set("[2J")
+    assert "::group::" not in shown
+
+
+def test_a_failure_that_hides_nothing_is_raised_with_the_very_arguments_that_it_had() -> None:
+    error = failed("'a\\r'", name="KeyError", args=("a\r",))
+
+    assert isinstance(error, KeyError)
+    assert error.args == ("a\r",)
+
+
+@given(st.text())
+def test_a_text_that_is_visible_stays_as_it_is_when_it_is_shown_again(text: str) -> None:
+    once = visible(text)
+
+    assert visible(once) == once
+    assert all(
+        sign.isprintable() or sign in "\n\t" or unicodedata.category(sign) in ("Zs", "Cf", "Cn", "Co") for sign in once
+    )

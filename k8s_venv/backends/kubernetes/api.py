@@ -37,11 +37,15 @@ class PodApi:
         namespace: the namespace.
         environment: whose calls they run, for messages.
         say: is called with what happens to a pod.
+        origin: where the namespace comes from, for messages.
     """
 
-    def __init__(self, client: Any, namespace: str, environment: Environment, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, client: Any, namespace: str, environment: Environment, say: Callable[[str], None], origin: str = ""
+    ) -> None:
         self._client = client
         self._namespace = namespace
+        self._origin = origin
         self._environment = environment
         self._say = say
 
@@ -97,31 +101,50 @@ class PodApi:
             name: the pod's name.
             uid: its uid, where it is known: a later try's pod has the same name.
         """
-        only = k8s.V1DeleteOptions(preconditions=k8s.V1Preconditions(uid=uid) if uid else None)
+        try:
+            self.remove(name, uid)
+        except BackendError as error:
+            self._say(str(error))
+
+    def remove(self, name: str, uid: str | None, grace: int | None = None) -> None:
+        """Delete a pod.
+
+        Args:
+            name: the pod's name.
+            uid: its uid, where it is known: a later try's pod has the same name.
+            grace: the seconds that it may take to end, where that is not its own affair.
+
+        Raises:
+            BackendError: Kubernetes refused that, or did not answer.
+        """
+        only = k8s.V1Preconditions(uid=uid) if uid else None
+        body = k8s.V1DeleteOptions(preconditions=only, grace_period_seconds=grace)
 
         def delete(**options: Any) -> None:
             try:
-                self._client.delete_namespaced_pod(name, self._namespace, body=only, **options)
+                self._client.delete_namespaced_pod(name, self._namespace, body=body, **options)
             except ApiException as error:
                 if error.status not in (404, 409):  # it is gone, or another one has its name
                     raise
 
         try:
             self._patiently(delete)
-        except (ApiException, BackendError) as error:
-            self._say(f"The pod {name} could not be deleted: {getattr(error, 'reason', error)}")
+        except ApiException as error:
+            raise BackendError(
+                self._environment.name,
+                f"the pod {self._namespace}/{name} could not be deleted and is still there. {diagnose.why(error)}",
+            ) from None
 
     def mark_checked(self, name: str) -> None:
         """Say on a kept pod that its result was read, so that no later try takes it over."""
+        body = {"metadata": {"labels": {takeover.CHECKED: "True"}}}
         try:
-            body = {"metadata": {"labels": {takeover.CHECKED: "True"}}}
-            self._client.patch_namespaced_pod(name, self._namespace, body, _request_timeout=_TIMEOUT)
-        except _AWAY as error:
+            self._patiently(self._client.patch_namespaced_pod, name, self._namespace, body)
+        except (ApiException, BackendError) as error:
             if getattr(error, "status", None) != 404:
-                reason = getattr(error, "reason", error)
                 self._say(
-                    f"The pod {name} is kept but could not be marked as read ({reason}); Airflow's account needs "
-                    "the right to `patch` pods. A later try of this task would take its result."
+                    f"The pod {name} is kept but could not be marked as read. {diagnose.why(error)} A later try of "
+                    "this task would take its result."
                 )
 
     def last_lines(self, name: str, container: str) -> list[str]:
@@ -137,7 +160,9 @@ class PodApi:
                 _request_timeout=_TIMEOUT,
             )
             return printed_lines(log.data)
-        except _AWAY:
+        except _AWAY as error:
+            if getattr(error, "status", None) not in (400, 404):  # it never ran, or is gone
+                self._say(f"The log of pod {name} could not be read. {diagnose.why(error)}")
             return []
 
     def last_warning(self, name: str) -> str:
@@ -148,7 +173,8 @@ class PodApi:
                 field_selector=f"involvedObject.name={name},type=Warning",
                 _request_timeout=_TIMEOUT,
             ).items
-        except _AWAY:
+        except _AWAY as error:
+            self._say(f"What Kubernetes complained about of pod {name} is not known. {diagnose.why(error)}")
             return ""
         return f"{events[-1].reason}: {events[-1].message}" if events else ""
 
@@ -159,7 +185,7 @@ class PodApi:
             error: the client's exception.
             what: what was asked for.
         """
-        return diagnose.refused(error, self._environment, what, self._namespace)
+        return diagnose.refused(error, self._environment, what, self._namespace, self._origin)
 
     def _ask(self, what: str, create: Callable[..., Any], *arguments: Any) -> Any:
         try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import kubernetes
@@ -10,10 +9,12 @@ import kubernetes
 from k8s_venv.backends import image_of
 from k8s_venv.backends.kubernetes import render
 from k8s_venv.backends.kubernetes.engine import PodRun
+from k8s_venv.backends.kubernetes.namespaces import Namespace, context_namespace, own_namespace
+from k8s_venv.backends.kubernetes.patience import without_retries
 from k8s_venv.errors import BackendError, did_you_mean
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from kubernetes.client import models as k8s
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 # A caller that dies between creating the pod and its Secret leaves a pod that waits: never longer than this.
 DEADLINE = 24 * 3600
-_POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 _OPTIONS = (
     *("annotations", "cluster_context", "config_file", "container_resources", "container_security_context"),
     *("env_vars", "image", "image_pull_policy", "image_pull_secrets", "in_cluster", "labels", "namespace"),
@@ -48,8 +48,8 @@ class KubernetesBackend:
     def run(self, call: PackedCall, log: Callable[[str], None]) -> Result:
         """Run a call as a pod; see ``Backend.run``."""
         client, namespace = _connect(call.environment)
-        pod = self._pod(call, namespace)
-        run = PodRun(client, pod, call, log, lambda _: None)
+        pod = self._pod(call, namespace.name)
+        run = PodRun(client, pod, call, log, lambda _: None, origin=namespace.origin)
         try:
             run.create()
             return run.wait()
@@ -63,7 +63,7 @@ class KubernetesBackend:
         options["labels"] = {**render.labels(call.environment.name), **options.get("labels", {})}
         name = render.pod_name(f"{call.environment.name}-{call.function}", self._identity)
         secret = render.fresh_secret_name(name)
-        return render.pod(name, options.pop("namespace", namespace), DEADLINE, options, secret)
+        return render.pod(name, namespace, DEADLINE, options, secret)
 
     def _options(self, environment: Environment) -> dict[str, Any]:
         """Return the pod options, of which Airflow's operator knows more than this backend.
@@ -83,21 +83,21 @@ class KubernetesBackend:
         return {name: value for name, value in environment.pod.items() if name in _OPTIONS}
 
 
-def _connect(environment: Environment) -> tuple[Any, str]:
-    """Return a client and the namespace of its context, or that of the pod in which this runs."""
+def _connect(environment: Environment) -> tuple[Any, Namespace]:
+    """Return a client, and the namespace of the pods: what names it first is what is closest to them."""
     file, context, inside = (environment.pod.get(name) for name in ("config_file", "cluster_context", "in_cluster"))
-    named = file or context or inside is False
+    elsewhere = file or context or inside is False
     try:
         if inside:
             kubernetes.config.load_incluster_config()
-        elif named:
+        elif elsewhere:
             kubernetes.config.load_kube_config(file, context)
         else:
             kubernetes.config.load_config()
-        if _POD_NAMESPACE.is_file() and not named:
-            return kubernetes.client.CoreV1Api(), _POD_NAMESPACE.read_text("utf-8").strip()
-        contexts, active = kubernetes.config.list_kube_config_contexts(file)
+        client = without_retries(kubernetes.client.CoreV1Api())
+        if "namespace" in environment.pod:
+            return client, Namespace(environment.pod["namespace"], "by the pod option `namespace`")
+        own = None if elsewhere else own_namespace()
+        return client, own or context_namespace(file, context)
     except kubernetes.config.ConfigException as error:
         raise BackendError(environment.name, f"no cluster is configured ({error}). Set KUBECONFIG.") from None
-    chosen: Mapping[str, Any] = next((each for each in contexts if each["name"] == context), active)["context"]
-    return kubernetes.client.CoreV1Api(), chosen.get("namespace", "default")

@@ -137,7 +137,7 @@ class Creation:
 
     def _remove(self, pod: k8s.V1Pod) -> None:
         """End and remove a pod, with the arguments that its worker left at the location for large values."""
-        self._api.delete(pod.metadata.name, pod.metadata.uid)
+        self._api.remove(pod.metadata.name, pod.metadata.uid)
         self._await_removal(pod)
         withdraw_arguments(self._call, pod)
 

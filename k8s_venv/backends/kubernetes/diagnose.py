@@ -61,9 +61,10 @@ _HINTS = {
     "Unauthorized": "The cluster does not know the account: is its token or certificate still valid?",
 }
 # How the API server (RBAC) refuses what an account has no right to.
-_LACKS = re.compile(r'User \\?"([^"\\]+)\\?" cannot (\w+) resource \\?"([\w/]+)\\?"')
+_LACKS = re.compile(r'User "([^"]+)" cannot (\w+) resource "([\w/]+)"')
 # Seconds within which a container ends whose program cannot be started.
 _FAILS_WITHIN = 5.0
+_SHOWN = 500  # characters of a message that is no result
 _OTHER_MACHINE = re.compile(r"exec \S*: exec format error")  # what runc says in the container's place
 _DOCUMENT = '{"protocol"'  # how the runner begins its message
 _CONTAINER_REASONS = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
@@ -94,6 +95,13 @@ def message(pod: Any) -> str:
     return text if text.startswith(_DOCUMENT) else ""
 
 
+def foreign_message(pod: Any) -> str:
+    """Return the termination message that a program of the user's left in the result's place, or nothing."""
+    state = container_state(pod) if pod is not None else None
+    text = (state.terminated.message or "") if state and state.terminated else ""
+    return "" if text.startswith(_DOCUMENT) else text.strip()
+
+
 def has_run(pod: Any) -> bool:
     """Return whether a pod's runner must have begun: it left its result, or its container ran for seconds."""
     state = container_state(pod) if pod is not None else None
@@ -110,15 +118,24 @@ def missing_right(error: Any) -> str:
     """Return which right the account lacks, as a sentence, or nothing where that is not why it was refused.
 
     Args:
-        error: the client's exception.
+        error: a client's exception, with its ``status`` and ``body``.
     """
-    lacks = _LACKS.search(status_field(error, "message") or str(error.body or ""))
-    if error.status != 403 or not lacks:
+    lacks = _LACKS.search(status_field(error, "message")) if getattr(error, "status", None) == 403 else None
+    if lacks is None:
         return ""
     return (
         f"The account {lacks[1]} needs the right to `{lacks[2]}` `{lacks[3]}` in that namespace: ask whoever runs the "
         "cluster."
     )
+
+
+def why(error: Any) -> str:
+    """Return why a request was refused, or had no answer: as a sentence, with the right that is missing.
+
+    Args:
+        error: a client's exception.
+    """
+    return missing_right(error) or _sentence(str(getattr(error, "reason", None) or error))
 
 
 def was_ended(pod: Any) -> bool:
@@ -238,7 +255,7 @@ def gone(environment: Environment, function: str, cause: str = "") -> BackendErr
     )
 
 
-def death(pod: Any, environment: Environment, function: str, last_line: str = "") -> BackendError:
+def death(pod: Any, environment: Environment, function: str, last_line: str = "", left: str = "") -> BackendError:
     """Return why a pod ended without a result.
 
     Args:
@@ -246,6 +263,7 @@ def death(pod: Any, environment: Environment, function: str, last_line: str = ""
         environment: whose call it was.
         function: the function's name.
         last_line: the last line of its log, if it was read.
+        left: its termination message, where that is no result.
     """
     name = environment.name
     if pod.status.reason == "Evicted":
@@ -270,7 +288,7 @@ def death(pod: Any, environment: Environment, function: str, last_line: str = ""
         )
     state = container_state(pod)
     if state and state.terminated:
-        problem = _container_death(pod, state.terminated, function, last_line)
+        problem = _container_death(pod, state.terminated, function, last_line, left)
         return BackendError(name, problem, state.terminated.exit_code)
     reason = pod.status.reason or pod.status.phase
     return BackendError(
@@ -278,7 +296,7 @@ def death(pod: Any, environment: Environment, function: str, last_line: str = ""
     )
 
 
-def _container_death(pod: Any, ended: Any, function: str, last_line: str) -> str:
+def _container_death(pod: Any, ended: Any, function: str, last_line: str, left: str) -> str:
     if ended.reason == "OOMKilled":
         return (
             f"{function}() used more memory than its container may ({_memory_limit(pod)}) and was killed. Raise it "
@@ -291,7 +309,11 @@ def _container_death(pod: Any, ended: Any, function: str, last_line: str) -> str
             f"its image cannot run on its node, which is another kind of machine ({last_line}). Build it for that "
             "platform (`platforms` of the environment), or choose nodes with `node_selector`."
         )
-    return f"{function}() ended without a result: {exit_reason(ended.exit_code)}."
+    reason = f"{function}() ended without a result: {exit_reason(ended.exit_code)}."
+    if not left:
+        return reason
+    shown = left if len(left) <= _SHOWN else f"{left[:_SHOWN]}[…]"
+    return f"{reason} Another program wrote the container's termination message: {shown!r}."
 
 
 def failed_init_container(pod: Any) -> Any:
@@ -314,7 +336,7 @@ def is_limited(error: Any) -> bool:
     return bool(error.status == 403 and " per Container is " in _message(error))
 
 
-def refused(error: Any, environment: Environment, what: str, namespace: str) -> BackendError:
+def refused(error: Any, environment: Environment, what: str, namespace: str, origin: str = "") -> BackendError:
     """Return what the API server's refusal means.
 
     Args:
@@ -322,13 +344,15 @@ def refused(error: Any, environment: Environment, what: str, namespace: str) -> 
         environment: whose call it was.
         what: what was asked for.
         namespace: where.
+        origin: where the namespace comes from, if that is known.
     """
     reason = _message(error)
     hint = next((hint for sign, hint in _HINTS.items() if sign in reason), "Check the pod's options.")
     hint = missing_right(error) or hint
     if error.status == 404:
         hint = f"Does the namespace {namespace!r} exist?"
-    return BackendError(environment.name, f"Kubernetes refused the {what} in namespace {namespace!r}: {reason} {hint}")
+    place = f"namespace {namespace!r} ({origin})" if origin else f"namespace {namespace!r}"
+    return BackendError(environment.name, f"Kubernetes refused the {what} in {place}: {reason} {hint}")
 
 
 def unreachable(error: Exception, environment: Environment, seconds: float) -> BackendError:

@@ -37,6 +37,7 @@ class PodRun:
         timeouts: how long it may take to start.
         follow_logs: whether the log is read at all.
         killed: returns whether the caller's own ``on_kill`` has ended the pod.
+        origin: where the pod's namespace comes from, for messages.
     """
 
     def __init__(
@@ -50,9 +51,10 @@ class PodRun:
         *,
         follow_logs: bool = True,
         killed: Callable[[], bool] = bool,
+        origin: str = "",
     ) -> None:
         self._client = client
-        self._api = PodApi(client, pod.metadata.namespace, call.environment, say)
+        self._api = PodApi(client, pod.metadata.namespace, call.environment, say, origin)
         self._creation = Creation(self._api, pod, call, say)
         self._request = pod
         self._pod = pod  # as it was made, as soon as it is
@@ -148,7 +150,8 @@ class PodRun:
             state = diagnose.container_state(end.pod) if end.pod is not None else None
             if end.why == "deleted" and not (state and state.terminated) and not diagnose.disruption(end.pod):
                 raise diagnose.gone(environment, function)
-            raise diagnose.death(end.pod, environment, function, self._show_evidence(end.pod))
+            left = self._call.mask(diagnose.foreign_message(end.pod))
+            raise diagnose.death(end.pod, environment, function, self._show_evidence(end.pod), left)
         document = parse_document(text, environment.name)
         if document.outcome == protocol.FAILURE and diagnose.was_ended(end.pod):
             # What the function said when it was ended from outside is not why it ended.

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from kubernetes.client.exceptions import ApiException
 from urllib3.exceptions import HTTPError
 
-from k8s_venv.backends.kubernetes.diagnose import missing_right
+from k8s_venv.backends.kubernetes.diagnose import why
 from k8s_venv.runner.protocol import BEGIN, MARK
 
 if TYPE_CHECKING:
@@ -100,11 +100,11 @@ class LogFollower:
             except ApiException as error:
                 if error.status == 400:  # it never ran
                     return ""
-                problem = missing_right(error) or str(error.reason)
+                problem = why(error)
                 if error.status in (403, 404):  # it may not be read, or is gone
                     break
             except (HTTPError, OSError) as error:
-                problem = str(error)
+                problem = why(error)
             else:
                 return ""
             time.sleep(_RETRY * attempt)

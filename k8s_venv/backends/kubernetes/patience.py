@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from kubernetes.client.exceptions import ApiException
 from urllib3.exceptions import HTTPError
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from k8s_venv.environment import Environment
 
 T = TypeVar("T")
+K = TypeVar("K", bound=Any)
 
 # Answers that pass: too many requests, and those of a server that starts, ends or is overloaded.
 _PASSING = (429, 500, 502, 503, 504)
@@ -45,6 +46,18 @@ def patiently(ask: Callable[[], T], environment: Environment) -> T:
             if time.monotonic() > deadline:
                 raise diagnose.unreachable(error, environment, _SECONDS) from None
         time.sleep(_PAUSE)
+
+
+def without_retries(client: K) -> K:
+    """Return a client whose requests fail at once: who asks here asks again, and urllib3 would warn at each attempt.
+
+    Args:
+        client: one of the API's groups, such as a ``CoreV1Api``.
+    """
+    manager = client.api_client.rest_client.pool_manager
+    manager.connection_pool_kw["retries"] = False
+    manager.clear()  # what was made before has the setting of then
+    return client
 
 
 class Refusals:
