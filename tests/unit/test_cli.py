@@ -14,6 +14,7 @@ import pytest
 
 from k8s_venv.cli import main
 from tests.conftest import Command
+from tests.faults import BASE
 from tests.terminal import run_on_terminal
 
 COMMANDS = ["build-images", "check", "explain", "helm-values", "init", "list", "lock", "prune", "test"]
@@ -26,7 +27,8 @@ README = Path(__file__).parents[2] / "k8s_venv/README.md"
 @pytest.fixture
 def project_file(tmp_path: Path) -> Path:
     path = tmp_path / "k8s-venv.toml"
-    path.write_text(f'[environments.bare]\npython = "3.12"\n[environments.{LONG}]\npython = "3.11"\n')
+    base = f'base = "{BASE}"\n'
+    path.write_text(f'[environments.bare]\npython = "3.12"\n{base}[environments.{LONG}]\npython = "3.11"\n{base}')
     return path
 
 
@@ -47,8 +49,8 @@ def test_help_teaches_the_way_from_nothing_to_a_run(cli: Command) -> None:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_each_command_explains_itself_without_a_project(cli: Command, command: str) -> None:
-    shown = cli(command, "--help")
+def test_each_command_explains_itself_without_a_project(in_process: Command, command: str) -> None:
+    shown = in_process(command, "--help")
 
     assert shown.returncode == 0
     assert len(shown.stdout.splitlines()) > 6
@@ -81,8 +83,8 @@ finally:
     assert ran.stderr.split() == []
 
 
-def test_lock_writes_locks_and_shows_progress_apart_from_results(cli: Command, project_file: Path) -> None:
-    ran = cli("lock")
+def test_lock_writes_locks_and_shows_progress_apart_from_results(in_process: Command, project_file: Path) -> None:
+    ran = in_process("lock")
 
     assert ran.returncode == 0
     assert ran.stdout == ""
@@ -93,19 +95,19 @@ def test_lock_writes_locks_and_shows_progress_apart_from_results(cli: Command, p
     ]
 
 
-def test_lock_takes_names(cli: Command, project_file: Path) -> None:
-    ran = cli("lock", "bare", "bare")
+def test_lock_takes_names(in_process: Command, project_file: Path) -> None:
+    ran = in_process("lock", "bare", "bare")
 
     assert ran.returncode == 0
     assert ran.stderr.count("locked 0 packages") == 1
     assert [path.name for path in project_file.parent.glob("pylock.*")] == ["pylock.bare.toml"]
 
 
-def test_one_failure_does_not_keep_other_environments_from_their_lock(cli: Command, project_file: Path) -> None:
+def test_one_failure_does_not_keep_other_environments_from_their_lock(in_process: Command, project_file: Path) -> None:
     with project_file.open("a") as stream:
         stream.write('[environments.a]\npython = "3.99"\n[environments.b]\npython = "3.98"\n')
 
-    ran = cli("lock", "a", "b", "bare")
+    ran = in_process("lock", "a", "b", "bare")
 
     assert ran.returncode == 1
     assert (project_file.parent / "pylock.bare.toml").exists()
@@ -113,12 +115,12 @@ def test_one_failure_does_not_keep_other_environments_from_their_lock(cli: Comma
     assert "Error: Environment 'b': there is no Python 3.98" in ran.stderr
 
 
-def test_the_project_option_wins_over_the_variable(cli: Command, project_file: Path, tmp_path: Path) -> None:
+def test_the_project_option_wins_over_the_variable(in_process: Command, project_file: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.mkdir()
     (other / "k8s-venv.toml").write_text('[environments.other]\npython = "3.12"\n')
 
-    ran = cli("--project", "other", "lock", K8S_VENV_PROJECT=str(project_file))
+    ran = in_process("--project", "other", "lock", K8S_VENV_PROJECT=str(project_file))
 
     assert ran.returncode == 0
     assert (other / "pylock.other.toml").exists()
@@ -153,49 +155,51 @@ WRONG = {
 @pytest.mark.parametrize("command", ["lock", "build-images"])
 @pytest.mark.parametrize(("text", "sentence"), WRONG.values(), ids=WRONG)
 def test_a_wrong_project_file_gets_one_sentence(
-    cli: Command, tmp_path: Path, command: str, text: str, sentence: str
+    in_process: Command, tmp_path: Path, command: str, text: str, sentence: str
 ) -> None:
     (tmp_path / "k8s-venv.toml").write_text(text)
 
-    assert sentence in error_of(cli(command, "snowprak"))
+    assert sentence in error_of(in_process(command, "snowprak"))
 
 
-def test_no_project_file_gets_one_sentence(cli: Command) -> None:
-    assert "`k8s-venv init` writes one" in error_of(cli("lock"))
+def test_no_project_file_gets_one_sentence(in_process: Command) -> None:
+    assert "`k8s-venv init` writes one" in error_of(in_process("lock"))
 
 
-def test_a_project_without_environments_gets_one_sentence(cli: Command, tmp_path: Path) -> None:
+def test_a_project_without_environments_gets_one_sentence(in_process: Command, tmp_path: Path) -> None:
     (tmp_path / "k8s-venv.toml").write_text("")
 
-    assert "No environment is declared." in error_of(cli("lock"))
+    assert "No environment is declared." in error_of(in_process("lock"))
 
 
-def test_names_are_shown_as_they_are(cli: Command, project_file: Path, tmp_path: Path) -> None:
+def test_names_are_shown_as_they_are(in_process: Command, project_file: Path, tmp_path: Path) -> None:
     folder = tmp_path / "[red]" / ":key:"
     folder.mkdir(parents=True)
     (folder / "Dockerfile").write_text("PYENV 3.12 etl\n")
     (folder / "packages.txt").write_text("jq\n")
 
-    ran = cli("init", "new", "--from-dockerfile", str(folder / "Dockerfile"))
+    ran = in_process("init", "new", "--from-dockerfile", str(folder / "Dockerfile"))
 
     assert f"the Debian packages of {folder / 'packages.txt'}: remove" in ran.stderr
 
 
 @pytest.mark.parametrize("place", ["nowhere", "."])
-def test_a_project_that_is_nowhere_gets_one_sentence(cli: Command, place: str) -> None:
-    assert "--project" in error_of(cli("--project", place, "lock"))
-    assert "K8S_VENV_PROJECT" in error_of(cli("lock", K8S_VENV_PROJECT=place))
+def test_a_project_that_is_nowhere_gets_one_sentence(in_process: Command, place: str) -> None:
+    assert "--project" in error_of(in_process("--project", place, "lock"))
+    assert "K8S_VENV_PROJECT" in error_of(in_process("lock", K8S_VENV_PROJECT=place))
 
 
-def test_a_cache_that_cannot_be_written_to_gets_one_sentence(cli: Command, project_file: Path) -> None:
-    assert "Set K8S_VENV_CACHE to a folder that can" in error_of(cli("lock", "bare", K8S_VENV_CACHE="/dev/null/cache"))
+def test_a_cache_that_cannot_be_written_to_gets_one_sentence(in_process: Command, project_file: Path) -> None:
+    assert "Set K8S_VENV_CACHE to a folder that can" in error_of(
+        in_process("lock", "bare", K8S_VENV_CACHE="/dev/null/cache")
+    )
 
 
 # What `build-images` needs and may not find.
 
 
-def test_building_without_a_registry_gets_one_sentence(cli: Command, project_file: Path) -> None:
-    said = error_of(cli("build-images"))
+def test_building_without_a_registry_gets_one_sentence(in_process: Command, project_file: Path) -> None:
+    said = error_of(in_process("build-images"))
 
     assert "No registry is configured. Add registry = " in said
     assert not list(project_file.parent.glob("pylock.*"))
@@ -266,9 +270,9 @@ MISSPELT = {
 
 @pytest.mark.parametrize(("arguments", "hint"), MISSPELT.values(), ids=MISSPELT)
 def test_a_misspelt_command_line_gets_a_hint_and_exit_code_2(
-    cli: Command, project_file: Path, arguments: list[str], hint: str
+    in_process: Command, project_file: Path, arguments: list[str], hint: str
 ) -> None:
-    ran = cli(*arguments)
+    ran = in_process(*arguments)
 
     assert ran.returncode == 2
     assert hint in error_of(ran)
@@ -318,11 +322,11 @@ def test_an_output_without_space_left_gets_one_sentence(project_file: Path) -> N
     assert ran.stderr == b"Error: The output cannot be written: No space left on device.\n"
 
 
-def test_the_keys_of_json_are_those_that_are_documented(cli: Command, project_file: Path) -> None:
+def test_the_keys_of_json_are_those_that_are_documented(in_process: Command, project_file: Path) -> None:
     plan = ("--dry-run", "--output", "images.tar", "bare")
     commands = {
-        "list --json": cli("list", "--json"),
-        "build-images --json": cli("build-images", "--json", *plan, K8S_VENV_REGISTRY="registry.example.com"),
+        "list --json": in_process("list", "--json"),
+        "build-images --json": in_process("build-images", "--json", *plan, K8S_VENV_REGISTRY="registry.example.com"),
     }
 
     for command, ran in commands.items():

@@ -14,18 +14,21 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Command
+from tests.faults import BASE
 from tests.wheels import make_wheel
 
-PROJECT = """
+PROJECT = f"""
 registry = "registry.example.com/airflow"
 
 [environments.etl]
 python = "3.12"
 requirements = "etl.txt"
+base = "{BASE}"
 
 [environments.training]
 python = "3.11"
 requirements = ["--no-index", "--find-links ./wheels", "own-ml"]
+base = "{BASE}"
 """
 
 
@@ -48,12 +51,12 @@ def test_check_passes_on_fresh_locks_without_a_request(project: Path, cli: Comma
     assert ran.stderr == "2 environments, 0 without a fresh lock\n"
 
 
-def test_check_names_what_is_stale_and_why_and_writes_nothing(project: Path, cli: Command) -> None:
-    cli("lock", "etl")
+def test_check_names_what_is_stale_and_why_and_writes_nothing(project: Path, in_process: Command) -> None:
+    in_process("lock", "etl")
     (project / "etl.txt").write_text("--no-index\n--find-links wheels\nown-lib<2\n")
     before = {path.name: path.read_bytes() for path in project.glob("pylock.*")}
 
-    ran = cli("lock", "--check")
+    ran = in_process("lock", "--check")
 
     assert ran.returncode == 1
     assert ran.stdout.splitlines() == [
@@ -64,19 +67,19 @@ def test_check_names_what_is_stale_and_why_and_writes_nothing(project: Path, cli
     assert {path.name: path.read_bytes() for path in project.glob("pylock.*")} == before
 
 
-def test_check_can_be_asked_about_some(project: Path, cli: Command) -> None:
-    cli("lock", "etl")
+def test_check_can_be_asked_about_some(project: Path, in_process: Command) -> None:
+    in_process("lock", "etl")
 
-    assert cli("lock", "--check", "etl").returncode == 0
-    assert cli("lock", "--check", "training").returncode == 1
+    assert in_process("lock", "--check", "etl").returncode == 0
+    assert in_process("lock", "--check", "training").returncode == 1
 
 
-def test_upgrade_takes_the_newest_and_says_what_changed(project: Path, cli: Command) -> None:
-    cli("lock")
+def test_upgrade_takes_the_newest_and_says_what_changed(project: Path, in_process: Command) -> None:
+    in_process("lock")
     make_wheel(project / "wheels", "own-lib", "2.0")
     make_wheel(project / "wheels", "own-ml", "3.0")
 
-    kept, upgraded = cli("lock"), cli("lock", "--upgrade")
+    kept, upgraded = in_process("lock"), in_process("lock", "--upgrade")
 
     assert "etl       locked 1 package in pylock.etl.toml, the same versions" in kept.stderr
     assert "etl       locked 1 package in pylock.etl.toml: own-lib 1.0 → 2.0 (" in upgraded.stderr
@@ -84,39 +87,39 @@ def test_upgrade_takes_the_newest_and_says_what_changed(project: Path, cli: Comm
     assert "locked 1 package in pylock.training.toml: own-ml 1.0 → 3.0, − own-lib" in upgraded.stderr
 
 
-def test_upgrade_package_leaves_the_others(project: Path, cli: Command) -> None:
-    cli("lock")
+def test_upgrade_package_leaves_the_others(project: Path, in_process: Command) -> None:
+    in_process("lock")
     make_wheel(project / "wheels", "own-lib", "2.0")
     make_wheel(project / "wheels", "own-ml", "2.0", requires=["own-lib"])
 
-    ran = cli("lock", "-P", "Own_Lib")
+    ran = in_process("lock", "-P", "Own_Lib")
 
     assert "pylock.etl.toml: own-lib 1.0 → 2.0 (" in ran.stderr
     assert "pylock.training.toml: own-lib 1.0 → 2.0 (" in ran.stderr
 
 
-def test_upgrading_what_is_not_there_is_refused(project: Path, cli: Command) -> None:
-    cli("lock")
+def test_upgrading_what_is_not_there_is_refused(project: Path, in_process: Command) -> None:
+    in_process("lock")
 
-    ran = cli("lock", "--upgrade-package", "own-libs")
+    ran = in_process("lock", "--upgrade-package", "own-libs")
 
     assert ran.returncode == 1
     assert "No lock of etl, training has a package 'own-libs'. Did you mean 'own-lib'?" in ran.stderr
 
 
-def test_check_and_upgrade_exclude_each_other(project: Path, cli: Command) -> None:
-    ran = cli("lock", "--check", "--upgrade")
+def test_check_and_upgrade_exclude_each_other(project: Path, in_process: Command) -> None:
+    ran = in_process("lock", "--check", "--upgrade")
 
     assert ran.returncode == 2
     assert "--check writes nothing, so there is nothing to upgrade." in ran.stderr
 
 
-def test_list_shows_each_environment_its_lock_and_its_image(project: Path, cli: Command) -> None:
-    cli("lock", "etl")
+def test_list_shows_each_environment_its_lock_and_its_image(project: Path, in_process: Command) -> None:
+    in_process("lock", "etl")
     with (project / "k8s-venv.toml").open("a") as stream:
         stream.write('[environments.own-image]\npython = "3.9"\nimage = "registry.example.com/ours:1"\n')
 
-    header, *rows = cli("list").stdout.splitlines()
+    header, *rows = in_process("list").stdout.splitlines()
 
     assert header.split() == ["environment", "Python", "lock", "packages", "image"]
     etl, training, own = (row.split() for row in rows)
@@ -126,11 +129,11 @@ def test_list_shows_each_environment_its_lock_and_its_image(project: Path, cli: 
     assert own == ["own-image", "3.9", "none", "registry.example.com/ours:1"]
 
 
-def test_list_says_why_a_lock_is_stale(project: Path, cli: Command) -> None:
-    cli("lock", "etl")
+def test_list_says_why_a_lock_is_stale(project: Path, in_process: Command) -> None:
+    in_process("lock", "etl")
     (project / "etl.txt").write_text("own-lib==1.0\n")
 
-    table, (found,) = cli("list", "etl"), json.loads(cli("list", "--json", "etl").stdout)
+    table, (found,) = in_process("list", "etl"), json.loads(in_process("list", "--json", "etl").stdout)
 
     assert table.stdout.splitlines()[1].split() == ["etl", "3.12", "stale", "-"]
     assert "etl: its lock is stale: 'own-lib==1.0' was added; " in table.stderr

@@ -286,7 +286,9 @@ def test_a_download_that_is_cut_short_is_begun_again(tmp_path: Path, monkeypatch
 
 
 @pytest.mark.parametrize("url", ["nonsense:x?signature=hidden", "http://127.0.0.1:9/a b?signature=hidden"])
-def test_a_signed_url_is_in_no_message(tmp_path: Path, url: str) -> None:
+def test_a_signed_url_is_in_no_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    monkeypatch.setattr(delivery, "_PAUSE", 0.01)
+
     with pytest.raises(DeliveryError) as caught:
         delivery.fetch("", {"size": 1, "sha256": "", "url": url}, str(tmp_path), "its arguments")
 
