@@ -6,6 +6,7 @@ import ast
 import contextlib
 import dataclasses
 import functools
+import inspect
 import json
 import sys
 from pathlib import Path
@@ -141,6 +142,7 @@ def capture(
     Raises:
         CallError: the function or an argument cannot travel.
     """
+    _refuse_uncallable(function)
 
     def attempt(chosen: Transport, why: str) -> Captured:
         arguments = encode_arguments(function, environment, args, kwargs or {}, chosen)
@@ -157,6 +159,15 @@ def capture(
         return Captured(function, name, environment, chosen, why, arguments, entries, beside, slicer, modules)
 
     return by_rule(function, environment, transport, attempt)
+
+
+def _refuse_uncallable(function: Any) -> None:
+    """Refuse what no call can be made of, or whose value can never come back."""
+    if not callable(function):
+        raise CallError(f"{function!r} is not a function, so it cannot be called.")
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        name = function_name(function)
+        raise CallError(f"{name}() yields, and a generator cannot travel. Let it return a list.", *place_of(function))
 
 
 def _require(missing: Collection[str], function: Callable[..., Any], environment: Environment) -> None:
@@ -239,7 +250,7 @@ def _add_pickle(
     path = Path(file) if file else None
     if path is None or not path.is_file() or is_installed_file(str(path)):
         entries[protocol.SOURCES] = b"{}"
-        return {}, modules
+        return modules_beside([*modules, *arguments.modules], None, environment.root), modules
     package = getattr(written_function(function), "__globals__", {}).get("__package__") or ""
     imported = [*imported_names(path, package), *modules, *arguments.modules]
     beside = modules_beside(imported, path, environment.root)

@@ -27,6 +27,7 @@ from k8s_venv.runner import protocol
 from k8s_venv.runner.encoder import length
 from k8s_venv.runner.errors import NoCodecError
 from k8s_venv.runner.notes import Notes
+from k8s_venv.runner.registry import registered
 from k8s_venv.runner.values import buffers, dump_parts
 
 if TYPE_CHECKING:
@@ -72,6 +73,8 @@ def pack(
         CallError: the function or an argument cannot travel.
     """
     check_serializer(serializer, environment)
+    if serializer is None and not discard_value:
+        _refuse_lost_instances(function)
     captured = capture(function, environment, transport, args, kwargs)
     if captured.transport == "source" and not same_python(environment.python):
         check_syntax(captured.source, environment.python)
@@ -100,6 +103,28 @@ def pack(
         notes=(*captured.arguments.notes, *notes.sentences(lambda path: f"Airflow's context: {path}")),
         namespaces=namespaces,
     )
+
+
+def _refuse_lost_instances(function: Callable[..., Any]) -> None:
+    """Refuse to call a class whose instances, which are the result, no codec can carry."""
+    kind: Any = function
+    while isinstance(kind, functools.partial):
+        kind = kind.func
+    if isinstance(kind, type) and not is_installed(kind.__module__) and _loses_instances(kind):
+        raise CallError(
+            f"The result of {kind.__name__}() would be a {kind.__qualname__}, which cannot travel. Make it a dataclass "
+            "or a named tuple at the top level of its module, say how it travels with "
+            "k8s_venv.runtime.register_codec(), or call a function that returns plain data."
+        )
+
+
+def _loses_instances(kind: Any) -> bool:
+    if any("__call__" in vars(base) for base in type(kind).__mro__ if base is not type):
+        return False  # what its metaclass returns may be anything
+    if hasattr(kind, "__dataclass_fields__") or hasattr(kind, "_fields"):
+        return "<locals>" in kind.__qualname__
+    is_plain = kind.__mro__[1:] == (object,) and kind.__new__ is object.__new__
+    return bool(is_plain and kind not in registered("types"))
 
 
 def _with_arguments(captured: Captured) -> tuple[dict[str, bytes], Spool | None]:

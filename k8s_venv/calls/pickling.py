@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import cloudpickle
 
-from k8s_venv.calls.source.functions import function_name, outer_values, written_function
-from k8s_venv.calls.source.origins import Origins, is_installed, sent_name
+from k8s_venv.calls.source.functions import function_name, home_of, outer_values, written_function
+from k8s_venv.calls.source.origins import Origins, is_importable, is_installed, sent_name
 from k8s_venv.calls.source.sender_only import of_airflow
 from k8s_venv.errors import CallError
 from k8s_venv.runner.building import named
@@ -41,7 +41,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         self.modules: set[str] = set()
 
     def reducer_override(self, value: Any) -> Any:
-        if isinstance(value, ModuleType):
+        if isinstance(value, ModuleType) and is_importable(value):
             self.modules.add(value.__name__)
         if isinstance(value, functools._lru_cache_wrapper) and self._origins.is_sliced(value.__module__):
             parameters = value.cache_parameters()
@@ -145,20 +145,32 @@ def pickle_function(
 
 @contextlib.contextmanager
 def _own_module(function: Callable[..., Any], root: Path, *, by_value: bool = True) -> Iterator[Origins]:
-    """Tell the origins of modules as a function sees them, and let cloudpickle take its own module by value."""
+    """Yield the origins of modules as a function sees them, while cloudpickle takes by value what has no file there.
+
+    That is the function's own module, and modules that were made at run time.
+    """
     origins = Origins(root)
-    inner = written_function(function)
-    if inner is not None and not is_installed(inner.__module__):
+    inner, home = written_function(function), home_of(function)
+    if inner is not None and home is not None and not is_installed(home[0]):
         origins.slice(inner)  # also where it could be imported by its name: its file does not travel
-    home = sys.modules.get(str(getattr(inner or function, "__module__", "")))
-    register = by_value and home is not None and home.__name__ != "__main__" and origins.is_sliced(home.__name__)
+    by_its_value = _made_at_run_time()
+    if by_value and home is not None and home[0] in sys.modules and origins.is_sliced(home[0]):
+        by_its_value[home[0]] = sys.modules[home[0]]
+    for name in {"__main__", *cloudpickle.list_registry_pickle_by_value()} & by_its_value.keys():
+        del by_its_value[name]  # it takes these so by itself
     try:
-        if register:
-            cloudpickle.register_pickle_by_value(home)
+        for module in by_its_value.values():
+            cloudpickle.register_pickle_by_value(module)
         yield origins
     finally:
-        if register:
-            cloudpickle.unregister_pickle_by_value(home)
+        for module in by_its_value.values():
+            cloudpickle.unregister_pickle_by_value(module)
+
+
+def _made_at_run_time() -> dict[str, ModuleType]:
+    """Return the modules that are registered though no import would find them elsewhere."""
+    known = {name: module for name, module in sys.modules.items() if isinstance(module, ModuleType)}
+    return {name: module for name, module in known.items() if module.__name__ == name and not is_importable(module)}
 
 
 def _refuse_references(function: Any, data: bytes, origins: Origins) -> None:

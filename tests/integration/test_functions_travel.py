@@ -430,7 +430,7 @@ def test_functions_of_the_plain_prompt_are_refused_with_a_sentence(send: Send) -
     names: dict[str, Any] = {"__name__": "__main__"}
     exec(compile("def f(): return 1", "<stdin>", "exec"), names)
 
-    with pytest.raises(CallError, match="source of the function cannot be read"):
+    with pytest.raises(CallError, match="has no source text"):
         send(names["f"])
 
 
@@ -483,7 +483,7 @@ def test_what_only_bytecode_can_say_travels_to_the_same_minor_version(load: Load
     assert send(module.work, python=HERE) == 3
     with pytest.raises(CallError, match=r"uses 'options', which cannot travel: it holds argparse\.Namespace"):
         send(module.work, python="3.8")
-    with pytest.raises(CallError, match="source of the function cannot be read"):
+    with pytest.raises(CallError, match="has no source text"):
         send(module.made, 1, python="3.8")
 
 

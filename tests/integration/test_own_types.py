@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -19,11 +17,10 @@ from k8s_venv.calls import open_result, pack, refer, to_document
 from k8s_venv.environment import Environment
 from k8s_venv.errors import CallError
 from k8s_venv.runner.values import dumps
-from tests.calls import run_packed
+from tests.calls import DAG_NAME, load_dag_file, run_packed
 from tests.interpreters import interpreter
 
 HERE = "{}.{}".format(*sys.version_info)
-DAG_NAME = f"unusual_prefix_{'0' * 40}_shop"
 
 SHAPES = """
     import dataclasses, enum, typing
@@ -80,16 +77,6 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str
         return path
 
     return file
-
-
-def load_dag_file(path: Path) -> ModuleType:
-    """Load a DAG file as Airflow does: under a name of its own, over what was loaded before."""
-    spec = importlib.util.spec_from_file_location(DAG_NAME, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules[DAG_NAME] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_the_module_of_an_arguments_type_travels_whether_or_not_the_function_names_it(

@@ -240,6 +240,11 @@ def _version(filename: str) -> tuple[int, int] | None:
     return status.st_mtime_ns, status.st_size
 
 
+def has_text(filename: str) -> bool:
+    """Return whether the text of a file, or of what was typed in a notebook, is known."""
+    return bool(_lines(filename))
+
+
 @functools.lru_cache(maxsize=64)
 def _parsed(filename: str, version: Any, as_main: bool) -> ModuleFile:
     lines = _lines(filename)

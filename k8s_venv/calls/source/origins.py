@@ -100,6 +100,17 @@ def is_installed(module: str) -> bool:
     return is_installed_file(path)
 
 
+def is_importable(module: ModuleType) -> bool:
+    """Return whether importing a module by its name finds it, as nothing does that was made at run time."""
+    name = module.__name__
+    if sys.modules.get(name) is not module:
+        return name in sys.modules and is_installed(name)
+    if getattr(module, "__file__", None) or module.__spec__ is not None or name == "__main__":
+        return True
+    parent = name.rpartition(".")[0]  # packages have such modules, as `six.moves` is one
+    return name.partition(".")[0] in sys.stdlib_module_names or (parent in sys.modules and is_installed(parent))
+
+
 def is_installed_file(path: str) -> bool:
     """Tell whether a file belongs to Python or to an installed package."""
     parts = Path(path).parts

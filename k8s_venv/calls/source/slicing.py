@@ -13,7 +13,7 @@ from k8s_venv.calls.source.beside import dotted_name, modules_beside
 from k8s_venv.calls.source.decorators import is_ours
 from k8s_venv.calls.source.follow import ModuleSlice
 from k8s_venv.calls.source.functions import function_name, outer_values, place_of, refuse_nonlocal, written_function
-from k8s_venv.calls.source.modulefile import files_of, module_file
+from k8s_venv.calls.source.modulefile import files_of, has_text, module_file
 from k8s_venv.calls.source.origins import Origins, is_installed_file, sent_name
 from k8s_venv.calls.source.parts import Parts, StateError
 from k8s_venv.calls.source.sender_only import bound_to_process, of_airflow, type_name
@@ -63,6 +63,7 @@ class Slicer:
         self.inner = inner if inner is not None and not is_installed_file(inner.__code__.co_filename) else None
         refuse_nonlocal(function)
         if self.inner is not None:
+            self._require_text()
             self._home = self._origins.slice(self.inner)
         try:
             self._collect()
@@ -78,6 +79,15 @@ class Slicer:
         if are_read(self._texts(), packages):
             self._annotated = packages
             self._collect()
+
+    def _require_text(self) -> None:
+        if not has_text(self.filename):
+            raise SourceError(
+                f"{function_name(self._function)}() has no source text, as what is typed at the plain prompt or made "
+                "by exec(), and nothing else can travel to another version of Python. Define it in a file or a "
+                "notebook.",
+                *place_of(self._function),
+            )
 
     @property
     def filename(self) -> str:

@@ -17,10 +17,10 @@ import copyreg
 import functools
 import io
 import pickle
-from types import BuiltinFunctionType, FunctionType, ModuleType
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import TYPE_CHECKING, Any
 
-from k8s_venv.calls.source.origins import sent_name
+from k8s_venv.calls.source.origins import is_importable, sent_name
 from k8s_venv.calls.source.parts import Attribute, Build, Parts, StateError
 from k8s_venv.calls.source.sender_only import type_name
 from k8s_venv.calls.source.unnamed import Unnamed
@@ -129,6 +129,8 @@ class _Pickler(pickle.Pickler):
     def _module(self, module: ModuleType) -> tuple[str, str]:
         if self._origins.is_sliced(module.__name__):
             raise StateError(f"holds the module {module.__name__} itself")
+        if not is_importable(module):
+            raise StateError(f"holds the module {module.__name__}, which no import finds by that name")
         self.parts.modules.add(module.__name__)
         return ("module", module.__name__)
 
@@ -154,6 +156,8 @@ class _Pickler(pickle.Pickler):
             return setattr, (value.kind, value.name, value.value)
         if isinstance(value, FunctionType | type):
             return self._definition(value)
+        if isinstance(value, MethodType) and getattr(value.__self__, value.__func__.__name__, None) != value:
+            raise StateError(f"holds the method {value.__func__.__qualname__} of an object that has no such method")
         if not isinstance(value, BuiltinFunctionType):
             self._check_instance(value)
         return _without_new(value)
