@@ -328,6 +328,17 @@ def test_a_pod_that_leaves_or_was_dealt_with_is_never_taken_over() -> None:
     assert takeover.fate(pod_with(ended(0), deleted=checked), "1", identity()) is takeover.Fate.CHECKED
 
 
+@pytest.mark.parametrize(("what", "fate"), [(1, takeover.Fate.TAKEN), (2, takeover.Fate.OTHER)])
+@pytest.mark.parametrize("state", [{"waiting": {}}, {"running": {}}])
+def test_beside_a_kept_pod_that_still_runs_no_other_starts(
+    state: dict[str, Any], what: int, fate: takeover.Fate
+) -> None:
+    kept = of_try(pod_with(state), "1")
+    kept.metadata.labels[takeover.CHECKED] = "True"
+
+    assert takeover.fate(kept, "2", identity(what)) is fate
+
+
 def test_an_end_travels_as_plain_data() -> None:
     pod = {
         "metadata": {"name": "work-1", "namespace": "tasks", "uid": "u1", "annotations": {"a": "hidden"}},

@@ -57,14 +57,15 @@ def fate(pod: Any, attempt: str | None, what: CallIdentity) -> Fate:
     labels = pod.metadata.labels or {}
     if pod.metadata.deletion_timestamp is not None:
         return Fate.LEAVING
-    if labels.get(CHECKED) == "True":
+    ended = diagnose.has_ended(pod)
+    if ended and labels.get(CHECKED) == "True":  # what was kept while it ran may still run
         return Fate.CHECKED
     sealed = (pod.metadata.annotations or {}).get(CALL)
     if not sealed:
         return Fate.UNKNOWN
     if not what.is_sealed_in(sealed):
         return Fate.OTHER
-    if not diagnose.has_ended(pod) or labels.get(TRY) == attempt:
+    if not ended or labels.get(TRY) == attempt:
         return Fate.TAKEN
     return Fate.TAKEN if _outcome(pod) in (protocol.VALUE, protocol.SKIP, protocol.FAIL) else Fate.FAILED
 
