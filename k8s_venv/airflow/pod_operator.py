@@ -27,7 +27,6 @@ from k8s_venv.backends.kubernetes.api import PodApi
 from k8s_venv.backends.kubernetes.client_types import typed
 from k8s_venv.backends.kubernetes.engine import Keep, PodRun
 from k8s_venv.backends.kubernetes.namespaces import context_namespace, own_namespace
-from k8s_venv.backends.kubernetes.patience import without_retries
 from k8s_venv.backends.kubernetes.stages import Timeouts, from_json
 from k8s_venv.calls import remove_arguments
 from k8s_venv.errors import BackendError, CallError
@@ -262,7 +261,7 @@ class IsolatedPodOperator(KubernetesPodOperator):
 
     def _run(self, pod: k8s.V1Pod) -> PodRun:
         return PodRun(
-            without_retries(self.client),
+            self.client,
             pod,
             self.call,
             line_logger(self.log, self.call.mask),

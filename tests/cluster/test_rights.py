@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import copy
+import json
+import os
+import subprocess
 import uuid
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,8 +19,9 @@ import kubernetes
 
 from k8s_venv.backends.kubernetes.engine import PodRun
 from k8s_venv.backends.kubernetes.stages import Timeouts
+from tests.chart import kubeconfig
 from tests.cluster.direct import PATIENCE, Cluster, add_one, sleep
-from tests.cluster.namespaces import may
+from tests.cluster.namespaces import client_of, may
 from tests.waiting import eventually
 
 RIGHTS = {
@@ -29,10 +34,10 @@ Without = Callable[[str, str], Any]
 
 
 @pytest.fixture
-def without(client: Any, namespace: str) -> Without:
-    """Return a function that gives a client of an account which has all rights of a worker but one."""
+def account_without(client: Any, namespace: str, tmp_path: Path) -> Callable[[str, str], Path]:
+    """Return a function that gives the kubeconfig of an account which has all rights of a worker but one."""
 
-    def make(verb: str, resource: str) -> Any:
+    def make(verb: str, resource: str) -> Path:
         rights = copy.deepcopy(RIGHTS)
         rights[resource].remove(verb)
         name = f"lacks-{uuid.uuid4().hex[:6]}"
@@ -45,15 +50,18 @@ def without(client: Any, namespace: str) -> Without:
         rbac.create_namespaced_role_binding(
             namespace, {"metadata": {"name": name}, "roleRef": role, "subjects": [account]}
         )
-        token = client.create_namespaced_service_account_token(name, namespace, {"spec": {"expirationSeconds": 3600}})
-        configuration = kubernetes.client.Configuration.get_default_copy()
-        configuration.cert_file = configuration.key_file = None
-        configuration.api_key = {"authorization": f"Bearer {token.status.token}"}
-        api = kubernetes.client.CoreV1Api(kubernetes.client.ApiClient(configuration))
+        config = kubeconfig(client, {"name": name, "namespace": namespace}, tmp_path)
+        api = client_of(config)
         eventually(lambda: all(may(api, namespace, each, what) for what, verbs in rights.items() for each in verbs))
-        return api
+        return config
 
     return make
+
+
+@pytest.fixture
+def without(account_without: Callable[[str, str], Path]) -> Without:
+    """Return a function that gives a client of such an account."""
+    return lambda verb, resource: client_of(account_without(verb, resource))
 
 
 def named(verb: str, resource: str) -> str:
@@ -109,3 +117,30 @@ def test_complaints_that_may_not_be_read_are_named(cluster: Cluster, without: Wi
 
     assert "no node could take its pod" in str(outcome.error)
     assert any(named("list", "events") in said for said in outcome.said)
+
+
+def test_a_task_that_cannot_be_killed_says_so_and_what_is_missing(
+    project: Path,
+    registry: str,
+    client: Any,
+    namespace: str,
+    account_without: Callable[[str, str], Path],
+) -> None:
+    config = account_without("delete", "pods")
+    extra = {"namespace": namespace, "kube_config_path": str(config)}
+    connection = json.dumps({"conn_type": "kubernetes", "extra": extra})
+    environ = {**os.environ, "K8S_VENV_REGISTRY": registry, "AIRFLOW_CONN_KUBERNETES_DEFAULT": connection}
+    command = ["k8s-venv", "test", "--dag", "sleeping", str(project / "waiting.py")]
+
+    with subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        assert process.stdout is not None
+        said = [next(line for line in process.stdout if line == "asleep\n")]
+        process.terminate()
+        said += process.stdout
+
+    printed = "".join(said)
+    assert "Killing sleeps() failed, and its pod goes on" in printed
+    assert named("delete", "pods") in printed
+    assert process.returncode == 1
+    for pod in client.list_namespaced_pod(namespace, label_selector="dag_id=sleeping").items:
+        client.delete_namespaced_pod(pod.metadata.name, namespace, grace_period_seconds=1)

@@ -10,7 +10,6 @@ from k8s_venv.backends import image_of
 from k8s_venv.backends.kubernetes import render
 from k8s_venv.backends.kubernetes.engine import PodRun
 from k8s_venv.backends.kubernetes.namespaces import Namespace, context_namespace, own_namespace
-from k8s_venv.backends.kubernetes.patience import without_retries
 from k8s_venv.errors import BackendError, did_you_mean
 
 if TYPE_CHECKING:
@@ -94,7 +93,7 @@ def _connect(environment: Environment) -> tuple[Any, Namespace]:
             kubernetes.config.load_kube_config(file, context)
         else:
             kubernetes.config.load_config()
-        client = without_retries(kubernetes.client.CoreV1Api())
+        client = kubernetes.client.CoreV1Api()
         if "namespace" in environment.pod:
             return client, Namespace(environment.pod["namespace"], "by the pod option `namespace`")
         own = None if elsewhere else own_namespace()

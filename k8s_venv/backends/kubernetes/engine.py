@@ -11,6 +11,7 @@ from k8s_venv.backends.kubernetes import diagnose, render, watch
 from k8s_venv.backends.kubernetes.api import PodApi
 from k8s_venv.backends.kubernetes.creating import Creation
 from k8s_venv.backends.kubernetes.logs import LogFollower
+from k8s_venv.backends.kubernetes.patience import without_retries
 from k8s_venv.backends.kubernetes.payload import PodPayload
 from k8s_venv.backends.kubernetes.stages import End, Judge, Timeouts, phases
 from k8s_venv.calls import PackedCall, Result, parse_document
@@ -53,7 +54,7 @@ class PodRun:
         killed: Callable[[], bool] = bool,
         origin: str = "",
     ) -> None:
-        self._client = client
+        self._client = without_retries(client)
         self._api = PodApi(client, pod.metadata.namespace, call.environment, say, origin)
         self._creation = Creation(self._api, pod, call, say)
         self._request = pod

@@ -48,3 +48,12 @@ for name, deferrable in (("timing_out", False), ("timing_out_deferred", True)):
             time.sleep(200)
 
         slow()
+
+with DAG("sleeping", schedule=None):
+
+    @task.isolated("current")
+    def sleeps() -> None:
+        print("asleep", flush=True)
+        time.sleep(60)
+
+    sleeps()
