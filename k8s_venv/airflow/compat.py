@@ -1,7 +1,7 @@
-"""What a task meets of the differences between the lines of Airflow that we support: 2.11 and 3.3.
+"""What a task meets of the differences between the versions of Airflow that we support: 2.10, 2.11, and 3.0 to 3.3.
 
 What only commands meet, which load DAG files and run them, is in ``inprocess``.
-Types are those of Airflow 3; the branches for Airflow 2 stay unchecked.
+Types are those of the newest version; the branches for older ones stay unchecked.
 """
 
 from __future__ import annotations
@@ -12,40 +12,25 @@ from typing import TYPE_CHECKING, Any
 
 import airflow
 
+from k8s_venv.errors import K8sVenvError
 from k8s_venv.runner.encoder import is_text
 
-AIRFLOW_3 = not airflow.__version__.startswith("2.")
+AIRFLOW = tuple(int(part) for part in airflow.__version__.split(".")[:2])
+AIRFLOW_3 = AIRFLOW >= (3,)
+if AIRFLOW < (2, 10):
+    raise K8sVenvError(f"k8s-venv needs Airflow 2.10 or newer; this is {airflow.__version__}.")
 
 if TYPE_CHECKING or AIRFLOW_3:
-    from airflow.sdk import BaseHook, BaseOperator
-    from airflow.sdk.bases.branch import BranchMixIn
+    from airflow.sdk import BaseOperator
     from airflow.sdk.bases.decorator import DecoratedOperator, TaskDecorator, task_decorator_factory
-    from airflow.sdk.bases.skipmixin import SkipMixin
-    from airflow.sdk.configuration import conf
-    from airflow.sdk.definitions.context import KNOWN_CONTEXT_KEYS, Context
-    from airflow.sdk.exceptions import (
-        AirflowFailException,
-        AirflowNotFoundException,
-        AirflowSkipException,
-        AirflowTaskTimeout,
-    )
+    from airflow.sdk.definitions.context import Context
 
     OLD_CONTEXT_KEYS: tuple[str, ...] = ()
     XCOM_BACKEND = "airflow.sdk.execution_time.xcom.BaseXCom"
 else:
-    from airflow.configuration import conf
     from airflow.decorators.base import DecoratedOperator, TaskDecorator, task_decorator_factory
-    from airflow.exceptions import (
-        AirflowFailException,
-        AirflowNotFoundException,
-        AirflowSkipException,
-        AirflowTaskTimeout,
-    )
-    from airflow.hooks.base import BaseHook
     from airflow.models.baseoperator import BaseOperator
-    from airflow.models.skipmixin import SkipMixin
-    from airflow.operators.branch import BranchMixIn
-    from airflow.utils.context import KNOWN_CONTEXT_KEYS, Context
+    from airflow.utils.context import Context
 
     # Plain values of the context that Airflow 3 has no more.
     OLD_CONTEXT_KEYS = (
@@ -55,7 +40,41 @@ else:
     )
     XCOM_BACKEND = "airflow.models.xcom.BaseXCom"
 
+if TYPE_CHECKING or AIRFLOW >= (3, 2):
+    from airflow.sdk.bases.branch import BranchMixIn
+    from airflow.sdk.bases.skipmixin import SkipMixin
+    from airflow.sdk.configuration import conf
+    from airflow.sdk.exceptions import (
+        AirflowFailException,
+        AirflowNotFoundException,
+        AirflowSkipException,
+        AirflowTaskTimeout,
+    )
+else:
+    from airflow.configuration import conf
+    from airflow.exceptions import (
+        AirflowFailException,
+        AirflowNotFoundException,
+        AirflowSkipException,
+        AirflowTaskTimeout,
+    )
+
+    if AIRFLOW_3:
+        from airflow.providers.standard.operators.branch import BranchMixIn
+        from airflow.providers.standard.utils.skipmixin import SkipMixin
+    else:
+        from airflow.models.skipmixin import SkipMixin
+        from airflow.operators.branch import BranchMixIn
+
+if TYPE_CHECKING or AIRFLOW >= (3, 1):
+    from airflow.sdk import BaseHook
+    from airflow.sdk.definitions.context import KNOWN_CONTEXT_KEYS
+else:
+    from airflow.hooks.base import BaseHook
+    from airflow.utils.context import KNOWN_CONTEXT_KEYS
+
 __all__ = [
+    "AIRFLOW",
     "AIRFLOW_3",
     "KNOWN_CONTEXT_KEYS",
     "OLD_CONTEXT_KEYS",
@@ -85,6 +104,7 @@ __all__ = [
     "skip_tasks",
     "stored_key",
     "task_decorator_factory",
+    "task_state",
 ]
 
 
@@ -156,39 +176,58 @@ def find_variable(key: str) -> str | None:
     return None if found is None else str(found)
 
 
+async def task_state(ti: Any) -> str | None:
+    """Return the state of a task that waits in the triggerer, or None where it has none, as after it was cleared.
+
+    Args:
+        ti: the trigger's task instance.
+    """
+    from asgiref.sync import sync_to_async
+
+    if TYPE_CHECKING or AIRFLOW_3:
+        from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
+
+        states = await sync_to_async(RuntimeTaskInstance.get_task_states)(
+            dag_id=ti.dag_id, task_ids=[ti.task_id], run_ids=[ti.run_id], map_index=ti.map_index
+        )
+        return next(iter(states.get(ti.run_id, {}).values()), None)  # its key differs where the task is mapped
+    return await sync_to_async(ti.current_state)()
+
+
 def mask_secret(text: str) -> None:
     """Let Airflow hide a text in logs and rendered templates from now on."""
-    if TYPE_CHECKING or AIRFLOW_3:
+    if TYPE_CHECKING or AIRFLOW >= (3, 1):
         from airflow.sdk.log import mask_secret
     else:
-        from airflow.utils.log.secrets_masker import mask_secret
+        mask_secret = _masker().mask_secret
 
     mask_secret(text)
 
 
 def redact(text: str) -> str:
     """Hide in a text what Airflow was told to mask in this process."""
-    if TYPE_CHECKING or AIRFLOW_3:
-        from airflow.sdk._shared.secrets_masker import redact
-    else:
-        from airflow.utils.log.secrets_masker import redact
-
-    return str(redact(text))
+    return str(_masker().redact(text))
 
 
 def is_sensitive(name: str) -> bool:
     """Say whether what has this name is secret, by Airflow's list and ``[core] sensitive_var_conn_names``."""
-    if TYPE_CHECKING or AIRFLOW_3:
-        from airflow.sdk._shared.secrets_masker import should_hide_value_for_key
-    else:
-        from airflow.utils.log.secrets_masker import should_hide_value_for_key
+    return bool(_masker().should_hide_value_for_key(name))
 
-    return bool(should_hide_value_for_key(name))  # type: ignore[no-untyped-call]
+
+def _masker() -> Any:
+    if TYPE_CHECKING or AIRFLOW >= (3, 1):
+        from airflow.sdk._shared import secrets_masker
+    elif AIRFLOW_3:
+        from airflow.sdk.execution_time import secrets_masker
+    else:
+        from airflow.utils.log import secrets_masker
+
+    return secrets_masker
 
 
 def serialize_xcom(value: Any) -> Any:
     """Return a value as Airflow stores it, or raise what Airflow raises when it cannot."""
-    if TYPE_CHECKING or AIRFLOW_3:
+    if TYPE_CHECKING or AIRFLOW >= (3, 2):
         from airflow.sdk.serde import serialize
     else:
         from airflow.serialization.serde import serialize
@@ -198,7 +237,7 @@ def serialize_xcom(value: Any) -> Any:
 
 def restore_xcom(stored: Any) -> Any:
     """Return what Airflow makes of a value that it stored, or raise what Airflow raises when it cannot."""
-    if TYPE_CHECKING or AIRFLOW_3:
+    if TYPE_CHECKING or AIRFLOW >= (3, 2):
         from airflow.sdk.serde import deserialize
     else:
         from airflow.serialization.serde import deserialize

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Any, cast
 
-from k8s_venv.airflow.compat import DecoratedOperator, TaskDecorator, task_decorator_factory
+from k8s_venv.airflow.compat import AIRFLOW, DecoratedOperator, TaskDecorator, task_decorator_factory
 from k8s_venv.airflow.declaring import check_declared, named_environment, project_of, require_function
 from k8s_venv.airflow.operators import IsolatedOperator
 from k8s_venv.airflow.options import check_options, parameters_of
@@ -23,6 +23,8 @@ class IsolatedDecoratedOperator(DecoratedOperator, IsolatedOperator):
     custom_operator_name = "@task.isolated"
     template_fields: Sequence[str] = IsolatedOperator.template_fields
     template_fields_renderers = IsolatedOperator.template_fields_renderers
+    if AIRFLOW == (3, 0):
+        xcom_push = None  # its decorators name this, and do nothing with it
 
     def __init__(
         self,

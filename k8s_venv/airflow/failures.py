@@ -7,7 +7,7 @@ import sys
 import traceback
 from typing import TYPE_CHECKING, Any
 
-from k8s_venv.airflow.compat import AIRFLOW_3, redact
+from k8s_venv.airflow.compat import AIRFLOW, AIRFLOW_3, redact
 from k8s_venv.calls.exceptions import RemoteTraceback
 from k8s_venv.errors import K8sVenvError, readable
 
@@ -71,7 +71,7 @@ def tell_failures(failed: Callable[[str, int, str], None]) -> None:
     """
     from airflow.listeners import hookimpl
 
-    if TYPE_CHECKING or AIRFLOW_3:
+    if TYPE_CHECKING or AIRFLOW >= (3, 2):
         from airflow.sdk.listener import get_listener_manager
     else:
         from airflow.listeners.listener import get_listener_manager

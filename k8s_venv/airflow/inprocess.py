@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
+import itertools
 import logging
 import os
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
-from k8s_venv.airflow.compat import AIRFLOW_3
+from k8s_venv.airflow.compat import AIRFLOW, AIRFLOW_3, redact, restore_xcom
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,11 +36,12 @@ def returned_values(run: DagRun, session: Session) -> dict[tuple[str, int], Any]
 
     if TYPE_CHECKING or AIRFLOW_3:
         from airflow.models.xcom import XComModel as Model
-        from airflow.sdk.serde import deserialize
+
+        restore = restore_xcom
     else:
         from airflow.models.xcom import BaseXCom as Model
 
-        def deserialize(value: Any) -> Any:
+        def restore(value: Any) -> Any:
             return value  # which `deserialize_value` has done
 
     # Columns, since Airflow 2 decodes whole rows as it loads them, and not their tables.
@@ -46,7 +49,7 @@ def returned_values(run: DagRun, session: Session) -> dict[tuple[str, int], Any]
     rows = session.execute(
         columns.where(Model.dag_id == run.dag_id, Model.run_id == run.run_id, Model.key == "return_value")
     )
-    return {(row.task_id, row.map_index): deserialize(Model.deserialize_value(row)) for row in rows}
+    return {(row.task_id, row.map_index): restore(Model.deserialize_value(row)) for row in rows}
 
 
 def task_times(run: DagRun, session: Session) -> list[tuple[TaskInstance, float]]:
@@ -72,18 +75,14 @@ def read_dag_file(path: Path) -> DagBag:
     Args:
         path: the file.
     """
-    if TYPE_CHECKING or AIRFLOW_3:
-        from airflow.dag_processing.dagbag import DagBag
-    else:
-        from airflow.models.dagbag import DagBag
-
     # Who reads the bag tells its faults.
     for name in ("airflow.models.dagbag", "airflow.dag_processing.importers"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     before = os.environ.get(_DEPTH)
     os.environ[_DEPTH] = "100"  # by default two calls, among which the file's own line may not be
     try:
-        return DagBag(path)
+        bag: DagBag = _dagbag_module().DagBag(path)
+        return bag
     finally:
         os.environ.pop(_DEPTH)
         if before is not None:
@@ -103,25 +102,53 @@ def run_in_process(dag: DAG) -> DagRun:
 
 @contextlib.contextmanager
 def _its_file_alone(dag: DAG) -> Iterator[None]:
-    """Keep ``DAG.test`` of Airflow 3 from loading every other file of the DAG's bundle, and telling their faults."""
-    if not (TYPE_CHECKING or AIRFLOW_3):
+    """Have ``DAG.test`` of Airflow 3.1 and later store this DAG as its file is now, without the bundle's other files.
+
+    By itself it loads all of the bundle, and nothing where the database knows a version of the DAG, however old.
+    """
+    if not (TYPE_CHECKING or AIRFLOW >= (3, 1)):
         yield
         return
-    from airflow.dag_processing import dagbag
+    from airflow.models.dag_version import DagVersion
 
-    whole = dagbag.BundleDagBag
+    dagbag = _dagbag_module()
+    kind = "BundleDagBag" if hasattr(dagbag, "BundleDagBag") else "DagBag"
+    whole = getattr(dagbag, kind)
 
     def one_file(dag_folder: Path, **options: Any) -> DagBag:
-        return whole(dag_folder=dag.fileloc, **options)
+        bag: DagBag = whole(dag_folder=dag.fileloc, **options)
+        return bag
 
-    with mock.patch.object(dagbag, "BundleDagBag", one_file):
+    stored = DagVersion.get_version
+    asked = itertools.count()
+
+    def none_at_first(*arguments: Any, **options: Any) -> Any:
+        return stored(*arguments, **options) if next(asked) else None
+
+    with mock.patch.object(dagbag, kind, one_file), mock.patch.object(DagVersion, "get_version", none_at_first):
         yield
+
+
+def _dagbag_module() -> Any:
+    if TYPE_CHECKING or AIRFLOW >= (3, 2):
+        from airflow.dag_processing import dagbag
+    else:
+        from airflow.models import dagbag
+
+    return dagbag
 
 
 def show_task_logs() -> None:
-    """Show what tasks print, once and as it is; ``DAG.test`` of Airflow 2 shows it twice or, by its level, not."""
-    if TYPE_CHECKING or AIRFLOW_3:
+    """Show what tasks print, once and as it is; ``DAG.test`` of older versions shows it twice or, by its level, not."""
+    if TYPE_CHECKING or AIRFLOW >= (3, 2):
         return
+    if AIRFLOW >= (3, 1):
+        for package in ("airflow._shared", "airflow.sdk._shared"):
+            module = importlib.import_module(f"{package}.logging.structlog")
+            module.PER_LOGGER_LEVELS["airflow.task.operators"] = logging.INFO
+        return
+    if AIRFLOW_3:
+        _say_plainly()
     from airflow.utils.log.logging_mixin import RedirectStdHandler
 
     tasks = logging.getLogger("airflow.task")
@@ -132,3 +159,19 @@ def show_task_logs() -> None:
     tasks.propagate = False
     logging.getLogger("airflow.task.operators").setLevel(logging.INFO)
     logging.getLogger("airflow.models.dag").setLevel(logging.CRITICAL)  # it repeats the failures of tasks
+
+
+def _say_plainly() -> None:
+    """Let Airflow 3.0 write messages and tracebacks as text; by itself it shows the local variables, unmasked."""
+    import structlog
+
+    def as_text(_logger: Any, _method: str, event: Any) -> str:
+        event.pop("logger_name", None)
+        message, trace = str(event.pop("event")), event.pop("exception", None)
+        line = " ".join([message, *(f"{name}={value!r}" for name, value in event.items())])
+        return redact(f"{line}\n{trace}" if trace else line)
+
+    structlog.configure(
+        processors=[structlog.stdlib.PositionalArgumentsFormatter(), structlog.processors.format_exc_info, as_text],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
+    )

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
-from airflow.providers.cncf.kubernetes.utils.pod_manager import OnKillAction
 from kubernetes.client import models as k8s
 from kubernetes.config import ConfigException
 
@@ -29,7 +28,7 @@ from k8s_venv.backends.kubernetes.engine import Keep, PodRun
 from k8s_venv.backends.kubernetes.namespaces import context_namespace, own_namespace
 from k8s_venv.backends.kubernetes.stages import Timeouts, from_json
 from k8s_venv.calls import remove_arguments
-from k8s_venv.errors import BackendError, CallError
+from k8s_venv.errors import BackendError, CallError, K8sVenvError
 
 if TYPE_CHECKING:
     from k8s_venv.airflow.compat import BaseOperator, Context
@@ -49,6 +48,7 @@ class IsolatedPodOperator(KubernetesPodOperator):
 
     def __init__(self, *, call: PackedCall, name: str, **options: Any) -> None:
         template = pod_spec.template(options)
+        on_kill_action = _on_kill_action(options.pop("on_kill_action", None))
         options = {**pod_spec.defaults(template), **options, **pod_spec.security(template, options)}
         super().__init__(
             name=name,
@@ -67,12 +67,13 @@ class IsolatedPodOperator(KubernetesPodOperator):
             volume_mounts=[*options.pop("volume_mounts", ()), *render.mounts()],
             env_vars=render.environment_variables(options.pop("env_vars", ())),
             # The provider merges everything else into this, and the cluster's mutation hook sees the whole.
-            full_pod_spec=pod_spec.with_sidecar(template, options),
+            full_pod_spec=pod_spec.with_sidecar(pod_spec.with_runtime_class(template, options), options),
             **options,
         )
         self.call = call
         self._waits = False
         self._origin = ""  # of the namespace
+        self._on_kill_action = on_kill_action
 
     @classmethod
     def for_call(
@@ -156,7 +157,7 @@ class IsolatedPodOperator(KubernetesPodOperator):
             startup_timeout=self.startup_timeout_seconds,
             schedule_timeout=self.schedule_timeout_seconds,
             on_finish_action=self.on_finish_action.value,
-            on_kill_action=self.on_kill_action.value,
+            on_kill_action=self._on_kill_action,
             termination_grace_period=self.termination_grace_period,
         )
 
@@ -190,13 +191,13 @@ class IsolatedPodOperator(KubernetesPodOperator):
             self._finish(run)
 
     def on_kill(self) -> None:
-        """Delete the pod of a task that was ended.
+        """Delete the pod of a task that was ended, unless the task keeps such pods.
 
         Raises:
             BackendError: the pod could not be deleted, while the task waits for it.
         """
-        if self.pod is None or self.on_kill_action != OnKillAction.DELETE_POD:
-            super().on_kill()
+        if self.pod is None or self._on_kill_action == "keep_pod":
+            self._killed = True
             return
         environment, metadata = self.call.environment, self.pod.metadata
         api = PodApi(self.client, metadata.namespace, environment, self.log.info)
@@ -301,5 +302,20 @@ class IsolatedPodOperator(KubernetesPodOperator):
         if not self._killed:
             action: Keep = self.on_finish_action.value
             run.finish(action)
-        elif self.on_kill_action == OnKillAction.DELETE_POD:
+        elif self._on_kill_action == "delete_pod":
             run.leave()
+
+
+def _on_kill_action(given: Any) -> str:
+    """Return what happens to the pod of a killed task; providers before 10.15 do not take this option.
+
+    Args:
+        given: the option, as text or as the provider's enumeration.
+
+    Raises:
+        K8sVenvError: it is neither of the two.
+    """
+    action = str(getattr(given, "value", given) or "delete_pod")
+    if action not in ("delete_pod", "keep_pod"):
+        raise K8sVenvError(f"on_kill_action is 'delete_pod' or 'keep_pod', not {action!r}.")
+    return action

@@ -65,6 +65,17 @@ def security(template: k8s.V1Pod, options: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def with_runtime_class(template: k8s.V1Pod, options: dict[str, Any]) -> k8s.V1Pod:
+    """Return the template with the option ``runtime_class_name``, which older providers do not take.
+
+    Args:
+        template: as ``template`` returns it.
+        options: those of ``KubernetesPodOperator``; this one is removed.
+    """
+    template.spec.runtime_class_name = options.pop("runtime_class_name", None) or template.spec.runtime_class_name
+    return template
+
+
 def with_sidecar(template: k8s.V1Pod, options: dict[str, Any]) -> k8s.V1Pod:
     """Return the template with the container that hands large results over, as its last.
 

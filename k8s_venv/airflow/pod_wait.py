@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import aiohttp
 from airflow.providers.cncf.kubernetes.triggers.pod import KubernetesPodTrigger
-from airflow.providers.cncf.kubernetes.utils.pod_manager import OnKillAction
-from airflow.triggers.base import TriggerEvent
+from airflow.triggers.base import BaseTrigger, TriggerEvent
 from asgiref.sync import sync_to_async
 from kubernetes_asyncio import client
 from kubernetes_asyncio.client.exceptions import ApiException
 
-from k8s_venv.airflow.compat import AIRFLOW_3
+from k8s_venv.airflow.compat import task_state
 from k8s_venv.airflow.lines import line_logger
 from k8s_venv.airflow.secrets import SecretNames, resolve_secrets
 from k8s_venv.airflow.shared_watch import subscribe
@@ -37,8 +36,7 @@ _LAST_LINES = 1000
 class PodWait(KubernetesPodTrigger):
     """Fire when a pod has ended, is gone, or cannot start, with what tells why.
 
-    Of ``KubernetesPodTrigger`` it keeps how it reaches the cluster and how it tells a task that was killed from a
-    triggerer that restarts; it watches instead of polling.
+    Of ``KubernetesPodTrigger`` it keeps how it reaches the cluster; it watches instead of polling.
 
     Args:
         uid: the pod's uid: another pod of its name is never touched.
@@ -47,6 +45,9 @@ class PodWait(KubernetesPodTrigger):
         taken_over: whether the pod is one of an earlier try.
         arguments: where the call's arguments lie, if in no Secret; see ``Delivery.kept_arguments``.
         secrets: the ids of the ``connections`` and the keys of the ``variables`` that the call has.
+        schedule_timeout: how long the pod may wait for a node, in seconds.
+        on_kill_action: ``delete_pod`` or ``keep_pod``.
+        termination_grace_period: how long an ended pod may take, in seconds; by default what its specification says.
         options: those of ``KubernetesPodTrigger``.
     """
 
@@ -59,6 +60,9 @@ class PodWait(KubernetesPodTrigger):
         taken_over: bool = False,
         arguments: Sequence[str] | None = None,
         secrets: Mapping[str, Sequence[str]] | None = None,
+        schedule_timeout: int = 120,
+        on_kill_action: str = "delete_pod",
+        termination_grace_period: int | None = None,
         **options: Any,
     ) -> None:
         super().__init__(**options)
@@ -68,6 +72,10 @@ class PodWait(KubernetesPodTrigger):
         self.taken_over = taken_over
         self.arguments = list(arguments) if arguments else None
         self.secrets = {kind: list(names) for kind, names in (secrets or {}).items()}
+        self.schedule_timeout = schedule_timeout
+        self.termination_grace_period = termination_grace_period
+        self._keeps_killed = on_kill_action == "keep_pod"
+        self._fired_event = False
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait until the pod has ended, and fire."""
@@ -85,7 +93,7 @@ class PodWait(KubernetesPodTrigger):
 
     async def on_kill(self) -> None:
         """Remove the pod of a task that somebody cleared or marked while it was deferred."""
-        if not self._fired_event and self.on_kill_action == OnKillAction.DELETE_POD:
+        if not self._fired_event and not self._keeps_killed:
             self.log.info("Deleting pod %s/%s: its task was ended.", self.pod_namespace, self.pod_name)
             await self._delete()
 
@@ -95,13 +103,12 @@ class PodWait(KubernetesPodTrigger):
             return
         if self._is_over(_NEARLY):
             await self._end_in_time()
-        elif not AIRFLOW_3 and await self.safe_to_cancel():  # Airflow 3 calls `on_kill` itself
+        elif not hasattr(BaseTrigger, "on_kill") and await self.safe_to_cancel():  # Airflow 3.3 calls `on_kill` itself
             await self.on_kill()
 
     async def safe_to_cancel(self) -> bool:
         """Say whether the task was ended, rather than this triggerer: then it neither waits nor goes on elsewhere."""
-        state: str | None = await self.get_task_state()  # type: ignore[no-untyped-call]
-        return state not in ("deferred", "scheduled", "queued", "running")
+        return await task_state(self.task_instance) not in ("deferred", "scheduled", "queued", "running")
 
     async def _wait(self) -> dict[str, Any]:
         judge = stages.Judge(stages.Timeouts(self.schedule_timeout, self.startup_timeout), dict(self.seen))
