@@ -63,6 +63,7 @@ class Environment(BaseModel):
             `base`, where it names one, else those of the interpreter here.
         pod: options of ``KubernetesPodOperator`` for this environment's pods, over the project's; a task's own win.
         values: how arguments and results travel; a task's own settings win.
+        transport: how functions travel where the task does not say; ``cloudpickle`` only between equal minor versions.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
@@ -82,6 +83,7 @@ class Environment(BaseModel):
     system_site_packages: bool = Field(default=False, alias="system-site-packages", strict=True)
     pod: Mapping[str, Any] = Field(default_factory=dict)
     values: ValueSettings = Field(default_factory=ValueSettings)
+    transport: Literal["source", "cloudpickle"] | None = None
 
     @field_validator("values")
     @classmethod

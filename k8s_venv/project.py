@@ -44,6 +44,7 @@ class Project(BaseModel):
         backend: where calls run unless the task, ``K8S_VENV_BACKEND`` or airflow.cfg say otherwise.
         pod: options of ``KubernetesPodOperator`` for all pods; an environment's own options win.
         values: how arguments and results travel, where an environment says nothing else.
+        transport: how functions travel, where an environment or a task says nothing else.
         environments: the environments by their names.
     """
 
@@ -54,6 +55,7 @@ class Project(BaseModel):
     backend: BackendName | None = None
     pod: Mapping[str, Any] = Field(default_factory=dict)
     values: ValueSettings = Field(default_factory=ValueSettings)
+    transport: Literal["source", "cloudpickle"] | None = None
     environments: Mapping[str, Environment] = Field(default_factory=dict)
 
     @property

@@ -35,6 +35,7 @@ _TAKES = {
     "system-site-packages": "must be true or false",
     "pod": "must be a table of options of KubernetesPodOperator",
     "values": 'must be a table, such as values = { location = "s3://bucket/prefix" }',
+    "transport": 'must be "source" or "cloudpickle"',
     "location": 'must be text, such as location = "s3://bucket/prefix"',
     "above": 'must be a size, such as above = "64 MiB"',
     "exec": "must be true or false",
@@ -80,13 +81,14 @@ def environment_tables(content: Mapping[str, Any], path: Path, text: str) -> dic
 
 
 def _with_shared(content: Mapping[str, Any], table: Mapping[str, Any]) -> dict[str, Any]:
-    """Return an environment's own pod options and settings for values over the project's."""
+    """Return an environment's own transport, pod options and settings for values over the project's."""
     pairs = {key: (content.get(key, {}), table.get(key, {})) for key in ("pod", "values")}
-    return {
+    merged = {
         key: {**shared, **own}
         for key, (shared, own) in pairs.items()
         if isinstance(shared, dict) and isinstance(own, dict)
     }
+    return {**merged, "transport": table.get("transport", content.get("transport"))}
 
 
 def explain(error: ValidationError, project: type[BaseModel], path: Path, text: str) -> ProjectError:

@@ -12,7 +12,7 @@ from k8s_venv.airflow.compat import conf
 from k8s_venv.airflow.options import check_options
 from k8s_venv.backends import choose_backend
 from k8s_venv.backends.resources import check_resources
-from k8s_venv.calls.transport import check_serializer
+from k8s_venv.calls.transport import check_serializer, check_transport
 from k8s_venv.errors import CallError, K8sVenvError
 from k8s_venv.project import Project, find_project, load_project, project_at
 
@@ -20,15 +20,24 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-def check_declared(project: Project, environment: str, backend: str | None, serializer: str | None, task: str) -> None:
+def check_declared(
+    project: Project,
+    environment: str,
+    task: str,
+    *,
+    backend: str | None,
+    transport: str | None,
+    serializer: str | None,
+) -> None:
     """Refuse what does not fit the environment that a task names.
 
     Args:
         project: the task's project.
         environment: the environment's name.
-        backend: what the task says of it.
-        serializer: what the task says of it.
         task: the task, for messages.
+        backend: what the task says of it.
+        transport: what the task says of it.
+        serializer: what the task says of it.
 
     Raises:
         K8sVenvError: it does not fit, or there is no such environment.
@@ -44,6 +53,7 @@ def check_declared(project: Project, environment: str, backend: str | None, seri
             )
     choose_backend(backend, project)
     try:
+        check_transport(transport, declared)
         check_serializer(serializer, declared)
     except CallError as error:
         raise K8sVenvError(f"{task}: {error}") from None

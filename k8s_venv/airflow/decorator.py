@@ -130,13 +130,14 @@ def _check_now(
     operator: type[IsolatedDecoratedOperator], function: Callable[..., Any], options: Mapping[str, Any]
 ) -> None:
     """Refuse while a DAG file is loaded what a mapped task's operator would refuse, which is made only at run time."""
-    if not getattr(function, "__module__", "").startswith("unusual_prefix_"):
+    if not str(getattr(function, "__module__", "")).startswith("unusual_prefix_"):
         return  # not of a DAG file that Airflow loads: only the operator knows which project is meant
     task = f"Task {options.get('task_id', function.__name__)!r}"
     require_function(function, task)
     if "environment" in options:
         project = project_of(function, None)
-        check_declared(project, options["environment"], options.get("backend"), options.get("serializer"), task)
+        asked = {name: options.get(name) for name in ("backend", "transport", "serializer")}
+        check_declared(project, options["environment"], task, **asked)
 
 
 setattr(isolated_task, DECORATOR_MARK, True)

@@ -75,8 +75,8 @@ class IsolatedOperator(BaseOperator):
         templates_exts: endings of files, such as ``.sql``: arguments that name one are replaced by its rendered text.
         backend: ``kubernetes``, ``docker`` or ``local``; by default what ``K8S_VENV_BACKEND``, airflow.cfg or the
             project file say, else ``kubernetes``.
-        transport: ``source`` or ``cloudpickle``; by default source, and cloudpickle for what source cannot say where
-            both sides have the same minor version of Python.
+        transport: ``source`` or ``cloudpickle``; by default what the environment or the project says, else source, and
+            cloudpickle for what source cannot say where both sides have the same minor version of Python.
         connections: ids of the connections that the function may use.
         optional_connections: ids of those that it may use where they are defined.
         variables: keys of the Airflow variables that the function may use.
@@ -262,7 +262,14 @@ class IsolatedOperator(BaseOperator):
         self._environment(project, task)
         if self.backend is not None and self.backend in HONOURED:
             check_own(self.backend, self.pod_options(), task)
-        check_declared(project, self.environment, self.backend, self.serializer, task)
+        check_declared(
+            project,
+            self.environment,
+            task,
+            backend=self.backend,
+            transport=self.transport,
+            serializer=self.serializer,
+        )
         if isinstance(self.op_args, list | tuple) and isinstance(self.op_kwargs, dict):  # not yet another task's value
             context_parameters(self.python_callable, self.op_args, self.op_kwargs)
 

@@ -10,7 +10,9 @@
 3. What belongs to the sender's process (open files, locks, sockets, ``nonlocal`` state, Airflow's own objects), and
    what neither way can carry, is **refused**.
 
-``transport=`` on a task asks for one of the two ways and leaves no other.
+``transport=`` on a task asks for one of the two ways and leaves no other. So does ``transport`` of an environment or of
+the project for the tasks that say nothing, but for this: ``cloudpickle`` holds there for calls between equal minor
+versions, and the rule for all others.
 """
 
 from __future__ import annotations
@@ -54,21 +56,39 @@ def by_rule(
         CallError: it cannot travel.
     """
     python = environment.python
-    if asked == "cloudpickle" and not same_python(python):
-        raise CallError(
-            f"{function_name(function)}() asks for transport='cloudpickle', but environment {environment.name!r} runs "
-            f"Python {python} and this is {platform.python_version()}: pickled functions only travel between equal "
-            "minor versions. Leave `transport` out.",
-            *place_of(function),
-        )
+    try:
+        check_transport(asked, environment)
+    except CallError as error:
+        raise CallError(f"{function_name(function)}(): {error.problem}", *place_of(function)) from None
     if asked is not None:
         return attempt(asked, "the task asks for it")
+    if environment.transport == "source" or (environment.transport and same_python(python)):
+        return attempt(environment.transport, "the project file asks for it")
     if not same_python(python):
         return attempt("source", f"the environment runs Python {python}, this is {platform.python_version()}")
     try:
         return attempt("source", "its text and values say all that it needs")
     except SourceError as refused:
         return attempt("cloudpickle", f"both sides run Python {python}, and source cannot say it: {refused.problem}")
+
+
+def check_transport(transport: str | None, environment: Environment) -> None:
+    """Refuse a way for functions that a task asks for, where there is none such.
+
+    Args:
+        transport: what the task says of it.
+        environment: where it will run.
+
+    Raises:
+        CallError: there is no such transport, or the versions of Python differ.
+    """
+    if transport not in (None, "source", "cloudpickle"):
+        raise CallError(f'transport is "source" or "cloudpickle", or left out, not {transport!r}.')
+    if transport == "cloudpickle" and not same_python(environment.python):
+        raise CallError(
+            f'transport="cloudpickle" needs equal minor versions of Python: environment {environment.name!r} runs '
+            f"{environment.python}, this is {platform.python_version()}. Leave it out, and functions travel as source."
+        )
 
 
 def check_serializer(serializer: str | None, environment: Environment) -> None:

@@ -107,7 +107,7 @@ FAULTS = [
         '@task.isolated("old", connections="warehouse")\ndef work(): ...\nwork()  # here',
     ),
     Fault("serializer.py", 'serializer="cloudpickle" needs equal minor versions', task('serializer="cloudpickle"')),
-    Fault("transport.py", "asks for transport='cloudpickle'", task('transport="cloudpickle"')),
+    Fault("transport.py", "transport=\"cloudpickle\" needs equal minor versions", task('transport="cloudpickle"')),
     Fault("backend.py", "backend", task('backend="kubernets"')),
     Fault("values.py", "values", '@task.isolated("old", values={"abov": 1})\ndef work(): ...\nwork()  # here'),
     # what the environment is

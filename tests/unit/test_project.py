@@ -77,6 +77,26 @@ def test_environments_say_what_pods_have_otherwise(write_project: ProjectWriter)
     }
 
 
+def test_a_transport_for_all_functions_is_said_once_and_an_environment_can_say_another(
+    write_project: ProjectWriter,
+) -> None:
+    project = write_project(
+        """
+        transport = "cloudpickle"
+
+        [environments.plain]
+        python = "3.12"
+
+        [environments.exact]
+        python = "3.12"
+        transport = "source"
+        """
+    )
+
+    assert project.environment("plain").transport == "cloudpickle"
+    assert project.environment("exact").transport == "source"
+
+
 def test_pods_options_are_a_table(write_project: ProjectWriter) -> None:
     with pytest.raises(ProjectError, match=r"k8s-venv.toml:1: `pod` of the project: must be a table of options"):
         write_project('pod = "tasks"\n[environments.x]\npython = "3.12"\n')
@@ -201,6 +221,12 @@ WRONG = {
     "an unknown key in pyproject": ('[tool.k8s-venv]\nfoo = 1\nregistri = "x"', 2, "Unknown key 'foo' in the project."),
     "a key that is ours alone": ('[environments.etl]\npython = "3.12"\nname = "x"', None, "Unknown key 'name'"),
     "the project's own place": ('path = "/"', None, "Unknown key 'path' in the project."),
+    "an unknown transport": (
+        '[environments.etl]\npython = "3.12"\ntransport = "pickle"',
+        3,
+        "'cloudpickle'? Known: so",
+    ),
+    "an unknown transport of the project": ('transport = "sources"', 1, "Unknown transport 'sources'. Did you mean"),
     "a number as the version": ("[environments.etl]\npython = 3.10", 2, 'such as python = "3.12" (without them, 3.10'),
     "a version that is too old": ('[environments.etl]\npython = "3.7"', 2, "must be 3.8 or a newer Python 3"),
     "Python 2": ('[environments.etl]\npython = "2.7"', 2, "must be 3.8 or a newer Python 3"),
