@@ -110,13 +110,20 @@ def _explain(task: Task, captured: Captured) -> None:
     environment = task.environment
     click.echo(f"task         {task.name}")
     click.echo(f"environment  {environment.name}, Python {environment.python}")
-    try:
-        lock = read_lock(environment)
-        image = environment.image or environment.image_reference(task.project.require_registry(), lock.digest)
-        click.echo(f"lock         {lock.path.name}, {len(lock.packages)} packages")
-        click.echo(f"image        {image}")
-    except K8sVenvError as error:
-        click.echo(f"image        not known: {error}")
+    if not task.needs_lock:
+        image = (
+            "an image that the task names" if task.brings_image else environment.pod.get("image") or environment.image
+        )
+        own = environment.interpreter if task.backend == "local" else image
+        click.echo(f"lock         not used: it runs in {own}")
+    else:
+        try:
+            lock = read_lock(environment)
+            click.echo(f"lock         {lock.path.name}, {len(lock.packages)} packages")
+            image = environment.image_reference(task.project.require_registry(), lock.digest)
+            click.echo(f"image        {image}")
+        except K8sVenvError as error:
+            click.echo(f"image        not known: {error}")
     click.echo(f"transport    {captured.transport}, because {captured.why}")
     click.echo("archive      the runner, the arguments, and:")
     for name, data in sorted(captured.entries.items()):

@@ -113,7 +113,7 @@ def list_environments(
 def _row(project: Project, environment: Environment) -> Row:
     row = Row(environment.name, environment.python, environment.platforms, "fresh", None, None, environment.image)
     if not environment.lock_path.exists():
-        row.lock = "missing" if environment.image is None else "none"
+        row.lock = "none" if environment.made_elsewhere else "missing"
         return row
     try:
         lock = check_lock(environment)

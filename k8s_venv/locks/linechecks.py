@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from k8s_venv.errors import LockError, did_you_mean
-from k8s_venv.locks.requirements import in_python, unset_variables
+from k8s_venv.locks.requirements import UNSET, in_python, unset_variables
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -82,7 +82,7 @@ def _problems(environment: Environment, line: Line) -> Iterator[str]:
     if line.text.endswith("\\"):
         yield "ends with a backslash that joins no lines, since spaces or a comment follow it. Take them out."
     for name in unset_variables(line.text):
-        yield f"names the variable {name}, which is not set here, or is empty. Set it where this command runs."
+        yield UNSET.format(name)
     option = _OPTION.match(line.text)
     if option:
         yield from _option_problems(environment, line, option[0])

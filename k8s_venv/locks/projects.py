@@ -76,10 +76,10 @@ def project_dependencies(text: str, python: str) -> Iterator[tuple[int, str]]:
         raise ValueError("has `dependencies` in [project] that are not a list.")
     lines = text.splitlines()
     for dependency in dependencies:
-        name = _requirement(dependency).name
-        _check_source(content, name)
-        at = (number for number, line in enumerate(lines, 1) if f'"{dependency}"' in line or f"'{dependency}'" in line)
-        yield next(at, 1), " ".join(dependency.split())
+        quoted = (f'"{dependency}"', f"'{dependency}'")
+        number = next((number for number, line in enumerate(lines, 1) if any(each in line for each in quoted)), 1)
+        _check_source(content, _requirement(dependency, number).name)
+        yield number, " ".join(dependency.split())
 
 
 def unread_settings(text: str) -> list[str]:
@@ -92,11 +92,12 @@ def unread_settings(text: str) -> list[str]:
     return [key for key in _UV_KEYS if isinstance(given, dict) and given.get(key)]
 
 
-def _requirement(dependency: Any) -> Requirement:
+def _requirement(dependency: Any, number: int) -> Requirement:
     try:
         return Requirement(dependency)
     except (InvalidRequirement, TypeError):
-        raise ValueError(f"has {dependency!r} among its dependencies, which is not a requirement.") from None
+        place = f"among its dependencies in line {number}" if isinstance(dependency, str) else "among its dependencies"
+        raise ValueError(f"has {dependency!r} {place}, which is not a requirement.") from None
 
 
 def _check_python(requires: Any, python: str) -> None:

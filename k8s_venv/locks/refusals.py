@@ -190,6 +190,7 @@ def _not_requirement(file: str, line: Line | None, reason: str) -> str:
     if line is None:
         return f"a line of {file} is not a requirement: {reason}."
     shown = line.text if len(line.text) <= _LONGEST_LINE else f"{line.text[:_LONGEST_LINE]}…"
-    strange = [unicodedata.name(sign, "") or f"U+{ord(sign):04X}" for sign in re.findall(r"[^\x00-\x7f]", reason)]
+    named = [sign for sign in line.text if not sign.isascii() and (sign in reason or not sign.isprintable())]
+    strange = [unicodedata.name(sign, "") or f"U+{ord(sign):04X}" for sign in named]
     hint = f" ({', '.join(dict.fromkeys(strange))})" if strange else ""
     return f"{shown!r} in {line.place} is not a requirement: {reason}{hint}."

@@ -26,6 +26,9 @@ _WHEEL = re.compile(r"(?:^|/)([A-Za-z0-9][\w.]*)-[^/\s]*\.whl(?=[\s#;?]|$)")
 _HASH = re.compile(r"\s--hash(?:\s*=\s*|\s+)(\S*)")
 _VARIABLE = re.compile(r"\$\{([A-Z0-9_]+)\}")
 
+# What is said of a line with such a variable, after its text and place.
+UNSET = "names the variable {}, which is not set here, or is empty. Set it where this command runs."
+
 
 @dataclasses.dataclass(frozen=True)
 class Line:
@@ -149,6 +152,8 @@ def with_variables(text: str) -> str:
 def _included(environment: Environment, line: Line, folder: Path, including: tuple[Path, ...]) -> Iterator[Line]:
     if line.includes and "://" not in line.includes[1]:
         option, file = line.includes
+        for name in unset_variables(line.text):
+            raise LockError(environment.name, f"{line.text!r} in {line.place} {UNSET.format(name)}")
         path = Path(os.path.normpath(folder / file))
         yield from _file_lines(environment, path, including, constraint=option in ("-c", "--constraint"))
 

@@ -78,9 +78,8 @@ def joined_lines(text: str) -> Iterator[tuple[int, str, str]]:
         parts.append(f" {line}" if alone else line.rstrip("\\"))
         if line.endswith("\\") and not alone:
             continued = _COMMENT.search("".join(parts))
-            note = note or (
-                f"the comment in line {number} goes on in the next line, by its backslash" if continued else ""
-            )
+            if continued:
+                note = f"the comment in line {number} ends with a backslash, so the next line belongs to it"
             continue
         if whole := _without_comment(parts):
             yield started, whole, note

@@ -266,6 +266,7 @@ def test_what_somebody_else_made_is_not_judged_by_the_lock(tmp_path: Path, envir
     done = run(tmp_path, "check")
 
     assert (done.returncode, done.stdout) == (0, "")
+    assert "lock         not used: it runs in " in run(tmp_path, "explain", "dag.py", "work").stdout
 
 
 @pytest.mark.parametrize(
@@ -299,6 +300,22 @@ mapped_images()
     write_project(tmp_path, '[environments.bare]\npython = "3.12"\n', dag)
 
     assert run(tmp_path, "check").returncode == 0
+
+
+def test_packages_that_cannot_be_had_are_one_finding_and_hide_no_other(tmp_path: Path) -> None:
+    wheel = make_wheel(tmp_path / "wheels", "own")
+    gone = 'requirements = ["--find-links wheels", "--no-index", "own"]'
+    project = f'[environments.gone]\npython = "3.12"\n{gone}\n[environments.made]\npython = "3.12"\n'
+    write_project(tmp_path, project, USES_PANDAS.replace("OPTIONS", '"made"'))
+    (tmp_path / "other.py").write_text(USES_PANDAS.replace("OPTIONS", '"gone"').replace("uses_pandas", "other"))
+    wheel.unlink()
+
+    done = run(tmp_path, "check")
+
+    found = done.stdout.splitlines()
+    assert "uses_pandas.work: imports pandas, which nothing in environment 'made' provides" in found[0]
+    assert "other.work: Environment 'gone': its locked packages cannot be had." in found[1]
+    assert "2 isolated tasks in 2 files, 2 findings" in done.stderr
 
 
 def test_an_environment_that_was_never_locked_is_one_finding(tmp_path: Path) -> None:

@@ -163,7 +163,7 @@ WRONG_FILES: dict[str, tuple[Files, str]] = {
     ),
     "a sign that nobody sees": (
         requirements("\u200bidna\n"),
-        r"'\\u200bidna' in requirements\.txt:1 is not a requirement",
+        r"'\\u200bidna' in requirements\.txt:1 is not a requirement: .*\(ZERO WIDTH SPACE\)",
     ),
     "quotes around a line": (
         requirements('"idna==3.6"\n'),

@@ -151,6 +151,12 @@ def test_a_variable_without_a_value_is_named(declare: Declare, monkeypatch: pyte
     )
 
 
+def test_a_variable_without_a_value_is_named_where_it_is_part_of_a_path(declare: Declare) -> None:
+    said = refusal(declare(requirements_txt=b"-r ${NO_SUCH_FOLDER}/more.txt"))
+
+    assert "requirements.txt:1 names the variable NO_SUCH_FOLDER, which is not set here" in said
+
+
 def test_a_folder_of_wheels_is_looked_for_beside_the_file_that_names_it(declare: Declare, tmp_path: Path) -> None:
     (tmp_path / "lists" / "wheels").mkdir(parents=True)
     environment = declare(requirements_txt=b"-r lists/more.txt", lists__more_txt=b"--find-links=wheels\nown")
@@ -163,7 +169,7 @@ def test_a_comment_that_swallows_the_next_line_is_noted(declare: Declare) -> Non
 
     assert [line.text for line in lines] == ["six", "idna"]
     assert line_notes(environment, lines) == [
-        "requirements.txt:2: the comment in line 2 goes on in the next line, by its backslash."
+        "requirements.txt:2: the comment in line 2 ends with a backslash, so the next line belongs to it."
     ]
 
 
@@ -224,7 +230,7 @@ UNREADABLE: dict[str, tuple[bytes, str]] = {
     "no list": (b'[project]\ndependencies = "idna"\n', "has `dependencies` in [project] that are not a list."),
     "no requirement": (
         PROJECT.replace(b"idna>=3", b"-r more.txt"),
-        "has '-r more.txt' among its dependencies, which is not a requirement.",
+        "has '-r more.txt' among its dependencies in line 7, which is not a requirement.",
     ),
     "no text": (b"[project]\ndependencies = [1]\n", "has 1 among its dependencies, which is not a requirement."),
     "a source of uv": (
