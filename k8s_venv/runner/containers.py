@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 
 from k8s_venv.runner.decoder import field
-from k8s_venv.runner.errors import NoCodecError
+from k8s_venv.runner.errors import MalformedError, NoCodecError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,7 +16,11 @@ if TYPE_CHECKING:
     from k8s_venv.runner.registry import Node
 
 _FACTORIES: Dict[str, Optional[type]] = {
-    kind.__name__: kind for kind in (bool, bytes, dict, float, frozenset, int, list, set, str, tuple)
+    kind.__name__: kind
+    for kind in (
+        *(bool, bytearray, bytes, complex, dict, float, frozenset, int, list, set, str, tuple),
+        *(collections.Counter, collections.OrderedDict, collections.defaultdict, collections.deque),
+    )
 }
 _FACTORIES["None"] = None
 
@@ -50,7 +54,10 @@ def _decode_deque(decoder: Decoder, node: Node) -> Any:
 
 
 def _decode_defaultdict(decoder: Decoder, node: Node) -> Any:
-    return collections.defaultdict(_FACTORIES[field(node, "factory", str)], decoder.pairs(node))
+    name = field(node, "factory", str)
+    if name not in _FACTORIES:
+        raise MalformedError(f"a defaultdict with the factory {name[:80]!r}")
+    return collections.defaultdict(_FACTORIES[name], decoder.pairs(node))
 
 
 DECODERS: Dict[str, Callable[[Decoder, Node], Any]] = {

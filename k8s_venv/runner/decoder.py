@@ -53,6 +53,7 @@ class Decoder:
         self.libraries = libraries or {}
         self.unpickle = unpickle
         self.notes = notes
+        self.patterns = 0  # what compiling the regular expressions so far has cost
         self._forget = forget
         self._buffers: List[Optional[memoryview]] = list(buffers)
 

@@ -48,6 +48,7 @@ class Encoder:
         self.types = types
         self.notes = notes
         self.pickle = pickle
+        self.patterns = 0  # what compiling the regular expressions so far will cost
         self._failures = 0
 
     def buffer(self, data: Buffer) -> int:

@@ -40,10 +40,13 @@ LIBRARIES = frozenset(["numpy", "pandas", "polars", "pyarrow"])
 
 # By the package that defines a value's type, and by the first part of a wire name.
 MODULE_OF_PACKAGE = {
-    "builtins": "scalars",
+    "builtins": "standard",
     "collections": "containers",
     "datetime": "scalars",
     "decimal": "scalars",
+    "fractions": "standard",
+    "ipaddress": "standard",
+    "re": "standard",
     "numpy": "tables_numpy",
     "pandas": "tables_pandas",
     "pathlib": "scalars",
@@ -54,9 +57,11 @@ MODULE_OF_PACKAGE = {
     "k8s_venv": "references",
 }
 MODULE_OF_NAME = {
-    **dict.fromkeys(["complex", "date", "datetime", "decimal", "path", "time", "timedelta", "uuid"], "scalars"),
+    **dict.fromkeys(["date", "datetime", "decimal", "path", "time", "timedelta", "uuid"], "scalars"),
     **dict.fromkeys(["counter", "defaultdict", "deque", "ordereddict"], "containers"),
     **dict.fromkeys(["dataclass", "enum", "flag", "namedtuple"], "shipped_types"),
+    **dict.fromkeys(["complex", "fraction", "ipaddress", "pattern", "range", "slice"], "standard"),
+    "exception": "exceptions",
     "subclass": "subclasses",
     "numpy": "tables_numpy",
     "pandas": "tables_pandas",

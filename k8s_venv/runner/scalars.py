@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 def encode(encoder: Encoder, value: Any, depth: int) -> Optional[Node]:
     """Return the node for a single value, or None when it is of another type."""
     kind = type(value)
-    if kind is complex:
-        return {"$": "complex", "v": [repr(value.real), repr(value.imag)]}
     if kind is datetime.datetime or kind is datetime.time:
         return {"$": kind.__name__, **encode_clock(value)}
     if kind is datetime.date:
@@ -80,11 +78,6 @@ def _decode_timedelta(decoder: Decoder, node: Node) -> Any:
     return _with_pendulum(decoder, node, datetime.timedelta(days, seconds, microseconds))
 
 
-def _decode_complex(decoder: Decoder, node: Node) -> complex:
-    real, imaginary = field(node, "v", list)
-    return complex(float(real), float(imaginary))
-
-
 def _decode_decimal(decoder: Decoder, node: Node) -> Any:
     from decimal import Decimal
 
@@ -105,7 +98,6 @@ def _decode_path(decoder: Decoder, node: Node) -> Any:
 
 
 DECODERS: Dict[str, Callable[[Decoder, Node], Any]] = {
-    "complex": _decode_complex,
     "datetime": _decode_datetime,
     "time": _decode_time,
     "date": _decode_date,

@@ -12,7 +12,8 @@ import sys
 
 from k8s_venv.runner import protocol
 from k8s_venv.runner.decoder import field
-from k8s_venv.runner.errors import NoCodecError, UnknownTypeError
+from k8s_venv.runner.errors import MalformedError, NoCodecError, UnknownTypeError
+from k8s_venv.runner.registry import codec_module
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from k8s_venv.runner.encoder import Encoder
     from k8s_venv.runner.registry import Node, Types
 
+_CACHED = functools.cached_property
 _HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: a class made by a `class` statement
 
 
@@ -100,15 +102,22 @@ def encode(encoder: Encoder, value: Any, depth: int) -> Optional[Node]:
     if issubclass(kind, enum.Flag):
         return {"$": "flag", **names, "v": _flag_members(kind, value)}
     if issubclass(kind, enum.Enum):
-        return {"$": "enum", **names, "v": value.name}
+        member: Any = value
+        if kind.__members__.get(member._name_) is not value:
+            raise NoCodecError("", f"a member of {kind.__qualname__} that its definition does not name")
+        return {"$": "enum", **names, "v": member._name_}
+    if issubclass(kind, BaseException):
+        node: Node = codec_module("exceptions").encode(encoder, value, depth)
+        return node
     if _is_named_tuple(kind):
         if getattr(value, "__dict__", None):
             raise NoCodecError("", f"{kind.__qualname__} with attributes beyond its fields")
         return {"$": "namedtuple", **names, "fields": _encode_fields(encoder, kind, value, kind._fields, depth)}
     if hasattr(kind, "__dataclass_fields__"):
         fields = _field_names(kind)
-        _refuse_what_fields_omit(kind, value, fields)
-        return {"$": "dataclass", **names, "fields": _encode_fields(encoder, kind, value, fields, depth)}
+        extra = _attributes_beside(kind, value, fields)
+        node = {"$": "dataclass", **names, "fields": _encode_fields(encoder, kind, value, fields + extra, depth)}
+        return {**node, "extra": len(extra)} if extra else node
     return None
 
 
@@ -123,14 +132,12 @@ def _encode_fields(encoder: Encoder, kind: type, value: Any, names: Any, depth: 
     return fields
 
 
-def _flag_members(kind: Any, value: Any) -> List[str]:
-    """Return the names of the members that make up a flag."""
+def _flag_members(kind: Any, value: Any) -> List[Any]:
+    """Return the names of the members that make up a flag, and the bits that have no name, as a number."""
     bits = value.value
     names = [name for name, member in kind.__members__.items() if member.value and member.value & bits == member.value]
     covered = functools.reduce(lambda known, name: known | kind.__members__[name].value, names, 0)
-    if covered != bits:
-        raise NoCodecError("", f"{kind.__qualname__} with bits that have no name ({bits})")
-    return names
+    return names if covered == bits else [*names, bits & ~covered]
 
 
 def _is_named_tuple(kind: Any) -> bool:
@@ -144,14 +151,16 @@ def _field_names(kind: Any) -> List[str]:
     return [entry.name for entry in dataclasses.fields(kind)]
 
 
-def _refuse_what_fields_omit(kind: type, value: Any, fields: List[str]) -> None:
-    """Refuse an instance that would lose something; what a cached property keeps is made again."""
+def _attributes_beside(kind: type, value: Any, fields: List[str]) -> List[str]:
+    """Return the attributes of a dataclass that are no fields; what a cached property keeps is made again.
+
+    Raises:
+        NoCodecError: the instance is more than attributes.
+    """
     if not all(base.__flags__ & _HEAP_TYPE for base in kind.__mro__[:-1]):
         raise NoCodecError("", f"{kind.__qualname__}, a dataclass that is also of a built-in type")
-    for name in getattr(value, "__dict__", {}):
-        cached = any(isinstance(vars(base).get(name), functools.cached_property) for base in kind.__mro__)
-        if name not in fields and not cached:
-            raise NoCodecError(f".{name}", f"an attribute of {kind.__qualname__} that is not a field")
+    cached = {name for base in kind.__mro__ for name, of in vars(base).items() if isinstance(of, _CACHED)}
+    return [name for name in getattr(value, "__dict__", {}) if name not in fields and name not in cached]
 
 
 def _find(decoder: Decoder, node: Node) -> Any:
@@ -174,9 +183,10 @@ def _decode_enum(decoder: Decoder, node: Node) -> Any:
 
 def _decode_flag(decoder: Decoder, node: Node) -> Any:
     kind = _find(decoder, node)
-    members = [_member(node, kind, name) for name in field(node, "v", list)]
     if not issubclass(kind, enum.Flag):
         raise UnknownTypeError(f"{node['module']}.{node['name']}", "is no flag on this side")
+    names = field(node, "v", list)
+    members = [kind(name) if type(name) is int else _member(node, kind, name) for name in names]
     return functools.reduce(lambda known, member: known | member, members, kind(0))
 
 
@@ -194,10 +204,18 @@ def _decode_dataclass(decoder: Decoder, node: Node) -> Any:
     kind = _find(decoder, node)
     if not hasattr(kind, "__dataclass_fields__"):
         raise UnknownTypeError(f"{node['module']}.{node['name']}", "is no dataclass on this side")
-    fields = _decode_fields(decoder, node, _field_names(kind))
+    entries, known = field(node, "fields", list), _field_names(kind)
+    extra = entries[len(known) :] if "extra" in node else []
+    if len(extra) != node.get("extra", 0):
+        raise MalformedError("a dataclass whose attributes are not as many as announced")
+    fields = _decode_fields(decoder, {**node, "fields": entries[: len(entries) - len(extra)]}, known)
     value = object.__new__(kind)
     for name, entry in fields.items():
         object.__setattr__(value, name, entry)
+    for name, entry in extra:
+        if type(name) is not str or name in fields:
+            raise MalformedError(f"no dataclass has an attribute {str(name)[:80]!r} beside its fields")
+        value.__dict__[name] = decoder.value(entry)
     return value
 
 

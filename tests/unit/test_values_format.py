@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import collections
 import datetime
 import decimal
 import enum
+import fractions
+import ipaddress
 import json
 import re
 from pathlib import Path
@@ -72,6 +75,10 @@ class Colour(enum.Flag):
     RED = 1
 
 
+class Mode(enum.IntFlag):
+    READ = 1
+
+
 class Point(NamedTuple):
     x: int
 
@@ -85,6 +92,8 @@ def everything() -> list[Any]:
         [float("nan"), decimal.Decimal(1), datetime.time(1, tzinfo=zone)],
         {"$": object()},
         [datetime.time(1, tzinfo=datetime.timezone(datetime.timedelta(hours=2), "CEST"))],
+        [range(3), slice(1, None), fractions.Fraction(1, 3), ipaddress.ip_address("::1"), re.compile("a", re.I)],
+        [FileNotFoundError(2, "x", "/a"), Mode(5), collections.defaultdict(collections.OrderedDict)],
         *_of_pendulum_and_polars(),
     ]
     try:

@@ -8,6 +8,8 @@ import dataclasses
 import datetime
 import decimal
 import enum
+import fractions
+import ipaddress
 import json
 import pathlib
 import re
@@ -39,7 +41,13 @@ class Thing:
     field: Any
 
 
+def _with_an_attribute(thing: Thing) -> Thing:
+    vars(thing)["more"] = (1,)
+    return thing
+
+
 TYPES = resolver({__name__})
+THING = {"$": "dataclass", "module": __name__, "name": "Thing"}
 LIMIT = 30_000_000  # bytes that reading a small document may take
 
 
@@ -83,7 +91,14 @@ def samples() -> dict[str, bytes]:
             collections.defaultdict(list, a=[]),
             collections.OrderedDict(a=(1,)),
         ),
-        "types": (Colour.RED, Point(1), Thing((2,))),
+        "types": (Colour.RED, Point(1), Thing((2,)), ValueError("x", 1), _with_an_attribute(Thing(1))),
+        "standard": (
+            range(1, 5, 2),
+            slice(1, None),
+            fractions.Fraction(1, 3),
+            ipaddress.ip_network("10.0.0.0/8"),
+            re.compile("a[b-d]", re.IGNORECASE),
+        ),
     }
     try:
         import numpy as np
@@ -212,7 +227,30 @@ def test_every_codec_refuses_a_node_without_its_fields() -> None:
         (document({"$": "datetime", "v": "2020-01-01T00:00:00", "offset": 1e300}), "OverflowError"),
         (document({"$": "timedelta", "v": [10**12, 0, 0]}), "OverflowError"),
         (document({"$": "decimal", "v": "spam"}), "InvalidOperation"),
-        (document({"$": "defaultdict", "factory": "eval", "v": []}), "KeyError"),
+        (document({"$": "defaultdict", "factory": "eval", "v": []}), "the factory 'eval'"),
+        (document({"$": "defaultdict", "factory": ["list"], "v": []}), "without 'factory'"),
+        (document({"$": "range", "v": [0, "1", 1]}), "of type int"),
+        (document({"$": "range", "v": [0, 1, 0]}), "ValueError"),
+        (document({"$": "slice", "v": []}), "TypeError"),
+        (document({"$": "fraction", "v": [1, 0]}), "ZeroDivisionError"),
+        (document({"$": "ipaddress", "kind": "ip_address", "v": "::1"}), "no address is called"),
+        (document({"$": "ipaddress", "kind": "IPv4Address", "v": "300.1.1.1"}), "AddressValueError"),
+        (document({"$": "pattern", "v": "(", "flags": 0}), "that this Python refuses"),
+        (document({"$": "pattern", "v": "a", "flags": 128}), "that no writer makes"),
+        (document({"$": "pattern", "v": 5, "flags": 0}), "that no writer makes"),
+        (document({"$": "pattern", "v": "[\0-\U0010ffff]" * 500, "flags": 2}), "too long to be compiled"),
+        (document([{"$": "pattern", "v": "[\0-\uffff]" * 3, "flags": 0}] * 1000), "too long to be compiled"),
+        (document({"$": "pattern", "v": "(" * 5000 + ")" * 5000, "flags": 0}), "."),
+        (document({"$": "exception", "name": "eval", "args": ["1"]}), "no exception is called 'eval'"),
+        (document({"$": "exception", "module": "subprocess", "name": "CalledProcessError", "args": []}), "not travel"),
+        (document({"$": "exception", "module": __name__, "name": "Colour", "args": []}), "no exception is called"),
+        (document({"$": "exception", "name": "ValueError", "args": [], "attributes": [["__class__", 1]]}), "__class__"),
+        (document({"$": "exception", "name": "UnicodeDecodeError", "args": [1]}), "TypeError"),
+        (document({"$": "subclass", "name": "a.B", "v": 1, "b": 0}, b"cos\nsystem\n(S'true'\ntR."), "pickled part"),
+        (document({"$": "flag", "module": __name__, "name": "Colour", "v": [64]}), "ValueError"),
+        (document({**THING, "fields": [["field", 1]], "extra": 1}), "not as many as announced"),
+        (document({**THING, "fields": [["field", 1], [2, 3]], "extra": 1}), "has an attribute '2'"),
+        (document({**THING, "fields": [["field", 1], ["field", 3]], "extra": 1}), "has an attribute 'field'"),
         (document({"$": "cloudpickle", "b": 0}, b"cos\nsystem\n(S'true'\ntR."), "pickled part"),
         (document({"$": "enum", "module": "signal", "name": "Signals", "v": "SIGTERM"}), "did not travel"),
         (document({"$": "namedtuple", "module": "os", "name": "terminal_size", "fields": []}), "did not travel"),
