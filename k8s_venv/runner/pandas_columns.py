@@ -163,13 +163,11 @@ def _decode_masked(decoder: Decoder, node: Node) -> Any:
     if name not in _MASKED:
         raise MalformedError(f"no nullable dtype is called {name[:80]!r}")
     values, mask = read_npy(decoder, node["b"]), read_npy(decoder, node["mask"])
-    array = pandas.array(values, dtype=name)
-    if mask.dtype != bool or mask.shape != values.shape:
+    dtype = pandas.api.types.pandas_dtype(name)
+    if mask.dtype != bool or mask.shape != values.shape or values.dtype != dtype.numpy_dtype:
         raise MalformedError("a nullable column whose mask does not fit")
-    if not mask.any():
-        return array
-    array[mask] = pandas.NA
-    return array
+    # Not from the numbers: `nan` among them is not missing.
+    return dtype.construct_array_type()(values, mask)
 
 
 def _decode_period(decoder: Decoder, node: Node) -> Any:

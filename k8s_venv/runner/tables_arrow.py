@@ -25,6 +25,8 @@ def encode(encoder: Encoder, value: Any, depth: int) -> Optional[Node]:
     """Return the node for a table, batch, frame or series, or None when it is of another type."""
     kind = type(value)
     name = f"{kind.__module__.partition('.')[0]}.{kind.__name__}"
+    if name in ("pyarrow.Table", "pyarrow.RecordBatch") and value.num_rows and not value.num_columns:
+        raise NoCodecError("", f"a {name} of {value.num_rows} rows without a column")
     if name == "pyarrow.Table":
         return {"$": "pyarrow.table", "b": write_ipc(encoder, value)}
     if name == "pyarrow.RecordBatch":

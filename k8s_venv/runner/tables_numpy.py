@@ -57,12 +57,13 @@ def write_npy(encoder: Encoder, array: Any) -> int:
     if array.dtype.itemsize == 0 and array.size:
         raise NoCodecError("", f"numpy dtype {array.dtype}, whose items are empty")
     head = io.BytesIO()
-    entries = npy.header_data_from_array_1_0(array)
     try:
+        entries = npy.header_data_from_array_1_0(array)
         npy.write_array_header_1_0(head, entries)
-    except ValueError:  # names of fields beyond Latin-1, or too many of them
-        raise NoCodecError("", f"numpy dtype {str(array.dtype)[:80]}, which npy 1.0 cannot name") from None
-    if npy.descr_to_dtype(entries["descr"]) != array.dtype or head.tell() > _HEADER_LIMIT:
+        named = npy.descr_to_dtype(entries["descr"]) == array.dtype and head.tell() <= _HEADER_LIMIT
+    except ValueError:  # fields in another order than in memory, too many of them, or names beyond Latin-1
+        named = False
+    if not named:
         raise NoCodecError("", f"numpy dtype {str(array.dtype)[:80]}, which npy 1.0 cannot name")
     data = array.T if entries["fortran_order"] else array
     if data.flags.c_contiguous or not data.size:

@@ -33,7 +33,8 @@ def encode(encoder: Encoder, value: Any, depth: int) -> Optional[Node]:
             "index": encoder.at(".index", encode_index, encoder, value.index, depth),
             "data": encode_column(encoder, value.array, depth),
             "name": encoder.node(value.name, depth + 1),
-            "attrs": encoder.node(dict(value.attrs), depth + 1),
+            "attrs": encoder.at(".attrs", encoder.node, dict(value.attrs), depth + 1),
+            **_unique(value),
         }
     if isinstance(value, pandas.Index):
         return {"$": "pandas.index", "index": encode_index(encoder, value, depth)}
@@ -74,7 +75,19 @@ def _encode_frame(encoder: Encoder, frame: Any, depth: int) -> Node:
             for position, label in enumerate(frame.columns)
         ],
         "attrs": encoder.at(".attrs", encoder.node, dict(frame.attrs), depth + 1),
+        **_unique(frame),
     }
+
+
+def _unique(value: Any) -> Node:
+    """Return the mark of a frame or series that allows no duplicate labels, which pandas has from 1.2 on."""
+    return {} if getattr(getattr(value, "flags", None), "allows_duplicate_labels", True) else {"unique": True}
+
+
+def _restore_flags(value: Any, node: Node) -> Any:
+    if node.get("unique"):
+        value.flags.allows_duplicate_labels = False
+    return value
 
 
 def _decode_frame(decoder: Decoder, node: Node) -> Any:
@@ -91,7 +104,7 @@ def _decode_frame(decoder: Decoder, node: Node) -> Any:
     frame = pandas.DataFrame(data, index=index, copy=False) if data else pandas.DataFrame(index=index)
     frame.columns = columns
     frame.attrs.update(field({"attrs": decoder.value(node["attrs"])}, "attrs", dict))
-    return frame
+    return _restore_flags(frame, node)
 
 
 def _decode_series(decoder: Decoder, node: Node) -> Any:
@@ -99,7 +112,7 @@ def _decode_series(decoder: Decoder, node: Node) -> Any:
     dtype = object if data.dtype == object else None
     series = library("pandas").Series(data, index=index, dtype=dtype, name=decoder.value(node["name"]), copy=False)
     series.attrs.update(field({"attrs": decoder.value(node["attrs"])}, "attrs", dict))
-    return series
+    return _restore_flags(series, node)
 
 
 def _timestamp(decoder: Decoder, node: Node) -> Any:

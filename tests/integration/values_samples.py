@@ -160,6 +160,8 @@ def _same(found: Any, expected: Any) -> None:
         assert found.attrs == expected.attrs
     elif package in ("pyarrow", "polars"):
         assert found.equals(expected)
+    elif isinstance(expected, BaseException):
+        assert (repr(found), vars(found)) == (repr(expected), vars(expected))
     else:
         assert found == expected
         assert kind is int or str(found) == str(expected)  # an integer may have too many digits to show
@@ -175,8 +177,26 @@ def _objects(frame: Any) -> Any:
     return frame
 
 
+def _standard() -> Any:
+    import fractions
+    import ipaddress
+    import re
+
+    return [
+        range(1, 10**20, 3),
+        slice(None, 2, "x"),
+        fractions.Fraction(-1, 3),
+        [ipaddress.ip_address("10.0.0.1"), ipaddress.ip_network("::/8"), ipaddress.ip_interface("10.0.0.1/8")],
+        [re.compile("a[b-d]+", re.IGNORECASE | re.VERBOSE), re.compile(b"x")],
+        [ValueError("x", 1), FileNotFoundError(2, "No such file", "/a"), ImportError("no", name="a")],
+        collections.defaultdict(collections.OrderedDict, {1: collections.OrderedDict(a=1)}),
+        datetime.time(1, tzinfo=datetime.timezone(datetime.timedelta(hours=2), "CEST")),
+    ]
+
+
 SAMPLES: Dict[str, Sample] = {
     **PLAIN,
+    "standard": _standard,
     "arrays": _arrays,
     "frame": _frame,
     "frequencies": _frequencies,

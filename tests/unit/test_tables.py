@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import decimal
+import math
 import sys
 from typing import Any
 
@@ -117,6 +118,12 @@ def test_scalars_keep_their_types(scalar: Any) -> None:
 def test_arrays_that_cannot_travel_are_refused(array: Any, problem: str) -> None:
     with pytest.raises(NoCodecError, match=problem):
         values.dumps(array)
+
+
+def test_fields_in_another_order_than_in_memory_are_refused() -> None:
+    dtype = np.dtype({"names": ["a", "b"], "formats": ["i4", "i4"], "offsets": [4, 0], "itemsize": 16})
+    with pytest.raises(NoCodecError, match=r"which npy 1\.0 cannot name"):
+        values.dumps(np.zeros(2, dtype))
 
 
 def test_a_large_array_is_not_copied_by_the_encoder() -> None:
@@ -283,6 +290,26 @@ def test_what_a_frame_holds_without_a_codec_is_named_with_its_place() -> None:
         values.dumps(pd.DataFrame({"x": pd.arrays.SparseArray([0, 1])}))
 
 
+def test_the_flag_against_duplicate_labels_is_kept() -> None:
+    for value in (pd.DataFrame({"a": [1]}), pd.Series([1])):
+        flagged = value.set_flags(allows_duplicate_labels=False)
+        assert not round_trip(flagged).flags.allows_duplicate_labels
+        assert round_trip(value).flags.allows_duplicate_labels
+
+
+def test_nan_among_nullable_numbers_stays_nan() -> None:
+    numbers = np.array([math.nan, 1.0, 2.0])
+    column = round_trip(pd.Series(pd.arrays.FloatingArray(numbers, np.array([False, True, False]))))
+    assert math.isnan(column[0])
+    assert column[1] is pd.NA
+
+
+def test_items_of_a_record_array_keep_their_attributes() -> None:
+    records = np.rec.array([(1, 2.5)], dtype=[("a", "i4"), ("b", "f8")])
+    assert (type(round_trip(records[0])), round_trip(records[0]).b) == (np.record, 2.5)
+    assert round_trip(records.view(np.ndarray))[0].a == 1
+
+
 def test_decoded_columns_can_be_written_to() -> None:
     frame = round_trip(pd.DataFrame({"a": [1.0, 2.0], "b": ["x", "y"]}))
     frame.loc[0, "a"] = 5.0
@@ -310,6 +337,8 @@ def test_pyarrow_tables_and_batches_come_out_as_they_went_in() -> None:
     assert round_trip(table[:0]).equals(table[:0])
     assert round_trip(batch.slice(1, 1)).equals(batch.slice(1, 1))
     assert round_trip(batch.slice(0, 0)).equals(batch.slice(0, 0))
+    with pytest.raises(NoCodecError, match=r"a pyarrow.RecordBatch of 3 rows without a column"):
+        values.dumps(batch.select([]))
 
 
 def test_columns_of_arrow_types_come_out_as_they_went_in() -> None:
