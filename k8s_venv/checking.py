@@ -15,6 +15,7 @@ from k8s_venv.calls.syntax import newer_syntax
 from k8s_venv.errors import CallError, K8sVenvError, LockError
 from k8s_venv.locks.locking import read_lock
 from k8s_venv.provides import Provided, provided_by, providers
+from k8s_venv.undelivered import Declared, undelivered
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -44,6 +45,7 @@ class Task:
         transport: what the task says of it.
         backend: where it will run.
         brings_image: whether the task names an image of its own.
+        declared: the connections and variables that it names, and what else decides whether they arrive.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Task:
     transport: Transport | None
     backend: BackendName
     brings_image: bool = False
+    declared: Declared = dataclasses.field(default_factory=Declared)
 
     @property
     def place(self) -> tuple[str, int]:
@@ -99,6 +102,7 @@ def check_tasks(tasks: Iterable[Task], image_exists: Callable[[str], bool] | Non
     for task, each in captured:
         if each is not None:
             checker.check_imports(task, each)
+            checker.check_airflow(task, each)
     return sorted(set(checker.findings))
 
 
@@ -166,6 +170,10 @@ class _Checker:
         for file, each in [*captured.imports, *_only_pickled(task, captured)]:
             for problem in () if each.optional else _problems(task, captured, provided, file, each):
                 self.findings.append(Finding(file, each.line, task.name, problem))
+
+    def check_airflow(self, task: Task, captured: Captured) -> None:
+        for use, sentence in undelivered(captured, task.declared):
+            self.findings.append(Finding(use.file, use.line, task.name, sentence))
 
     def _add(self, task: Task, message: str) -> None:
         file, line = task.place

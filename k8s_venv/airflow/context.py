@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from k8s_venv import runtime
 from k8s_venv.airflow.compat import KNOWN_CONTEXT_KEYS, OLD_CONTEXT_KEYS, Context
+from k8s_venv.calls.context_objects import CONTEXT_ALIASES, CONTEXT_OBJECTS
 from k8s_venv.errors import K8sVenvError
 
 if TYPE_CHECKING:
@@ -43,24 +44,13 @@ _ON_REQUEST = (
     "prev_end_date_success",
     "prev_start_date_success",
 )
-# Sent as an object with these plain attributes.
-_OBJECTS: Mapping[str, tuple[str, ...]] = {
-    "dag": ("dag_id", "description", "tags"),
-    "dag_run": (
-        *("dag_id", "run_id", "run_type", "conf", "logical_date", "run_after", "start_date"),
-        *("data_interval_start", "data_interval_end"),
-    ),
-    "task": ("task_id", "owner", "retries"),
-    "ti": ("dag_id", "task_id", "run_id", "try_number", "map_index", "max_tries"),
-}
 # Sent as lists of such objects, with the plain attributes that each one has.
 _LISTS = ("inlets", "outlets")
-_ALIASES = {"task_instance": "ti"}
 # Only callbacks get these; a task's function keeps its own default for them.
 _OF_CALLBACKS = frozenset(("exception", "reason"))
 _PLAIN_TYPES = (str, int, float, datetime.date, datetime.timedelta, type(None))
 
-AVAILABLE = frozenset((*_VALUES, *_ON_REQUEST, *_OBJECTS, *_LISTS, *_ALIASES))
+AVAILABLE = frozenset((*_VALUES, *_ON_REQUEST, *CONTEXT_OBJECTS, *_LISTS, *CONTEXT_ALIASES))
 
 
 def context_parameters(
@@ -141,8 +131,8 @@ def travelling_context(context: Context, asked: Collection[str]) -> dict[str, An
     source: Mapping[str, Any] = dict(context.items()) if not isinstance(context, dict) else context
     names = [*_VALUES, *(name for name in _ON_REQUEST if name in asked)]
     values = {name: _plain(source[name]) for name in names if name in source}
-    objects = {name: dict(_facts(source[name], facts)) for name, facts in _OBJECTS.items() if name in source}
-    objects.update({alias: objects[name] for alias, name in _ALIASES.items() if name in objects})
+    objects = {name: dict(_facts(source[name], facts)) for name, facts in CONTEXT_OBJECTS.items() if name in source}
+    objects.update({alias: objects[name] for alias, name in CONTEXT_ALIASES.items() if name in objects})
     lists = {name: [_item(thing) for thing in source[name] or ()] for name in _LISTS if name in source}
     present = [name for name in asked if name in values or name in objects or name in lists]
     return {"values": values, "objects": objects, "lists": lists, "parameters": present}

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import re
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from k8s_venv.airflow.compat import conf
 from k8s_venv.airflow.declaring import project_of
 from k8s_venv.airflow.inprocess import read_dag_file
 from k8s_venv.airflow.operators import IsolatedOperator
+from k8s_venv.airflow.options import OPTIONS, UNSET
+from k8s_venv.airflow.secrets import SecretNames
 from k8s_venv.backends import choose_backend
 from k8s_venv.calls.source.functions import place_of
 from k8s_venv.checking import Finding, Task
 from k8s_venv.errors import K8sVenvError
+from k8s_venv.undelivered import Declared
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,14 +42,21 @@ def _loaded(dag: Any, task: Any) -> Task | None:
     if facts is None:
         return None
     project = project_of(facts["python_callable"], dag.fileloc)
+    environment = project.environment(facts["environment"])
+    keywords = facts.get("op_kwargs")
     return Task(
         f"{dag.dag_id}.{task.task_id}",
         facts["python_callable"],
         project,
-        project.environment(facts["environment"]),
+        environment,
         facts.get("transport"),
         choose_backend(facts.get("backend"), project, conf.get("k8s_venv", "backend", fallback=None)),
         bool(facts.get("image")),
+        Declared(
+            facts["names"],
+            {**environment.pod, **facts["options"]},
+            frozenset(keywords if isinstance(keywords, Mapping) else ()),
+        ),
     )
 
 
@@ -98,15 +110,17 @@ def _never_called(path: Path, dags: set[str]) -> Iterator[Finding]:
 def _facts(task: Any) -> dict[str, Any] | None:
     """Return what an isolated task was made from, or None for any other task."""
     if isinstance(task, IsolatedOperator):
-        return vars(task)
+        return {**vars(task), "names": dataclasses.asdict(task.secret_names), "options": task.pod_options()}
     if issubclass(getattr(task, "operator_class", object), IsolatedOperator):
         function = getattr(task, "python_callable", None) or task.partial_kwargs["python_callable"]
         group = getattr(task, "task_group", None)
         defaults = {**task.dag.default_args, **(group.default_args if group else {})}  # merged only when it runs
         mapped = getattr(getattr(task, "expand_input", None), "value", {})
         image = mapped.get("image") if isinstance(mapped, dict) else None
-        given = {"environment": defaults.get("environment"), "image": image, **task.partial_kwargs}
-        return {**given, "python_callable": function}
+        given = {"image": image, **defaults, **task.partial_kwargs}
+        names = {field.name: tuple(given.get(field.name) or ()) for field in dataclasses.fields(SecretNames)}
+        options = {name: given[name] for name in OPTIONS & given.keys() if given[name] not in (None, UNSET)}
+        return {"environment": None, **given, "python_callable": function, "names": names, "options": options}
     return None
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from k8s_venv.runner.importing import Imports
 
-_OWN_SOURCES = (
+OWN_SOURCES = (
     "AIRFLOW__CORE__SQL_ALCHEMY_CONN",
     "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN",
     "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN_CMD",
@@ -47,7 +47,7 @@ def prepare(folder: str, imports: Imports) -> Callable[[Any], None]:
     os.environ.setdefault("AIRFLOW_HOME", os.path.join(writable, "airflow"))
     os.environ.setdefault("AIRFLOW__CORE__LOAD_EXAMPLES", "False")
     _find_installed()
-    if not any(name in os.environ for name in _OWN_SOURCES):
+    if not any(name in os.environ for name in OWN_SOURCES):
         for name, change in _CHANGES.items():
             imports.after(name, change)
     return _kept_logging()
