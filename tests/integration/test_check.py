@@ -396,7 +396,7 @@ def test_a_message_of_several_paragraphs_is_one_line(project: Path, tmp_path: Pa
     annotated = run(tmp_path, "check", "--format", "github")
 
     (line,) = done.stdout.splitlines()
-    assert ": requirements=[…] and python_version=… belong into k8s-venv.toml" in line
+    assert ": write requirements and python_version into k8s-venv.toml" in line
     assert '[environments.frames] python = "3.9" requirements = ["lxml"] and the task is' in line
     assert ':%0A%0A    [environments.frames]%0A    python = "3.9"%0A' in annotated.stdout
 

@@ -100,7 +100,7 @@ FAULTS = [
     ),
     Fault("no_environment.py", "Task 'work' names no environment", "@task.isolated\ndef work(): ...\nwork()  # here"),
     Fault("pod_option.py", "there is no option 'container_resource'", task("container_resource={}")),
-    Fault("requirements.py", "requirements=[…] belongs into k8s-venv.toml", task('requirements=["requests"]')),
+    Fault("requirements.py", "write requirements into k8s-venv.toml", task('requirements=["requests"]')),
     Fault(
         "connections.py",
         "connections",
