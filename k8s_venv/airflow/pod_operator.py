@@ -287,10 +287,8 @@ class IsolatedPodOperator(KubernetesPodOperator):
         if event.get("timeout"):
             return AirflowTaskTimeout(f"{self.call.function}() took longer than its execution_timeout.")
         if event.get("refused"):
-            problem = (
-                f"Airflow's triggerer could not watch the pods of namespace {event['namespace']!r} "
-                f"({event['refused']}): its account needs the rights to `list` and `watch` pods."
-            )
+            place = f"namespace {event['namespace']!r}"
+            problem = f"Airflow's triggerer could not watch the pods of {place}. {event['refused']}"
         else:
             problem = (
                 f"Airflow's triggerer could not wait for the pod of {self.call.function}() ({event.get('broken')}); "

@@ -18,7 +18,7 @@ from k8s_venv.airflow.lines import line_logger
 from k8s_venv.airflow.secrets import SecretNames, resolve_secrets
 from k8s_venv.airflow.shared_watch import subscribe
 from k8s_venv.backends.kubernetes import render, stages
-from k8s_venv.backends.kubernetes.diagnose import why
+from k8s_venv.backends.kubernetes.diagnose import missing_right, why
 from k8s_venv.backends.kubernetes.logs import printed_lines
 from k8s_venv.errors import CallError
 from k8s_venv.runner.masking import masker
@@ -84,7 +84,9 @@ class PodWait(KubernetesPodTrigger):
         try:
             event |= await self._wait()
         except ApiException as error:
-            event["refused"] = f"{error.status} {error.reason}"
+            event["refused"] = missing_right(error) or (
+                f"{error.status} {error.reason}: its account needs the rights to `get`, `list` and `watch` `pods`."
+            )
         except Exception as error:  # a trigger that fails would leave its pod to nobody: a worker removes it
             self.log.exception("Pod %s/%s cannot be watched.", self.pod_namespace, self.pod_name)
             event["broken"] = f"{type(error).__name__}: {error}"
@@ -147,7 +149,7 @@ class PodWait(KubernetesPodTrigger):
                 if response.status == 404:
                     return None, True
                 if response.status in (401, 403):
-                    raise ApiException(response.status, response.reason)
+                    raise await _refusal(response)
                 if response.status >= 400:
                     return None, False
                 pod = stages.summary(await response.json())
@@ -186,9 +188,7 @@ class PodWait(KubernetesPodTrigger):
                     for line in printed_lines(await response.read()):
                         log(line)
                 elif response.status not in (400, 404):  # it never ran, or is gone
-                    refusal = ApiException(response.status, response.reason)
-                    refusal.body = await response.text()
-                    raise refusal
+                    raise await _refusal(response)
             except ApiException as error:
                 self.log.warning("The log of pod %s could not be read. %s", self.pod_name, why(error))
 
@@ -215,6 +215,12 @@ class PodWait(KubernetesPodTrigger):
                 await asyncio.to_thread(_remove, self.arguments)
             except CallError as error:
                 self.log.warning("%s", error)
+
+
+async def _refusal(response: Any) -> ApiException:
+    error = ApiException(response.status, response.reason)
+    error.body = await response.text()
+    return error
 
 
 def _remove(arguments: Sequence[str]) -> None:

@@ -176,7 +176,7 @@ FAULTS: dict[str, tuple[Callable[[Cluster, str], Outcome], str]] = {
         lambda cluster, _: cluster.run(
             cluster.pod(), cluster.call(add_one, 1), client=as_somebody_without_rights(cluster.namespace)
         ),
-        r"Kubernetes refused the pod .*cannot create resource \"pods\".*needs more rights",
+        r"Kubernetes refused the pod .*cannot create resource \"pods\".*needs the right to `create` `pods`",
     ),
     "an amount": (
         lambda cluster, _: cluster.run(

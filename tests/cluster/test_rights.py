@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import json
 import os
@@ -19,9 +20,11 @@ import kubernetes
 
 from k8s_venv.backends.kubernetes.engine import PodRun
 from k8s_venv.backends.kubernetes.stages import Timeouts
+from tests.airflow_home import airflow_home
 from tests.chart import kubeconfig
 from tests.cluster.direct import PATIENCE, Cluster, add_one, sleep
 from tests.cluster.namespaces import client_of, may
+from tests.cluster.test_triggers import Deferred
 from tests.waiting import eventually
 
 RIGHTS = {
@@ -117,6 +120,21 @@ def test_complaints_that_may_not_be_read_are_named(cluster: Cluster, without: Wi
 
     assert "no node could take its pod" in str(outcome.error)
     assert any(named("list", "events") in said for said in outcome.said)
+
+
+def test_a_trigger_names_the_right_that_it_lacks(
+    cluster: Cluster, account_without: Callable[[str, str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    airflow_home()
+    extra = {"kube_config_path": str(account_without("list", "pods"))}
+    connection = json.dumps({"conn_type": "kubernetes", "extra": extra})
+    monkeypatch.setenv("AIRFLOW_CONN_KUBERNETES_DEFAULT", connection)
+    deferred = Deferred(cluster, sleep, 30)
+
+    event = asyncio.run(deferred.fired())
+
+    assert named("list", "pods") in event["refused"]
+    deferred.remove()
 
 
 def test_a_task_that_cannot_be_killed_says_so_and_what_is_missing(
