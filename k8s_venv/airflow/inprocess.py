@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 from k8s_venv.airflow.compat import AIRFLOW, AIRFLOW_3, redact, restore_xcom
+from k8s_venv.errors import readable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,7 +50,13 @@ def returned_values(run: DagRun, session: Session) -> dict[tuple[str, int], Any]
     rows = session.execute(
         columns.where(Model.dag_id == run.dag_id, Model.run_id == run.run_id, Model.key == "return_value")
     )
-    return {(row.task_id, row.map_index): restore(Model.deserialize_value(row)) for row in rows}
+    found: dict[tuple[str, int], Any] = {}
+    for row in rows:
+        try:
+            found[row.task_id, row.map_index] = restore(Model.deserialize_value(row))
+        except ImportError as error:  # of a class that Airflow was not told it may read
+            found[row.task_id, row.map_index] = readable(str(error))
+    return found
 
 
 def task_times(run: DagRun, session: Session) -> list[tuple[TaskInstance, float]]:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from k8s_venv._version import __version__
 from k8s_venv.calls.capturing import capture
 from k8s_venv.calls.packed import PackedCall
-from k8s_venv.calls.source.functions import function_name, home_of, place_of
+from k8s_venv.calls.source.functions import function_name, home_of, place_of, without_partial
 from k8s_venv.calls.source.origins import is_installed, sent_name
 from k8s_venv.calls.syntax import check_syntax
 from k8s_venv.calls.transport import check_serializer, same_python
@@ -107,9 +107,7 @@ def pack(
 
 def _refuse_lost_instances(function: Callable[..., Any]) -> None:
     """Refuse to call a class whose instances, which are the result, no codec can carry."""
-    kind: Any = function
-    while isinstance(kind, functools.partial):
-        kind = kind.func
+    kind = without_partial(function)
     if isinstance(kind, type) and not is_installed(kind.__module__) and _loses_instances(kind):
         raise CallError(
             f"The result of {kind.__name__}() would be a {kind.__qualname__}, which cannot travel. Make it a dataclass "

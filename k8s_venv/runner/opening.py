@@ -149,6 +149,7 @@ def _shipped_types(header: Dict[str, Any], call: Any, pickled: List[type]) -> Ty
             call = getattr(call, "__func__", None) or call.func  # of a method or `functools.partial`
         if hasattr(call, "__globals__") and call.__module__:
             found[call.__module__] = dict(call.__globals__)
+        pickled = [*pickled, call] if isinstance(call, type) else pickled
     for kind in pickled:
         if getattr(sys.modules.get(kind.__module__), kind.__name__, None) is not kind:
             found.setdefault(kind.__module__, {})[kind.__name__] = kind

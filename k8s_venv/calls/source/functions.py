@@ -10,6 +10,7 @@ from types import CellType, CodeType, FunctionType, MethodType
 from typing import TYPE_CHECKING, Any
 
 from k8s_venv.errors import CallError
+from k8s_venv.runner.shipped_types import is_reloaded
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,10 +37,20 @@ def home_of(function: Any) -> tuple[str, dict[str, Any]] | None:
     inner = written_function(function)
     if inner is not None:
         return str(inner.__globals__.get("__name__") or "__main__"), inner.__globals__
+    kind = without_partial(function)
+    module = sys.modules.get(kind.__module__) if isinstance(kind, type) else None
+    if module is None:
+        return None
+    # The class of a file that was loaded again since is still the one that is called.
+    replaced = "." not in kind.__qualname__ and is_reloaded(kind, vars(module).get(kind.__name__))
+    return kind.__module__, {**vars(module), kind.__name__: kind} if replaced else vars(module)
+
+
+def without_partial(function: Any) -> Any:
+    """Return what ``functools.partial`` calls in the end."""
     while isinstance(function, functools.partial):
         function = function.func
-    module = sys.modules.get(function.__module__) if isinstance(function, type) else None
-    return (module.__name__, vars(module)) if module is not None else None
+    return function
 
 
 def place_of(function: Callable[..., Any]) -> tuple[str | None, int | None]:
@@ -50,7 +61,7 @@ def place_of(function: Callable[..., Any]) -> tuple[str | None, int | None]:
 
 def function_name(function: Any) -> str:
     """Return a callable's name for messages."""
-    inner = written_function(function)
+    inner, function = written_function(function), without_partial(function)
     return str(getattr(function, "__name__", None) or getattr(inner, "__name__", None) or repr(function))
 
 

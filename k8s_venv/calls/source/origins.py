@@ -42,6 +42,10 @@ class Origins:
         self._sliced.setdefault(name, function.__globals__)
         return name
 
+    def slice_class(self, module: str, names: dict[str, Any]) -> None:
+        """Let the module of a class that is called travel as slices, with its names as the class knows them."""
+        self._sliced.setdefault(module, names)
+
     def keep_whole(self, module: str) -> None:
         """Let a module travel as a whole file, because others of the project import it."""
         self._sliced.pop(module, None)

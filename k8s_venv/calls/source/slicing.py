@@ -12,9 +12,16 @@ from k8s_venv.calls.source.annotations import are_read
 from k8s_venv.calls.source.beside import dotted_name, modules_beside
 from k8s_venv.calls.source.decorators import is_ours
 from k8s_venv.calls.source.follow import ModuleSlice
-from k8s_venv.calls.source.functions import function_name, outer_values, place_of, refuse_nonlocal, written_function
+from k8s_venv.calls.source.functions import (
+    function_name,
+    home_of,
+    outer_values,
+    place_of,
+    refuse_nonlocal,
+    written_function,
+)
 from k8s_venv.calls.source.modulefile import files_of, has_text, module_file
-from k8s_venv.calls.source.origins import Origins, is_installed_file, sent_name
+from k8s_venv.calls.source.origins import Origins, is_installed, is_installed_file, sent_name
 from k8s_venv.calls.source.parts import Parts, StateError
 from k8s_venv.calls.source.sender_only import bound_to_process, of_airflow, type_name
 from k8s_venv.calls.source.state import place_of_global, portable
@@ -58,13 +65,15 @@ class Slicer:
         self._annotated: set[str] | None = None
         self._takes_registered = True
         self._has_registered = False
-        inner = written_function(function)
+        inner, home = written_function(function), home_of(function)
         # What an installed package defines is imported there by its name.
         self.inner = inner if inner is not None and not is_installed_file(inner.__code__.co_filename) else None
         refuse_nonlocal(function)
         if self.inner is not None:
             self._require_text()
             self._home = self._origins.slice(self.inner)
+        elif home is not None and not is_installed(home[0]) and not self._origins.is_beside(home[0]):
+            self._origins.slice_class(*home)
         try:
             self._collect()
         except CallError:
