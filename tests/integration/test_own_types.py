@@ -182,8 +182,8 @@ def test_a_dag_file_that_was_loaded_again_still_knows_its_types(
     for dag, other in ((first, second), (second, first)):
         assert call(dag.start_of, dag.Range(2, dag.Kind.OLD), transport=transport) == 2
         assert type(call(dag.make, transport=transport)) is dag.Range
-        four = functools.partial(dag.Range, 4)
-        assert isinstance(call(four, dag.Kind.OLD, transport=transport), dag.Range)
+        make: Callable[..., Any] = dag.Range
+        assert type(call(functools.partial(make, 4), dag.Kind.OLD, transport=transport)) is make
         with pytest.raises(dag.RangeError, match="empty") as caught:
             call(dag.fail, transport=transport)
         assert caught.value.given == dag.make()
