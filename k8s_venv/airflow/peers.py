@@ -132,8 +132,10 @@ def instead_of(name: str, options: Mapping[str, Any], use: str) -> str | None:
 def _project_file(options: Mapping[str, Any], use: str) -> str:
     """Return the sentence for what the project file says here, with the lines to write."""
     given = [name for name in _OF_THE_PROJECT if name in options]
-    wanted = options.get("requirements", ())
-    requirements = wanted if isinstance(wanted, str) else list(wanted or ())
+    wanted = options.get("requirements")
+    lines_of_text = wanted.splitlines() if isinstance(wanted, str) else []
+    several = list(wanted) if isinstance(wanted, list | tuple | set) else lines_of_text
+    requirements = wanted if len(lines_of_text) == 1 else several  # one line names a file
     environment = options.get("environment")
     name = environment if isinstance(environment, str) else "NAME"
     lines = [f"[environments.{name}]", f'python = "{options.get("python_version") or "3.12"}"']

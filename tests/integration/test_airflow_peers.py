@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 
 from k8s_venv.errors import K8sVenvError
 from tests.airflow_home import AIRFLOW, LoadText, RunText, airflow_home
+from tests.readme import ROOT
 
 AIRFLOW_3 = AIRFLOW == "airflow.sdk"
 PYTHON = "airflow.providers.standard.{}" if AIRFLOW_3 else "airflow.{}"
@@ -89,6 +91,27 @@ def test_pod_options_are_the_providers_and_rendered_as_there() -> None:
     assert set(KubernetesPodOperator.template_fields) - set(REFUSED) <= set(TEMPLATED)
 
 
+def test_the_readme_names_each_construct_and_what_exists_here() -> None:
+    airflow_home()
+    import k8s_venv
+    from k8s_venv.airflow.branching import IsolatedShortCircuitOperator
+    from k8s_venv.airflow.options import parameters_of
+    from k8s_venv.airflow.peers import instead_of
+
+    section = (ROOT / "README.md").read_text("utf-8").partition("## From what you have")[2].partition("\n## ")[0]
+    rows = [line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("| `")]
+    before, after = (" ".join(column) for column in zip(*rows, strict=True))
+
+    decorators = {"virtualenv", "external_python", "docker", "kubernetes", "short_circuit"}
+    decorators |= {"branch_virtualenv", "branch_external_python"}
+    assert set(re.findall(r"@task\.(\w+)", before)) == decorators
+    assert {name for _, name in PEERS if not name.startswith("_")} <= set(re.findall(r"\w+Operator", before))
+    assert set(re.findall(r"\w+Operator", after)) == {name for name in k8s_venv.__all__ if "Operator" in name}
+    taken = parameters_of(IsolatedShortCircuitOperator) | {"task_ids"}
+    for option in set(re.findall(r"\b(\w+)=", before)):
+        assert option in taken or instead_of(option, {option: 1}, "NAME"), option
+
+
 def mistake(call: str) -> str:
     return f"""
 def work(): ...
@@ -117,6 +140,30 @@ def test_what_an_environment_is_stands_ready_to_be_pasted(load_text: LoadText, c
     assert "write requirements and python_version and system_site_packages into k8s-venv.toml" in message
     assert BLOCK in message
     assert f"and the task is {use}" in message
+
+
+REQUIREMENTS = [
+    (["a==1", "b"], 'requirements = ["a==1", "b"]'),
+    (("a==1",), 'requirements = ["a==1"]'),
+    ("requirements.txt", 'requirements = "requirements.txt"'),
+    ("a==1\nb\n", 'requirements = ["a==1", "b"]'),
+]
+
+
+@pytest.mark.parametrize(("given", "line"), REQUIREMENTS)
+def test_requirements_are_shown_in_each_form(given: object, line: str) -> None:
+    airflow_home()
+    from k8s_venv.airflow.peers import instead_of
+
+    assert f"    {line}\n" in str(instead_of("requirements", {"requirements": given}, "@task.isolated"))
+
+
+@pytest.mark.parametrize("given", [None, 7, [], print])
+def test_what_are_no_requirements_is_no_line(given: object) -> None:
+    airflow_home()
+    from k8s_venv.airflow.peers import instead_of
+
+    assert "requirements =" not in str(instead_of("requirements", {"requirements": given}, "@task.isolated"))
 
 
 MISTAKES = [
