@@ -201,13 +201,14 @@ class IsolatedPodOperator(KubernetesPodOperator):
             return
         environment, metadata = self.call.environment, self.pod.metadata
         api = PodApi(self.client, metadata.namespace, environment, self.log.info)
+        self._killed = True  # before anybody sees that the pod ends
         try:
             api.remove(metadata.name, metadata.uid, self.termination_grace_period)
         except BackendError as error:
             self.log.error("Killing %s() failed, and its pod goes on: %s", self.call.function, error)
             if self._waits:  # nothing else ends that
+                self._killed = False
                 raise
-        self._killed = True
 
     def convert_config_file_to_dict(self) -> None:
         """Read the kubeconfig that the task names, for the triggerer; its own it finds by itself."""

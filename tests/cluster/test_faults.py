@@ -5,8 +5,11 @@ from __future__ import annotations
 import base64
 import concurrent.futures
 import dataclasses
+import os
 import re
+import signal
 import struct
+import threading
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +18,7 @@ from typing import Any
 import pytest
 
 from k8s_venv.backends.kubernetes.stages import Timeouts
+from tests.airflow_home import airflow_home
 from tests.cluster.conftest import RunFile
 from tests.cluster.direct import Cluster, Outcome, add_one, sleep
 from tests.cluster.namespaces import make_quota, own_namespace
@@ -256,3 +260,36 @@ def test_a_timeout_stays_a_timeout_and_leaves_no_pod(
     assert state == "failed"
     assert "AirflowTaskTimeout" in capfd.readouterr().out
     cluster.await_gone(dag.replace("_", "-"))
+
+
+def test_a_task_that_sigterm_ends_was_not_deleted_from_outside(
+    project: Path,
+    run_file: RunFile,
+    cluster: Cluster,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    airflow_home()
+    from k8s_venv.airflow.pod_operator import IsolatedPodOperator
+
+    start = IsolatedPodOperator._start
+
+    def start_and_get_killed(operator: IsolatedPodOperator, context: Any) -> Any:
+        # As Airflow's task process does it, which `DAG.test` is not.
+        signal.signal(signal.SIGTERM, lambda number, frame: operator.on_kill())
+        run = start(operator, context)
+        threading.Timer(2, os.kill, [os.getpid(), signal.SIGTERM]).start()
+        return run
+
+    monkeypatch.setattr(IsolatedPodOperator, "_start", start_and_get_killed)
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        state, _ = run_file(project / "waiting.py", "sleeping")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+    assert state == "failed"
+    printed = capfd.readouterr().out
+    assert "sleeps() was ended, since its task was killed" in printed
+    assert "from outside" not in printed
+    cluster.await_gone("sleeping")

@@ -162,3 +162,18 @@ def test_a_task_that_cannot_be_killed_says_so_and_what_is_missing(
     assert process.returncode == 1
     for pod in client.list_namespaced_pod(namespace, label_selector="dag_id=sleeping").items:
         client.delete_namespaced_pod(pod.metadata.name, namespace, grace_period_seconds=1)
+
+
+def test_the_pod_of_another_call_that_may_not_be_deleted_is_named_and_keeps_its_task_from_starting(
+    cluster: Cluster, without: Without
+) -> None:
+    name = f"other-{uuid.uuid4().hex[:8]}"
+    run = PodRun(cluster.client, cluster.pod(name), cluster.call(sleep, 60), print, print, PATIENCE)
+    left = run.create()
+
+    outcome = cluster.run(cluster.pod(name, attempt="2"), cluster.call(add_one, 1), client=without("delete", "pods"))
+
+    assert named("delete", "pods") in str(outcome.error)
+    assert any("it runs another call" in said for said in outcome.said)
+    assert cluster.client.read_namespaced_pod(name, cluster.namespace).metadata.uid == left.metadata.uid
+    run.finish("delete_pod")

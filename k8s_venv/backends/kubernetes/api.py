@@ -144,7 +144,7 @@ class PodApi:
             if getattr(error, "status", None) != 404:
                 self._say(
                     f"The pod {name} is kept but could not be marked as read. {diagnose.why(error)} A later try of "
-                    "this task would take its result."
+                    "the same call would take its result."
                 )
 
     def last_lines(self, name: str, container: str) -> list[str]:
