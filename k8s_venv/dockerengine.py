@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from k8s_venv.errors import K8sVenvError
+from k8s_venv.errors import K8sVenvError, not_installed
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -24,7 +24,7 @@ def connect() -> DockerClient:
     try:
         import docker
     except ImportError:
-        raise EngineError("The docker package is not installed here. Run: pip install 'k8s-venv[docker]'.") from None
+        raise EngineError(not_installed("docker", "docker")) from None
     try:
         client = docker.from_env()
         client.ping()

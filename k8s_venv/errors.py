@@ -188,6 +188,11 @@ def _escaped(found: re.Match[str]) -> str:
     return ascii(found[0])[1:-1]
 
 
+def not_installed(package: str, extra: str) -> str:
+    """Return that a package of an extra is missing, and how to install it."""
+    return f"The package `{package}` is not installed here. Run: pip install 'k8s-venv[{extra}]'."
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return `` Did you mean 'x'?`` where the name is a misspelling of a known one, else nothing."""
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.7)  # below, it is another word

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import platformdirs
 
-from k8s_venv.errors import CREDENTIALS, K8sVenvError, masked
+from k8s_venv.errors import CREDENTIALS, K8sVenvError, masked, not_installed
 from k8s_venv.pipsettings import uv_variables
 
 if TYPE_CHECKING:
@@ -203,8 +203,10 @@ def stop() -> None:
 
 
 def _program() -> str:
-    from uv import find_uv_bin
-
+    try:
+        from uv import find_uv_bin
+    except ModuleNotFoundError:
+        raise K8sVenvError(not_installed("uv", "local")) from None
     try:
         return find_uv_bin()
     except FileNotFoundError:

@@ -16,8 +16,6 @@ import tempfile
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from isal import isal_zlib
-
 from k8s_venv import uv
 from k8s_venv.keeping import mark_used
 from k8s_venv.registry import Blob
@@ -187,6 +185,8 @@ class _Packed(io.RawIOBase):
     def __init__(self, stream: IO[bytes]) -> None:
         super().__init__()
         self._stream = stream
+        from isal import isal_zlib  # removing what builds left does without
+
         self._compressor = isal_zlib.compressobj(level=3, wbits=_GZIP)
         self.plain, self.digest, self.size = hashlib.sha256(), hashlib.sha256(), 0
         self._position, self._waiting = 0, bytearray()

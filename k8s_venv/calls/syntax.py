@@ -1,7 +1,8 @@
 """Find syntax that an older Python cannot parse, before anything starts.
 
 Ruff knows in which version each construct came (``target-version``, from Python 3.7 on); the standard library's own
-``ast.parse(…, feature_version=…)`` misses some. It runs once for a call, and only when the versions differ.
+``ast.parse(…, feature_version=…)`` misses some. It runs once for a call, and only when the versions differ. A worker
+without ruff leaves it to ``k8s-venv check``, and to the environment's Python, which refuses the same line.
 """
 
 from __future__ import annotations
@@ -83,8 +84,10 @@ def check_syntax(slices: Iterable[tuple[str, int, str]], python: str) -> None:
 
 @functools.lru_cache(maxsize=64)
 def _ruff(source: str, python: str) -> list[dict[str, Any]]:
-    from ruff.__main__ import find_ruff_bin
-
+    try:
+        from ruff.__main__ import find_ruff_bin
+    except ModuleNotFoundError:
+        return []
     command = [find_ruff_bin(), "check", "--isolated", "--no-cache", "--select", "E9", "--output-format", "json"]
     command += ["--target-version", f"py{python.replace('.', '')}", "-"]
     done = subprocess.run(command, input=source, capture_output=True, text=True, encoding="utf-8", check=False)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import click
 
 from k8s_venv import __version__
-from k8s_venv.errors import K8sVenvError, did_you_mean
+from k8s_venv.errors import K8sVenvError, did_you_mean, not_installed
 
 # click leaves the lines after a \b as they are.
 _HELP = """Run Airflow tasks in their own Python environments.
@@ -40,6 +40,17 @@ _FIRST_STEPS = """First steps:
 
 Exit codes: 0, 1 when something failed or a check found something, 2 when the command line is wrong.
 """
+
+# What a worker does not need, and the extra that brings it.
+_EXTRAS = {
+    "isal": "build",
+    "rich": "local",
+    "ruff": "local",
+    "stdlib_list": "local",
+    "tomli_w": "local",
+    "uv": "local",
+    "zstandard": "build",
+}
 
 
 class _Listed(NamedTuple):
@@ -96,6 +107,11 @@ class _Group(click.Group):
             return super().invoke(context)
         except K8sVenvError as error:
             raise click.ClickException(str(error)) from None
+        except ModuleNotFoundError as error:
+            extra = _EXTRAS.get(error.name or "")
+            if extra is None:
+                raise
+            raise click.ClickException(not_installed(str(error.name), extra)) from None
         except KeyboardInterrupt as error:
             number = error.args[0] if error.args else signal.SIGINT
             from k8s_venv.cli.console import console

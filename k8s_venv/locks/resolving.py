@@ -14,8 +14,6 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-import tomli_w
-
 from k8s_venv import uv
 from k8s_venv.environment import MACHINES
 from k8s_venv.errors import LockError, without_credentials
@@ -152,6 +150,8 @@ def lock_text(
         platforms: where they can be installed; nothing is said of it without any.
         tool: the content of the table ``[tool.k8s-venv]``, to which the checksum is added.
     """
+    import tomli_w  # reading a lock does without
+
     content: dict[str, Any] = {"lock-version": "1.0", "created-by": "k8s-venv"}
     if platforms:
         content["environments"] = [_PLATFORMS[platform][1] for platform in platforms]
