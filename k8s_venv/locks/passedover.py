@@ -8,6 +8,7 @@ import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from packaging.markers import Marker
 from packaging.version import InvalidVersion, Version
 
 from k8s_venv import uv
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from k8s_venv.locks.requirements import Line
 
 # Where wheels are looked for if there are none for an environment's own, the newest first.
+_ALONE = ("--no-deps",)
+_ALWAYS = "python_version > '0'"
+_LINUX = {"sys_platform": "linux", "platform_system": "Linux", "os_name": "posix"}
 _PYTHONS = tuple(f"3.{minor}" for minor in range(14, 7, -1))
 
 
@@ -48,14 +52,15 @@ def passed_over(environment: Environment, chosen: Mapping[str, str]) -> list[str
 
 def _note(environment: Environment, line: Line, chosen: str, newest: str, why: str) -> str:
     name, target = line.package, f"Python {environment.python} on {environment.image_platforms[0]}"
-    other = next((python for python in _PYTHONS if _has_wheels(environment, name, newest, python)), None)
-    elsewhere = (
-        f'set python = "{other}", for which there are wheels, or ' if other and other != environment.python else ""
-    )
-    return (
-        f"{name} is locked at {chosen}, and {newest} fits as well ({line.place}), but {why} for {target}. To have it, "
-        f'{elsewhere}let the image\'s build compile it, with builder = "buildkit" in [environments.{environment.name}].'
-    )
+    said = f"{name} is locked at {chosen}, and {newest} fits as well ({line.place}), but {why} for {target}."
+    pin, ways = [f"{name}=={newest}"], []
+    others = (python for python in _PYTHONS if python != environment.python)
+    if other := next((python for python in others if _can_be_had(environment, python, pin)), None):
+        ways.append(f'set python = "{other}", for which there are wheels')
+    if _can_be_had(environment, environment.python, pin, options=_ALONE, wheels_only=False):
+        table = f"[environments.{environment.name}]"
+        ways.append(f'let the image\'s build compile it, with builder = "buildkit" in {table}')
+    return f"{said} To have it, {', or '.join(ways)}." if ways else said
 
 
 def _why_not(environment: Environment, lines: Sequence[Line], name: str, version: str) -> str:
@@ -71,20 +76,33 @@ def _why_not(environment: Environment, lines: Sequence[Line], name: str, version
     return ""
 
 
-def _has_wheels(environment: Environment, name: str, version: str, python: str) -> bool:
+def _can_be_had(
+    environment: Environment, python: str, pin: Sequence[str], *, options: Sequence[str] = (), wheels_only: bool = True
+) -> bool:
+    lines = [line for line in requirement_lines(environment) if line.index or line.text == "--no-index"]
     try:
-        _compile(environment, (), python, [f"{name}=={version}"])
+        _compile(environment, lines, python, pin, options=options, wheels_only=wheels_only)
     except uv.UvError:
         return False
     return True
 
 
 def _newest(environment: Environment, lines: Sequence[Line]) -> dict[str, str]:
-    """Return the newest versions that fit the lines, with wheels or without; what they need is not looked at."""
-    try:
-        return _compile(environment, lines, environment.python, [], options=["--no-deps"], wheels_only=False)
-    except uv.UvError:
-        return {}
+    """Return the newest versions that fit the lines, with whichever files; what they need is not looked at.
+
+    For every system and, from the oldest on, every Python: so that wheels that are for others alone count as well.
+    """
+    newest: dict[str, str] = {}
+    for python, forks in ((environment.python, "fewest"), (_PYTHONS[-1], "requires-python")):
+        options = [*_ALONE, "--universal", "--fork-strategy", forks]
+        try:
+            found = _compile(environment, lines, python, [], options=options, wheels_only=False)
+        except uv.UvError:
+            continue
+        for name, version in found.items():
+            if name not in newest or _is_newer(version, newest[name]):
+                newest[name] = version
+    return newest
 
 
 def _compile(
@@ -104,11 +122,17 @@ def _compile(
     with tempfile.TemporaryDirectory(prefix="k8s-venv-lock-") as folder:
         requirements, constraints = write_inputs(environment, lines, Path(folder)).items()
         command = ["pip", "compile", "-", "-c", constraints[0], *uv_options(environment, lines, python, wheels_only)]
-        command += ["--python-platform", uv_platform(environment.image_platforms[0]), *options]
+        command += options
+        if "--universal" not in options:
+            command += ["--python-platform", uv_platform(environment.image_platforms[0])]
         stdin = "\n".join([requirements[1].text, *more])
         text = uv.run(command, stdin=stdin, cwd=environment.root, indexes=index_settings(environment))
-    packages = tomllib.loads(text).get("packages", [])
-    return {package["name"]: package.get("version", "") for package in packages}
+    here = {"python_version": environment.python, "python_full_version": f"{environment.python}.99"}
+    return {
+        package["name"]: package.get("version", "")
+        for package in tomllib.loads(text).get("packages", [])
+        if "--universal" not in options or Marker(package.get("marker", _ALWAYS)).evaluate({**_LINUX, **here})
+    }
 
 
 def _is_newer(version: str, than: str) -> bool:

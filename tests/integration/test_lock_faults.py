@@ -479,6 +479,28 @@ def test_a_newer_version_without_wheels_is_noted_once(tmp_path: Path, text: str,
     assert "Note: etl: " not in again.stderr
 
 
+@pytest.mark.parametrize(
+    ("python", "tag", "way"),
+    [
+        ("3.12", "cp38-none-any", ' To have it, set python = "3.8", for which there are wheels.'),
+        ("3.8", "cp312-none-any", ' To have it, set python = "3.12", for which there are wheels.'),
+        ("3.12", "cp312-cp312-win_amd64", ""),
+    ],
+)
+def test_a_newer_version_with_wheels_for_others_alone_is_noted(tmp_path: Path, python: str, tag: str, way: str) -> None:
+    make_wheel(tmp_path / "wheels", "own-new", "1.0")
+    make_wheel(tmp_path / "wheels", "own-new", "2.0", tag=tag)
+    plant(tmp_path, with_project("--no-index\n--find-links wheels\nown-new\n", python=python))
+
+    ran = run(tmp_path, "lock")
+
+    said = [line for line in ran.stderr.splitlines() if line.startswith("Note: etl: ")]
+    assert said == [
+        "Note: etl: own-new is locked at 1.0, and 2.0 fits as well (requirements.txt:3), but has no wheel for Python "
+        f"{python} on linux/amd64.{way}"
+    ]
+
+
 @needs_index
 @pytest.mark.parametrize("text", ["idna<3.5\n", "requests==2.25.1\nidna\n", "pandas<2.1\nnumpy\n"])
 def test_a_version_that_is_old_for_another_reason_gets_no_note(tmp_path: Path, text: str) -> None:
