@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import inspect
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from k8s_venv.calls.capturing import capture
 from k8s_venv.calls.source.absent import why_absent
+from k8s_venv.calls.source.functions import place_of
 from k8s_venv.calls.source.imports import Import
 from k8s_venv.calls.syntax import newer_syntax
 from k8s_venv.errors import CallError, K8sVenvError, LockError
@@ -60,8 +60,8 @@ class Task:
     @property
     def place(self) -> tuple[str, int]:
         """Return the function's file and line."""
-        code = getattr(inspect.unwrap(self.function), "__code__", None)
-        return (code.co_filename, code.co_firstlineno) if code else (str(self.project.path), 1)
+        file, line = place_of(self.function)
+        return file or str(self.project.path), line or 1
 
     @property
     def needs_lock(self) -> bool:

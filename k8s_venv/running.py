@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import getpass
-import inspect
 import sys
 import uuid
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from k8s_venv.backends import choose_backend
 from k8s_venv.backends.marks import STDERR, parse_line
 from k8s_venv.calls import open_result, pack
+from k8s_venv.calls.source.functions import place_of
 from k8s_venv.project import find_project, load_project
 from k8s_venv.runner.protocol import MARK
 
@@ -69,9 +69,8 @@ def _backend(project: Project) -> Backend:
 
 
 def _places(function: Callable[..., Any]) -> list[Path]:
-    code = getattr(inspect.unwrap(function), "__code__", None)
-    file = Path(code.co_filename) if code else None
-    return [*([file.parent] if file and file.is_file() else []), Path.cwd()]
+    file = Path(place_of(function)[0] or "")
+    return [*([file.parent] if file.is_file() else []), Path.cwd()]
 
 
 def _show(line: str) -> None:

@@ -12,6 +12,7 @@ from k8s_venv.airflow.compat import conf
 from k8s_venv.airflow.options import check_options
 from k8s_venv.backends import choose_backend
 from k8s_venv.backends.resources import check_resources
+from k8s_venv.calls.source.functions import place_of
 from k8s_venv.calls.transport import check_serializer, check_transport
 from k8s_venv.errors import CallError, K8sVenvError
 from k8s_venv.project import Project, find_project, load_project, project_at
@@ -72,8 +73,7 @@ def project_of(function: Callable[..., Any], dag_file: str | None) -> Project:
     configured = conf.get("k8s_venv", "project", fallback=None)
     if configured:
         return load_project(project_at(Path(configured), "[k8s_venv] project in airflow.cfg"))
-    code = getattr(inspect.unwrap(function), "__code__", None)
-    files = [file for file in (dag_file, code.co_filename if code else None) if file]
+    files = [file for file in (dag_file, place_of(function)[0]) if file]
     return load_project(find_project(*(os.path.dirname(file) for file in files)))  # noqa: PTH120 -- for each task
 
 

@@ -19,7 +19,7 @@ from k8s_venv.calls.source.functions import function_name, place_of, refuse_nonl
 from k8s_venv.calls.source.imports import imports_in
 from k8s_venv.calls.source.modulefile import module_file
 from k8s_venv.calls.source.names import names_in
-from k8s_venv.calls.source.origins import is_installed_file
+from k8s_venv.calls.source.origins import is_editable, is_installed_file
 from k8s_venv.calls.source.slicing import Slicer
 from k8s_venv.calls.transport import Transport, by_rule
 from k8s_venv.errors import CallError, SourceError
@@ -174,6 +174,8 @@ def _require(missing: Collection[str], function: Callable[..., Any], environment
     """Refuse arguments of types whose modules do not travel."""
     for module in sorted(missing):
         file = getattr(sys.modules.get(module), "__file__", None)
+        if file and is_editable(Path(file)):
+            continue  # the environment has it by its requirements, or says that it has not
         raise CallError(
             f"An argument of {function_name(function)}() needs the module {module}, which cannot travel: its file "
             f"{file} is not in a folder of the project {environment.root}. Move it there, install it as a package in "

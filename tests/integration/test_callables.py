@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from k8s_venv.calls import open_result, pack
+from k8s_venv.calls.source.functions import place_of
 from k8s_venv.environment import Environment
 from k8s_venv.errors import CallError
 from tests.calls import load_dag_file, run_packed
@@ -214,3 +215,8 @@ def test_what_cannot_be_called_or_come_back_is_refused_before_anything_starts(
     for kind in (shop.Plain, shop.local_class(), functools.partial(shop.local_class(), 1)):
         with pytest.raises(CallError, match=r"would be a .*, which cannot travel\. Make it a dataclass"):
             call(kind, python=python)
+
+
+def test_the_project_of_a_class_is_found_from_its_file(shop: ModuleType, tmp_path: Path) -> None:
+    assert place_of(functools.partial(shop.Order, 1)) == (str(tmp_path / "shop.py"), None)
+    assert place_of(len) == (None, None)

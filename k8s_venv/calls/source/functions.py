@@ -54,9 +54,12 @@ def without_partial(function: Any) -> Any:
 
 
 def place_of(function: Callable[..., Any]) -> tuple[str | None, int | None]:
-    """Return the file and line of a function, for messages."""
+    """Return the file and line of a function, or the file of a class."""
     code = getattr(written_function(function), "__code__", None)
-    return (code.co_filename, code.co_firstlineno) if code else (None, None)
+    if code:
+        return code.co_filename, code.co_firstlineno
+    home = home_of(function)
+    return (home[1].get("__file__"), None) if home is not None else (None, None)
 
 
 def function_name(function: Any) -> str:

@@ -8,11 +8,14 @@
 from __future__ import annotations
 
 import functools
+import importlib.metadata
+import json
 import sys
 import sysconfig
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
 
 from k8s_venv.calls.source.beside import file_of, import_roots
 from k8s_venv.runner.protocol import MAIN
@@ -127,6 +130,16 @@ def is_installed_file(path: str) -> bool:
 @functools.cache
 def _library_folders() -> tuple[str, ...]:
     return tuple(f"{sysconfig.get_path(name)}/" for name in ("stdlib", "platstdlib"))
+
+
+def is_editable(path: Path) -> bool:
+    """Return whether a file belongs to a package that is installed from its own folder (PEP 610)."""
+    for distribution in importlib.metadata.distributions():
+        origin = json.loads(distribution.read_text("direct_url.json") or "{}")
+        folder = unquote(urlsplit(str(origin.get("url", ""))).path)
+        if origin.get("dir_info", {}).get("editable") and path.is_relative_to(folder):
+            return True
+    return False
 
 
 def is_available(value: Any, packages: Collection[str]) -> bool:
