@@ -98,8 +98,9 @@ def _module_scope(file: str, own: types.FunctionType | None) -> dict[str, Any]:
     """Return what a file's names mean, as it was loaded."""
     known: dict[str, Any] = {}
     for module in list(sys.modules.values()):
-        if getattr(module, "__file__", None) == file:
-            known.update(vars(module))
+        names = getattr(module, "__dict__", {})  # some make what they are asked for, such as a file
+        if names.get("__file__") == file:
+            known.update(names)
     if own is not None and own.__code__.co_filename == file:
         known.update(own.__globals__)
         known.update(inspect.getclosurevars(own).nonlocals)
@@ -183,7 +184,8 @@ class _Reader:
             base = self.resolve(node.value, scope)
             if isinstance(base, _Named):
                 live = getattr(base.live, "__dict__", {}).get(node.attr)
-                return _meaning(live) or _Named(f"{base.path}.{node.attr}")
+                owner = base.live if isinstance(base.live, type) else None
+                return _meaning(live) or _Named(f"{base.path}.{node.attr}", owner)
             return None
         if isinstance(node, ast.Subscript) and self.resolve(node.value, scope) == _Object():
             key = self.resolve(node.slice, scope)

@@ -350,6 +350,49 @@ def test_names_of_the_dag_file_are_known(check: Check) -> None:
     assert_found(check(text), text)
 
 
+def test_a_hook_of_the_projects_own_is_known(check: Check) -> None:
+    text = in_dag(
+        """
+        def work():
+            OurHook.get_connection("a")  # -> connections=["a", "b", "c"]
+            OurHook(our_conn_id="b")  # -> connections=["a", "b", "c"]
+            return OurHook("x", "c")  # -> connections=["a", "b", "c"]
+
+        """,
+        head=f"""
+        from {BASE_HOOK} import BaseHook
+
+        class OurHook(BaseHook):
+            def __init__(self, table="", our_conn_id=""):
+                self.table = table
+                self.connection = self.get_connection(our_conn_id)
+        """,
+    )
+
+    assert_found(check(text), text)
+
+
+def test_what_the_dag_file_asked_for_itself_travels_as_a_value(check: Check) -> None:
+    text = in_dag(
+        """
+        def work(n=1):
+            return [STAGE, n]
+
+        """,
+        head=f"""
+        from {VARIABLE} import Variable
+        from {BASE_HOOK} import BaseHook
+
+        STAGE = Variable.get("stage", "dev")
+
+        def of_the_worker(context):
+            context["ti"].xcom_push("a", BaseHook.get_connection("db").host)
+        """,
+    ).replace('@task.isolated("here"', '@task.isolated("here", on_failure_callback=of_the_worker')
+
+    assert check(text) == {}
+
+
 def test_names_that_are_given_already_stand_in_the_line_to_write(check: Check) -> None:
     body = f"def work():\n    from {VARIABLE} import Variable\n    return Variable.get('b') + Variable.get('a')"
 
