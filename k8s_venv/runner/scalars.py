@@ -22,11 +22,13 @@ if TYPE_CHECKING:
 def encode(encoder: Encoder, value: Any, depth: int) -> Optional[Node]:
     """Return the node for a single value, or None when it is of another type."""
     kind = type(value)
-    if kind is datetime.datetime or kind is datetime.time:
-        return {"$": kind.__name__, **encode_clock(value)}
-    if kind is datetime.date:
+    # By its name: libraries that stop the clock put their own types into the module.
+    name = kind.__name__ if kind.__module__ == "datetime" else ""
+    if name in ("datetime", "time"):
+        return {"$": name, **encode_clock(value)}
+    if name == "date":
         return {"$": "date", "v": value.isoformat()}
-    if kind is datetime.timedelta:
+    if name == "timedelta":
         return {"$": "timedelta", "v": [value.days, value.seconds, value.microseconds]}
     if kind is getattr(sys.modules.get("decimal"), "Decimal", None):
         return {"$": "decimal", "v": str(value)}

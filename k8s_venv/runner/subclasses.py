@@ -65,8 +65,8 @@ def _base(kind: type) -> Optional[type]:
     for base in kind.__mro__:
         if base.__module__.partition(".")[0] in LIBRARIES:
             return None  # what these add is no decoration
-        if base is not kind and _PLAIN_TYPES.get(base.__name__) == base.__module__:
-            return base
+        if _PLAIN_TYPES.get(base.__name__) == base.__module__:
+            return None if base is kind else base
     return None
 
 

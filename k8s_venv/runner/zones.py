@@ -30,7 +30,7 @@ def encode_clock(value: Any) -> Node:
     if tzinfo is not None:
         zone = encode_zone(tzinfo)
         offset = value.utcoffset()
-        if "zone" in zone and isinstance(value, datetime.datetime) and not hasattr(tzinfo, "key"):
+        if "zone" in zone and hasattr(value, "year") and not hasattr(tzinfo, "key"):
             # Other libraries count otherwise what a clock shows twice, or never.
             if not _shows(tzinfo, naive, offset):
                 zone = _fixed(offset, value.tzname())
@@ -46,7 +46,7 @@ def encode_clock(value: Any) -> Node:
 
 def _naive(value: Any) -> Any:
     clock = (value.hour, value.minute, value.second, value.microsecond)
-    if isinstance(value, datetime.datetime):
+    if hasattr(value, "year"):
         return datetime.datetime(value.year, value.month, value.day, *clock)
     return datetime.time(*clock)
 

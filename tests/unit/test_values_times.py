@@ -62,6 +62,15 @@ def test_a_zone_whose_offset_changes_but_has_no_name_is_refused() -> None:
         values.dumps(datetime.datetime(2024, 7, 1, tzinfo=Shifting()))
 
 
+def test_a_clock_that_a_test_library_stopped_changes_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    value = [datetime.datetime(2024, 1, 2, 3, 4, tzinfo=UTC), datetime.date(2024, 1, 2)]
+    with monkeypatch.context() as stopped:
+        stopped.setattr(datetime, "datetime", type("Stopped", (datetime.datetime,), {}))
+        stopped.setattr(datetime, "date", type("StoppedDate", (datetime.date,), {}))
+        data = values.dumps(value)
+    assert values.loads(data) == value
+
+
 # --- zones of other libraries -------------------------------------------------------------------------------
 
 
