@@ -11,7 +11,7 @@ from k8s_venv.calls.capturing import capture
 from k8s_venv.calls.source.absent import why_absent
 from k8s_venv.calls.source.functions import place_of
 from k8s_venv.calls.source.imports import Import
-from k8s_venv.calls.syntax import newer_syntax
+from k8s_venv.calls.syntax import is_newer, newer_syntax
 from k8s_venv.errors import CallError, K8sVenvError, LockError
 from k8s_venv.locks.locking import read_lock
 from k8s_venv.provides import Provided, provided_by, providers
@@ -167,7 +167,9 @@ class _Checker:
         provided = self._provided(task)
         if provided is None:
             return
-        for file, each in [*captured.imports, *_only_pickled(task, captured)]:
+        for file, error in captured.broken if not is_newer(task.environment.python) else ():
+            self.findings.append(Finding(file, error.lineno or 1, task.name, f"does not parse: {error.msg}."))
+        for file, each in [*captured.imports, *_of_values(task, captured)]:
             for problem in () if each.optional else _problems(task, captured, provided, file, each):
                 self.findings.append(Finding(file, each.line, task.name, problem))
 
@@ -244,12 +246,13 @@ def _has_exceptions(module: str) -> bool:
     return module == "airflow.sdk" or (_top(module) == "airflow" and module.endswith(".exceptions"))
 
 
-def _only_pickled(task: Task, captured: Captured) -> list[tuple[str, Import]]:
-    """Return the imports that no text says, but the values in a function's pickle need."""
+def _of_values(task: Task, captured: Captured) -> list[tuple[str, Import]]:
+    """Return the imports that no text says, but values need that travel with a function, or in its pickle."""
     said = {_top(each.module) for _, each in captured.imports}
-    modules = {_top(module): module for module in sorted(captured.pickled_modules, reverse=True)}
+    modules = {_top(module): module for module in sorted(captured.value_modules, reverse=True)}
+    unsaid = [module for top, module in sorted(modules.items()) if top not in said and not top.startswith("_")]
     file, line = task.place
-    return [(file, Import(module, line=line)) for top, module in sorted(modules.items()) if top not in said]
+    return [(file, Import(module, line=line)) for module in unsaid]
 
 
 def _top(module: str) -> str:

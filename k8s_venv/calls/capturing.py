@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import ast
-import contextlib
 import dataclasses
 import functools
 import inspect
 import json
 import sys
+import tokenize
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from k8s_venv.calls.arguments import Arguments, encode_arguments
 from k8s_venv.calls.source.absent import line_of_path_change
 from k8s_venv.calls.source.beside import dotted_name, imported_names, modules_beside, package_of
 from k8s_venv.calls.source.functions import function_name, place_of, refuse_nonlocal, written_function
-from k8s_venv.calls.source.imports import imports_in
+from k8s_venv.calls.source.imports import Calls, imports_in
 from k8s_venv.calls.source.modulefile import module_file
 from k8s_venv.calls.source.names import names_in
 from k8s_venv.calls.source.origins import is_editable, is_installed_file
@@ -52,7 +52,7 @@ class Captured:
         entries: what it adds to the archive besides, by its path there.
         beside: the files of the project that travel whole, by their paths below the import root.
         slicer: what cut the slices, where the function travels as source.
-        pickled_modules: the modules that its pickle imports, where it travels as one.
+        value_modules: the modules that its pickle, or the values that travel with its source, import.
     """
 
     callable: Callable[..., Any]
@@ -64,7 +64,7 @@ class Captured:
     entries: Mapping[str, bytes] = dataclasses.field(repr=False)
     beside: Mapping[str, Path]
     slicer: Slicer | None = dataclasses.field(default=None, repr=False)
-    pickled_modules: frozenset[str] = frozenset()
+    value_modules: frozenset[str] = frozenset()
 
     @property
     def beside_modules(self) -> list[str]:
@@ -92,12 +92,30 @@ class Captured:
         if self.slicer is not None:
             packages.update(self.slicer.packages)
         own = getattr(written_function(self.callable), "__globals__", {}).get("__package__") or ""
-        found = [
-            (file, each.absolute(packages.get(file, own)))
-            for file, nodes in self._trees
-            for each in imports_in(nodes, module_file(file).import_calls if nodes else ())
-        ]
-        return list(dict.fromkeys(found))
+        found: dict[str, list[Import]] = {}
+        for file, nodes in self._trees:
+            calls = module_file(file).import_calls if nodes else Calls()
+            found.setdefault(file, []).extend(
+                each.absolute(packages.get(file, own)) for each in imports_in(nodes, calls)
+            )
+        named = self._named(found)
+        certain = {file: each for file, each in found.items() if file in named}
+        return list(dict.fromkeys((file, each) for file, imports in certain.items() for each in imports))
+
+    def _named(self, imports: Mapping[str, list[Import]]) -> set[str]:
+        """Return the files that an import names, not only one whose name is computed when it runs."""
+        files = {dotted_name(entry): str(path) for entry, path in self.beside.items()}
+        if self.slicer is None:
+            return {*imports}
+        named = {file for file in imports if file not in files.values()}
+        pending = self.slicer.imported
+        for module in pending:  # it grows
+            names = [name for name in files if module.endswith(".*") and name.startswith(module[:-1])]
+            for name in (*names, *_packages_of(module), module):
+                if name in files and files[name] not in named:
+                    named.add(files[name])
+                    pending += [found for each in imports.get(files[name], ()) for found in each.modules]
+        return named
 
     @functools.cached_property
     def path_changes(self) -> dict[str, int]:
@@ -105,13 +123,24 @@ class Captured:
         found = {file: line_of_path_change(nodes) for file, nodes in self._trees}
         return {file: line for file, line in found.items() if line}
 
-    @functools.cached_property
+    @property
+    def broken(self) -> list[tuple[str, SyntaxError]]:
+        """Return the files that do not parse here, each with the error."""
+        return self._parsed[1]
+
+    @property
     def _trees(self) -> list[tuple[str, list[ast.stmt]]]:
-        found = []
+        return self._parsed[0]
+
+    @functools.cached_property
+    def _parsed(self) -> tuple[list[tuple[str, list[ast.stmt]]], list[tuple[str, SyntaxError]]]:
+        trees, broken = [], []
         for file, line, text in self.source:
-            with contextlib.suppress(SyntaxError):  # which is found by itself
-                found.append((file, parse_slice({"file": file, "line": line, "text": text})))
-        return found
+            try:
+                trees.append((file, parse_slice({"file": file, "line": line, "text": text})))
+            except SyntaxError as error:
+                broken.append((file, error))
+        return trees, broken
 
     @functools.cached_property
     def source(self) -> list[tuple[str, int, str]]:
@@ -120,7 +149,7 @@ class Captured:
         Of a pickled function, those that can be told from the text: it and the functions and imports that it names.
         """
         slices = self.slicer.slices() if self.slicer else own_source(self.callable)
-        return [*slices, *((str(file), 1, file.read_text("utf-8")) for file in self.beside.values())]
+        return [*slices, *((str(file), 1, _text_of(file)) for file in self.beside.values())]
 
 
 def capture(
@@ -150,7 +179,7 @@ def capture(
         slicer, modules = None, frozenset[str]()
         if chosen == "source":
             slicer = Slicer(function, environment.root, arguments.names, modules=arguments.modules)
-            beside = _add_source(entries, slicer)
+            beside, modules = _add_source(entries, slicer), slicer.value_modules
         else:
             beside, modules = _add_pickle(entries, function, environment, arguments)
         _require(arguments.modules - set(map(dotted_name, beside)), function, environment)
@@ -215,6 +244,14 @@ def own_source(function: Callable[..., Any]) -> list[tuple[str, int, str]]:
             pieces |= {(file.filename, each.line, each.text) for each in slices}
             pending += [] if imports else [written_function(inner.__globals__.get(name))]
     return sorted(pieces)
+
+
+def _text_of(path: Path) -> str:
+    try:
+        with tokenize.open(path) as stream:
+            return stream.read()
+    except (SyntaxError, UnicodeError):
+        return path.read_text("utf-8", errors="replace")
 
 
 def _top(module: str) -> str:

@@ -43,7 +43,7 @@ def newer_syntax(slices: Iterable[tuple[str, int, str]], python: str) -> list[Fi
         slices: each piece's file, first line and text; indentation may be kept.
         python: the minor version, such as ``3.8``.
     """
-    if tuple(int(part) for part in python.split(".")) >= sys.version_info[:2]:
+    if _version(python) >= sys.version_info[:2]:
         return []  # the sender's own parser has read it; newer ones read what older ones did
     lines: list[str] = []
     places: list[tuple[str, int]] = []
@@ -60,6 +60,15 @@ def newer_syntax(slices: Iterable[tuple[str, int, str]], python: str) -> list[Fi
         file, place = places[min(line, len(places)) - 1]
         findings.append(Finding(file, place, message["message"].rstrip(".")))
     return findings
+
+
+def is_newer(python: str) -> bool:
+    """Return whether a minor version is newer than this Python, which then may not know all of its syntax."""
+    return _version(python) > sys.version_info[:2]
+
+
+def _version(python: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in python.split("."))
 
 
 def check_syntax(slices: Iterable[tuple[str, int, str]], python: str) -> None:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _DAGS_FOLDER = "AIRFLOW__CORE__DAGS_FOLDER"
+_PLUGINS_FOLDER = "AIRFLOW__CORE__PLUGINS_FOLDER"
 # Whoever loads a DAG file tells its faults.
 _NAMESPACES = "airflow.task.operators=INFO,py.warnings=ERROR,airflow.dag_processing=CRITICAL"
 
@@ -45,13 +46,16 @@ def airflow_home(dags: Path, project: Path | None, *, log_level: str = "WARNING"
         raise K8sVenvError("DAG files need Airflow: pip install 'k8s-venv[airflow]'.")
     if project:
         os.environ[PROJECT_VARIABLE] = str(project.resolve())
-    configured = os.environ.get(_DAGS_FOLDER, str(dags))
+    whole = next((folder for folder in (dags, *dags.parents) if folder.name == "dags"), dags)
+    configured = os.environ.get(_DAGS_FOLDER, str(whole))
     if not dags.is_relative_to(configured):  # where Airflow would look for the files, and not find them
         os.environ[_DAGS_FOLDER] = str(dags)
     os.environ.setdefault(_DAGS_FOLDER, configured)
     for folder in (str(dags), configured):
         if folder not in sys.path:
             sys.path.append(folder)  # as Airflow's own processes do
+    if "AIRFLOW_HOME" not in os.environ and (whole.parent / "plugins").is_dir():
+        os.environ.setdefault(_PLUGINS_FOLDER, str(whole.parent / "plugins"))  # beside the DAGs, as in Airflow's home
     os.environ.setdefault("AIRFLOW__CORE__LOAD_EXAMPLES", "False")
     os.environ.setdefault("AIRFLOW__CORE__DAGBAG_IMPORT_ERROR_TRACEBACK_DEPTH", "100")
     # What tasks print, and what goes wrong; not what Airflow's parts tell one another.

@@ -196,6 +196,41 @@ def test_a_project_without_faults_passes(project: Path, tmp_path: Path) -> None:
     assert "1 isolated task in 1 file, 0 findings" in done.stderr
 
 
+@pytest.mark.parametrize("path", ["dags/dag.py", "dags/team/dag.py", "dags"])
+def test_plugins_beside_the_dags_are_found_and_travel(path: str, project: Path, tmp_path: Path) -> None:
+    file = tmp_path / (path if path.endswith(".py") else "dags/dag.py")
+    file.parent.mkdir(parents=True)
+    (tmp_path / "dags" / "k8s-venv.toml").write_text('[environments.bare]\npython = "3.8"\n')
+    (tmp_path / "plugins" / "common").mkdir(parents=True)
+    (tmp_path / "plugins" / "common" / "util.py").write_text("def clean(text):\n    return text.strip()\n")
+    text = BROKEN.replace("sme", "bare").replace("pass", "return clean(' a ')")
+    file.write_text(f"from common.util import clean\n{text}")
+    write_lock(load_project(tmp_path / "dags" / "k8s-venv.toml").environments["bare"])
+
+    checked = run(tmp_path, "check", path)
+    explained = run(tmp_path, "explain", str(file), "work")
+
+    assert checked.returncode == 0, checked.stdout
+    assert "beside/common/util.py" in explained.stdout
+
+
+def test_modules_beside_a_dag_are_checked_where_an_import_names_them(project: Path, tmp_path: Path) -> None:
+    (tmp_path / "k8s-venv.toml").write_text('[environments.bare]\npython = "3.8"\n')
+    for name, text in {"named.py": "import undeclared\n", "computed.py": "import undeclared\n"}.items():
+        (tmp_path / "jobs").mkdir(exist_ok=True)
+        (tmp_path / "jobs" / name).write_text(text)
+    (tmp_path / "garbled.py").write_text("x = = 1\n")
+    code = "import garbled, jobs.named, importlib\n        importlib.import_module(f'jobs.{garbled.job}')"
+    (tmp_path / "dag.py").write_text(BROKEN.replace("sme", "bare").replace("pass", code))
+    write_lock(load_project(tmp_path / "k8s-venv.toml").environments["bare"])
+
+    done = run(tmp_path, "check", "dag.py")
+
+    garbled, named = done.stdout.splitlines()
+    assert garbled == f"{tmp_path}/garbled.py:1: broken.work: does not parse: invalid syntax."
+    assert named.startswith(f"{tmp_path}/jobs/named.py:1: broken.work: imports undeclared, which nothing in")
+
+
 def test_a_dag_that_is_never_called_is_found_and_a_file_without_any_is_counted(tmp_path: Path) -> None:
     uncalled = BROKEN.replace("sme", "bare").removesuffix("broken()\n")
     (tmp_path / "k8s-venv.toml").write_text('[environments.bare]\npython = "3.8"\n')

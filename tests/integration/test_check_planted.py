@@ -180,6 +180,11 @@ FAULTS = [
         body("import sys\nsys.path.append('/opt/code')\nimport only_there  # here"),
     ),
     Fault("reraised.py", "imports yaml, which", body("try: import yaml  # here\nexcept ImportError: raise OSError")),
+    Fault(
+        "value_of_package.py", "imports yaml, which nothing in environment 'same' provides",
+        'load = [safe_load]\n@task.isolated("same")  # here\ndef work():\n    return load[0]("1")\nwork()',
+        "from yaml import safe_load",
+    ),
     Fault("imports_by_text.py", "imports yaml, which nothing in", body("import_module('yaml')  # here"),
           "from importlib import import_module"),
     # what is no DAG file

@@ -23,6 +23,7 @@ FILES = {
     "pkg/sub.py": "from .deep import x\n",
     "pkg/deep/__init__.py": "x = 1\n",
     "pkg/unused.py": "",
+    "pkg_user.py": "import pkg.sub\n",
     "space/part.py": "",
     "chosen/__init__.py": "__all__ = ['first']\n",
     "chosen/first.py": "",
@@ -107,6 +108,9 @@ def test_a_module_that_is_imported_inside_a_function_travels(code: str, transpor
         ("import importlib, pkg\n" + body("importlib.import_module('.sub', pkg.__name__)"), SUB),
         (body("__import__('pkg', fromlist=['sub'])"), SUB),
         (body("__import__('pkg.sub')"), SUB),
+        ("import importlib\nNAME = 'pkg.sub'\n" + body("return importlib.import_module(NAME)"), SUB),
+        (body("import importlib\nfor name in ('pkg.sub', 'json'):\n    importlib.import_module(name)"), SUB),
+        ("import pkg, pkg_user\n" + body("return pkg.sub.x"), SUB),
         (body("import space.part"), {"space/part.py"}),
         (body("from space import part"), {"space/part.py"}),
         (body("import lazy"), {"lazy.py", "shared.py"}),
@@ -115,6 +119,17 @@ def test_a_module_that_is_imported_inside_a_function_travels(code: str, transpor
 )
 def test_of_a_package_travels_what_importing_it_runs(code: str, expected: set[str], travelling: Travelling) -> None:
     assert travelling(code) == expected
+
+
+@pytest.mark.parametrize(
+    "name", ["f'chosen.{name}'", "'chosen.' + name", "'chosen.%s' % name", "'chosen.{}'.format(name)"]
+)
+def test_of_a_name_that_is_computed_travel_the_modules_of_the_package(name: str, travelling: Travelling) -> None:
+    assert travelling(body(f"import importlib\nreturn lambda name: importlib.import_module({name})")) == {
+        "chosen/__init__.py",
+        "chosen/first.py",
+        "chosen/second.py",
+    }
 
 
 @pytest.mark.parametrize(

@@ -44,13 +44,15 @@ def modules_beside(imports: Iterable[str], file: Path | None, root: Path) -> dic
         if name in seen or name.partition(".")[0] == "k8s_venv":  # every archive has its own part of that
             continue
         seen.add(name)
-        module, star, _ = name.partition(".*")
+        module, star, all_modules = name.partition(".*")
         for path, entry in _files_of(module, roots):
             if entry not in found:
                 found[entry] = path
                 pending.extend(imported_names(path, package_of(entry)))
             if star and dotted_name(entry) == module:
                 pending += [f"{module}.{each}" for each in _exported(path)]
+        if all_modules:
+            pending += [f"{module}.{each}" for each in _modules_in(module, roots)]
     return found
 
 
@@ -171,6 +173,16 @@ def _found_in(folders: Iterable[Path], part: str) -> tuple[Path | None, list[Pat
         if part and (folder / part).is_dir():
             portions.append(folder / part)
     return None, portions
+
+
+def _modules_in(package: str, roots: Sequence[Path]) -> Iterator[str]:
+    """Yield the names of the modules and packages directly in a package."""
+    folders = list(roots)
+    for part in package.split("."):
+        _, folders = _found_in(folders, part)
+    for entry in (entry for folder in folders for entry in folder.iterdir()):
+        if (entry.suffix == ".py" and entry.stem != "__init__") or (entry / "__init__.py").is_file():
+            yield entry.stem
 
 
 def _exported(path: Path) -> list[str]:

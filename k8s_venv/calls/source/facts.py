@@ -11,7 +11,7 @@ from k8s_venv.calls.source.imports import Import, imports_in
 from k8s_venv.calls.source.names import Uses, uses
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from k8s_venv.calls.source.imports import Calls
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,13 +29,13 @@ class Facts:
     fields: tuple[tuple[str, frozenset[str]], ...]
 
 
-def facts_of(node: ast.stmt, filename: str, calls: Collection[str]) -> Facts:
+def facts_of(node: ast.stmt, filename: str, calls: Calls) -> Facts:
     """Return the facts about a statement.
 
     Args:
         node: the statement.
         filename: its file.
-        calls: as ``imports_in`` takes them.
+        calls: how the file imports by a text.
     """
     fields = [
         (kind.name, frozenset(names_in_annotations(field)))

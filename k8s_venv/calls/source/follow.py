@@ -16,7 +16,7 @@ from k8s_venv.calls.source.in_force import defines, has_its_defaults
 from k8s_venv.calls.source.names import is_builtin
 from k8s_venv.calls.source.parts import Attribute, StateError
 from k8s_venv.calls.source.registered import Registries
-from k8s_venv.calls.source.repeated_imports import imports_of_name, star_import
+from k8s_venv.calls.source.repeated_imports import RepeatedImport, imports_of_name, star_import
 from k8s_venv.calls.source.sender_only import bound_to_process
 from k8s_venv.calls.source.state import is_plain, portable
 from k8s_venv.calls.source.statements import Statements
@@ -105,6 +105,9 @@ class ModuleSlice:
         self.reach(())
 
     def _decide(self, name: str, *, early: bool) -> None:
+        if "." in name:
+            self._submodule(name)
+            return
         if name.endswith("*"):
             self._pending += [(each, early) for each in sorted(self.names) if each.startswith(name[:-1])]
         bindings = self._bindings(name)
@@ -127,6 +130,17 @@ class ModuleSlice:
             self._definition(name, value, bindings, early=early)
         else:
             self._state(name, value, bindings, early=early)
+
+    def _submodule(self, dotted: str) -> None:
+        """Import a module of the project that is used as an attribute of its package, whoever imported it here."""
+        root, _, rest = dotted.partition(".")
+        package = self.names.get(root)
+        full = f"{package.__name__}.{rest}" if isinstance(package, ModuleType) else ""
+        bindings = self._bindings(root)
+        if bindings and full in sys.modules and self.origins.is_beside(full):
+            number, binding = bindings[-1]
+            if isinstance(binding.statement, ast.Import | ast.ImportFrom):
+                self.statements.add_import(RepeatedImport(number, binding.statement, f"import {full}\n"))
 
     def _bindings(self, name: str) -> list[tuple[int, Binding]]:
         return [(number, b) for number, file in enumerate(self.files) for b in file.bindings.get(name, [])]

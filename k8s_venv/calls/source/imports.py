@@ -7,7 +7,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
 _BLOCKS = ("body", "orelse", "finalbody", "handlers", "cases")
 _MISSING = {"ImportError", "ModuleNotFoundError", "Exception", "BaseException"}
@@ -53,20 +53,33 @@ class Import:
         return [] if self.level else [self.module, *(f"{self.module}.{name}" for name in self.names)]
 
 
-def imports_in(nodes: Iterable[ast.AST], calls: Collection[str] = ()) -> Iterator[Import]:
+@dataclasses.dataclass(frozen=True)
+class Calls:
+    """How a file imports by a text.
+
+    Args:
+        functions: the names under which it calls functions that do so.
+        texts: the texts that its names stand for.
+    """
+
+    functions: frozenset[str] = frozenset()
+    texts: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+
+
+def imports_in(nodes: Iterable[ast.AST], calls: Calls) -> Iterator[Import]:
     """Yield the imports in pieces of a syntax tree, those inside functions included.
 
     What stands under ``if TYPE_CHECKING:`` is never imported.
 
     Args:
         nodes: the pieces.
-        calls: the names of functions that import by a text, as ``import_calls`` gives them for the file.
+        calls: how their file imports by a text.
     """
-    return _imports(nodes, frozenset(calls), optional=False)
+    return _imports(nodes, calls, optional=False)
 
 
-def import_calls(tree: ast.AST, text: str) -> frozenset[str]:
-    """Return the names under which a file calls functions that import a module by a text.
+def import_calls(tree: ast.AST, text: str) -> Calls:
+    """Return how a file imports by a text.
 
     Args:
         tree: its syntax tree.
@@ -74,16 +87,36 @@ def import_calls(tree: ast.AST, text: str) -> frozenset[str]:
     """
     known = {name for name in _CALLS | _LOOKUPS if name in text}
     if not known:
-        return frozenset()
+        return Calls()
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom):
             known |= {alias.asname for alias in node.names if alias.asname and alias.name in known}
         elif isinstance(node, ast.Assign) and _name_of(node.value) in known:
             known |= {target.id for target in node.targets if isinstance(target, ast.Name)}
-    return frozenset(known)
+    return Calls(frozenset(known), _texts_of_names(tree))
 
 
-def _imports(nodes: Iterable[ast.AST], calls: frozenset[str], *, optional: bool) -> Iterator[Import]:
+def _texts_of_names(tree: ast.AST) -> dict[str, tuple[str, ...]]:
+    """Return the texts that each name stands for which a file binds to texts, or to the items of a list of them."""
+    found: dict[str, tuple[str, ...]] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assign):
+            bound = [(target, node.value) for target in node.targets]
+        elif isinstance(node, ast.For | ast.AsyncFor | ast.comprehension):
+            bound = [(node.target, node.iter)]
+        else:
+            continue
+        for target, value in bound:
+            items = getattr(value, "elts", [value])
+            texts = [str(item.value) for item in items if isinstance(item, ast.Constant) and type(item.value) is str]
+            if isinstance(value, ast.Name):  # `for name in NAMES`
+                texts = list(found.get(value.id, ()))
+            if isinstance(target, ast.Name) and texts:
+                found[target.id] = (*found.get(target.id, ()), *texts)
+    return found
+
+
+def _imports(nodes: Iterable[ast.AST], calls: Calls, *, optional: bool) -> Iterator[Import]:
     for node in nodes:
         if isinstance(node, ast.Import):
             yield from (Import(alias.name, (), node.lineno, optional) for alias in node.names)
@@ -94,15 +127,15 @@ def _imports(nodes: Iterable[ast.AST], calls: frozenset[str], *, optional: bool)
         elif isinstance(node, ast.If | ast.IfExp):
             yield from _imports_of_choice(node, calls, optional=optional)
         else:
-            if isinstance(node, ast.Call) and calls:
+            if isinstance(node, ast.Call) and _name_of(node.func) in calls.functions:
                 yield from _imports_by_call(node, calls, optional=optional)
             inside = optional or _expects_missing(node)
             yield from _imports(_children(node, calls), calls, optional=inside)
 
 
-def _children(node: ast.AST, calls: Collection[str]) -> Iterator[ast.AST]:
+def _children(node: ast.AST, calls: Calls) -> Iterator[ast.AST]:
     """Yield the parts of a node in which imports can stand: expressions only where some import by a text."""
-    if calls:
+    if calls.functions:
         yield from ast.iter_child_nodes(node)
         return
     for block in _BLOCKS:
@@ -110,11 +143,11 @@ def _children(node: ast.AST, calls: Collection[str]) -> Iterator[ast.AST]:
         yield from inner if isinstance(inner, list) else ()  # a lambda's body is an expression
 
 
-def _imports_of_choice(node: ast.If | ast.IfExp, calls: frozenset[str], *, optional: bool) -> Iterator[Import]:
+def _imports_of_choice(node: ast.If | ast.IfExp, calls: Calls, *, optional: bool) -> Iterator[Import]:
     body = node.body if isinstance(node, ast.If) else [node.body]
     orelse = node.orelse if isinstance(node, ast.If) else [node.orelse]
     optional = optional or any(_name_of(part) in _ABOUT_PYTHON for part in ast.walk(node.test))
-    if calls:
+    if calls.functions:
         yield from _imports([node.test], calls, optional=optional)
     if not _is_type_checking(node.test):
         yield from _imports(body, calls, optional=optional)
@@ -122,27 +155,49 @@ def _imports_of_choice(node: ast.If | ast.IfExp, calls: frozenset[str], *, optio
         yield from _imports(orelse, calls, optional=optional)
 
 
-def _imports_by_call(node: ast.Call, calls: frozenset[str], *, optional: bool) -> Iterator[Import]:
+def _imports_by_call(node: ast.Call, calls: Calls, *, optional: bool) -> Iterator[Import]:
     called = _name_of(node.func)
     given = {keyword.arg: keyword.value for keyword in node.keywords}
     first = node.args[0] if node.args else given.get("name", given.get("mod_name"))
-    if called not in calls or not isinstance(first, ast.Constant) or not isinstance(first.value, str):
-        return
-    name = first.value.partition(":")[0]  # `resolve_name("package.module:attribute")`
-    level = len(name) - len(name.lstrip("."))
-    names: tuple[str, ...] = ()
-    if called == "__import__":
-        level, names = _of_dunder_import(node.args, given)
-    found = Import(name.lstrip("."), names, node.lineno, optional or called in _LOOKUPS, level)
-    if level and called != "__import__":
-        package = given.get("package", node.args[1] if len(node.args) > 1 else None)
-        if isinstance(package, ast.Constant):
+    texts = _texts(first, calls)
+    optional = optional or called in _LOOKUPS or not isinstance(first, ast.Constant)
+    package = given.get("package", node.args[1] if len(node.args) > 1 else None)
+    for text in texts:
+        name = text.partition(":")[0]  # `resolve_name("package.module:attribute")`
+        level = len(name) - len(name.lstrip("."))
+        names: tuple[str, ...] = ("**",) if name.endswith("**") else ()
+        module = name.removesuffix("**").strip(".")
+        if called == "__import__":
+            level, names = _of_dunder_import(node.args, given)
+            yield Import(module, names, node.lineno, optional, level)
+            continue
+        found = Import(module, names, node.lineno, optional, level)
+        if level and isinstance(package, ast.Constant):
             found = found.absolute(str(package.value))
-        elif isinstance(package, ast.Attribute) and _name_of(package) in _OWN_PACKAGE:  # `helpers.__name__`
+        elif level and isinstance(package, ast.Attribute) and _name_of(package) in _OWN_PACKAGE:  # `helpers.__name__`
             found = dataclasses.replace(found, optional=True).absolute(ast.unparse(package.value))
-        elif _name_of(package) not in _OWN_PACKAGE:
-            return  # its package is only known where it runs
-    yield found
+        elif level and _name_of(package) not in _OWN_PACKAGE:
+            continue  # its package is only known where it runs
+        yield found
+
+
+def _texts(node: ast.expr | None, calls: Calls) -> list[str]:
+    """Return the texts that an expression can be; ``package.**`` is one that begins so and goes on with any module."""
+    if isinstance(node, ast.Constant):
+        return [node.value] if isinstance(node.value, str) else []
+    if isinstance(node, ast.Name):
+        return list(calls.texts.get(node.id, ()))
+    first: ast.expr | None = None
+    if isinstance(node, ast.JoinedStr) and node.values:  # f"jobs.{name}"
+        first = node.values[0]
+        first = first.value if isinstance(first, ast.FormattedValue) else first
+    elif isinstance(node, ast.BinOp):  # "jobs." + name
+        first = node.left
+    elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):  # "jobs.{}".format(name)
+        first = node.func.value
+    beginnings = _texts(first, calls) if isinstance(first, ast.Constant | ast.BinOp) else []
+    packages = [text.partition("{")[0].partition("%")[0].rpartition(".") for text in beginnings]
+    return [f"{package}.**" for package, dot, _ in packages if dot]
 
 
 def _of_dunder_import(args: list[ast.expr], given: dict[str | None, ast.expr]) -> tuple[int, tuple[str, ...]]:

@@ -17,7 +17,7 @@ from k8s_venv.calls.source.bindings import Binding, bindings_of, only_defines, o
 from k8s_venv.calls.source.definitions import Definitions, Function, first_line
 from k8s_venv.calls.source.facts import Facts, facts_of
 from k8s_venv.calls.source.functions import written_function
-from k8s_venv.calls.source.imports import Import, import_calls, imports_in
+from k8s_venv.calls.source.imports import Calls, Import, import_calls, imports_in
 from k8s_venv.errors import CallError, SourceError
 
 if TYPE_CHECKING:
@@ -113,8 +113,8 @@ class ModuleFile:
         return [each.absolute(package) for each in imports_in([node], self.import_calls)]
 
     @functools.cached_property
-    def import_calls(self) -> frozenset[str]:
-        """Return the names under which the file calls functions that import a module by a text."""
+    def import_calls(self) -> Calls:
+        """Return how the file imports by a text."""
         return import_calls(self.tree, self.text)
 
     @functools.cached_property

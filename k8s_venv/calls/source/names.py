@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _LOADS = {"LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS", "STORE_GLOBAL", "DELETE_GLOBAL"}
+_ATTRIBUTES = {"LOAD_ATTR", "LOAD_METHOD"}
 _BY_TEXT = {"globals", "vars", "eval", "exec", "modules"}  # what finds names by their text
 _IDENTIFIER = re.compile(r"[^\W\d]\w*")
 _EVERYWHERE = frozenset(dir(builtins)) | {
@@ -34,10 +35,12 @@ class Uses:
         now: names looked up when the statement runs: decorators, defaults, bases, class bodies. ``do_*`` stands for all
             names that begin so.
         later: names looked up when a function that it defines is called.
+        attributes: the attributes of such names that are looked up, as ``package.module``.
     """
 
     now: frozenset[str]
     later: frozenset[str]
+    attributes: frozenset[str]
 
 
 def uses(statement: ast.stmt | ast.expr, filename: str) -> Uses:
@@ -54,24 +57,33 @@ def uses(statement: ast.stmt | ast.expr, filename: str) -> Uses:
     code = compile(tree, filename, "exec", flags=flags, dont_inherit=True)
     now: set[str] = set()
     later: set[str] = set()
-    _collect(code, now, later)
+    attributes: set[str] = set()
+    _collect(code, now, later, attributes)
     if not isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
         now |= later  # `x = (lambda: y)()` may call what it defines
-    return Uses(frozenset(now), frozenset(later))
+    return Uses(frozenset(now), frozenset(later), frozenset(attributes))
 
 
 def names_in(code: CodeType) -> frozenset[str]:
-    """Return the global names that a function looks up when it, or one nested in it, is called."""
+    """Return the global names that a function looks up when it, or one nested in it, is called, and their attributes.
+
+    Args:
+        code: the function's.
+
+    Returns:
+        The names, and ``name.attribute`` for what is looked up on one of them.
+    """
     found: set[str] = set()
-    _collect(code, found, found)
+    _collect(code, found, found, found)
     return frozenset(found)
 
 
-def _collect(code: CodeType, now: set[str], later: set[str]) -> None:
-    now.update(_looked_up(code))
+def _collect(code: CodeType, now: set[str], later: set[str], attributes: set[str]) -> None:
+    for name in _looked_up(code):
+        (attributes if "." in name else now).add(name)
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
-            _collect(constant, now if _runs_at_once(constant) else later, later)
+            _collect(constant, now if _runs_at_once(constant) else later, later, attributes)
 
 
 def _runs_at_once(code: CodeType) -> bool:
@@ -90,11 +102,20 @@ def _looked_up(code: CodeType) -> Iterator[str]:
         yield from (f"{text}*" for text in texts if text.isidentifier() and text[-1] == "_" and text.strip("_"))
         yield "__getattr__"  # the module's own (PEP 562)
     stored = set()
+    dotted = ""  # what the instructions before have looked up
     for instruction in dis.get_instructions(code):
+        before, dotted = dotted, ""
         if instruction.opname == "STORE_NAME":
             stored.add(instruction.argval)
         elif instruction.opname in _LOADS and instruction.argval not in stored:
-            yield instruction.argval
+            dotted = instruction.argval
+        elif before and instruction.opname in _ATTRIBUTES:
+            dotted = f"{before}.{instruction.argval}"
+        elif instruction.opname == "EXTENDED_ARG":
+            dotted = before
+            continue
+        if dotted:
+            yield dotted
 
 
 def is_builtin(name: str) -> bool:

@@ -84,7 +84,7 @@ class Slicer:
         if self._is_circular():
             self._origins.keep_whole(self._home)
             self._collect()
-        packages = {name.partition(".")[0] for name in self._imports(self._early, self._late)}
+        packages = {name.partition(".")[0] for name in self.imported}
         if are_read(self._texts(), packages):
             self._annotated = packages
             self._collect()
@@ -172,6 +172,16 @@ class Slicer:
     def module_names(self) -> list[str]:
         """Return the names of the modules of which slices travel."""
         return list(self._modules)
+
+    @property
+    def imported(self) -> list[str]:
+        """Return the dotted names that are imported, of modules or of what is in them."""
+        return self._imports(self._early, self._late)
+
+    @property
+    def value_modules(self) -> frozenset[str]:
+        """Return the modules that the values import which travel with the slices."""
+        return frozenset(self._early.modules | self._late.modules)
 
     @property
     def packages(self) -> dict[str, str]:

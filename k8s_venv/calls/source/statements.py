@@ -9,7 +9,7 @@ from k8s_venv.calls.source import repeating
 from k8s_venv.calls.source.annotations import evaluated_names, names_in_annotations
 from k8s_venv.calls.source.definitions import Definition
 from k8s_venv.calls.source.facts import facts_of
-from k8s_venv.calls.source.imports import imports_in
+from k8s_venv.calls.source.imports import Calls, imports_in
 from k8s_venv.calls.source.in_force import defines
 from k8s_venv.calls.source.modulefile import ModuleFile, Slice
 from k8s_venv.calls.source.origins import is_available
@@ -93,12 +93,13 @@ class Statements:
             facts = facts_of(parse_slice(piece.as_sent(file.filename))[0], file.filename, file.import_calls)
         self.imports += [each.absolute(self._package) for each in facts.imports]
         now = facts.uses.now | evaluated_names(facts.fields, self._names) | self._named_in_annotations(node)
-        return [*((name, True) for name in sorted(now)), *((name, early) for name in sorted(facts.uses.later))]
+        later = facts.uses.later | facts.uses.attributes
+        return [*((name, True) for name in sorted(now)), *((name, early) for name in sorted(later))]
 
     def add_import(self, found: RepeatedImport) -> None:
         """Add an import of one name."""
         self._slices.add((found.file, Slice(found.statement.lineno, found.statement.col_offset, found.text)))
-        self.imports += [each.absolute(self._package) for each in imports_in([ast.parse(found.text)])]
+        self.imports += [each.absolute(self._package) for each in imports_in([ast.parse(found.text)], Calls())]
 
     def changing(self, name: str) -> list[tuple[int, ast.stmt]]:
         """Return the statements that change what a name holds, by whatever name, each with its file's number."""

@@ -106,7 +106,8 @@ class Unnamed:
         piece = file.slice(node, node.lineno if is_replaced else None)
         key = self._source(kind.__module__, file.filename, piece, kind.__name__, names)
         self._parts.imports += file.imports_of(node, self._package(kind.__module__))
-        self._parts.globals |= {(kind.__module__, name) for name in used.now | used.later if name not in names}
+        looked_up = used.now | used.later | used.attributes
+        self._parts.globals |= {(kind.__module__, name) for name in looked_up if name not in names}
         now = {**bases, **{name: free[name] for name in local}}
         return _CLASS, (key, now), free, None, None, _SET_CLASS
 
