@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from k8s_venv.calls.arguments import Arguments, encode_arguments
-from k8s_venv.calls.source.absent import line_of_path_change
+from k8s_venv.calls.source.absent import line_of_path_change, modules_among
 from k8s_venv.calls.source.beside import dotted_name, imported_names, modules_beside, package_of
 from k8s_venv.calls.source.functions import function_name, place_of, refuse_nonlocal, written_function
 from k8s_venv.calls.source.imports import Calls, imports_in
@@ -79,10 +79,13 @@ class Captured:
         """
         if found.level:
             return []
-        own = {*self.beside_modules, *(self.slicer.module_names if self.slicer else ())}
+        files = {dotted_name(entry): path for entry, path in self.beside.items()}
+        own = {*files, *(self.slicer.module_names if self.slicer else ())}
         folders = {package for name in own for package in _packages_of(name)} - own
-        # A folder without `__init__.py` has nothing but modules.
-        needed = found.modules[1:] if found.module in folders else [found.module]
+        needed = [] if found.module in folders else [found.module]
+        if found.module in folders or found.module in files:
+            inside = modules_among(found.names, files.get(found.module))
+            needed += [f"{found.module}.{name}" for name in inside]
         return [each for each in needed if each not in own | folders and _top(each) not in _IN_EVERY_CALL]
 
     @functools.cached_property
@@ -284,15 +287,16 @@ def _add_pickle(
     from k8s_venv.calls.pickling import pickle_function  # cloudpickle is not for the parsing of DAG files
 
     refuse_nonlocal(function)
-    entries[protocol.PICKLED_FUNCTION], modules = pickle_function(function, environment.root, arguments.types)
+    pickled, modules, imported = pickle_function(function, environment.root, arguments.types)
+    entries[protocol.PICKLED_FUNCTION] = pickled
+    needed = [*modules, *imported, *arguments.modules]
     file, _ = place_of(function)
     path = Path(file) if file else None
     if path is None or not path.is_file() or is_installed_file(str(path)):
         entries[protocol.SOURCES] = b"{}"
-        return modules_beside([*modules, *arguments.modules], None, environment.root), modules
+        return modules_beside(needed, None, environment.root), modules
     package = getattr(written_function(function), "__globals__", {}).get("__package__") or ""
-    imported = [*imported_names(path, package), *modules, *arguments.modules]
-    beside = modules_beside(imported, path, environment.root)
+    beside = modules_beside([*imported_names(path, package), *needed], path, environment.root)
     settings = Slicer(function, environment.root, settings_of={*modules, *map(dotted_name, beside)})
     if settings.has_statements:
         _add_recipe(entries, settings)

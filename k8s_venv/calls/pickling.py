@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 import cloudpickle
 
 from k8s_venv.calls.source.functions import function_name, home_of, outer_values, written_function
-from k8s_venv.calls.source.origins import Origins, is_importable, is_installed, sent_name
+from k8s_venv.calls.source.imports import imports_of_code
+from k8s_venv.calls.source.origins import Origins, is_importable, is_installed, is_installed_file, sent_name
 from k8s_venv.calls.source.sender_only import of_airflow
 from k8s_venv.errors import CallError
 from k8s_venv.runner.building import named
@@ -39,8 +40,11 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         super().__init__(stream)
         self._origins = origins
         self.modules: set[str] = set()
+        self.imported: set[str] = set()
 
     def reducer_override(self, value: Any) -> Any:
+        if isinstance(value, FunctionType) and not is_installed_file(value.__code__.co_filename):
+            self.imported.update(imports_of_code(value.__code__))
         if isinstance(value, ModuleType) and is_importable(value):
             self.modules.add(value.__name__)
         if isinstance(value, functools._lru_cache_wrapper) and self._origins.is_sliced(value.__module__):
@@ -120,7 +124,7 @@ class ArgumentPickler:
 
 def pickle_function(
     function: Callable[..., Any], root: Path, types: Collection[type] = ()
-) -> tuple[bytes, frozenset[str]]:
+) -> tuple[bytes, frozenset[str], frozenset[str]]:
     """Pickle a function with what it uses of its own module.
 
     Args:
@@ -129,18 +133,19 @@ def pickle_function(
         types: those of its arguments' types that travel, whether the function names them or not.
 
     Returns:
-        The pickle, and the modules that loading it imports.
+        The pickle, the modules that loading it imports, and the dotted names that its functions import when called.
 
     Raises:
         CallError: it uses something that cannot be pickled.
     """
     with _own_module(function, root) as origins:
         try:
-            data, modules = _dumps((function, list(types)), origins)
+            data, pickler = _dumps((function, list(types)), origins)
         except Exception as error:
             raise _refusal(function, error, origins) from error
         _refuse_references(function, data, origins)
-        return data, frozenset({*modules, *(module for module, _ in _references(data))})
+        modules = {*pickler.modules, *(module for module, _ in _references(data))}
+        return data, frozenset(modules), frozenset(pickler.imported)
 
 
 @contextlib.contextmanager
@@ -204,11 +209,11 @@ def _references(data: bytes) -> Iterator[tuple[str, str]]:
             strings.append(last)
 
 
-def _dumps(value: Any, origins: Origins) -> tuple[bytes, set[str]]:
+def _dumps(value: Any, origins: Origins) -> tuple[bytes, _Pickler]:
     stream = io.BytesIO()
     pickler = _Pickler(stream, origins)
     pickler.dump(value)
-    return stream.getvalue(), pickler.modules
+    return stream.getvalue(), pickler
 
 
 def _refusal(function: Any, error: Exception, origins: Origins) -> CallError:

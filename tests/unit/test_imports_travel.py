@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
-from k8s_venv.calls.capturing import capture
+from k8s_venv.calls.capturing import Captured, capture
 from k8s_venv.environment import Environment
 
+Capturing = Callable[..., Captured]
 Travelling = Callable[..., set[str]]
 
 FILES = {
@@ -35,23 +36,29 @@ SHARED, SUB = {"shared.py"}, {"pkg/__init__.py", "pkg/sub.py", "pkg/deep/__init_
 
 
 @pytest.fixture
-def travelling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Travelling:
-    """Return a function that writes a file with a function `f`, and tells which files travel with it."""
+def captured_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Capturing:
+    """Return a function that writes a file with a function `f` beside others, and captures it."""
     for name, text in FILES.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
     monkeypatch.syspath_prepend(str(tmp_path))
 
-    def of(source: str, *, file: str = "flow.py", module: str = "flow", transport: Any = None) -> set[str]:
+    def of(source: str, *, file: str = "flow.py", module: str = "flow", transport: Any = None) -> Captured:
         (tmp_path / file).write_text(textwrap.dedent(source))
         importlib.invalidate_caches()
         for name in [name for name in sys.modules if name.partition(".")[0] in OWN]:
             monkeypatch.delitem(sys.modules, name)
         function = importlib.import_module(module).f
         environment = Environment(name="plain", root=tmp_path, python="{}.{}".format(*sys.version_info))
-        return set(capture(function, environment, transport).beside)
+        return capture(function, environment, transport)
 
     return of
+
+
+@pytest.fixture
+def travelling(captured_of: Capturing) -> Travelling:
+    """Return a function that tells which files travel with such a function."""
+    return lambda *args, **kwargs: set(captured_of(*args, **kwargs).beside)
 
 
 def body(code: str) -> str:
@@ -147,6 +154,19 @@ def test_a_function_of_a_package_imports_relatively(code: str, travelling: Trave
     assert travelling(code, file="pkg/flow.py", module="pkg.flow") == SUB
 
 
+def test_a_function_without_readable_source_brings_what_its_code_imports(travelling: Travelling) -> None:
+    text = "def f():\\n    import shared, json"
+
+    assert travelling(f"made = {{'__name__': 'made'}}\nexec('{text}', made)\nf = made['f']") == SHARED
+
+
+@pytest.mark.parametrize("keep", ["load = lambda: __import__('shared')", "def load():\n    import shared"])
+def test_what_the_file_sets_in_a_module_that_is_imported_late_is_set_again(keep: str, captured_of: Capturing) -> None:
+    captured = captured_of(f"import shared\nshared.STATE['n'] = 2\n{keep}\ndef f():\n    load()\n")
+
+    assert "shared.STATE['n'] = 2\n" in [text for _, _, text in captured.source]
+
+
 @pytest.mark.parametrize(
     "code",
     [
@@ -155,6 +175,7 @@ def test_a_function_of_a_package_imports_relatively(code: str, travelling: Trave
         body("from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import shared"),
         body("import typing\nif typing.TYPE_CHECKING:\n    import shared\nelse:\n    shared = None"),
         body("return 'import shared'"),
+        body("if __name__ == '__main__':\n    import shared"),
     ],
 )
 def test_what_the_function_does_not_import_stays_behind(code: str, travelling: Travelling) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import os
 import sys
 from importlib.machinery import EXTENSION_SUFFIXES
@@ -10,10 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from k8s_venv.calls.source.beside import file_of, import_roots, is_installed
+from k8s_venv.calls.source.modulefile import module_file
+from k8s_venv.errors import CallError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+_MAKING_NAMES = ("__getattr__", "global", "import *", "exec", "setattr", "sys.modules", "__path__", "vars(")
 _ADDING = {"append", "insert", "extend", "addsitedir"}
 
 
@@ -45,6 +49,23 @@ def why_absent(module: str, file: Path | None, root: Path) -> str | None:
     folders = (root / package.replace(".", "/") for root in roots if package)
     folder = whole.parent if whole is not None else next((each for each in folders if each.is_dir()), None)
     return f"There is no {name}.py in {folder}." if folder is not None else None
+
+
+def modules_among(names: Iterable[str], package: Path | None) -> list[str]:
+    """Return which names, taken from a package by ``from … import``, can only be modules of it.
+
+    Args:
+        names: the names.
+        package: the file of the package, or None for a folder without ``__init__.py``.
+    """
+    bound = {"*", "**", "__doc__", "__file__", "__name__", "__package__", "__path__", "__spec__"}
+    if package is not None:
+        text = package.read_text("utf-8", errors="replace")
+        if package.name != "__init__.py" or any(word in text for word in _MAKING_NAMES):
+            return []  # what it has is not known before it runs
+        with contextlib.suppress(CallError):  # it is empty
+            bound |= module_file(str(package)).bindings.keys()
+    return [name for name in names if name not in bound]
 
 
 def _where_to_put(found: Path, root: Path) -> str:

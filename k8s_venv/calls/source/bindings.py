@@ -11,7 +11,7 @@ from k8s_venv.calls.source.definitions import BLOCKS, Definition
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-_MAIN_TESTS = ("__name__ == '__main__'", "'__main__' == __name__")
+MAIN_TESTS = ("__name__ == '__main__'", "'__main__' == __name__")
 _COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 
 
@@ -48,7 +48,7 @@ def own_statements(body: list[ast.stmt], *, as_main: bool) -> Iterator[ast.stmt]
 
 
 def _is_main_block(statement: ast.stmt) -> bool:
-    return isinstance(statement, ast.If) and ast.unparse(statement.test) in _MAIN_TESTS
+    return isinstance(statement, ast.If) and ast.unparse(statement.test) in MAIN_TESTS
 
 
 def bindings_of(statements: Iterable[ast.stmt]) -> dict[str, list[Binding]]:

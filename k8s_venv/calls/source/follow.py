@@ -267,6 +267,7 @@ class ModuleSlice:
         if parts.calls_own and has_statements:
             raise StateError("restores itself by functions of its own module")
         self.late[name] = value
+        self.statements.imports += [each for each in parts.imports if not each.optional]
         for module, used in parts.globals:
             if module == self.name:
                 self._pending.append((used, False))

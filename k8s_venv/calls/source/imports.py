@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-from typing import TYPE_CHECKING
+import dis
+from types import CodeType
+from typing import TYPE_CHECKING, Any
+
+from k8s_venv.calls.source.bindings import MAIN_TESTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -51,6 +55,25 @@ class Import:
     def modules(self) -> list[str]:
         """Return the full names of the modules that it may import; ``package.*`` is a star import."""
         return [] if self.level else [self.module, *(f"{self.module}.{name}" for name in self.names)]
+
+
+def imports_of_code(code: CodeType) -> Iterator[str]:
+    """Yield the dotted names that a function without readable source imports, as ``Import.modules`` has them.
+
+    Args:
+        code: the function's.
+    """
+    given: list[Any] = [None, None]
+    for instruction in dis.get_instructions(code):
+        if instruction.opname == "IMPORT_NAME":
+            level, names = given
+            if not level:
+                yield from Import(instruction.argval, tuple(names or ())).modules
+        if instruction.opname.startswith("LOAD_"):
+            given = [given[1], instruction.argval]
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from imports_of_code(constant)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,7 +172,7 @@ def _imports_of_choice(node: ast.If | ast.IfExp, calls: Calls, *, optional: bool
     optional = optional or any(_name_of(part) in _ABOUT_PYTHON for part in ast.walk(node.test))
     if calls.functions:
         yield from _imports([node.test], calls, optional=optional)
-    if not _is_type_checking(node.test):
+    if not _is_type_checking(node.test) and not _is_main(node.test):
         yield from _imports(body, calls, optional=optional)
     if not (isinstance(node.test, ast.UnaryOp) and _is_type_checking(node.test.operand)):
         yield from _imports(orelse, calls, optional=optional)
@@ -233,6 +256,11 @@ def _is_type_checking(test: ast.expr) -> bool:
     if isinstance(test, ast.BoolOp) and isinstance(test.op, ast.And):
         return any(map(_is_type_checking, test.values))
     return _name_of(test) == "TYPE_CHECKING"
+
+
+def _is_main(test: ast.expr) -> bool:
+    """Return whether a test is of the process's main module, which nothing is that travels."""
+    return isinstance(test, ast.Compare) and ast.unparse(test) in MAIN_TESTS
 
 
 def _name_of(node: ast.AST | None) -> str:
