@@ -7,6 +7,7 @@ import importlib
 import itertools
 import logging
 import os
+import pathlib
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
@@ -123,6 +124,8 @@ def _its_file_alone(dag: DAG) -> Iterator[None]:
     whole = getattr(dagbag, kind)
 
     def one_file(dag_folder: Path, **options: Any) -> DagBag:
+        if "bundle_path" in options:  # which may be any folder, also one that the file is not in
+            options["bundle_path"] = pathlib.Path(dag.fileloc).parent
         bag: DagBag = whole(dag_folder=dag.fileloc, **options)
         return bag
 
