@@ -16,7 +16,7 @@ from kubernetes_asyncio.client.exceptions import ApiException
 from k8s_venv.airflow.compat import task_state
 from k8s_venv.airflow.lines import line_logger
 from k8s_venv.airflow.secrets import SecretNames, resolve_secrets
-from k8s_venv.airflow.shared_watch import subscribe
+from k8s_venv.airflow.shared_watch import refusal, subscribe
 from k8s_venv.backends.kubernetes import render, stages
 from k8s_venv.backends.kubernetes.diagnose import missing_right, why
 from k8s_venv.backends.kubernetes.logs import printed_lines
@@ -149,7 +149,7 @@ class PodWait(KubernetesPodTrigger):
                 if response.status == 404:
                     return None, True
                 if response.status in (401, 403):
-                    raise await _refusal(response)
+                    raise await refusal(response)
                 if response.status >= 400:
                     return None, False
                 pod = stages.summary(await response.json())
@@ -188,7 +188,7 @@ class PodWait(KubernetesPodTrigger):
                     for line in printed_lines(await response.read()):
                         log(line)
                 elif response.status not in (400, 404):  # it never ran, or is gone
-                    raise await _refusal(response)
+                    raise await refusal(response)
             except ApiException as error:
                 self.log.warning("The log of pod %s could not be read. %s", self.pod_name, why(error))
 
@@ -215,12 +215,6 @@ class PodWait(KubernetesPodTrigger):
                 await asyncio.to_thread(_remove, self.arguments)
             except CallError as error:
                 self.log.warning("%s", error)
-
-
-async def _refusal(response: Any) -> ApiException:
-    error = ApiException(response.status, response.reason)
-    error.body = await response.text()
-    return error
 
 
 def _remove(arguments: Sequence[str]) -> None:

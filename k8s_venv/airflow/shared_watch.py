@@ -121,6 +121,13 @@ async def subscribe(
             await watch.close()
 
 
+async def refusal(response: Any) -> ApiException:
+    """Return the exception for an answer that refuses, with what the API server says of it."""
+    error = ApiException(response.status, response.reason)
+    error.body = await response.text()
+    return error
+
+
 class _NamespaceWatch:
     """All pods of ours in a namespace, kept up to date by one list and one watch."""
 
@@ -185,7 +192,7 @@ class _NamespaceWatch:
             self._namespace, label_selector=_SELECTOR, _preload_content=False, _request_timeout=60
         )
         if response.status >= 400:
-            raise ApiException(response.status, response.reason)
+            raise await refusal(response)
         listed = await response.json()
         self._pods = {pod["metadata"]["name"]: summary(pod) for pod in listed["items"]}
         for name, subscriptions in self._subscriptions.items():

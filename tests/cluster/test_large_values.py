@@ -156,7 +156,7 @@ def without_exec(client: Any, namespace: str) -> Any:
     )
     token = client.create_namespaced_service_account_token(name, namespace, {"spec": {"expirationSeconds": 3600}})
     configuration = kubernetes.client.Configuration.get_default_copy()
-    configuration.cert_file = configuration.key_file = None
+    configuration.cert_file = configuration.key_file = configuration.refresh_api_key_hook = None
     configuration.api_key = {"authorization": f"Bearer {token.status.token}"}
     api = kubernetes.client.CoreV1Api(kubernetes.client.ApiClient(configuration))
     eventually(
