@@ -32,3 +32,13 @@ def test_failures_come_back_as_themselves(project: Path, run_file: RunFile, capf
     printed = capfd.readouterr().out
     assert "ValueError: said when it failed" in printed
     assert "dies() ended without a result: its process left with exit code 7" in printed
+
+
+def test_exit_codes_skip_and_branches_are_chosen_on_pods(project: Path, run_file: RunFile) -> None:
+    _, tasks = run_file(project / "waiting.py", "exit_codes")
+
+    for kind in ("watched", "deferred"):
+        assert tasks[f"leaves_{kind}"].state == "skipped"
+        assert tasks[f"dies_{kind}"].state == "skipped"
+        assert tasks[f"right_{kind}"].state == "skipped"
+        assert tasks[f"left_{kind}"].value == "prod"

@@ -1,6 +1,7 @@
 """Tasks that wait for their pods in different ways."""
 
 import os
+import sys
 import time
 from datetime import timedelta
 
@@ -39,6 +40,33 @@ with DAG("deferring_failures", schedule=None):
     fails()
     skips()
     dies()
+
+with DAG("exit_codes", schedule=None):
+    for deferrable in (False, True):
+        kind = "deferred" if deferrable else "watched"
+
+        @task.isolated("current", deferrable=deferrable, skip_on_exit_code=[10, 11], task_id=f"leaves_{kind}")
+        def leaves() -> None:
+            sys.exit(10)
+
+        @task.isolated("current", deferrable=deferrable, skip_on_exit_code=[10, 11], task_id=f"dies_{kind}")
+        def dies_at_once() -> None:
+            os._exit(11)
+
+        @task.branch_isolated("current", deferrable=deferrable, do_xcom_push=False, task_id=f"chooses_{kind}")
+        def chooses(left: str) -> str:
+            return left
+
+        @task.isolated("current", env_vars=[{"name": "STAGE", "value": "prod"}], task_id=f"left_{kind}")
+        def left() -> str:
+            return os.environ["STAGE"]
+
+        @task.isolated("current", task_id=f"right_{kind}")
+        def right() -> None: ...
+
+        leaves()
+        dies_at_once()
+        chooses(f"left_{kind}") >> [left(), right()]
 
 for name, deferrable in (("timing_out", False), ("timing_out_deferred", True)):
     with DAG(name, schedule=None):
