@@ -209,6 +209,15 @@ FAULTS: dict[str, tuple[Callable[[Cluster, str], Outcome], str]] = {
         ),
         r"its pod did not start within 20 s \(FailedMount: .*secret \"fault-.*\" not found",
     ),
+    "registry away": (
+        lambda cluster, _: cluster.run(
+            cluster.pod(image="localhost:1/not/listening:1"),  # nothing listens there
+            cluster.call(add_one, 1),
+            timeouts=Timeouts(schedule=180, startup=20),
+        ),
+        r"its pod did not start within 20 s \(.*connection refused.*\)\. Its node cannot pull the image now: "
+        r"is the registry there, and does the node reach it\?",
+    ),
     "init container": (
         lambda cluster, _: with_failing_init_container(cluster),
         r"the init container 'prepare' left with exit code 3",
