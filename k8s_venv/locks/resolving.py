@@ -209,7 +209,7 @@ def is_own(package: Package, own: Mapping[str, Installed]) -> bool:
 
 
 def uv_options(
-    environment: Environment, lines: Sequence[Line], python: str | None = None, wheels_only: bool | None = None
+    environment: Environment, lines: Sequence[Line], python: str | None = None, wheels_only: bool = True
 ) -> list[str]:
     """Return the options with which uv resolves an environment's lines into a lock.
 
@@ -217,7 +217,7 @@ def uv_options(
         environment: which one.
         lines: its lines.
         python: the minor version; by default its own.
-        wheels_only: whether versions without wheels are passed over; by default if nothing can compile them.
+        wheels_only: whether versions without wheels are passed over where nothing can compile them.
     """
     options = ["--format", "pylock.toml", "--no-header", "--python-version", python or environment.python]
     options.append("--no-python-downloads")
@@ -225,11 +225,11 @@ def uv_options(
         options += ["-c", environment.constraints]
     if any(line.text == "--pre" for line in lines):
         options += ["--prerelease", "allow"]
-    if environment.builder != "buildkit" if wheels_only is None else wheels_only:
+    if environment.builder != "buildkit":
         # They would be built here, on another Python and platform than the target's.
-        return [*options, "--only-binary", ":all:"]
+        return [*options, "--only-binary", ":all:"] if wheels_only else options
     # Some say what they require only when their build is begun: by the target's Python, where it is here.
-    interpreter = uv.find_interpreter(python or environment.python)
+    interpreter = uv.find_interpreter(environment.python)
     return [*options, "--python", interpreter] if interpreter else options
 
 
