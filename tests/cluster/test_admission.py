@@ -274,16 +274,6 @@ def test_a_pod_that_is_deleted_before_a_node_takes_it(cluster: Cluster) -> None:
     assert "its pod was deleted from outside" in str(outcome.error)
 
 
-def test_a_worker_that_dies_before_it_made_the_secret_is_followed_by_one_that_does(cluster: Cluster) -> None:
-    name = f"moment-{uuid.uuid4().hex[:8]}"
-    cluster.client.create_namespaced_pod(cluster.namespace, cluster.pod(name))
-
-    outcome = cluster.run(cluster.pod(name, attempt="2"), cluster.call(add_one, 1))
-
-    assert outcome.value == 2, outcome.error
-    assert any("Taking over pod" in line for line in outcome.said)
-
-
 def test_two_workers_of_one_try_share_its_pod(cluster: Cluster) -> None:
     name = f"moment-{uuid.uuid4().hex[:8]}"
     outcomes: list[Outcome] = []

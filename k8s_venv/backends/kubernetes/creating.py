@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 # How long a pod that is being removed may take for it, beyond its own grace period, in seconds.
 _LEAVING = 90.0
 
+# What a worker that lives takes between its pod and the Secrets, in seconds: another one may be at it right now.
+_MOMENT = 1.0
+
 
 @dataclasses.dataclass(frozen=True)
 class Made:
@@ -75,7 +78,10 @@ class Creation:
                 parcels.withdraw()
                 raise
             parcels.withdraw()  # it has its own, or never had
-            if diagnose.has_started(made.pod) or self._has_secrets(made.pod):
+            if diagnose.has_started(made.pod):
+                return made
+            time.sleep(_MOMENT)
+            if self._has_secrets(made.pod):
                 return made
             self._say(f"Pod {self._shown} lacks its Secrets, since the worker before died: starting again.")
             self._remove(made.pod)
