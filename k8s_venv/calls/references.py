@@ -38,7 +38,7 @@ MARK = "k8s-venv-value"
 _VERSION, _KEPT_VERSION = 1, 2
 _KEYS = {MARK, "encoding", "size", "sha256", "data"}
 _KEPT_KEYS = {MARK, "location", "name", "size", "sha256"}
-_DEPTH = 3  # how deep in an argument's lists and dictionaries a document is looked for
+_DEPTH = 6  # how deep in an argument's lists and dictionaries a document is looked for
 # What of a value may stand in Airflow's database, in bytes.
 DOCUMENT_LIMIT = 16 * 1024 * 1024
 

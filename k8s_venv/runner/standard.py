@@ -73,7 +73,12 @@ def _decode_fraction(decoder: Decoder, node: Node) -> Any:
     from fractions import Fraction
 
     numerator, denominator = (field({"v": part}, "v", int) for part in decoder.items(node))
-    return Fraction(numerator, denominator)
+    if denominator < 1:
+        raise MalformedError("a fraction whose denominator is not positive")
+    # It was reduced where it was written. To reduce it again takes the square of its length: hours, if that is large.
+    value: Any = Fraction()
+    value._numerator, value._denominator = numerator, denominator
+    return value
 
 
 def _decode_address(decoder: Decoder, node: Node) -> Any:
