@@ -18,14 +18,15 @@ from unittest.mock import patch
 import pytest
 
 
-def _dag_module() -> str:
+def _version() -> str:
     try:
-        return "airflow.decorators" if importlib.metadata.version("apache-airflow").startswith("2.") else "airflow.sdk"
+        return importlib.metadata.version("apache-airflow")
     except importlib.metadata.PackageNotFoundError:
-        return "airflow.sdk"
+        return ""
 
 
-AIRFLOW = _dag_module()  # what the DAG files of tests import from
+VERSION = _version()  # without importing it; nothing where it is not installed
+AIRFLOW = "airflow.decorators" if VERSION.startswith("2.") else "airflow.sdk"  # what the DAG files of tests import from
 HEAD = f"from {AIRFLOW} import dag, setup, task, task_group, teardown\nfrom k8s_venv import IsolatedOperator, runtime\n"
 # A project with one environment, of this Python.
 SAME = """
