@@ -42,7 +42,7 @@ class Task:
         function: the function.
         project: its project.
         environment: its environment.
-        transport: what the task says of it.
+        transport: the task's option.
         backend: where it will run.
         brings_image: whether the task names an image of its own.
         declared: the connections and variables that it names, and what else decides whether they arrive.
@@ -93,7 +93,7 @@ def check_tasks(tasks: Iterable[Task], image_exists: Callable[[str], bool] | Non
 
     Args:
         tasks: the tasks.
-        image_exists: tells whether a registry has an image, by its reference; without it nobody is asked.
+        image_exists: returns whether a registry has an image, by its reference; without it no registry is asked.
     """
     checker = _Checker(image_exists)
     captured = [(task, checker.capture(task)) for task in tasks]

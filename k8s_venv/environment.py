@@ -29,7 +29,7 @@ def python_version(value: object) -> str:
     """Return a minor version such as ``3.12`` that calls can run on.
 
     Raises:
-        ValueError: it is none; the text continues "Python …".
+        ValueError: it is not a version that calls can run on; the text continues "Python …".
     """
     if isinstance(value, float | int):
         raise ValueError('must be text in quotes, such as python = "3.12" (without them, 3.10 would read as 3.1)')
@@ -171,7 +171,7 @@ class Environment(BaseModel):
 
     @property
     def requirements_place(self) -> str:
-        """Say where a requirement is added, for messages."""
+        """Return where a requirement is added, for messages."""
         if isinstance(self.requirements, str):
             return self.requirements
         return f"`requirements` of [environments.{self.name}]"

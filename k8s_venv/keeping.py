@@ -1,4 +1,4 @@
-"""What is kept in the cache folder: who uses it now, and what nobody used for long.
+"""What is kept in the cache folder: who uses it now, and what was not used for long.
 
 Builds and calls hold what they use by a shared lock of the operating system (flock), which ends with their process
 whatever ends it; `k8s-venv prune` removes only what it can lock for itself.
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-HOUR = 3600.0  # seconds; what was left longer ago than that is nobody's any more
+HOUR = 3600.0  # seconds; what was left longer ago than that is not used any more
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +70,7 @@ def mark_used(path: Path) -> None:
 
 
 def is_older(path: Path, seconds: float) -> bool:
-    """Tell whether a file was last used, or a folder last changed, at least so many seconds ago.
+    """Return whether a file was last used, or a folder last changed, at least so many seconds ago.
 
     Raises:
         OSError: it is gone.
@@ -80,7 +80,7 @@ def is_older(path: Path, seconds: float) -> bool:
 
 @contextlib.contextmanager
 def using(folder: Path) -> Iterator[None]:
-    """Hold a folder, as many may, so that nobody removes it; what cannot be locked is not."""
+    """Hold a folder, as many may, so that it is not removed; without locks it is not held."""
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):
             fcntl.flock(_opened(folder, stack), fcntl.LOCK_SH)

@@ -59,7 +59,7 @@ def uv_variables(given: Mapping[str, str]) -> dict[str, str]:
         given: the variables that are set.
 
     Raises:
-        K8sVenvError: a configuration file of pip cannot be read, or names an index or certificate that is none.
+        K8sVenvError: a configuration file of pip cannot be read, or names an index or certificate that is not valid.
     """
     variables: dict[str, str] = {}
     for name, (values, place) in _settings(given).items():
@@ -82,7 +82,7 @@ def _refuse_wrong(name: str, values: list[str], place: str) -> None:
 
 
 def ignored_settings(given: Mapping[str, str]) -> list[str]:
-    """Say which settings of pip and uv have no effect on locks, though people may expect one.
+    """Return which settings of pip and uv have no effect on locks, though people may expect one.
 
     Args:
         given: the variables that are set.

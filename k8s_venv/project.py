@@ -115,7 +115,7 @@ def find_project(*starts: str | Path) -> Path:
         starts: the folders.
 
     Raises:
-        ProjectError: there is none.
+        ProjectError: there is no project file.
     """
     configured = os.environ.get(PROJECT_VARIABLE)
     if configured:
@@ -150,7 +150,7 @@ def _nearest(places: tuple[tuple[str, int], ...]) -> Path:
 
 
 def has_project(folder: Path) -> bool:
-    """Tell whether a folder has a project file."""
+    """Return whether a folder has a project file."""
     return _project_in(folder) is not None
 
 
@@ -162,7 +162,7 @@ def project_at(path: Path, setting: str) -> Path:
         setting: what named it, for messages.
 
     Raises:
-        ProjectError: there is none.
+        ProjectError: there is no project file.
     """
     found = _project_in(path) if path.is_dir() else path if path.is_file() else None
     if found is None:

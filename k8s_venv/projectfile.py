@@ -1,4 +1,4 @@
-"""Say what is wrong in a project file in the words of its author, with the line."""
+"""What is wrong in a project file, in the words of its author, with the line."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ class Provided:
         python: its minor version.
         modules: the packages and modules in its locked packages; of namespace packages their parts, with
             ``NAME.__init__`` where one has a module of its own (``pkgutil.extend_path``).
-        more: whether it sees others as well, which nobody can tell from here.
+        more: whether it sees others as well, which cannot be known from here.
     """
 
     def __init__(self, python: str, modules: frozenset[str], *, more: bool = False) -> None:

@@ -21,7 +21,7 @@ _HIDE_VARIABLES = {"configmaps", "env_from", "full_pod_spec", "pod_template_dict
 
 @dataclasses.dataclass(frozen=True)
 class Declared:
-    """What a task says of what it needs.
+    """What a task names of what it needs.
 
     Args:
         names: the connections and variables that it names, by option, such as ``optional_variables``.

@@ -84,7 +84,7 @@ def writing_cache() -> Iterator[None]:
 
 
 def _cache_problem(number: int | None) -> str:
-    """Say what is wrong with a cache folder that cannot be written to, and what to do.
+    """Return what is wrong with a cache folder that cannot be written to, and what to do.
 
     Args:
         number: the error's number (``errno``).
@@ -127,7 +127,7 @@ def _user(number: int) -> str:
 
     try:
         return pwd.getpwuid(number).pw_name
-    except KeyError:  # containers run as users that nobody wrote down
+    except KeyError:  # containers run as users that no file lists
         return str(number)
 
 
@@ -307,14 +307,14 @@ def install_python(version: str, progress: Callable[[str], None] | None = None) 
         progress: is called with each line of uv's progress.
 
     Raises:
-        UvError: there is none for this machine, or it cannot be downloaded.
+        UvError: there is no such Python for this machine, or it cannot be downloaded.
     """
     run(["python", "install", "--no-bin", "--install-dir", str(_downloaded()), f"cpython@{version}"], progress=progress)
     return next(_interpreters_off_path(version))
 
 
 def is_known(version: str) -> bool:
-    """Tell whether there is such a Python: installed here, or among those that uv could download.
+    """Return whether there is such a Python: installed here, or among those that uv could download.
 
     Args:
         version: the minor version, such as ``3.8``.

@@ -48,7 +48,7 @@ class ValueSettings(BaseModel):
     status: bool = True
 
     def problem(self) -> str | None:
-        """Say why no result could ever come back, if so."""
+        """Return why no result could ever come back, or None where one can."""
         if self.exec or self.status or self.location:
             return None
         return (
@@ -57,7 +57,7 @@ class ValueSettings(BaseModel):
 
 
 def refused_setting(error: ValueError) -> str:
-    """Say what is wrong in settings that a task gives.
+    """Return what is wrong in settings that a task gives.
 
     Args:
         error: pydantic's, or that of ``Environment.with_values``.

@@ -117,7 +117,7 @@ def deployment() -> str:
 
 
 def can_store_integer(value: int) -> bool:
-    """Say whether an XCom may hold an integer.
+    """Return whether an XCom may hold an integer.
 
     Airflow 3 sends values from the task's process to its API as MessagePack, whose integers end at 64 bits; Airflow 2
     writes them into its database as JSON.
@@ -126,12 +126,12 @@ def can_store_integer(value: int) -> bool:
 
 
 def can_store_text(text: str) -> bool:
-    """Say whether an XCom may hold a text: Airflow 3 sends it as UTF-8, Airflow 2 escapes what that cannot say."""
+    """Return whether an XCom may hold a text: Airflow 3 sends it as UTF-8, Airflow 2 escapes what that cannot say."""
     return not AIRFLOW_3 or is_text(text)
 
 
 def can_store_fraction(value: Any) -> bool:
-    """Say whether an XCom may hold a real number or a decimal: Airflow 3's API takes JSON without ``NaN``."""
+    """Return whether an XCom may hold a real number or a decimal: Airflow 3's API takes JSON without ``NaN``."""
     return not AIRFLOW_3 or math.isfinite(value)
 
 
@@ -210,7 +210,7 @@ def redact(text: str) -> str:
 
 
 def is_sensitive(name: str) -> bool:
-    """Say whether what has this name is secret, by Airflow's list and ``[core] sensitive_var_conn_names``."""
+    """Return whether what has this name is secret, by Airflow's list and ``[core] sensitive_var_conn_names``."""
     return bool(_masker().should_hide_value_for_key(name))
 
 

@@ -36,9 +36,9 @@ def check_declared(
         project: the task's project.
         environment: the environment's name.
         task: the task, for messages.
-        backend: what the task says of it.
-        transport: what the task says of it.
-        serializer: what the task says of it.
+        backend: the task's option.
+        transport: the task's option.
+        serializer: the task's option.
 
     Raises:
         K8sVenvError: it does not fit, or there is no such environment.
@@ -68,7 +68,7 @@ def project_of(function: Callable[..., Any], dag_file: str | None) -> Project:
         dag_file: the DAG's file, where it is known.
 
     Raises:
-        ProjectError: there is none.
+        ProjectError: there is no project.
     """
     configured = conf.get("k8s_venv", "project", fallback=None)
     if configured:
@@ -85,7 +85,7 @@ def named_environment(environment: Any, task: str) -> str:
         task: the task, for messages.
 
     Raises:
-        K8sVenvError: it is none.
+        K8sVenvError: they name no environment.
     """
     if environment is None:
         raise K8sVenvError(

@@ -136,7 +136,7 @@ def first_problem(path: Path, text: str) -> Finding:
 
 
 def is_ours(text: str) -> bool:
-    """Tell whether it was k8s-venv that a file's traceback ends with: its sentence says all that there is to say."""
+    """Return whether it was k8s-venv that a file's traceback ends with: its sentence says all that there is to say."""
     return _message(text.strip().split("\n")).startswith("k8s_venv.")
 
 

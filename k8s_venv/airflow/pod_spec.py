@@ -1,4 +1,4 @@
-"""What an isolated task's pod is made of, beyond what the task and its environment say of it."""
+"""What an isolated task's pod is made of beside the options of the task and its environment."""
 
 from __future__ import annotations
 

@@ -87,7 +87,7 @@ class PodWait(KubernetesPodTrigger):
             event["refused"] = missing_right(error) or (
                 f"{error.status} {error.reason}: its account needs the rights to `get`, `list` and `watch` `pods`."
             )
-        except Exception as error:  # a trigger that fails would leave its pod to nobody: a worker removes it
+        except Exception as error:  # a trigger that fails would leave its pod behind: a worker removes it
             self.log.exception("Pod %s/%s cannot be watched.", self.pod_namespace, self.pod_name)
             event["broken"] = f"{type(error).__name__}: {error}"
         self._fired_event = True
@@ -109,7 +109,7 @@ class PodWait(KubernetesPodTrigger):
             await self.on_kill()
 
     async def safe_to_cancel(self) -> bool:
-        """Say whether the task was ended, rather than this triggerer: then it neither waits nor goes on elsewhere."""
+        """Return whether the task was ended, rather than this triggerer: then nothing waits for it any more."""
         return await task_state(self.task_instance) not in ("deferred", "scheduled", "queued", "running")
 
     async def _wait(self) -> dict[str, Any]:

@@ -49,7 +49,7 @@ class Subscription:
         self._problem: Exception | None = None
 
     def is_of(self, pod: dict[str, Any]) -> bool:
-        """Tell whether a pod is the one whose states these are."""
+        """Return whether a pod is the one whose states these are."""
         return bool(pod["metadata"]["uid"] == self._uid)
 
     def put(self, pod: dict[str, Any], *, gone: bool = False) -> None:
@@ -65,7 +65,7 @@ class Subscription:
             self._news.set()
 
     def fail(self, problem: Exception) -> None:
-        """Say that nothing will come any more."""
+        """Let those who wait know that nothing comes any more, and why."""
         self._problem = problem
         self._news.set()
 
@@ -122,7 +122,7 @@ async def subscribe(
 
 
 async def refusal(response: Any) -> ApiException:
-    """Return the exception for an answer that refuses, with what the API server says of it."""
+    """Return the exception for an answer that refuses, with the API server's reason."""
     error = ApiException(response.status, response.reason)
     error.body = await response.text()
     return error
@@ -176,7 +176,7 @@ class _NamespaceWatch:
                 if error.status in (401, 403) and self._refused.last():
                     self._fail(error)
                     return
-                if error.status == 410:  # so long away that the server has forgotten: list anew
+                if error.status == 410:  # so long away that the server has forgotten: list again
                     self._version = ""
                 problem: object = f"{error.status} {error.reason}"
             except (OSError, TimeoutError, aiohttp.ClientError) as error:

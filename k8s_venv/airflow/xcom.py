@@ -131,7 +131,7 @@ def _problem_of_type(value: Any, kind: type) -> str | None:
 
 
 def _is_reserved(value: dict[Any, Any]) -> bool:
-    """Tell whether Airflow would take a dictionary for something that it wrote itself, now or in earlier versions."""
+    """Return whether Airflow would take a dictionary for something that it wrote itself, now or in earlier versions."""
     return bool({"__classname__", "__id__"} & value.keys()) or {"__type", "__var"} <= value.keys()
 
 

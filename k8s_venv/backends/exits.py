@@ -1,4 +1,4 @@
-"""Say how a process ended that left no result."""
+"""How a process ended that left no result."""
 
 from __future__ import annotations
 

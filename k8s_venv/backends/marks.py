@@ -1,4 +1,4 @@
-"""The lines that a task prints: what the runner's marks say of them."""
+"""The lines that a task prints: what the runner's marks mean."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ def amount(quantity: object) -> float:
         quantity: such as ``500m`` or ``2Gi``.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not a quantity.
     """
     found = _QUANTITY.fullmatch(str(quantity))
     if found is None:

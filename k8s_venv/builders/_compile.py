@@ -1,7 +1,7 @@
 """Compile modules with the Python that runs this: Python 3.8+, the standard library alone.
 
 Standard input gives a line of JSON for each module: its source, its path in the image, and where the bytecode goes.
-Bytecode that is never checked against its source (PEP 552) stays valid whatever happens to the files' times.
+Bytecode that is never checked against its source (PEP 552) stays valid when the files' times change.
 What no Python could compile, such as a template, is passed over as pip does.
 
 A module's bytecode follows from its source alone. `marshal` marks what anything else refers to at that moment, even

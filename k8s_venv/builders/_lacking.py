@@ -1,4 +1,4 @@
-"""Tell which of some packages an environment does not see; runs in the image's build, in the environment itself.
+"""Print which of some packages an environment does not see; runs in the image's build, in the environment itself.
 
 Usage: ``python _lacking.py FOLDERS_OF_PIP NAME==VERSION...``
 """

@@ -89,7 +89,7 @@ _pinned_base = functools.cache(_find_base)
 
 
 def missing_base(environment: Environment, reason: str) -> str:
-    """Say that an environment's base image cannot be read, and what names another.
+    """Return that an environment's base image cannot be read, and what names another.
 
     Args:
         environment: whose base.

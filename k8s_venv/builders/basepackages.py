@@ -78,7 +78,7 @@ def base_packages(environment: Environment, base: BaseImage) -> dict[str, Instal
 
 
 def lacking_packages(environment: Environment, without: str) -> str:
-    """Say that a base image has not the packages that a lock counts on, and what to do.
+    """Return that a base image lacks packages that a lock counts on, and what to do.
 
     Args:
         environment: which one.

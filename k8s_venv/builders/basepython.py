@@ -26,7 +26,7 @@ _LEFT_OUT = re.compile(r"/(test|tests|idlelib|lib2to3|turtledemo|site-packages|d
 
 
 def has_python(environment: Environment, base: BaseImage) -> bool:
-    """Tell whether a base image has the environment's Python; one that says so is not looked through.
+    """Return whether a base image has the environment's Python; one that says so is not looked through.
 
     Raises:
         RegistryError: its layers cannot be downloaded.
@@ -104,7 +104,7 @@ def find_program(environment: Environment, base: BaseImage, found: Tree) -> str:
         found: its files.
 
     Raises:
-        WrongBaseError: there is none on its PATH.
+        WrongBaseError: its PATH has no Python.
     """
     folders = (base.environ.get("PATH") or "/usr/local/bin:/usr/bin:/bin").split(":")
     for folder in folders:

@@ -113,7 +113,7 @@ class BuildKit:
         for process in running:
             try:
                 process.wait(_GRACE)
-            except subprocess.TimeoutExpired:  # the engine does not answer; it ends a build that nobody waits for
+            except subprocess.TimeoutExpired:  # the engine does not answer; it ends a build that no client waits for
                 _signal(process, signal.SIGKILL)
 
     def _save(self, image: EngineImage, environment: Environment, path: Path) -> None:

@@ -36,7 +36,7 @@ class Buildx:
     engine: str
 
     def problem(self, platforms: Sequence[str]) -> str:
-        """Say why it cannot build for platforms, and what to install, or nothing where it can.
+        """Return why it cannot build for platforms, and what to install, or nothing where it can.
 
         Args:
             platforms: such as ``linux/arm64``.
@@ -52,7 +52,7 @@ class Buildx:
 
 
 def emulation(platforms: Sequence[str]) -> str:
-    """Say how a machine learns to run the programs of other platforms.
+    """Return how a machine learns to run the programs of other platforms.
 
     Args:
         platforms: such as ``linux/arm64``.

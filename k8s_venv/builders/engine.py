@@ -33,7 +33,7 @@ def load_archive(client: DockerClient, reference: str, images: Sequence[Image]) 
         images: the image for each platform.
 
     Raises:
-        EngineError: the engine refuses it, or there is none for its platform.
+        EngineError: the engine refuses it, or no image is for its platform.
     """
     import docker
 

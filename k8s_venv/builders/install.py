@@ -63,9 +63,9 @@ class InstalledWheel:
     """A wheel as it stands in an image.
 
     Args:
-        files: its files, short of its record and of bytecode.
+        files: its files, without its record and bytecode.
         record: the name of its record.
-        rows: what the record says of the files
+        rows: the record's rows for the files
             (https://packaging.python.org/en/latest/specifications/recording-installed-packages/).
     """
 
@@ -154,7 +154,7 @@ def _installed(venv: Path, wheel: Wheel, python: str) -> InstalledWheel:
     bytecode = {bytecode_name(path, python) for path, *_ in listed}
     for path, digest, size in listed:
         name = posixpath.normpath(posixpath.join(packages, path))
-        # What a record claims outside of the environment, or without bringing it, is none of ours.
+        # What a record claims outside of the environment, or without bringing it, does not count.
         if name.startswith(("../", "/")) or not (venv / name).is_file():
             continue
         if name == record or (posixpath.dirname(name) == posixpath.dirname(record) and name.endswith(_NOTES)):

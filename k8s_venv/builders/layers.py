@@ -82,7 +82,7 @@ def find_layer(key: str) -> Layer | None:
 
 
 def is_intact(path: Path, digest: str) -> bool:
-    """Tell whether a file has the content that its digest says.
+    """Return whether a file has the content that its digest says.
 
     Args:
         path: the file, which need not exist.

@@ -58,7 +58,7 @@ class Step:
 
     @property
     def exists(self) -> bool:
-        """Tell whether the registry has it."""
+        """Return whether the registry has it."""
         return self.digest is not None
 
     @property
@@ -90,7 +90,7 @@ def make_plan(
     builder: str | None = None,
     *,
     details: bool = True,
-    anew: bool = False,
+    rebuild: bool = False,
     load: bool = False,
 ) -> list[Step]:
     """Find out what has to be built; nothing is built before every question is answered.
@@ -98,9 +98,9 @@ def make_plan(
     Args:
         project: the project, for its registry.
         environments: those to plan for.
-        builder: the builder to use whatever an environment needs.
+        builder: the builder to use instead of what an environment needs.
         details: whether it is asked what building takes, too.
-        anew: whether everything is built, without asking the registry for it.
+        rebuild: whether everything is built, without asking the registry for it.
         load: whether only the platform of the local engine is needed.
 
     Raises:
@@ -116,7 +116,7 @@ def make_plan(
     way = _Way(builder, load)
 
     def plan(step: Step) -> Step:
-        if not anew:
+        if not rebuild:
             step = _looked_up(step, details)
         return way.choose(step) if details and not step.exists and not step.problem else step
 
@@ -166,7 +166,7 @@ def _looked_up(step: Step, details: bool) -> Step:
     try:
         digest = find_manifest(registry, reference)
     except RegistryError as error:
-        if error.status != DENIED:  # whatever else is wrong is wrong for all images
+        if error.status != DENIED:  # any other error is the same for all images
             raise
         problem = BuildError(step.environment.name, f"it cannot be told whether its image exists. {error}")
         return dataclasses.replace(step, state="denied", problem=problem)
@@ -187,7 +187,7 @@ class _Way:
     """Chooses how images are built.
 
     Args:
-        forced: the builder to use whatever an environment needs.
+        forced: the builder to use instead of what an environment needs.
         load: whether only the platform of the local engine is needed.
     """
 

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def source_revision(path: Path) -> str | None:
-    """Return the last commit that changed a file, or None where there is none or the file has changed since.
+    """Return the last commit that changed a file, or None where git knows no commit of it or it has changed since.
 
     That commit is the same in every clone, and later ones leave it alone: so it takes nothing from an image's digest
     being the same twice.

@@ -135,7 +135,7 @@ class Run:
         except SpoiltLayerError:
             for image in images:
                 discard_spoilt(image)
-            report("making layers anew that were changed in the cache folder")
+            report("making layers again that were changed in the cache folder")
             images = [build(step.environment, step.lock, parts, report) for parts in step.parts]
             return self._bring(step, images, report)
 

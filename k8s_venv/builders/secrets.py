@@ -107,7 +107,7 @@ def _certificates(given: Mapping[str, str]) -> str:
 
 
 def _for_pip(indexes: Mapping[str, str]) -> dict[str, str]:
-    """Return what pip, which fetches uv, is told of the indexes; it knows no names for them (``name=https://…``)."""
+    """Return the indexes for pip, which fetches uv; pip knows no names for them (``name=https://…``)."""
     default = indexes.get("UV_DEFAULT_INDEX") or indexes.get("UV_INDEX_URL") or ""
     extra = indexes.get("UV_INDEX") or indexes.get("UV_EXTRA_INDEX_URL") or ""
     hosts = indexes.get("UV_INSECURE_HOST") or ""

@@ -68,7 +68,7 @@ class Tree:
                     added.add(name)
 
     def has(self, name: str) -> bool:
-        """Tell whether there is a file or a folder of a name."""
+        """Return whether there is a file or a folder of a name."""
         return name in self.files or any(one.startswith(f"{name}/") for one in self.files)
 
     def resolve(self, path: str) -> str:
@@ -88,7 +88,7 @@ class Tree:
         return at
 
     def _remove(self, hidden: str, added: set[str]) -> None:
-        """Hide what lower layers have under a name; what the same layer has is there, whatever the order."""
+        """Hide what lower layers have under a name; what the same layer has stays, in any order."""
         for name in [name for name in self.files if name == hidden or name.startswith(f"{hidden}/")]:
             if name not in added:
                 del self.files[name]

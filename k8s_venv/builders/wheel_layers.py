@@ -153,7 +153,7 @@ class _Workshop:
 def _groups(wheels: Sequence[Wheel], python: str) -> list[list[Wheel]] | None:
     """Divide wheels into layers, the same for the same wheels; None where the size of one is not known yet.
 
-    A wheel's place depends on nothing but itself (short of dozens of large ones), so that environments share layers
+    A wheel's place depends on nothing but itself (but for dozens of large ones), so that environments share layers
     and a change of one wheel changes one layer.
     """
     sizes = {wheel: _size(wheel, python) for wheel in wheels}

@@ -117,7 +117,7 @@ class Delivery:
             CallError: it was asked for nothing like it.
         """
         if self.location is None:
-            raise CallError(f"{self._call.function}() put its result where nobody asked for it.")
+            raise CallError(f"{self._call.function}() put its result at a location that it was not given.")
         return Result(document, b"", Kept(self.location, self._result_name))
 
     @property

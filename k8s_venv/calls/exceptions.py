@@ -1,4 +1,4 @@
-"""Raise again what a call raised, from what the runner said of it.
+"""Raise again what a call raised, from the runner's description.
 
 Nothing is imported here. An exception's type is only looked up, in modules that are loaded already: built-in ones,
 the standard library's, Airflow's, and those that the call itself shipped. Anything else becomes a ``RemoteError``.

@@ -41,7 +41,7 @@ class Location(Protocol):
         """Keep a file's content as a value."""
 
     def fetch(self, name: str, size: int) -> Buffer:
-        """Return a value that is so long, from a copy that nobody else can change."""
+        """Return a value that is so long, from a copy that nothing else can change."""
 
     def start(self, name: str, size: int) -> bytes:
         """Return the first bytes of a value."""

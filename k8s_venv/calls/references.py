@@ -141,7 +141,7 @@ def with_references(value: Any, environment: Environment, kept: dict[str, tuple[
 
 
 def is_document(value: Mapping[str, Any]) -> bool:
-    """Tell whether a dictionary stands for a value handed on by reference."""
+    """Return whether a dictionary stands for a value handed on by reference."""
     return value.keys() in (_KEYS, _KEPT_KEYS)
 
 

@@ -83,7 +83,7 @@ def inline_result(document: protocol.Document, environment: str) -> Result:
     """
     try:
         packed = base64.b85decode(document.inline or "")
-        # Never more than was announced, whatever the compressed data would grow to.
+        # Never more than was announced: compressed data may grow to any size.
         payload = zlib.decompressobj().decompress(packed, document.size + 1)
     except (ValueError, zlib.error) as error:
         raise BackendError(environment, f"the call's result is damaged: {error}.") from None

@@ -73,10 +73,10 @@ def by_rule(
 
 
 def check_transport(transport: str | None, environment: Environment) -> None:
-    """Refuse a way for functions that a task asks for, where there is none such.
+    """Refuse a transport that a task asks for and that cannot be used.
 
     Args:
-        transport: what the task says of it.
+        transport: the task's option.
         environment: where it will run.
 
     Raises:
@@ -95,7 +95,7 @@ def check_serializer(serializer: str | None, environment: Environment) -> None:
     """Refuse to have results pickled where this side could not read them.
 
     Args:
-        serializer: what the task says of it.
+        serializer: the task's option.
         environment: where it will run.
 
     Raises:
@@ -111,7 +111,7 @@ def check_serializer(serializer: str | None, environment: Environment) -> None:
 
 
 def same_python(python: str) -> bool:
-    """Tell whether an environment's bytecode and pickles are those of this process.
+    """Return whether an environment's bytecode and pickles are those of this process.
 
     Args:
         python: the environment's minor version.

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 @click.option(
     "--builder",
     type=click.Choice(["layers", "buildkit"]),
-    help="Build with this one, whatever an environment needs.",
+    help="Build with this one instead of what an environment needs.",
 )
 @click.option("--load", is_flag=True, help="Load the images into Docker Engine instead of pushing them.")
 @click.option(
@@ -97,7 +97,7 @@ def build_images(
         if environment.image is not None:
             own = f"{environment.name} is not built: it has an image of its own, {environment.image}"
             console().print(own)
-    steps = make_plan(project, chosen, builder, details=not check, anew=elsewhere, load=load)
+    steps = make_plan(project, chosen, builder, details=not check, rebuild=elsewhere, load=load)
     sizes = {} if elsewhere else volumes(steps)
     _show(steps, sizes)
     if check or dry_run:

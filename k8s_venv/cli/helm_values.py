@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _HEADER = (
     "# Values of the chart k8s-venv, written by `k8s-venv helm-values` from {file} and the locks beside it.\n"
-    "# Write them anew after a change there; what only the cluster knows goes into a values file of its own.\n"
+    "# Write them again after a change there; what only the cluster knows goes into a values file of its own.\n"
 )
 # click leaves the lines after a \b as they are.
 _HELP = """Print the environments as values of the Helm chart.

@@ -42,10 +42,10 @@ class Row:
         why: what is wrong with the lock.
         packages: how many packages are locked.
         image: the reference of its image, where that is known.
-        exists: whether a registry has the image, or None where nobody asked.
+        exists: whether a registry has the image, or None where none was asked.
         size: the bytes of the image's layers, compressed, on its first platform.
         created: when the image was made (RFC 3339), or None for one from layers, which is the same whenever it is made.
-        tasks: which tasks use it, or None where nobody asked.
+        tasks: which tasks use it, or None where that was not asked.
         problem: why a registry could not be asked, if so.
     """
 

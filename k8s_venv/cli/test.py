@@ -89,7 +89,7 @@ def _show(outcomes: list[TaskOutcome]) -> None:
 
 
 def _failure(dag_file: Path, state: str, outcomes: list[TaskOutcome]) -> str:
-    """Say of a run that did not succeed which tasks failed, and why."""
+    """Return which tasks of a run failed, and why."""
     failed = [(_name(outcome), outcome.error) for outcome in outcomes if outcome.state == "failed"]
     if not failed:
         return f"The run of {dag_file} ended as {state}."

@@ -64,7 +64,7 @@ def read_metadata(text: str) -> Installed | None:
 
 
 def lacking(wanted: Iterable[str], found: Mapping[str, Installed]) -> str:
-    """Say which of some packages are not there, and what is there instead; nothing where all are.
+    """Return which of some packages are not there, and what is there instead; nothing where all are.
 
     Args:
         wanted: each as a lock has it, ``name==version``.
@@ -80,7 +80,7 @@ def lacking(wanted: Iterable[str], found: Mapping[str, Installed]) -> str:
 
 
 def write_stubs(packages: Iterable[Installed], folder: Path) -> None:
-    """Write wheels that say of each package what it is and requires, so that a resolver can choose what is there.
+    """Write wheels with each package's metadata, so that a resolver can choose what is there.
 
     No index has many of them: what vendors of base images build themselves, such as 2.3.0a0+6ddf5cf85e.nv24.4.
 

@@ -76,7 +76,7 @@ def line_notes(environment: Environment, lines: list[Line]) -> list[str]:
 
 
 def _problems(environment: Environment, line: Line) -> Iterator[str]:
-    """Say what is wrong with a line, after its text and place."""
+    """Yield what is wrong with a line, after its text and place."""
     if _CONFLICT.match(line.text):
         yield "is left from a merge. Resolve the conflict."
     if line.text.endswith("\\"):
@@ -93,7 +93,7 @@ def _problems(environment: Environment, line: Line) -> Iterator[str]:
     for value in line.hashes:
         algorithm, _, digest = value.partition(":")
         if not re.fullmatch(rf"[0-9a-fA-F]{{{_DIGESTS.get(algorithm, 0)}}}", digest) or not digest:
-            yield f"has a hash that is none: {value!r}. Write --hash=sha256: and 64 hexadecimal digits."
+            yield f"has {value!r}, which is not a hash. Write --hash=sha256: and 64 hexadecimal digits."
 
 
 def _option_problems(environment: Environment, line: Line, option: str) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 It is a ``pylock.toml`` (PEP 751) with a table ``[tool.k8s-venv]``. Its ``checksum`` is of all that stands in the file
 but URLs, so that a mirror may be written into it, while a package that was taken out, or a merge of two locks that
-nobody resolved, is known.
+was never resolved, is known.
 """
 
 from __future__ import annotations
@@ -200,7 +200,7 @@ def _refuse_marker(name: str, marker: str) -> None:
     try:
         Marker(marker)
     except InvalidMarker:
-        raise ValueError(f"the marker of {name!r} is none: {marker!r}") from None
+        raise ValueError(f"the marker of {name!r} is not valid: {marker!r}") from None
 
 
 def _refuse_file(name: str, file: dict[str, Any]) -> None:
@@ -208,7 +208,7 @@ def _refuse_file(name: str, file: dict[str, Any]) -> None:
     if place.is_absolute() or ".." in place.parts or not file.get("url", "https:").startswith(("https:", "http:")):
         raise ValueError(f"the file of {name!r} lies outside the project: {file.get('path', file.get('url'))}")
     if not file["hashes"] or not all(_DIGEST.fullmatch(digest) for digest in file["hashes"].values()):
-        raise ValueError(f"the hashes of {name!r} are none")
+        raise ValueError(f"the hashes of {name!r} are not valid")
 
 
 def _packages(content: dict[str, Any]) -> tuple[tuple[str, str, tuple[str, ...]], ...]:

@@ -40,7 +40,7 @@ def read_lock(environment: Environment) -> Lock:
     """Read an environment's lock.
 
     Raises:
-        LockError: there is none, it cannot be read, or the requirements have changed since.
+        LockError: there is no lock, it cannot be read, or the requirements have changed since.
     """
     path = environment.lock_path
     command = f"k8s-venv lock {environment.name}"
@@ -149,7 +149,7 @@ def _tool_table(environment: Environment, present: list[dict[str, Any]], digest:
 
 
 def _unread(environment: Environment) -> list[str]:
-    """Say that an older lock cannot be read, if that is so."""
+    """Return that an older lock cannot be read, if that is so."""
     try:
         parse_packages(environment.lock_path)
     except FileNotFoundError:
@@ -202,7 +202,7 @@ def _wanted(environment: Environment) -> dict[str, Any]:
 
 
 def _changes(locked: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
-    """Say in which ways what was locked differs from what is wanted."""
+    """Return in which ways what was locked differs from what is wanted."""
     said = [
         f"its {what} {_listed(locked[key])} when it was locked, and now {_listed(wanted[key])}"
         for key, what in (
@@ -221,7 +221,7 @@ def _changes(locked: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
 
 
 def _image_changes(lock: Lock, environment: Environment) -> list[str]:
-    """Say in which ways a locked image is not the one that is wanted; another builder than today's default is none."""
+    """Return how a locked image differs from the one that is wanted; another builder than today's default may stay."""
     said = []
     name = lock.base.rpartition("@")[0]
     if name and name != environment.base_image:

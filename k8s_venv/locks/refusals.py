@@ -1,4 +1,4 @@
-"""Say in our words why uv could not resolve requirements."""
+"""Why uv could not resolve requirements, in our words."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def _printable(text: str) -> str:
 
 
 def _file_fault(environment: Environment, given: Given, output: str) -> str | None:
-    """Say what is wrong in the files, if it is that."""
+    """Return what is wrong in the files, or None where it is something else."""
     place = environment.requirements_place
     if found := _NO_FOLDER.search(output):
         line = given[found[1]].line_at_byte(int(found[2])) if found[1] in given else None
@@ -128,7 +128,7 @@ def _file_fault(environment: Environment, given: Given, output: str) -> str | No
 
 
 def _index_fault(output: str) -> str | None:
-    """Say what is wrong with an index, if it is that."""
+    """Return what is wrong with an index, or None where it is something else."""
     if refused := _NOT_ALLOWED.search(output) or _FORBIDDEN.search(output):
         return _not_allowed(refused[1])
     if found := _NOT_FETCHED.search(output):

@@ -26,7 +26,7 @@ _WHEEL = re.compile(r"(?:^|/)([A-Za-z0-9][\w.]*)-[^/\s]*\.whl(?=[\s#;?]|$)")
 _HASH = re.compile(r"\s--hash(?:\s*=\s*|\s+)(\S*)")
 _VARIABLE = re.compile(r"\$\{([A-Z0-9_]+)\}")
 
-# What is said of a line with such a variable, after its text and place.
+# What is wrong with a line with such a variable, after its text and place.
 UNSET = "names the variable {}, which is not set here, or is empty. Set it where this command runs."
 
 
@@ -128,7 +128,7 @@ def place_of(environment: Environment, package: str) -> str:
 
 
 def in_python(package: str, python: str) -> bool:
-    """Tell whether a package has the name of a module that Python brings along.
+    """Return whether a package has the name of a module that Python brings along.
 
     Args:
         package: the package's name.

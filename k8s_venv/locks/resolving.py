@@ -147,7 +147,7 @@ def lock_text(
 
     Args:
         packages: the packages.
-        platforms: where they can be installed; nothing is said of it without any.
+        platforms: where they can be installed; without any, everywhere.
         tool: the content of the table ``[tool.k8s-venv]``, to which the checksum is added.
     """
     import tomli_w  # reading a lock does without
@@ -198,7 +198,7 @@ def _compile(
 
 
 def is_own(package: Package, own: Mapping[str, Installed]) -> bool:
-    """Tell whether a package is there already, in this version.
+    """Return whether a package is there already, in this version.
 
     Args:
         package: a package of a lock.
@@ -282,7 +282,7 @@ def _preferring(packages: Sequence[Package], others: Sequence[Package]) -> list[
 
 
 def _agree(found: Mapping[str, Sequence[Package]]) -> bool:
-    """Tell whether no package has different versions on different platforms."""
+    """Return whether no package has different versions on different platforms."""
     versions = {(package["name"], package.get("version")) for packages in found.values() for package in packages}
     return len(versions) == len({name for name, _ in versions})
 

@@ -21,11 +21,11 @@ def address_of(host: str) -> str:
 
 
 def is_plain(host: str) -> bool:
-    """Tell whether a host may be spoken to without encryption."""
+    """Return whether a host may be spoken to without encryption."""
     asked = [name.strip().lower() for name in os.environ.get(PLAIN_HTTP_VARIABLE, "").split(",")]
     return is_local(host) or host.lower() in asked
 
 
 def is_local(host: str) -> bool:
-    """Tell whether a host, with or without a port, is this machine."""
+    """Return whether a host, with or without a port, is this machine."""
     return host in _LOCAL or host.rpartition(":")[0] in _LOCAL

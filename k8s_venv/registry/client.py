@@ -136,7 +136,7 @@ class Registry:
         raise AssertionError  # never: the loop has no end of its own
 
     def may_retry(self, error: RegistryError, attempt: int) -> bool:
-        """Tell whether what failed may succeed when it is tried again.
+        """Return whether what failed may succeed when it is tried again.
 
         Args:
             error: how it failed.

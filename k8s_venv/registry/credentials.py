@@ -25,7 +25,7 @@ _AUTH_CONFIG_VARIABLE = "DOCKER_AUTH_CONFIG"
 # What a helper gives as the user when its secret is a token to be exchanged.
 _TOKEN_USER = "<token>"  # noqa: S105 -- a name, not a secret
 _HELPER_TIMEOUT = 60  # seconds
-# What helpers say of a registry that they do not know: Docker's own words, and the macOS keychain's.
+# What helpers answer for a registry that they do not know: Docker's own words, and the macOS keychain's.
 _UNKNOWN = ("credentials not found", "could not be found in the keychain")
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from k8s_venv.registry.credentials import Credentials
 
-DENIED = 403  # the status of whatever a registry lets others do
+DENIED = 403  # the status where a registry lets only others do it
 _LONGEST = 500  # characters of a registry's own words
 
 
@@ -46,7 +46,7 @@ class InterruptedTransferError(RegistryError):
 def refusal(
     response: requests.Response, host: str, found: Credentials | None, pull: tuple[str, ...], push: str
 ) -> RegistryError:
-    """Return what an answer that nobody wanted means, and what to do.
+    """Return what an unexpected answer means, and what to do.
 
     Args:
         response: the answer.

@@ -66,7 +66,7 @@ def find_manifest(registry: Registry, reference: Reference) -> str | None:
 
 
 def image_exists(reference: str) -> bool:
-    """Tell whether a registry has an image.
+    """Return whether a registry has an image.
 
     Raises:
         RegistryError: the registry cannot be asked.
@@ -152,7 +152,7 @@ def find_base(registry: Registry, reference: Reference, platform: str) -> BaseIm
         config = json.loads(read_blob(registry, reference.repository, manifest["config"]["digest"]))
         layers = tuple(manifest["layers"])
     except (KeyError, TypeError, ValueError):
-        raise RegistryError(f"{reference} is no image, or one of a kind that nobody makes any more.") from None
+        raise RegistryError(f"{reference} is not an image in the format of OCI or of Docker (schema 2).") from None
     made_for = f"{config.get('os', 'linux')}/{config.get('architecture')}"
     if made_for != platform:
         raise RegistryError(f"The image {reference} is for {made_for} alone, not for {platform}.", 404)

@@ -68,7 +68,7 @@ class Token:
 
     @property
     def lasts(self) -> bool:
-        """Tell whether it is still good."""
+        """Return whether it is still good."""
         return time.monotonic() < self.until
 
 
@@ -87,7 +87,7 @@ def token_request(
     Args:
         challenge: what the registry asked for.
         scopes: the access that the request needs.
-        found: who to be, or nobody.
+        found: the account, or None for none.
         address: the registry's address.
 
     Raises:

@@ -66,7 +66,7 @@ class _Adapter(HTTPAdapter):
 
 
 def same_origin(one: str, other: str) -> bool:
-    """Tell whether two addresses are of one server, whose credentials both may have."""
+    """Return whether two addresses are of one server, whose credentials both may have."""
     return _origin(urlsplit(one)) == _origin(urlsplit(other))
 
 

@@ -21,7 +21,7 @@ _READ = 1 << 18
 _PIECE = 1 << 24
 _SMALLEST_PIECE = 1 << 18
 _TOO_LARGE = 413
-# What a registry says of an upload that it does not know (any more), or knows otherwise.
+# What a registry answers where it does not know an upload (any more), or is at another position of it.
 _FORGOTTEN = (400, 404, 411, 416)
 
 
@@ -77,7 +77,7 @@ def upload(
 
 
 def has_blob(registry: Registry, repository: str, digest: str) -> bool:
-    """Tell whether a repository has a blob.
+    """Return whether a repository has a blob.
 
     Raises:
         RegistryError: the registry cannot be asked.
@@ -205,7 +205,7 @@ class _Sending:
         return False
 
     def _count(self, position: int) -> None:
-        """Tell how many bytes were sent that never were before."""
+        """Report how many bytes were sent for the first time."""
         if position > self._told:
             self._progress(position - self._told)
             self._told = position

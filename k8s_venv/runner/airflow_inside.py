@@ -2,7 +2,7 @@
 
 Nothing here runs before the environment's code imports Airflow. Some modules of Airflow are then changed as they
 are imported, in Airflow 2 and 3 alike: connections and variables are those that the call brought, the context is
-the task's, and whatever needs the database says so, instead of failing over tables that do not exist. An environment
+the task's, and what needs the database says so, instead of failing over tables that do not exist. An environment
 whose pod was given a database or a secrets backend keeps Airflow as it is.
 """
 

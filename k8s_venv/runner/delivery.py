@@ -28,7 +28,7 @@ _BLOCK = 1024 * 1024
 _SILENCE = 60.0  # seconds without a byte after which a connection counts as broken
 _ATTEMPTS = 4
 _PAUSE = 1.0
-# What a server says of itself and not of the request, so that asking again may help.
+# Answers about the server and not about the request, so that asking again may help.
 _PASSING = (408, 425, 429, 500, 502, 503, 504)
 
 
@@ -106,7 +106,7 @@ def _join(paths: List[str], file: IO[bytes], entry: Dict[str, Any]) -> None:
     for path in paths:
         with open(path, "rb") as stream:
             for block in _blocks(stream):
-                # Never more than was announced, whatever the compressed data would grow to.
+                # Never more than was announced: compressed data may grow to any size.
                 file.write(inflate.decompress(block, entry["size"] + 1 - file.tell()) if "encoding" in entry else block)
                 if file.tell() > entry["size"]:
                     return
@@ -139,7 +139,7 @@ def _may_pass(error: Exception) -> bool:
 
 
 def _said(error: BaseException) -> str:
-    """Say what went wrong, without the URL, which is a secret."""
+    """Return what went wrong, without the URL, which is a secret."""
     if isinstance(error, urllib.error.HTTPError):
         return f"the store answered {error.code} {error.reason}"
     if isinstance(error, (HTTPException, ValueError)):

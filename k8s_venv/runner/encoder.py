@@ -244,7 +244,7 @@ def _plain_json(value: Any) -> Optional[bytes]:
 
 
 def _is_plain(value: Any) -> bool:
-    """Tell whether a value without cycles is made of JSON's own types, not of their subclasses."""
+    """Return whether a value without cycles is made of JSON's own types, not of their subclasses."""
     level = [value]
     long_integers = not 0 < getattr(sys, "get_int_max_str_digits", int)() <= _DIGITS
     for _ in range(MAX_DEPTH):
@@ -264,7 +264,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def is_text(value: str) -> bool:
-    """Tell whether a string is without lone surrogates, which UTF-8 does not have."""
+    """Return whether a string is without lone surrogates, which UTF-8 does not have."""
     try:
         value.encode("utf-8")
     except UnicodeEncodeError:

@@ -61,7 +61,7 @@ def describe(
 
 
 def bare(error: BaseException) -> Dict[str, Any]:
-    """Return the least that can be said of an exception whose own methods fail."""
+    """Return the least that is known about an exception whose own methods fail."""
     name = type(error).__qualname__
     lines = traceback.format_tb(_without_runner(error.__traceback__))
     return {

@@ -63,7 +63,7 @@ def send(folder: str, start: int = 0) -> int:
 
 
 def release(folder: str) -> int:
-    """Say that the result in a folder was read, so that ``wait`` ends.
+    """Mark the result in a folder as read, so that ``wait`` ends.
 
     Args:
         folder: the result's folder.

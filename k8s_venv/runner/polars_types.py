@@ -53,7 +53,7 @@ def restored(polars: Any, column: Any, description: Any) -> Any:
     Args:
         polars: the library.
         column: what polars read.
-        description: what ``describe`` said of it.
+        description: what ``describe`` returned for it.
 
     Raises:
         TypeError: this polars has no such type.

@@ -1,4 +1,4 @@
-"""What the runner needs of its process after the function, put back whatever the function did to it."""
+"""What the runner needs of its process after the function, put back after what the function did to it."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ def _fetch(decoder: Decoder, node: Node) -> Any:
     known, folder, scratch = delivered
     entry = known.get(field(node, "v", str))
     if entry is None:
-        raise MalformedError("a value that is kept elsewhere, and nobody said where")
+        raise MalformedError("a value that is kept elsewhere, and delivery.json does not say where")
     from k8s_venv.runner.delivery import fetch
 
     payload = fetch(folder, entry, scratch, "a value handed on by reference")

@@ -33,7 +33,7 @@ class Reporter:
         self.types: Optional[Types] = None  # finds the types that travelled with the call
         self.pickle: Optional[Callable[[Any], bytes]] = None  # pickles what has no codec, where the task wants that
         self.mask: Optional[Callable[[str], str]] = None  # hides secrets in what is reported of a failure
-        self.delivery: Dict[str, Any] = {}  # what the sender says of bulk
+        self.delivery: Dict[str, Any] = {}  # how bulk comes in and goes out: delivery.json
         self.process = os.getpid()
         self.folder = folder
         self._message = message
@@ -141,7 +141,7 @@ class Reporter:
 
     @property
     def _hands_over(self) -> bool:
-        """Tell whether somebody reads the payload from the folder."""
+        """Return whether somebody reads the payload from the folder."""
         return self._message is None or bool(self.delivery.get("hand_over", True))
 
     def _check_size(self, size: int) -> None:
@@ -211,7 +211,7 @@ def _locked(path: str) -> Any:
     coming = path + ".part"
     lock = open(coming, "w")  # noqa: SIM115 -- until the process ends
     fcntl.flock(lock, fcntl.LOCK_EX)
-    os.rename(coming, path)  # nobody sees it unlocked
+    os.rename(coming, path)  # others see it only when it is locked
     return lock
 
 

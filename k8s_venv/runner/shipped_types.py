@@ -93,7 +93,7 @@ def _type_in(scope: Optional[Mapping[str, Any]], module: str, name: str) -> Opti
 
 
 def encode(encoder: Encoder, value: Any, depth: int) -> Optional[Node]:
-    """Return the node for an instance of a shipped type, or None when it is none."""
+    """Return the node for an instance of a shipped type, or None for any other value."""
     kind = type(value)
     found = encoder.types(kind.__module__, kind.__qualname__) if encoder.types is not None else None
     if found is not kind and not is_reloaded(kind, found):

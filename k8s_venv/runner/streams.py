@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 # Progress that is drawn over and over on one line is shown so often, in seconds.
 PAUSE = 5.0
 _LONGEST_PROGRESS = 4096
-# A mark that somebody prints, which would say of a line what it is not.
+# A mark that a function prints, which would make its line look like another kind.
 _PRINTED_MARK = "\\x1e"
 _installed: List[Lines] = []  # of standard output and of standard error; a function may replace both
-_replaced: List[Any] = []  # the streams before: they close their descriptors when nobody holds them
+_replaced: List[Any] = []  # the streams before: they close their descriptors when no name holds them
 
 
 def install() -> None:
@@ -46,7 +46,7 @@ def hide(mask: Callable[[str], str]) -> None:
 
 
 def say(level: str, text: str) -> None:
-    """Show a record on lines of its own, whatever the function has made of ``sys.stdout``.
+    """Show a record on lines of its own, also where the function has replaced ``sys.stdout``.
 
     Args:
         level: the name of its level.
@@ -79,7 +79,7 @@ def _marked(stream: Any, mark: str) -> Any:
     _replaced.append(stream)
     buffer: Any = lines
     marked: Any = io.TextIOWrapper(buffer, encoding="utf-8", errors="backslashreplace", write_through=True)
-    marked.mode = "w"  # as Python says of its own
+    marked.mode = "w"  # as Python's own have it
     return marked
 
 
@@ -130,7 +130,7 @@ class Lines(io.BufferedIOBase):
         return number
 
     def isatty(self) -> bool:
-        """Return that nobody looks at it live."""
+        """Return False: it is not a terminal."""
         return False
 
     def flush(self) -> None:

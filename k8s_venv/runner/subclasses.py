@@ -1,7 +1,7 @@
 """Instances of subclasses of Python's own types: what they are beneath, where the type itself cannot travel.
 
 Texts of lxml and BeautifulSoup, numbers of ruamel.yaml, documents of tomlkit are such. What a subclass adds stays
-behind, so this is only done for callers who are told of it.
+behind, so this is only done for callers who learn about it.
 """
 
 from __future__ import annotations

@@ -200,7 +200,7 @@ class Requests:
             yield
 
     def take(self) -> int:
-        """Return this thread's count and begin anew."""
+        """Return this thread's count and begin again."""
         return self._counts.pop(threading.get_ident(), 0)
 
     def total(self) -> int:

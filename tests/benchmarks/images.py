@@ -46,7 +46,7 @@ print(float(pathlib.Path("/tmp/reached").read_text()) - started)
 
 
 def reached() -> None:
-    """Tell when the user's first line was reached."""
+    """Return when the user's first line was reached."""
     Path("/tmp/reached").write_text(str(time.monotonic()))
 
 
@@ -164,7 +164,7 @@ def inside(folder: Path, references: dict[str, str], runs: int, figures: dict[st
     asked = {
         "ours": (references["ours"], IMPORT),
         "uv": (references["uv"], IMPORT),
-        "warm": (warm, IMPORT),  # a container's first import meets every file anew, in any image
+        "warm": (warm, IMPORT),  # a container's first import meets every file for the first time, in any image
         "naive": (references["naive"], WARM),
         "start": (references["ours"], START, f"{call}:/call:ro"),
     }

@@ -44,7 +44,7 @@ def client_of(config: Path) -> Any:
 
 
 def may(client: Any, namespace: str, verb: str, resource: str) -> bool:
-    """Tell whether whom a client stands for has a right; the API server takes a moment to notice new ones."""
+    """Return whether whom a client stands for has a right; the API server takes a moment to notice new ones."""
     import kubernetes
 
     name, _, subresource = resource.partition("/")

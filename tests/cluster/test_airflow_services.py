@@ -128,7 +128,7 @@ def rows(home: Path, query: str) -> list[tuple[object, ...]]:
 
 
 def has_seen_deferral(home: Path) -> bool:
-    """Tell whether the scheduler has read that the worker of the deferred task ended.
+    """Return whether the scheduler has read that the worker of the deferred task ended.
 
     Where the trigger fires before that, Airflow may fail the task (apache/airflow#72716).
     """

@@ -1,7 +1,7 @@
 # ruff: noqa: UP006 -- Python 3.8
 """Write sample values with one interpreter and check them in another; runs on every Python from 3.8.
 
-``write FOLDER`` leaves each sample in a file. ``read FOLDER…`` makes the same samples anew, compares them with what
+``write FOLDER`` leaves each sample in a file. ``read FOLDER…`` makes the same samples again, compares them with what
 the files say, and prints as JSON what is wrong with each, or None.
 """
 

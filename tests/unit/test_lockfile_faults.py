@@ -73,10 +73,10 @@ FAULTS: dict[str, tuple[Callable[[str], str], str]] = {
     "a version that is a list": (replaced(VERSION, 'version = ["1.0"]'), r"cannot be read: .* is no package"),
     "a marker that is none": (
         replaced(VERSION, 'version = "1.0"\nmarker = "os.system()"'),
-        r"the marker of 'own-lib' is none: 'os\.system\(\)'",
+        r"the marker of 'own-lib' is not valid: 'os\.system\(\)'",
     ),
-    "a hash that is none": (replaced(r'sha256 = ".*"', 'sha256 = "abc"'), r"the hashes of 'own-lib' are none"),
-    "no hash": (replaced(r'sha256 = ".*"', ""), r"the hashes of 'own-lib' are none"),
+    "a hash that is none": (replaced(r'sha256 = ".*"', 'sha256 = "abc"'), r"the hashes of 'own-lib' are not valid"),
+    "no hash": (replaced(r'sha256 = ".*"', ""), r"the hashes of 'own-lib' are not valid"),
     "a hash that is a number": (replaced(r'sha256 = ".*"', "sha256 = 5"), r"not laid out as k8s-venv writes it"),
     "a newer format": (
         replaced('lock-version = "1.0"', 'lock-version = "2.0"'),

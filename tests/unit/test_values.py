@@ -44,7 +44,7 @@ def round_trip(value: Any) -> Any:
 
 
 def same(one: Any, other: Any) -> bool:
-    """Tell whether two values are equal to the last bit, with their types, order and NaN."""
+    """Return whether two values are equal to the last bit, with their types, order and NaN."""
     if type(one) is not type(other):
         return False
     if isinstance(one, float):

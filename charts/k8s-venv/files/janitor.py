@@ -1,4 +1,4 @@
-"""Delete pods of isolated tasks that nobody cleaned up, never a running one (Python 3.8+, standard library).
+"""Delete pods of isolated tasks that no worker cleaned up, never a running one (Python 3.8+, standard library).
 
 A worker deletes its pod when the task ends. Pods stay when a worker was killed for good, or was told to keep them.
 Their Secrets belong to them, so the cluster removes both.

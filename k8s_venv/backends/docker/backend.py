@@ -127,7 +127,7 @@ def _connect(environment: Environment) -> DockerClient:
 
 @contextlib.contextmanager
 def _explained(environment: Environment) -> Iterator[None]:
-    """Tell what the engine refused in its own words."""
+    """Raise what the engine refuses as a ``BackendError`` with its own words."""
     try:
         yield
     except Exception as error:

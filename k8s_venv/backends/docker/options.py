@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 LABEL = "k8s-venv.environment"  # of a call's container and its volume
 FOLDER = "/k8s-venv"
 SCRATCH = "/tmp"  # noqa: S108 -- a file system of the container's own
-# Who runs a call in an image that names nobody, or root: as in images that k8s-venv builds.
+# Who runs a call in an image that names no user, or root: as in images that k8s-venv builds.
 USER = "50000:0"
 _ROOT = re.compile(r"(?:|0|root)(?::.*)?")
 _PERIOD = 100_000  # microseconds, of which a container gets its share of CPU time

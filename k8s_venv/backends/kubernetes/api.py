@@ -136,7 +136,7 @@ class PodApi:
             ) from None
 
     def mark_checked(self, name: str) -> None:
-        """Say on a kept pod that its result was read, so that no later try takes it over."""
+        """Mark a kept pod as read, so that no later try takes it over."""
         body = {"metadata": {"labels": {takeover.CHECKED: "True"}}}
         try:
             self._patiently(self._client.patch_namespaced_pod, name, self._namespace, body)

@@ -77,13 +77,13 @@ def container_state(pod: Any, name: str = BASE) -> Any:
 
 
 def has_started(pod: Any) -> bool:
-    """Say whether a pod's call runs or has ended."""
+    """Return whether a pod's call runs or has ended."""
     state = container_state(pod)
     return bool(state and (state.running or state.terminated))
 
 
 def has_ended(pod: Any) -> bool:
-    """Say whether a pod's call has ended, or will never run."""
+    """Return whether a pod's call has ended, or will never run."""
     state = container_state(pod)
     return bool((state and state.terminated) or pod.status.phase in ("Failed", "Succeeded"))
 
@@ -139,7 +139,7 @@ def why(error: Any) -> str:
 
 
 def was_ended(pod: Any) -> bool:
-    """Say whether Kubernetes, or somebody who deleted the pod, ended its call."""
+    """Return whether Kubernetes, or somebody who deleted the pod, ended its call."""
     if pod.status.reason:
         return True
     if pod.metadata.deletion_timestamp is None:
@@ -332,7 +332,7 @@ def failed_init_container(pod: Any) -> Any:
 
 
 def is_limited(error: Any) -> bool:
-    """Say whether a namespace's LimitRange does not take the resources that a pod asks for."""
+    """Return whether a namespace's LimitRange does not take the resources that a pod asks for."""
     return bool(error.status == 403 and " per Container is " in _message(error))
 
 

@@ -113,7 +113,7 @@ class PodRun:
             raise
 
     def must_start_again(self, end: End) -> bool:
-        """Say whether the pod was one of an earlier try, and was removed because that try was."""
+        """Return whether the pod was one of an earlier try, and was removed because that try was."""
         return end.why == "deleted" and self.taken_over and not diagnose.message(end.pod) and not self._killed()
 
     def collect(self, end: End) -> Result:
@@ -144,7 +144,7 @@ class PodRun:
         return result
 
     def _document(self, end: End) -> protocol.Document:
-        """Return what a pod's status says of the call's result; raise why there is none."""
+        """Return the result document in a pod's status; raise why there is no result."""
         environment, function = self._call.environment, self._call.function
         text = diagnose.message(end.pod)
         if not text:

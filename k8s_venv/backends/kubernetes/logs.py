@@ -1,4 +1,4 @@
-"""Read a container's log as it is written: each line once, whatever happens to the connection."""
+"""Read a container's log as it is written: each line once, also where the connection breaks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _TIMESTAMP = re.compile(r"^(\d{4}-\d\d-\d\dT[\d:]+)(?:\.(\d+))?(Z|[+-]\d\d:\d\d) ?")
 _LONGEST = 256 * 1024  # bytes of a line that are passed on at once
-# A connection that says nothing for so long, in seconds, may be dead: it is made anew.
+# A connection that says nothing for so long, in seconds, may be dead: a new one is made.
 _SILENCE = 120.0
 # What a line may be under way, in seconds: so much is read again after a broken connection, and dropped by its stamp.
 _UNDER_WAY = 30.0
@@ -126,7 +126,7 @@ class LogFollower:
     def _is_ahead(self, line: _Line) -> bool:
         """Return whether lines are missing between the last one that was passed on, or the beginning, and another.
 
-        The kubelet puts a log aside when it grows, and gives nobody what was put aside, but those who read it already.
+        The kubelet puts a log aside when it grows. Only those who read it already get what was put aside.
         """
         with self._lock:
             if not self._last:

@@ -82,5 +82,5 @@ class Refusals:
 
 
 def is_conflict(error: ApiException) -> bool:
-    """Say whether two requests met, as on a quota; that something of the name exists is another 409."""
+    """Return whether two requests met, as on a quota; that something of the name exists is another 409."""
     return error.status == 409 and diagnose.status_field(error, "reason") == "Conflict"

@@ -283,7 +283,7 @@ class _BrokenOffError(Exception):
 
 
 def _refusal(error: ApiException) -> _BrokenOffError:
-    """Say why the API server did not run the command; the client hides the status of a refused upgrade in text."""
+    """Return why the API server did not run the command; the client hides the status of a refused upgrade in text."""
     hidden = re.search(r"Handshake status (\d+) (\w*)", str(error.reason))
     status, reason = (int(hidden[1]), hidden[2]) if hidden else (error.status, error.reason)
     if status in (401, 403):

@@ -270,7 +270,7 @@ def call_secret(pod: k8s.V1Pod, name: str, files: Mapping[str, bytes]) -> k8s.V1
 
 
 def is_mounted(pod: k8s.V1Pod, path: str) -> bool:
-    """Tell whether the container that runs the call has a volume of the pod at a path, or above it."""
+    """Return whether the container that runs the call has a volume of the pod at a path, or above it."""
     container = next(container for container in pod.spec.containers if container.name == BASE)
     ours = {volume.name for volume in volumes("")}
     places = [mount.mount_path.rstrip("/") for mount in container.volume_mounts or () if mount.name not in ours]

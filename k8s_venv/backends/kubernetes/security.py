@@ -1,4 +1,4 @@
-"""Security contexts that the ``restricted`` Pod Security Standard admits, under whatever a user says.
+"""Security contexts that the ``restricted`` Pod Security Standard admits, under what a user says.
 
 Source: https://kubernetes.io/docs/concepts/security/pod-security-standards/
 """

@@ -163,7 +163,7 @@ def to_pod(pod: Mapping[str, Any]) -> Any:
 
 
 def phases(seen: Mapping[str, float], timings: Mapping[str, float]) -> str:
-    """Say how long each phase of a call took.
+    """Return how long each phase of a call took, as a sentence.
 
     Args:
         seen: when each phase was seen, in seconds since the epoch.

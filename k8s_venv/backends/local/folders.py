@@ -1,4 +1,4 @@
-"""The folder of one call: ours alone, and gone when the call is over, whatever ended it."""
+"""The folder of one call: ours alone, and gone when the call is over, however it ended."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _NEW = 60.0
 
 @contextlib.contextmanager
 def call_folder() -> Iterator[Path]:
-    """Give a new folder that nobody else may read (mode 0700), and remove those of senders that were killed."""
+    """Give a new folder that no other user may read (mode 0700), and remove those of senders that were killed."""
     with tempfile.TemporaryDirectory(prefix=_PREFIX) as name:
         folder = Path(name)
         with contextlib.ExitStack() as held:
-            with contextlib.suppress(OSError):  # a file system without locks: then nobody removes it either
+            with contextlib.suppress(OSError):  # a file system without locks: nothing removes the folder there
                 held.enter_context(_held(folder))
             _remove_abandoned(folder.parent)
             yield folder

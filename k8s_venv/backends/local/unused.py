@@ -1,4 +1,4 @@
-"""Which of the local backend's environments can go: nobody used them for long, or their locks say otherwise by now."""
+"""Which of the local backend's environments can go: long unused, or made for locks that have changed."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def unused_environments(seconds: float) -> Iterator[list[Unused]]:
     """Yield the environments that can go, each held so that no call begins in it.
 
     Args:
-        seconds: for how long nobody used them; less is enough where every lock that they were made for has changed or
+        seconds: for how long they were not used; less is enough where every lock that they were made for has changed or
             is gone.
     """
     found = []

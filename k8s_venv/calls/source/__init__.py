@@ -45,7 +45,7 @@ The way through, from the function to what is sent; each module knows only those
 * ``state``: values in a form that any Python builds again, with ``unnamed`` for functions and classes without a name
   and ``parts`` for what a value needs besides; ``sender_only``: what travels in no way;
 * ``origins`` and ``beside``: where a module comes from, and the project's files that are imported;
-* ``modulefile``: one file as text and tree, with what can be said of it alone: ``definitions``, ``bindings``,
+* ``modulefile``: one file as text and tree, with what is known from it alone: ``definitions``, ``bindings``,
   ``facts``, ``imports``, ``names``, ``annotations``;
-* ``functions`` and ``decorators``: what a callable says of itself.
+* ``functions`` and ``decorators``: what a callable is and how it is decorated.
 """

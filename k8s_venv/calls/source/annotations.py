@@ -35,7 +35,7 @@ def evaluated_names(fields: Iterable[tuple[str, frozenset[str]]], names: Mapping
 
 
 def are_read(texts: Iterable[str], packages: Collection[str]) -> bool:
-    """Tell whether code reads the annotations of functions and classes that it is given.
+    """Return whether code reads the annotations of functions and classes that it is given.
 
     Args:
         texts: the pieces of the code.
@@ -57,14 +57,14 @@ def names_in_annotations(node: ast.AST) -> Iterator[str]:
 
 
 def _is_mark(name: str, value: Any) -> bool:
-    """Tell whether a name says how a field is meant, such as ``ClassVar``, or is a module that says so."""
+    """Return whether a name says how a field is meant, such as ``ClassVar``, or is a module that says so."""
     if isinstance(value, ModuleType):
         return value.__name__ in _MARKS_FROM
     return name in _MARKS and getattr(value, "__module__", "") in _MARKS_FROM
 
 
 def _reads_annotations(kind: Any) -> bool:
-    """Tell whether making a class evaluates its annotations, as pydantic's do."""
+    """Return whether making a class evaluates its annotations, as pydantic's do."""
     if not isinstance(kind, type):
         return False
     made_by = {type(base).__module__.partition(".")[0] for base in kind.__mro__}
@@ -93,7 +93,7 @@ def _quoted_in(node: ast.AST) -> Iterator[tuple[ast.expr, str]]:
 
 
 def _means_types(generic: ast.expr) -> bool:
-    """Tell whether texts between the brackets of a generic type mean types, as they do not for ``Literal``."""
+    """Return whether texts between the brackets of a generic type mean types, as they do not for ``Literal``."""
     name = getattr(generic, "attr", getattr(generic, "id", ""))
     return name not in ("Annotated", "Literal") and (name in typing.__all__ or name in ("dict", "list", "set", "tuple"))
 

@@ -98,5 +98,5 @@ def _bound_names(statement: ast.stmt) -> set[str]:
 
 
 def only_defines(node: ast.stmt) -> bool:
-    """Tell whether a statement does no more than import or define something."""
+    """Return whether a statement does no more than import or define something."""
     return isinstance(node, ast.Import | ast.ImportFrom) or (isinstance(node, Definition) and not node.decorator_list)

@@ -15,7 +15,7 @@ _NAMES = {kind.__name__ for kind in _KINDS}
 
 
 def changed_attributes(kind: type, definition: ast.ClassDef) -> Iterator[tuple[str, Any]]:
-    """Yield the attributes that were changed after a class was made, by whatever: no statement may say so.
+    """Yield the attributes that were changed after a class was made, even where no statement says so.
 
     Only what a body makes of constants, and containers that it makes empty, can be told from what is there now.
 

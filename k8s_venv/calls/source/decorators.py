@@ -13,7 +13,7 @@ DECORATOR_MARK = "_k8s_venv_decorator"
 
 
 def is_ours(decorator: ast.expr, names: Mapping[str, Any]) -> bool:
-    """Tell whether a decorator is one of ours.
+    """Return whether a decorator is one of ours.
 
     Args:
         decorator: the expression after the ``@``.

@@ -72,7 +72,7 @@ def _holds(body: ast.expr, first: tuple[int, int], last: tuple[int, int]) -> boo
 
 
 def _is_constant_lambda(node: ast.Lambda, code: CodeType) -> bool:
-    """Tell whether a lambda on the line of a code object compiles to the same: then either will do."""
+    """Return whether a lambda on the line of a code object compiles to the same: then either will do."""
     if node.lineno != code.co_firstlineno:
         return False
     arguments = ast.arguments(**{**dict(ast.iter_fields(node.args)), "defaults": [], "kw_defaults": []})
@@ -90,7 +90,7 @@ def _signature(code: CodeType) -> tuple[Any, ...]:
 
 
 def _fits(node: ast.ClassDef, kind: type) -> bool:
-    """Tell whether a class can have been made by a definition, by its methods' lines and its constants."""
+    """Return whether a class can have been made by a definition, by its methods' lines and its constants."""
     members = vars(kind)
     if members.get("__firstlineno__", first_line(node)) != first_line(node):  # Python 3.13 has it
         return False

@@ -1,4 +1,4 @@
-"""What can be said of a statement from its text alone."""
+"""What is known about a statement from its text alone."""
 
 from __future__ import annotations
 

@@ -180,12 +180,12 @@ class ModuleSlice:
             self._add_class_state(name, value, bindings)
 
     def _needs_earlier(self, name: str, chosen: tuple[int, Binding], *, early: bool) -> bool:
-        """Tell whether a definition, or a statement before it, uses an earlier definition of the same name."""
+        """Return whether a definition, or a statement before it, uses an earlier definition of the same name."""
         number, binding = chosen
         return early or name in self.files[number].facts(binding.statement).uses.now
 
     def _has_state(self, value: Any, bindings: list[tuple[int, Binding]]) -> bool:
-        """Tell whether what a definition made is more than running it again gives."""
+        """Return whether what a definition made is more than running it again gives."""
         if not self._is_built(value):
             return False
         if len(bindings) > 1 or not isinstance(value, FunctionType):
@@ -246,7 +246,7 @@ class ModuleSlice:
         return self.refuse(kind, name, problem, self.files[number].filename if self.files else None, line)
 
     def _fits_early(self, name: str, value: Any, bindings: list[tuple[int, Binding]]) -> bool:
-        """Tell whether the value of now may stand where the module's statements run."""
+        """Return whether the value of now may stand where the module's statements run."""
         if not bindings:
             return True
         if is_plain(value) and len(bindings) == 1:

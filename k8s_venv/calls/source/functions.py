@@ -1,4 +1,4 @@
-"""What a callable says of itself: the function written in it, its name and place, what it takes from outside."""
+"""What a callable is: the function written in it, its name and place, what it takes from outside."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def function_name(function: Any) -> str:
 
 
 def refuse_nonlocal(function: Any) -> None:
-    """Refuse a function that assigns variables of the call that made it: nobody would see that.
+    """Refuse a function that assigns variables of the call that made it: the change would be lost.
 
     Raises:
         CallError: it does.
@@ -110,7 +110,7 @@ def _assigned_free_variables(code: CodeType) -> list[str]:
 
 
 def is_empty(cell: CellType) -> bool:
-    """Tell whether a variable of an enclosing function has no value."""
+    """Return whether a variable of an enclosing function has no value."""
     try:
         cell.cell_contents  # noqa: B018 -- asking is what tells
     except ValueError:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def defines(file: ModuleFile, statement: ast.stmt, value: Any) -> bool:
-    """Tell whether a statement is the definition of a function or class.
+    """Return whether a statement is the definition of a function or class.
 
     Args:
         file: the statement's file.
@@ -36,7 +36,7 @@ def defines(file: ModuleFile, statement: ast.stmt, value: Any) -> bool:
 def has_its_defaults(
     function: FunctionType, statement: ast.stmt, names: Mapping[str, Any], times_bound: Callable[[str], int]
 ) -> bool:
-    """Tell whether running its definition gives a function the defaults that it has.
+    """Return whether running its definition gives a function the defaults that it has.
 
     Args:
         function: the function.

@@ -93,7 +93,7 @@ class ModuleFile:
         return [node for node in self.statements if not only_defines(node)]
 
     def facts(self, node: ast.stmt) -> Facts:
-        """Return what can be said of a statement whatever the module's names stand for."""
+        """Return what is known about a statement without knowing what the module's names stand for."""
         if id(node) not in self._facts:
             self._facts[id(node)] = facts_of(node, self.filename, self.import_calls)
         return self._facts[id(node)]
@@ -211,7 +211,7 @@ def module_file(filename: str, *, as_main: bool = False) -> ModuleFile:
 
 
 def remember(function: Any) -> None:
-    """Keep the text that a task's function was loaded from, whatever becomes of its file until the task runs.
+    """Keep the text that a task's function was loaded from, since its file may change until the task runs.
 
     Args:
         function: the function, as soon as it was loaded; of one that was given before, the text of then stays.

@@ -119,5 +119,5 @@ def _looked_up(code: CodeType) -> Iterator[str]:
 
 
 def is_builtin(name: str) -> bool:
-    """Tell whether a name is one of Python's own, or one that every module has."""
+    """Return whether a name is one of Python's own, or one that every module has."""
     return name in _EVERYWHERE

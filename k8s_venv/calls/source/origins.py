@@ -28,7 +28,7 @@ _OWN_FOLDER = f"{Path(__file__).parents[2]}/"
 
 
 class Origins:
-    """Tell the origin of modules, as one function sees them.
+    """The origins of modules, as one function sees them.
 
     Args:
         root: the project's folder.
@@ -55,7 +55,7 @@ class Origins:
         self._whole.add(module)
 
     def is_sliced(self, module: str) -> bool:
-        """Tell whether a module travels as slices."""
+        """Return whether a module travels as slices."""
         if module in self._sliced:
             return True
         if module not in sys.modules or module in self._whole or is_installed(module) or self.is_beside(module):
@@ -64,7 +64,7 @@ class Origins:
         return True
 
     def is_beside(self, module: str) -> bool:
-        """Tell whether a module travels as a whole file."""
+        """Return whether a module travels as a whole file."""
         if module in self._sliced:
             return False
         path = getattr(sys.modules.get(module), "__file__", None)
@@ -96,7 +96,7 @@ class Origins:
 
 
 def is_installed(module: str) -> bool:
-    """Tell whether a loaded module is part of Python or of an installed package."""
+    """Return whether a loaded module is part of Python or of an installed package."""
     if module == "__main__":
         return False
     found = sys.modules.get(module)
@@ -119,7 +119,7 @@ def is_importable(module: ModuleType) -> bool:
 
 
 def is_installed_file(path: str) -> bool:
-    """Tell whether a file belongs to Python or to an installed package."""
+    """Return whether a file belongs to Python or to an installed package."""
     parts = Path(path).parts
     if "site-packages" in parts or "dist-packages" in parts or path.endswith((".so", ".pyd")):
         return True
@@ -143,7 +143,7 @@ def is_editable(path: Path) -> bool:
 
 
 def is_available(value: Any, packages: Collection[str]) -> bool:
-    """Tell whether a value is of Python's own modules, of the project, or of certain installed packages.
+    """Return whether a value is of Python's own modules, of the project, or of certain installed packages.
 
     Args:
         value: the value.

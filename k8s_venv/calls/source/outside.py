@@ -55,7 +55,7 @@ def _evaluated(statement: ast.stmt, value: Any) -> Iterator[tuple[ast.expr, Any]
 
 
 def _stands_alone(value: Any, origins: Origins) -> bool:
-    """Tell whether a value can travel, and needs nothing of its module."""
+    """Return whether a value can travel, and needs nothing of its module."""
     try:
         return not portable(value, origins).globals
     except StateError:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Registries:
-    """Tell what modules know of functions and classes that are defined elsewhere.
+    """What modules know about functions and classes that are defined elsewhere.
 
     Args:
         modules: the modules, each with its file.
@@ -35,7 +35,7 @@ class Registries:
                 self._asking.add(module.__name__)
 
     def know(self, value: Any, statements: Sequence[ast.stmt]) -> bool:
-        """Tell whether they hold a function or class, or what an imported module made them hold, or ask for it.
+        """Return whether they hold a function or class, or what an imported module made them hold, or ask for it.
 
         Args:
             value: what a name stands for.

@@ -74,7 +74,7 @@ def _from(node: ast.Import | ast.ImportFrom) -> str:
 
 
 def _is_import_of(alias: ast.alias, node: ast.stmt, value: Any) -> bool:
-    """Tell whether an import can have given a name its value, when several compete."""
+    """Return whether an import can have given a name its value, when several compete."""
     if isinstance(node, ast.Import) and alias.asname and isinstance(value, ModuleType):
         loaded = sys.modules.get(alias.name)
         return loaded is None or loaded is value or value.__name__ == alias.name

@@ -41,7 +41,7 @@ _CHANGING_MODULES = {"heapq", "bisect"}
 
 
 def asks_python(node: ast.AST, names: Mapping[str, Any]) -> bool:
-    """Tell whether an expression depends on the Python or the packages that it runs on.
+    """Return whether an expression depends on the Python or the packages that it runs on.
 
     Args:
         node: the expression or statement.
@@ -68,7 +68,7 @@ def _asks(node: ast.AST, names: Mapping[str, Any]) -> bool:
 
 
 def chooses_by_python(unit: ast.stmt, names: Mapping[str, Any]) -> bool:
-    """Tell whether a compound statement chooses by Python's version or by what can be imported."""
+    """Return whether a compound statement chooses by Python's version or by what can be imported."""
     if isinstance(unit, ast.If):
         parts = [unit.test, *(inner.test for inner in unit.orelse if isinstance(inner, ast.If))]
         return any(asks_python(part, names) for part in parts)
@@ -81,7 +81,7 @@ def chooses_by_python(unit: ast.stmt, names: Mapping[str, Any]) -> bool:
 
 
 def reads_outside(statement: ast.AST, names: Mapping[str, Any], seen: frozenset[str] = frozenset()) -> bool:
-    """Tell whether a statement reads files, variables, clocks, chance or other machines.
+    """Return whether a statement reads files, variables, clocks, chance or other machines.
 
     Args:
         statement: the statement.
@@ -176,7 +176,7 @@ def _changed_by(function: Any, names: Mapping[str, Any], seen: frozenset[str]) -
 
 
 def _changes_arguments(expression: ast.expr, function: Any, names: Mapping[str, Any]) -> bool:
-    """Tell whether a function of Python's own changes what it is given."""
+    """Return whether a function of Python's own changes what it is given."""
     if isinstance(expression, ast.Name):
         known = getattr(function, "__module__", "") in ("heapq", "bisect", "_heapq", "_bisect")
         return known or (expression.id not in names and expression.id in _CHANGING_BUILTINS)

@@ -27,7 +27,7 @@ _NOT_SETTINGS = {"path", "modules", "argv", "meta_path", "path_hooks", "stdout",
 
 
 class Settings:
-    """Tell which statements of a module configure what it imports, as ``random.seed(1)`` does.
+    """The statements of a module that configure what it imports, as ``random.seed(1)`` does.
 
     Args:
         files: the module's files.
@@ -49,7 +49,7 @@ class Settings:
         }
 
     def has(self, statement: ast.stmt) -> bool:
-        """Tell whether a statement is one."""
+        """Return whether a statement is one."""
         if isinstance(statement, ast.If | ast.Try):
             inner = [*statement.body, *statement.orelse, *getattr(statement, "finalbody", ())]
             inner += [part for handler in getattr(statement, "handlers", ()) for part in handler.body]

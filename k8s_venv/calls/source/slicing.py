@@ -129,7 +129,7 @@ class Slicer:
 
     @property
     def has_values(self) -> bool:
-        """Tell whether any state travels with the slices."""
+        """Return whether any state travels with the slices."""
         return self._has_early or self._has_late
 
     def values(self) -> dict[str, Any]:
@@ -152,7 +152,7 @@ class Slicer:
 
     @property
     def has_statements(self) -> bool:
-        """Tell whether any statement of a module runs again."""
+        """Return whether any statement of a module runs again."""
         return any(module.statements for module in self._modules.values())
 
     def slices(self) -> list[tuple[str, int, str]]:
@@ -303,7 +303,7 @@ class Slicer:
         return found
 
     def _is_circular(self) -> bool:
-        """Tell whether other code of the project imports the function's own module."""
+        """Return whether other code of the project imports the function's own module."""
         return self.inner is not None and self._home in {dotted_name(entry) for entry in self.beside}
 
     def _texts(self) -> Iterator[str]:

@@ -135,7 +135,7 @@ class _Pickler(pickle.Pickler):
         return ("module", module.__name__)
 
     def _global(self, value: Any) -> Any:
-        """Return what stands for an object that a definition of a sliced module made, whatever its type."""
+        """Return what stands for an object of any type that a definition of a sliced module made."""
         module, qualname = getattr(value, "__module__", None), getattr(value, "__qualname__", None)
         qualname = qualname or getattr(value, "__name__", None)
         if not isinstance(module, str) or not isinstance(qualname, str) or id(value) in self._unnamed:
@@ -185,7 +185,7 @@ class _Pickler(pickle.Pickler):
 
 
 def _without_new(value: Any) -> Any:
-    """Reduce an object without its class's own ``__new__``, which may want arguments that nobody kept."""
+    """Reduce an object without its class's own ``__new__``, which may want arguments that are not known any more."""
     makers = [vars(kind)["__new__"] for kind in type(value).__mro__[:-1] if "__new__" in vars(kind)]
     if not makers or not all(isinstance(maker, staticmethod) for maker in makers):  # none, or a builtin type's
         return NotImplemented
@@ -195,7 +195,7 @@ def _without_new(value: Any) -> Any:
 
 
 def is_plain(value: Any) -> bool:
-    """Tell whether nothing can change a value: numbers, text, and tuples of them."""
+    """Return whether nothing can change a value: numbers, text, and tuples of them."""
     if type(value) in (tuple, frozenset):
         return all(is_plain(item) for item in value)
     return type(value) in _PLAIN

@@ -64,7 +64,7 @@ class Statements:
         return len(self._slices)
 
     def __contains__(self, node: ast.stmt) -> bool:
-        """Tell whether a statement runs again."""
+        """Return whether a statement runs again."""
         return id(node) in self._nodes
 
     def add(self, number: int, node: ast.stmt, *, early: bool, from_line: int | None = None) -> list[tuple[str, bool]]:
@@ -102,7 +102,7 @@ class Statements:
         self.imports += [each.absolute(self._package) for each in imports_in([ast.parse(found.text)], Calls())]
 
     def changing(self, name: str) -> list[tuple[int, ast.stmt]]:
-        """Return the statements that change what a name holds, by whatever name, each with its file's number."""
+        """Return the statements that change what a name holds, by any of its names, each with its file's number."""
         if self._touching is None:
             self._touching = {}
             for number, file in enumerate(self._files):
