@@ -18,8 +18,8 @@ from k8s_venv.airflow.lines import line_logger
 from k8s_venv.airflow.secrets import SecretNames, resolve_secrets
 from k8s_venv.airflow.shared_watch import refusal, subscribe
 from k8s_venv.backends.kubernetes import render, stages
-from k8s_venv.backends.kubernetes.diagnose import missing_right, why
 from k8s_venv.backends.kubernetes.logs import printed_lines
+from k8s_venv.backends.kubernetes.refusals import missing_right, why
 from k8s_venv.errors import CallError
 from k8s_venv.runner.masking import masker
 

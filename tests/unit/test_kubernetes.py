@@ -17,7 +17,7 @@ from kubernetes.client import ApiClient
 from kubernetes.client import models as k8s
 
 from k8s_venv.backends.command import runner_command
-from k8s_venv.backends.kubernetes import diagnose, render, stages, takeover
+from k8s_venv.backends.kubernetes import diagnose, pod_status, render, stages, takeover
 from k8s_venv.backends.kubernetes.client_types import typed
 from k8s_venv.backends.kubernetes.payload import Parcels, withdraw_arguments
 from k8s_venv.calls import PackedCall, pack
@@ -192,7 +192,7 @@ def test_an_image_that_may_come_yet_is_waited_for(reason: str, message: str) -> 
     pod = waiting(reason, message)
     pod.status.conditions = [k8s.V1PodCondition(type="PodScheduled", status="True")]
 
-    assert diagnose.cannot_start(pod) is None
+    assert pod_status.cannot_start(pod) is None
     late = str(diagnose.startup_timeout(pod, ENVIRONMENT, 120))
     assert "Is it built?" not in late
     assert "is the registry there, and does the node reach it?" in late
@@ -203,7 +203,7 @@ def test_an_image_that_does_not_exist_is_not_waited_for_whatever_its_name(name: 
     pod = waiting("ErrImagePull", f'failed to resolve reference "{name}": {name}: not found')
     pod.status.container_statuses[0].image = name
 
-    assert diagnose.cannot_start(pod)
+    assert pod_status.cannot_start(pod)
     assert "named by the task's or the environment's `image`" in str(diagnose.startup_failure(pod, ENVIRONMENT))
 
 
@@ -238,12 +238,12 @@ def test_the_exit_code_tells_the_cause(code: int, says: str) -> None:
 def test_what_ended_before_its_pod_was_deleted_ended_by_itself(at: str, was: bool) -> None:
     deleted = {"deletionTimestamp": "2026-01-01T00:01:00Z", "deletionGracePeriodSeconds": 30}
 
-    assert diagnose.was_ended(pod_with(ended(1, at=at), deleted=deleted)) is was
+    assert pod_status.was_ended(pod_with(ended(1, at=at), deleted=deleted)) is was
 
 
 def test_a_message_of_the_users_is_no_result() -> None:
-    assert diagnose.message(pod_with(ended(1, message='{"level": "info"}'))) == ""
-    assert diagnose.message(pod_with(ended(0, message='{"protocol": 1}'))) == '{"protocol": 1}'
+    assert pod_status.message(pod_with(ended(1, message='{"level": "info"}'))) == ""
+    assert pod_status.message(pod_with(ended(0, message='{"protocol": 1}'))) == '{"protocol": 1}'
 
 
 def document(outcome: str) -> str:

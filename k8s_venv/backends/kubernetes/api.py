@@ -8,7 +8,7 @@ from kubernetes.client import models as k8s
 from kubernetes.client.exceptions import ApiException
 from urllib3.exceptions import HTTPError
 
-from k8s_venv.backends.kubernetes import diagnose, render, takeover
+from k8s_venv.backends.kubernetes import refusals, render, takeover
 from k8s_venv.backends.kubernetes.logs import printed_lines
 from k8s_venv.backends.kubernetes.patience import is_conflict, patiently
 from k8s_venv.backends.kubernetes.watch import pod_events
@@ -62,7 +62,7 @@ class PodApi:
                 return self._client.create_namespaced_pod(self._namespace, pod, **options)
             except ApiException as error:
                 # A LimitRange may forbid containers as small as the one beside the call: then it says how large.
-                if not (diagnose.is_limited(error) and render.leave_sidecar_to_namespace(pod)):
+                if not (refusals.is_limited(error) and render.leave_sidecar_to_namespace(pod)):
                     raise
                 return self._client.create_namespaced_pod(self._namespace, pod, **options)
 
@@ -132,7 +132,7 @@ class PodApi:
         except ApiException as error:
             raise BackendError(
                 self._environment.name,
-                f"the pod {self._namespace}/{name} could not be deleted and is still there. {diagnose.why(error)}",
+                f"the pod {self._namespace}/{name} could not be deleted and is still there. {refusals.why(error)}",
             ) from None
 
     def mark_checked(self, name: str) -> None:
@@ -143,7 +143,7 @@ class PodApi:
         except (ApiException, BackendError) as error:
             if getattr(error, "status", None) != 404:
                 self._say(
-                    f"The pod {name} is kept but could not be marked as read. {diagnose.why(error)} A later try of "
+                    f"The pod {name} is kept but could not be marked as read. {refusals.why(error)} A later try of "
                     "the same call would take its result."
                 )
 
@@ -162,7 +162,7 @@ class PodApi:
             return printed_lines(log.data)
         except _AWAY as error:
             if getattr(error, "status", None) not in (400, 404):  # it never ran, or is gone
-                self._say(f"The log of pod {name} could not be read. {diagnose.why(error)}")
+                self._say(f"The log of pod {name} could not be read. {refusals.why(error)}")
             return []
 
     def last_warning(self, name: str) -> str:
@@ -174,7 +174,7 @@ class PodApi:
                 _request_timeout=_TIMEOUT,
             ).items
         except _AWAY as error:
-            self._say(f"What Kubernetes complained about of pod {name} is not known. {diagnose.why(error)}")
+            self._say(f"What Kubernetes complained about of pod {name} is not known. {refusals.why(error)}")
             return ""
         return f"{events[-1].reason}: {events[-1].message}" if events else ""
 
@@ -185,7 +185,7 @@ class PodApi:
             error: the client's exception.
             what: what was asked for.
         """
-        return diagnose.refused(error, self._environment, what, self._namespace, self._origin)
+        return refusals.refused(error, self._environment, what, self._namespace, self._origin)
 
     def _ask(self, what: str, create: Callable[..., Any], *arguments: Any) -> Any:
         try:

@@ -7,7 +7,7 @@ import dataclasses
 import time
 from typing import TYPE_CHECKING, Any
 
-from k8s_venv.backends.kubernetes import diagnose, render, takeover, watch
+from k8s_venv.backends.kubernetes import pod_status, render, takeover, watch
 from k8s_venv.backends.kubernetes.api import ExistsError, PodApi
 from k8s_venv.backends.kubernetes.payload import Parcels, withdraw_arguments
 from k8s_venv.errors import BackendError
@@ -78,7 +78,7 @@ class Creation:
                 parcels.withdraw()
                 raise
             parcels.withdraw()  # it has its own, or never had
-            if diagnose.has_started(made.pod):
+            if pod_status.has_started(made.pod):
                 return made
             time.sleep(_MOMENT)
             if self._has_secrets(made.pod):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from kubernetes.client.exceptions import ApiException
 
-from k8s_venv.backends.kubernetes import diagnose, render, watch
+from k8s_venv.backends.kubernetes import diagnose, pod_status, render, watch
 from k8s_venv.backends.kubernetes.api import PodApi
 from k8s_venv.backends.kubernetes.creating import Creation
 from k8s_venv.backends.kubernetes.logs import LogFollower
@@ -114,7 +114,7 @@ class PodRun:
 
     def must_start_again(self, end: End) -> bool:
         """Return whether the pod was one of an earlier try, and was removed because that try was."""
-        return end.why == "deleted" and self.taken_over and not diagnose.message(end.pod) and not self._killed()
+        return end.why == "deleted" and self.taken_over and not pod_status.message(end.pod) and not self._killed()
 
     def collect(self, end: End) -> Result:
         """Return the result of a call that has ended.
@@ -146,15 +146,15 @@ class PodRun:
     def _document(self, end: End) -> protocol.Document:
         """Return the result document in a pod's status; raise why there is no result."""
         environment, function = self._call.environment, self._call.function
-        text = diagnose.message(end.pod)
+        text = pod_status.message(end.pod)
         if not text:
-            state = diagnose.container_state(end.pod) if end.pod is not None else None
-            if end.why == "deleted" and not (state and state.terminated) and not diagnose.disruption(end.pod):
+            state = pod_status.container_state(end.pod) if end.pod is not None else None
+            if end.why == "deleted" and not (state and state.terminated) and not pod_status.disruption(end.pod):
                 raise diagnose.gone(environment, function)
-            left = self._call.mask(diagnose.foreign_message(end.pod))
+            left = self._call.mask(pod_status.foreign_message(end.pod))
             raise diagnose.death(end.pod, environment, function, self._show_evidence(end.pod), left)
         document = parse_document(text, environment.name)
-        if document.outcome == protocol.FAILURE and diagnose.was_ended(end.pod):
+        if document.outcome == protocol.FAILURE and pod_status.was_ended(end.pod):
             # What the function said when it was ended from outside is not why it ended.
             raise diagnose.death(end.pod, environment, function)
         if end.why == "deleted" and document.inline is None and not document.stored:
@@ -220,11 +220,11 @@ class PodRun:
         if not self._follow_logs:
             return ""
         self._follower = self._follower or self._new_follower()
-        return self._follower.finish(ran=diagnose.has_run(pod))
+        return self._follower.finish(ran=pod_status.has_run(pod))
 
     def _show_evidence(self, pod: Any) -> str:
         """Log what failed last said, where that is not logged yet; return its last line."""
-        failed = diagnose.failed_init_container(pod)
+        failed = pod_status.failed_init_container(pod)
         if failed is None and self._follow_logs and self._follower is not None:
             return self._follower.last_line
         lines = self._api.last_lines(self._name, render.BASE if failed is None else failed.name)

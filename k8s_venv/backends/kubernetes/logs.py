@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from kubernetes.client.exceptions import ApiException
 from urllib3.exceptions import HTTPError
 
-from k8s_venv.backends.kubernetes.diagnose import why
+from k8s_venv.backends.kubernetes.refusals import why
 from k8s_venv.runner.protocol import BEGIN, MARK
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from kubernetes.client.exceptions import ApiException
 from urllib3.exceptions import HTTPError
 
-from k8s_venv.backends.kubernetes import diagnose
+from k8s_venv.backends.kubernetes import refusals
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,7 +44,7 @@ def patiently(ask: Callable[[], T], environment: Environment) -> T:
                 raise
         except (HTTPError, OSError) as error:
             if time.monotonic() > deadline:
-                raise diagnose.unreachable(error, environment, _SECONDS) from None
+                raise refusals.unreachable(error, environment, _SECONDS) from None
         time.sleep(_PAUSE)
 
 
@@ -83,4 +83,4 @@ class Refusals:
 
 def is_conflict(error: ApiException) -> bool:
     """Return whether two requests met, as on a quota; that something of the name exists is another 409."""
-    return error.status == 409 and diagnose.status_field(error, "reason") == "Conflict"
+    return error.status == 409 and refusals.status_field(error, "reason") == "Conflict"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from kubernetes.client import ApiClient
 
-from k8s_venv.backends.kubernetes import diagnose
+from k8s_venv.backends.kubernetes import pod_status
 from k8s_venv.backends.kubernetes.render import CALL_VOLUME
 from k8s_venv.backends.kubernetes.watch import DELETED
 
@@ -83,11 +83,11 @@ class Judge:
             self._note(pod)
         if kind == DELETED:
             return self._end("deleted")
-        if diagnose.has_ended(pod):
+        if pod_status.has_ended(pod):
             return self._end("ended")
         if "running" in self._seen:
             return None
-        if diagnose.cannot_start(pod):
+        if pod_status.cannot_start(pod):
             return self._end("stuck")
         return self._end("late") if self._left() <= 0 else None
 
@@ -113,7 +113,7 @@ class Judge:
         for phase, reached in (
             ("scheduled", "PodScheduled" in true),
             ("ready", "PodReadyToStartContainers" in true),
-            ("running", diagnose.has_started(pod)),
+            ("running", pod_status.has_started(pod)),
         ):
             if reached:
                 self._seen.setdefault(phase, now)

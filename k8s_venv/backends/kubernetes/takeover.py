@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from kubernetes.client import ApiClient
 
-from k8s_venv.backends.kubernetes import diagnose, render
+from k8s_venv.backends.kubernetes import pod_status, render
 from k8s_venv.calls.call_digest import call_digest
 from k8s_venv.runner import protocol
 
@@ -57,7 +57,7 @@ def fate(pod: Any, attempt: str | None, what: CallIdentity) -> Fate:
     labels = pod.metadata.labels or {}
     if pod.metadata.deletion_timestamp is not None:
         return Fate.LEAVING
-    ended = diagnose.has_ended(pod)
+    ended = pod_status.has_ended(pod)
     if ended and labels.get(CHECKED) == "True":  # what was kept while it ran may still run
         return Fate.CHECKED
     sealed = (pod.metadata.annotations or {}).get(CALL)
@@ -105,7 +105,7 @@ def _outcome(pod: Any) -> str | None:
     from k8s_venv.calls import parse_document
     from k8s_venv.errors import BackendError
 
-    message = diagnose.message(pod)
+    message = pod_status.message(pod)
     if not message:
         return None
     try:
