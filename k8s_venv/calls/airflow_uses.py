@@ -350,9 +350,15 @@ def _position(live: Any) -> int:
     return len(names)
 
 
+# Arguments of `xcom_pull` with which the value is one of another DAG, or of another run.
+_OF_OTHER_RUNS = {"dag_id", "run_id", "include_prior_dates"}
+
+
 def _xcom(node: ast.Call, task: str) -> str:
     """Return what to do instead of pulling or pushing an XCom, with the names of the tasks where they are known."""
     assert isinstance(node.func, ast.Attribute)  # noqa: S101 -- asked before
+    if {each.arg for each in node.keywords} & _OF_OTHER_RUNS:
+        return "Let a plain task before this one pull it, and pass what that task returns as an argument."
     instead = runtime.INSTEAD[node.func.attr]
     if task.isidentifier():
         instead = instead.replace("this_task", task)

@@ -189,6 +189,10 @@ USES = {
         def work(**context):
             return context["ti"].xcom_pull(task_ids="first")  # -> work(first())
         """,
+    "xcom_pull of another DAG": """
+        def work(ti):
+            return ti.xcom_pull(dag_id="other", task_ids="first")  # -> Let a plain task before this one pull it
+        """,
     "xcom_pull by get": """
         def work(**kwargs):
             return kwargs.get("task_instance").xcom_pull(task_ids=["a", "b"])  # -> work(other_task())
