@@ -79,7 +79,7 @@ def _exception(failure: Mapping[str, Any], call: PackedCall) -> BaseException:
     missing = failure["missing"]
     if isinstance(error, ImportError):
         error.name = missing
-    for note in failure["notes"]:
+    for note in (*failure["notes"], *failure.get("plainer", ())):
         error.add_note(visible(str(note)))
     if name == "ModuleNotFoundError" and missing:
         error.add_note(_requirement_hint(str(missing), call))
@@ -193,6 +193,16 @@ def _as_itself(failure: Mapping[str, Any], held: _Held, call: PackedCall) -> Bas
             rebuilt = make()
             if str(rebuilt) == shown:
                 return rebuilt
+    return _with_another_text(kind, held, shown) if held.left_out or failure.get("plainer") else None
+
+
+def _with_another_text(kind: type[BaseException], held: _Held, shown: str) -> BaseException | None:
+    """Return an exception of which parts are others here, and with them its text."""
+    with contextlib.suppress(BaseException):
+        rebuilt = _restored(_unmade(kind, held), held)
+        str(rebuilt)  # one that cannot be shown cannot be raised
+        rebuilt.add_note(f"Its text was: {shown}")
+        return rebuilt
     return None
 
 

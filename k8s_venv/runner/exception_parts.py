@@ -8,6 +8,7 @@ from __future__ import annotations
 from k8s_venv.runner import values
 from k8s_venv.runner.encoder import length
 from k8s_venv.runner.errors import NoCodecError
+from k8s_venv.runner.notes import Notes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -58,18 +59,20 @@ class Parts:
         Returns:
             ``args``, the arguments where they are plain data, else None; and what there is of: ``encoded_args``, each
             argument as bytes, as facts of an exception, or as its mere text; ``attributes``, pairs of a name and
-            bytes or facts; ``left_out``, the names and types of what cannot travel; ``previous``, the cause or the
-            context, and whether it is the ``explicit`` cause.
+            bytes or facts; ``left_out``, the names and types of what cannot travel; ``plainer``, sentences about what
+            arrives as a plainer type; ``previous``, the cause or the context, and whether it is the ``explicit`` cause.
         """
         self._around.append(id(error))
         self._count += 1
         left_out: List[Tuple[str, str]] = []
+        plainer: List[str] = []
         arguments = _arguments(error)
         plain = self._plain(arguments)
         found = {
-            "encoded_args": [] if plain is not None else list(self._encoded_args(arguments, depth, left_out)),
-            "attributes": list(self._encoded_attributes(error, depth, left_out)),
+            "encoded_args": [] if plain is not None else list(self._encoded_args(arguments, depth, left_out, plainer)),
+            "attributes": list(self._encoded_attributes(error, depth, left_out, plainer)),
             "left_out": left_out,
+            "plainer": plainer,
             "previous": self._held(error.__cause__ or error.__context__, depth),
             "explicit": error.__cause__ is not None,
         }
@@ -84,25 +87,28 @@ class Parts:
             return None
         return readable
 
-    def _encoded_args(self, arguments: Tuple[Any, ...], depth: int, left_out: List[Tuple[str, str]]) -> Iterator[Any]:
+    def _encoded_args(
+        self, arguments: Tuple[Any, ...], depth: int, left_out: List[Tuple[str, str]], plainer: List[str]
+    ) -> Iterator[Any]:
         for number, value in enumerate(arguments):
+            name = f"args[{number}]"
             try:
-                yield self._encoded(value, depth)
+                yield self._encoded(name, value, depth, plainer)
             except Exception:  # noqa: BLE001 -- an argument may be of any type
-                left_out.append((f"args[{number}]", _kind(value)))
-                yield _text(value)
+                left_out.append((name, _kind(value)))
+                yield _text(value, str if len(arguments) == 1 else repr)  # as the exception itself shows it
 
     def _encoded_attributes(
-        self, error: BaseException, depth: int, left_out: List[Tuple[str, str]]
+        self, error: BaseException, depth: int, left_out: List[Tuple[str, str]], plainer: List[str]
     ) -> Iterator[Tuple[str, Any]]:
         for name, value in _attributes(error):
             try:
-                yield name, self._encoded(value, depth)
+                yield name, self._encoded(name, value, depth, plainer)
             except Exception:  # noqa: BLE001 -- an attribute may be of any type
                 left_out.append((name, _kind(value)))
 
-    def _encoded(self, value: Any, depth: int) -> Any:
-        """Return a part as bytes, or as the facts of an exception.
+    def _encoded(self, name: str, value: Any, depth: int, plainer: List[str]) -> Any:
+        """Return a part as bytes, or as the facts of an exception; ``plainer`` learns what becomes plainer.
 
         Raises:
             NoCodecError: it cannot travel, is too large, or holds a secret.
@@ -112,7 +118,10 @@ class Parts:
             if held is None:
                 raise NoCodecError("", "an exception that holds this one, or one of too many")
             return held
-        return self._bytes(value, min(PART_LIMIT, self._room))
+        notes = Notes()
+        data = self._bytes(value, min(PART_LIMIT, self._room), notes)
+        plainer += notes.sentences(lambda path: name + path)
+        return data
 
     def _held(self, error: Optional[BaseException], depth: int) -> Optional[Dict[str, Any]]:
         within = depth < LEVELS_LIMIT and self._count < EXCEPTIONS_LIMIT
@@ -120,12 +129,12 @@ class Parts:
             return None
         return self._facts(error, depth + 1)
 
-    def _bytes(self, value: Any, limit: Optional[int] = None) -> bytes:
+    def _bytes(self, value: Any, limit: Optional[int] = None, notes: Optional[Notes] = None) -> bytes:
         if self._mask is not None:
             from k8s_venv.runner.masking import masked_data
 
             value = masked_data(value, self._mask)
-        parts = values.dump_parts(value, None, self._types)
+        parts = values.dump_parts(value, None, self._types, notes)
         size = sum(map(length, parts))
         if limit is not None:
             if size > limit:
@@ -195,8 +204,8 @@ def _kind(value: Any) -> str:
     return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
-def _text(value: Any) -> str:
+def _text(value: Any, shown: Callable[[Any], str]) -> str:
     try:
-        return str(value)[:TEXT_LIMIT]
+        return str.__str__(shown(value))[:TEXT_LIMIT]
     except Exception:  # noqa: BLE001 -- whatever its own methods raise
         return f"<{_kind(value)}>"

@@ -62,33 +62,31 @@ def describe(
 
 def bare(error: BaseException) -> Dict[str, Any]:
     """Return the least that is known about an exception whose own methods fail."""
-    name = type(error).__qualname__
-    lines = traceback.format_tb(_without_runner(error.__traceback__))
+    name, message = type(error).__qualname__, _text(error)
     return {
         "module": str(type(error).__module__),
         "name": name,
-        "message": "<cannot be read>",
+        "message": message,
         "args": None,
         "missing": None,
         "notes": [],
         "group": None,
-        "traceback": _shortened("".join([*lines, f"{name}: <cannot be read>\n"])),
+        "traceback": _shortened(f"{_frames(error)}{name}: {message}\n"),
     }
 
 
 def short(error: BaseException) -> Dict[str, Any]:
     """Return what of an exception fits into a pod's status: its type, its message's beginning, its last frames."""
     known = bare(error)
-    whole = _text(error)
+    whole = known["message"]
     message = whole if len(whole) <= SHORT_LIMIT // 3 else f"{whole[: SHORT_LIMIT // 3]}[…]"
     holds = bool(getattr(error, "__dict__", None)) or error.__cause__ or error.__context__ or error.args != (whole,)
-    trace = known["traceback"].rpartition("\n")[0].rpartition("\n")[0]
     return {
         **known,
         "message": message,
         "args": (message,) if error.args == (whole,) else None,
         "notes": ["What it holds beside its message did not fit into the pod's status."] if holds else [],
-        "traceback": f"{trace[-SHORT_LIMIT:]}\n{known['name']}: {message}\n",
+        "traceback": f"{_frames(error)[-SHORT_LIMIT:]}{known['name']}: {message}\n",
     }
 
 
@@ -135,10 +133,19 @@ def _notes(error: BaseException) -> List[str]:
 
 
 def _text(error: BaseException) -> str:
+    """Return an exception's text as a plain str; where its own method fails, what Python's shows of its arguments."""
     try:
-        return str(error)
+        return str.__str__(str(error))
     except BaseException as broken:  # noqa: BLE001 -- an exception whose own methods fail
-        return f"<{type(broken).__name__} while reading the message>"
+        failed = f"<{type(broken).__name__} while reading the message>"
+    try:
+        return f"{failed} {BaseException.__str__(error)}".rstrip()
+    except BaseException:  # noqa: BLE001 -- and so do those of its arguments
+        return failed
+
+
+def _frames(error: BaseException) -> str:
+    return "".join(traceback.format_tb(_without_runner(error.__traceback__)))
 
 
 def _shortened(text: str) -> str:

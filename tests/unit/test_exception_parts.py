@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import email.message
 import enum
+import http
 import io
 import subprocess
 import threading
@@ -319,3 +320,83 @@ def test_parts_that_cannot_be_read_here_do_not_lose_the_failure() -> None:
 
     assert "broken (" in "".join(rebuilt.__notes__)
     assert "args[0] (" in "".join(rebuilt.__notes__)
+
+
+class Name(str):
+    """A text of the project's own kind."""
+
+
+class Shown:
+    def __str__(self) -> str:
+        return "for people"
+
+    def __repr__(self) -> str:
+        return "Shown()"
+
+
+class TaggedTextError(Exception):
+    def __str__(self) -> str:
+        return Name("tagged")
+
+
+class UnreadableError(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+class ClosedError(Exception):
+    def __getattribute__(self, name: str) -> Any:
+        if name == "__dict__":
+            raise RuntimeError("closed")
+        return super().__getattribute__(name)
+
+
+def test_instances_of_subclasses_arrive_as_what_they_are_beneath_and_are_named() -> None:
+    error = HeldError(Name("red"), {"names": [Name("blue")]})
+    vars(error)["status"] = http.HTTPStatus.NOT_FOUND
+
+    rebuilt: Any = there_and_back(error)
+
+    assert rebuilt.args == ("red", {"names": ["blue"]})
+    assert type(rebuilt.args[0]) is str
+    assert (type(rebuilt.status), rebuilt.status) == (int, 404)
+    assert rebuilt.__notes__ == [
+        f"args[0] is of the type {__name__}.Name, which arrives as a plain str.",
+        f"args[1]['names'][0] is of the type {__name__}.Name, which arrives as a plain str.",
+        "status is of the type http.HTTPStatus, which arrives as a plain int.",
+    ]
+
+
+def test_an_argument_that_reads_otherwise_here_does_not_cost_an_exception_its_type() -> None:
+    rebuilt = there_and_back(ValueError(http.HTTPStatus.NOT_FOUND, "x"))
+
+    assert type(rebuilt) is ValueError
+    assert rebuilt.args == (404, "x")
+    assert f"Its text was: ({http.HTTPStatus.NOT_FOUND!r}, 'x')" in rebuilt.__notes__
+
+
+def test_an_argument_that_cannot_travel_is_shown_as_the_exception_showed_it() -> None:
+    assert str(there_and_back(ValueError(Shown()))) == "for people"
+    assert str(there_and_back(ValueError(Shown(), 1))) == "(Shown(), 1)"
+
+
+def test_a_text_of_a_subclass_is_a_message() -> None:
+    rebuilt = there_and_back(TaggedTextError(1))
+
+    assert type(rebuilt) is TaggedTextError
+    assert rebuilt.args == (1,)
+
+
+def test_a_message_that_cannot_be_read_is_what_the_arguments_say() -> None:
+    rebuilt = there_and_back(UnreadableError("lost?", 5))
+
+    assert isinstance(rebuilt, RemoteError)
+    assert rebuilt.message == "<RuntimeError while reading the message> ('lost?', 5)"
+    assert rebuilt.arguments == ("lost?", 5)
+
+
+def test_an_exception_that_cannot_be_read_keeps_its_message() -> None:
+    failure = failures.bare(ClosedError("disk full"))
+
+    assert failure["message"] == "disk full"
+    assert failure["traceback"].endswith("ClosedError: disk full\n")
