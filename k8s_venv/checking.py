@@ -169,6 +169,8 @@ class _Checker:
             return
         for file, error in captured.broken if not is_newer(task.environment.python) else ():
             self.findings.append(Finding(file, error.lineno or 1, task.name, f"does not parse: {error.msg}."))
+        for file, each in captured.data_reads:
+            self.findings.append(Finding(file, each.line, task.name, _stays_behind(each)))
         for file, each in [*captured.imports, *_of_values(task, captured)]:
             for problem in () if each.optional else _problems(task, captured, provided, file, each):
                 self.findings.append(Finding(file, each.line, task.name, problem))
@@ -209,14 +211,24 @@ def _problems(task: Task, captured: Captured, provided: Provided, file: str, fou
     """Yield what is wrong with an import."""
     if found.level:
         written = f"from {'.' * found.level}{found.module} import {', '.join(found.names)}"
-        yield (
-            f"imports relatively, by `{written}`, but this file is loaded without a package, as Airflow loads DAG "
-            "files. Import the module by its full name."
+        package = captured.package(file)
+        problem = (
+            f"which leads out of its package {_top(package)}"
+            if package
+            else "but this file is loaded without a package, as Airflow loads DAG files"
         )
+        yield f"imports relatively, by `{written}`, {problem}. Import the module by its full name."
     for lacking in captured.lacking(found):
         for module in provided.lacks(lacking, found.names if lacking == found.module else ()):
             advice = _advice(task, captured, file, found, module)
             yield f"imports {module}, which nothing in environment {task.environment.name!r} provides. {advice}"
+
+
+def _stays_behind(found: Import) -> str:
+    return (
+        f"reads a file of the package {found.module}, and data files do not travel. Read it into a constant of the "
+        "DAG file, whose value travels."
+    )
 
 
 def _advice(task: Task, captured: Captured, file: str, found: Import, module: str) -> str:

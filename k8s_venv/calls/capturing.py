@@ -20,6 +20,7 @@ from k8s_venv.calls.source.imports import Calls, imports_in
 from k8s_venv.calls.source.modulefile import module_file
 from k8s_venv.calls.source.names import names_in
 from k8s_venv.calls.source.origins import is_editable, is_installed_file
+from k8s_venv.calls.source.shadowing import shadowing
 from k8s_venv.calls.source.slicing import Slicer
 from k8s_venv.calls.transport import Transport, by_rule
 from k8s_venv.errors import CallError, SourceError
@@ -88,22 +89,40 @@ class Captured:
             needed += [f"{found.module}.{name}" for name in inside]
         return [each for each in needed if each not in own | folders and _top(each) not in _IN_EVERY_CALL]
 
+    def package(self, file: str) -> str:
+        """Return the package of a file that travels, which its relative imports start from, or nothing.
+
+        Args:
+            file: its path.
+        """
+        return self._packages.get(file, self._own_package)
+
+    @functools.cached_property
+    def _packages(self) -> dict[str, str]:
+        packages = {str(path): package_of(entry) for entry, path in self.beside.items()}
+        return {**packages, **(self.slicer.packages if self.slicer is not None else {})}
+
+    @property
+    def _own_package(self) -> str:
+        return getattr(written_function(self.callable), "__globals__", {}).get("__package__") or ""
+
     @functools.cached_property
     def imports(self) -> list[tuple[str, Import]]:
         """Return the imports in the source that runs in the environment, each with its file."""
-        packages = {str(path): package_of(entry) for entry, path in self.beside.items()}
-        if self.slicer is not None:
-            packages.update(self.slicer.packages)
-        own = getattr(written_function(self.callable), "__globals__", {}).get("__package__") or ""
         found: dict[str, list[Import]] = {}
         for file, nodes in self._trees:
             calls = module_file(file).import_calls if nodes else Calls()
-            found.setdefault(file, []).extend(
-                each.absolute(packages.get(file, own)) for each in imports_in(nodes, calls)
-            )
+            found.setdefault(file, []).extend(each.absolute(self.package(file)) for each in imports_in(nodes, calls))
         named = self._named(found)
         certain = {file: each for file, each in found.items() if file in named}
         return list(dict.fromkeys((file, each) for file, imports in certain.items() for each in imports))
+
+    @property
+    def data_reads(self) -> list[tuple[str, Import]]:
+        """Return the calls that read a file of a package of the project, each with its file."""
+        packages = {name for entry in self.beside for name in _packages_of(dotted_name(entry))}
+        packages |= {package_of(entry) for entry in self.beside}
+        return [(file, each) for file, each in self.imports if each.data and each.module in packages]
 
     def _named(self, imports: Mapping[str, list[Import]]) -> set[str]:
         """Return the files that an import names, not only one whose name is computed when it runs."""
@@ -188,7 +207,9 @@ def capture(
         _require(arguments.modules - set(map(dotted_name, beside)), function, environment)
         entries.update({f"{protocol.BESIDE}/{path}": file.read_bytes() for path, file in beside.items()})
         name = function_name(function)
-        return Captured(function, name, environment, chosen, why, arguments, entries, beside, slicer, modules)
+        found = Captured(function, name, environment, chosen, why, arguments, entries, beside, slicer, modules)
+        _refuse_shadowing(found)
+        return found
 
     return by_rule(function, environment, transport, attempt)
 
@@ -200,6 +221,23 @@ def _refuse_uncallable(function: Any) -> None:
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
         name = function_name(function)
         raise CallError(f"{name}() yields, and a generator cannot travel. Let it return a list.", *place_of(function))
+
+
+def _refuse_shadowing(captured: Captured) -> None:
+    """Refuse modules of the project whose names mean modules of Python's own in the environment."""
+    files = shadowing(captured.beside)
+    if not files:
+        return
+    own_file, own_line = place_of(captured.callable)
+    places = {_top(each.module): (file, each.line) for file, each in captured.imports if not each.level}
+    of_values = map(_top, captured.arguments.modules | captured.value_modules)
+    for name, place in {**dict.fromkeys(of_values, (own_file, own_line)), **places}.items():
+        if name in files:
+            raise CallError(
+                f"{captured.function}() needs the module {name}, which is {files[name]} here and Python's own {name} "
+                "in an environment. Give the file another name.",
+                *place,
+            )
 
 
 def _require(missing: Collection[str], function: Callable[..., Any], environment: Environment) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from k8s_venv.calls.capturing import Captured, capture
 from k8s_venv.environment import Environment
+from k8s_venv.errors import CallError
 
 Capturing = Callable[..., Captured]
 Travelling = Callable[..., set[str]]
@@ -31,7 +32,7 @@ FILES = {
     "chosen/second.py": "",
     "lazy.py": "def load():\n    import shared\n    return shared\n",
 }
-OWN = {"flow", *(name.removesuffix(".py").partition("/")[0] for name in FILES)}
+OWN = {"flow", "wave", "wave_user", *(name.removesuffix(".py").partition("/")[0] for name in FILES)}
 SHARED, SUB = {"shared.py"}, {"pkg/__init__.py", "pkg/sub.py", "pkg/deep/__init__.py"}
 
 
@@ -180,3 +181,77 @@ def test_what_the_file_sets_in_a_module_that_is_imported_late_is_set_again(keep:
 )
 def test_what_the_function_does_not_import_stays_behind(code: str, travelling: Travelling) -> None:
     assert travelling(code) == set()
+
+
+@pytest.mark.parametrize(
+    ("source", "line"),
+    [
+        ("def f():\n    import wave\n    return wave.RATE", 2),
+        ("import wave\ndef f():\n    return wave.RATE", 1),
+        ("import wave_user\ndef f():\n    return wave_user.wave", 1),
+        ("import wave\nSOUND = wave.Sound()\ndef f():\n    return SOUND", 3),
+    ],
+    ids=["inside", "at the top", "through another module", "as the type of a value"],
+)
+def test_a_file_with_the_name_of_a_module_of_pythons_own_is_refused(
+    captured_of: Capturing, tmp_path: Path, source: str, line: int
+) -> None:
+    (tmp_path / "wave.py").write_text(
+        "import dataclasses\nRATE = 3\n@dataclasses.dataclass\nclass Sound:\n    rate: int = 1\n"
+    )
+    (tmp_path / "wave_user.py").write_text("import wave\n")
+
+    with pytest.raises(CallError) as raised:
+        captured_of(source)
+
+    assert raised.value.problem == (
+        f"f() needs the module wave, which is {tmp_path / 'wave.py'} here and Python's own wave in an environment. "
+        "Give the file another name."
+    )
+    assert raised.value.line == line
+
+
+def test_such_a_file_is_no_fault_where_the_name_means_pythons_own_here_too(
+    captured_of: Capturing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "json.py").write_text("")
+    monkeypatch.setattr(sys, "path", [*sys.path[1:], sys.path[0]])  # as Airflow appends the folder of DAG files
+
+    captured_of("import json, wave\ndef f():\n    import colorsys\n    return json.dumps(1)")
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        body("import importlib.resources\nreturn importlib.resources.files('pkg')"),
+        body("from importlib.resources import files as files_of\nreturn files_of('pkg')"),
+        body("from importlib import resources\nreturn resources.read_text('pkg', 'rates.csv')"),
+        body("import pkgutil\nreturn pkgutil.get_data('pkg', 'rates.csv')"),
+        body("import pkg\nfrom importlib import resources\nreturn resources.files(pkg)"),
+    ],
+)
+def test_a_package_whose_files_are_read_travels_and_the_call_is_known(code: str, captured_of: Capturing) -> None:
+    captured = captured_of(code)
+
+    assert "pkg/__init__.py" in captured.beside
+    assert [each.module for _, each in captured.data_reads] == ["pkg"]
+
+
+def test_files_of_a_modules_own_package_are_known(captured_of: Capturing, tmp_path: Path) -> None:
+    (tmp_path / "pkg/reading.py").write_text("from importlib.resources import files\nRATES = files(__package__)\n")
+
+    captured = captured_of(body("import pkg.reading"))
+
+    assert [(Path(file).name, each.module) for file, each in captured.data_reads] == [("reading.py", "pkg")]
+
+
+def test_files_of_installed_packages_are_no_matter(captured_of: Capturing) -> None:
+    code = body("from importlib import resources\nresources.files('click')\nreturn open('x').read_text('utf-8')")
+
+    assert captured_of(code).data_reads == []
+
+
+def test_a_lookup_by_another_name_expects_that_the_module_may_be_missing(captured_of: Capturing) -> None:
+    captured = captured_of(body("from importlib.util import find_spec as found\nreturn found('not_there')"))
+
+    assert [each.optional for _, each in captured.imports if each.module == "not_there"] == [True]

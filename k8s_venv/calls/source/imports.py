@@ -17,6 +17,9 @@ _BLOCKS = ("body", "orelse", "finalbody", "handlers", "cases")
 _MISSING = {"ImportError", "ModuleNotFoundError", "Exception", "BaseException"}
 _CALLS = {"import_module", "__import__", "run_module"}  # what imports a module by its name
 _LOOKUPS = {"find_spec", "import_string", "resolve_name"}  # what may do so
+_DATA = {"files", "get_data", "open_binary", "open_text", "read_binary", "read_text"}  # what reads a package's files
+_FIRST = ("name", "mod_name", "anchor", "package")  # what these functions call the module's name
+_DATA_MODULES = ("resources", "pkgutil")
 _OWN_PACKAGE = {"__package__", "__name__"}  # as the second argument of `import_module`
 _ABOUT_PYTHON = {"version_info", "platform", "find_spec", "python_version", "implementation", "hexversion"}
 
@@ -31,6 +34,7 @@ class Import:
         line: its line, counted from 1.
         optional: whether what stands around it expects that the module may be missing.
         level: the number of dots before the name; a name that keeps some belongs to no package.
+        data: whether it is a call that reads a file of the module, which is a package.
     """
 
     module: str
@@ -38,6 +42,7 @@ class Import:
     line: int = 0
     optional: bool = False
     level: int = 0
+    data: bool = False
 
     def absolute(self, package: str) -> Import:
         """Return it with the module's full name, as far as the importing file's package gives one.
@@ -81,11 +86,11 @@ class Calls:
     """How a file imports by a text.
 
     Args:
-        functions: the names under which it calls functions that do so.
+        functions: the functions that do so, by the names under which it calls them.
         texts: the texts that its names stand for.
     """
 
-    functions: frozenset[str] = frozenset()
+    functions: Mapping[str, str] = dataclasses.field(default_factory=dict)
     texts: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
 
 
@@ -108,15 +113,17 @@ def import_calls(tree: ast.AST, text: str) -> Calls:
         tree: its syntax tree.
         text: its source.
     """
-    known = {name for name in _CALLS | _LOOKUPS if name in text}
+    reads_data = any(module in text for module in _DATA_MODULES)
+    known = {name: name for name in _CALLS | _LOOKUPS | (_DATA if reads_data else set()) if name in text}
     if not known:
         return Calls()
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom):
-            known |= {alias.asname for alias in node.names if alias.asname and alias.name in known}
+            known |= {alias.asname: known[alias.name] for alias in node.names if alias.asname and alias.name in known}
         elif isinstance(node, ast.Assign) and _name_of(node.value) in known:
-            known |= {target.id for target in node.targets if isinstance(target, ast.Name)}
-    return Calls(frozenset(known), _texts_of_names(tree))
+            called = known[_name_of(node.value)]
+            known |= {target.id: called for target in node.targets if isinstance(target, ast.Name)}
+    return Calls(known, _texts_of_names(tree))
 
 
 def _texts_of_names(tree: ast.AST) -> dict[str, tuple[str, ...]]:
@@ -179,12 +186,15 @@ def _imports_of_choice(node: ast.If | ast.IfExp, calls: Calls, *, optional: bool
 
 
 def _imports_by_call(node: ast.Call, calls: Calls, *, optional: bool) -> Iterator[Import]:
-    called = _name_of(node.func)
+    called = calls.functions[_name_of(node.func)]
     given = {keyword.arg: keyword.value for keyword in node.keywords}
-    first = node.args[0] if node.args else given.get("name", given.get("mod_name"))
+    first = node.args[0] if node.args else next((given[name] for name in _FIRST if name in given), None)
     texts = _texts(first, calls)
-    optional = optional or called in _LOOKUPS or not isinstance(first, ast.Constant)
+    optional = optional or called in _LOOKUPS | _DATA or not isinstance(first, ast.Constant)
     package = given.get("package", node.args[1] if len(node.args) > 1 else None)
+    if called in _DATA and isinstance(first, ast.Name | ast.Attribute) and not texts:
+        is_own = _name_of(first) in _OWN_PACKAGE  # `files(__package__)`, else `files(helpers)`
+        yield Import("" if is_own else ast.unparse(first), (), node.lineno, True, int(is_own), data=True)
     for text in texts:
         name = text.partition(":")[0]  # `resolve_name("package.module:attribute")`
         level = len(name) - len(name.lstrip("."))
@@ -194,7 +204,7 @@ def _imports_by_call(node: ast.Call, calls: Calls, *, optional: bool) -> Iterato
             level, names = _of_dunder_import(node.args, given)
             yield Import(module, names, node.lineno, optional, level)
             continue
-        found = Import(module, names, node.lineno, optional, level)
+        found = Import(module, names, node.lineno, optional, level, data=called in _DATA)
         if level and isinstance(package, ast.Constant):
             found = found.absolute(str(package.value))
         elif level and isinstance(package, ast.Attribute) and _name_of(package) in _OWN_PACKAGE:  # `helpers.__name__`
