@@ -184,16 +184,20 @@ def run(
         output.seek(0)
         text = output.read().decode("utf-8", "replace")
     if process.returncode:
-        said = readable("".join(lines) or text)
-        if variable := _BAD_VARIABLE.search(said):
-            name, value, reason = variable.groups()
-            raise K8sVenvError(
-                f"The variable {name}, or pip's setting for it, is {masked(value)!r}, which uv cannot use: {reason}."
-            )
-        if fault := disk_fault(said):
-            raise K8sVenvError(_cache_problem(fault))
-        raise UvError(said)
+        raise _failure(readable("".join(lines) or text))
     return text
+
+
+def _failure(said: str) -> Exception:
+    """Return the exception for what uv said when it failed."""
+    if variable := _BAD_VARIABLE.search(said):
+        name, value, reason = variable.groups()
+        return K8sVenvError(
+            f"The variable {name}, or pip's setting for it, is {masked(value)!r}, which uv cannot use: {reason}."
+        )
+    if fault := disk_fault(said):
+        return K8sVenvError(_cache_problem(fault))
+    return UvError(said)
 
 
 def stop() -> None:

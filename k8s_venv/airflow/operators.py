@@ -127,11 +127,7 @@ class IsolatedOperator(BaseOperator):
         **kwargs: Any,
     ) -> None:
         task = f"Task {kwargs.get('task_id')!r}"
-        pod_options = {name: kwargs.pop(name) for name in OPTIONS & set(kwargs)}
-        unknown = {k: v for k, v in kwargs.items() if k not in _BASE_OPTIONS and not k.startswith("_")}
-        if unknown:
-            check_options({**unknown, "environment": environment}, task, parameters_of(type(self)))
-        check_resources(pod_options.get("container_resources"), task)
+        pod_options = self._pod_options(kwargs, environment, task)
         super().__init__(**kwargs)
         self.environment = named_environment(environment, task)
         require_function(python_callable, task)
@@ -164,6 +160,15 @@ class IsolatedOperator(BaseOperator):
             setattr(self, name, value)
         self._running: DockerBackend | LocalBackend | IsolatedPodOperator | None = None
         self._check_declaration(task)
+
+    def _pod_options(self, given: dict[str, Any], environment: str | None, task: str) -> dict[str, Any]:
+        """Return the pod options among those that were given, and take them out; refuse unknown ones."""
+        pod_options = {name: given.pop(name) for name in OPTIONS & set(given)}
+        unknown = {k: v for k, v in given.items() if k not in _BASE_OPTIONS and not k.startswith("_")}
+        if unknown:
+            check_options({**unknown, "environment": environment}, task, parameters_of(type(self)))
+        check_resources(pod_options.get("container_resources"), task)
+        return pod_options
 
     def execute(self, context: Context) -> Any:
         """Run the call and return its value.

@@ -131,7 +131,8 @@ def instead_of(name: str, options: Mapping[str, Any], use: str) -> str | None:
 
 def _project_file(options: Mapping[str, Any], use: str) -> str:
     """Return the sentence for what the project file says here, with the lines to write."""
-    given = [name for name in _OF_THE_PROJECT if name in options]
+    *others, last = [name for name in _OF_THE_PROJECT if name in options]
+    listed = f"{', '.join(others)} and {last}" if others else last
     wanted = options.get("requirements")
     lines_of_text = wanted.splitlines() if isinstance(wanted, str) else []
     several = list(wanted) if isinstance(wanted, list | tuple | set) else lines_of_text
@@ -145,6 +146,6 @@ def _project_file(options: Mapping[str, Any], use: str) -> str:
         lines.append("system-site-packages = true")
     block = "".join(f"    {line}\n" for line in lines)
     return (
-        f"write {' and '.join(given)} into k8s-venv.toml, so that all of it can be locked and built before the task "
+        f"write {listed} into k8s-venv.toml, so that all of it can be locked and built before the task "
         f"runs:\n\n{block}\nand the task is {use.replace('NAME', name)}."
     )

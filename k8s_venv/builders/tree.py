@@ -9,8 +9,6 @@ import tarfile
 import tempfile
 from typing import IO, TYPE_CHECKING
 
-from isal import igzip
-
 if TYPE_CHECKING:
     import re
     from pathlib import Path
@@ -115,6 +113,8 @@ def _opened(stream: IO[bytes], media_type: str, plain: IO[bytes]) -> tarfile.Tar
 
         zstandard.ZstdDecompressor().copy_stream(stream, plain)
     elif media_type.endswith("gzip"):
+        from isal import igzip  # the extra `build`: a lock needs it only for what a base image has installed
+
         with igzip.IGzipFile(fileobj=stream, mode="rb") as unpacked:  # type: ignore[no-untyped-call]
             shutil.copyfileobj(unpacked, plain, 1 << 20)
     else:

@@ -78,8 +78,7 @@ def pack(
     captured = capture(function, environment, transport, args, kwargs)
     if captured.transport == "source" and not same_python(environment.python):
         check_syntax(captured.source, environment.python)
-    home = home_of(function)
-    namespaces = {home[0]: home[1]} if home is not None and not is_installed(home[0]) else {}
+    namespaces = _namespaces(function)
     own = {*namespaces, *(module for module, _ in captured.arguments.names)}
     modules = frozenset({*own, *captured.beside_modules})
     entries, spool = _with_arguments(captured)
@@ -103,6 +102,12 @@ def pack(
         notes=(*captured.arguments.notes, *notes.sentences(lambda path: f"Airflow's context: {path}")),
         namespaces=namespaces,
     )
+
+
+def _namespaces(function: Callable[..., Any]) -> dict[str, Mapping[str, Any]]:
+    """Return what the names of the function's own module stand for, by the module's name."""
+    home = home_of(function)
+    return {home[0]: home[1]} if home is not None and not is_installed(home[0]) else {}
 
 
 def _refuse_lost_instances(function: Callable[..., Any]) -> None:

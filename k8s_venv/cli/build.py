@@ -78,13 +78,8 @@ def build_images(
     """  # noqa: D301 -- click leaves the lines after a \b as they are
     from k8s_venv.builders.plan import make_plan, volumes
 
-    if load and output:
-        raise click.UsageError("Choose one of --load and --output.")
+    _check_usage(check=check, load=load, output=output)
     elsewhere = bool(load or output)
-    if check and elsewhere:
-        raise click.UsageError("--check asks the registry: leave out --load and --output.")
-    if output and not os.access(output.absolute().parent, os.W_OK):
-        raise click.UsageError(f"--output: there is no folder {output.absolute().parent} that can be written to.")
     click.get_current_context().with_resource(ends_in_order())
     project = open_project(given)
     click.get_current_context().with_resource(using(layers_folder()))
@@ -102,20 +97,34 @@ def build_images(
     _show(steps, sizes)
     if check or dry_run:
         _print(steps, {}, sizes, as_json)
-        for step in steps:
-            if step.problem:
-                show_error(step.problem)
-        missing = [step.environment.name for step in steps if not step.exists and not step.problem]
-        if check and missing:
-            console().print(
-                f"Missing: {len(missing)} of {len(steps)}. `k8s-venv build-images {' '.join(missing)}` builds them."
-            )
-        failed = any(step.problem or (check and not step.exists) for step in steps)
+        failed = _report(steps, check)
     else:
         ended = _build(steps, jobs, output or ("load" if load else "push"))
         _print(steps, {done.step.environment.name: done for done in ended}, {}, as_json)
         failed = any(done.error for done in ended)
     raise click.exceptions.Exit(1 if failed else 0)
+
+
+def _check_usage(*, check: bool, load: bool, output: Path | None) -> None:
+    if load and output:
+        raise click.UsageError("Choose one of --load and --output.")
+    if check and (load or output):
+        raise click.UsageError("--check asks the registry: leave out --load and --output.")
+    if output and not os.access(output.absolute().parent, os.W_OK):
+        raise click.UsageError(f"--output: there is no folder {output.absolute().parent} that can be written to.")
+
+
+def _report(steps: list[Step], check: bool) -> bool:
+    """Name the problems of a plan and, for a check, the missing images; return whether there are any."""
+    for step in steps:
+        if step.problem:
+            show_error(step.problem)
+    missing = [step.environment.name for step in steps if not step.exists and not step.problem]
+    if check and missing:
+        console().print(
+            f"Missing: {len(missing)} of {len(steps)}. `k8s-venv build-images {' '.join(missing)}` builds them."
+        )
+    return any(step.problem or (check and not step.exists) for step in steps)
 
 
 def _show(steps: list[Step], sizes: dict[str, Volume]) -> None:

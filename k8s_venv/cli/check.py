@@ -12,7 +12,7 @@ import click
 
 from k8s_venv.checking import Finding, check_tasks, files_to_load
 from k8s_venv.cli.airflow_home import airflow_home
-from k8s_venv.cli.console import console
+from k8s_venv.cli.console import console, counted
 from k8s_venv.errors import K8sVenvError
 
 if TYPE_CHECKING:
@@ -71,8 +71,8 @@ def check(given: Path | None, paths: tuple[Path, ...], registry: bool, form: str
             findings += broken
         findings = sorted({*findings, *check_tasks(tasks, exists)})
     _print(findings, form)
-    counts = (len(tasks), "isolated task"), (len(files), "file"), (len(findings), "finding")
-    console().print("{} in {}, {}".format(*(f"{number} {noun}{'' if number == 1 else 's'}" for number, noun in counts)))
+    read = f"{counted(len(tasks), 'isolated task')} in {counted(len(files), 'file')}"
+    console().print(f"{read}, {counted(len(findings), 'finding')}")
     if findings:
         raise click.exceptions.Exit(1)
 
@@ -119,7 +119,7 @@ def _explain(task: Task, captured: Captured) -> None:
     else:
         try:
             lock = read_lock(environment)
-            click.echo(f"lock         {lock.path.name}, {len(lock.packages)} packages")
+            click.echo(f"lock         {lock.path.name}, {counted(len(lock.packages), 'package')}")
             image = environment.image_reference(task.project.require_registry(), lock.digest)
             click.echo(f"image        {image}")
         except K8sVenvError as error:

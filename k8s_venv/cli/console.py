@@ -65,6 +65,11 @@ def show_error(error: K8sVenvError | str) -> None:
     console().print(f"Error: {error}", style="red")
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun: ``1 package``, ``2 packages``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def megabytes(size: int) -> str:
     """Return a number of bytes in megabytes."""
     return f"{size / 1e6:.1f} MB"

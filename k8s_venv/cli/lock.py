@@ -11,7 +11,15 @@ import click
 from packaging.utils import canonicalize_name
 
 from k8s_venv import uv
-from k8s_venv.cli.console import console, ends_in_order, environments_argument, open_project, progress, show_error
+from k8s_venv.cli.console import (
+    console,
+    counted,
+    ends_in_order,
+    environments_argument,
+    open_project,
+    progress,
+    show_error,
+)
 from k8s_venv.errors import BuildError, K8sVenvError, LockError, did_you_mean
 from k8s_venv.locks.locking import check_lock, locked_packages, write_lock
 from k8s_venv.locks.resolving import Renewal
@@ -131,7 +139,7 @@ def _lock(
     notes: list[str] = []
     written = write_lock(environment, report, renewal, base, notes.append, own)
     changes = _changes(before, locked_packages(environment)) if before else ""
-    count = "1 package" if len(written.packages) == 1 else f"{len(written.packages)} packages"
+    count = counted(len(written.packages), "package")
     seen = f", beside {len(written.system)} that are there" if written.system else ""
     return f"locked {count} in {written.path.name}{seen}{changes}", [*notes, *filter(None, [unpinned])]
 

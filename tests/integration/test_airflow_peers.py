@@ -137,7 +137,7 @@ def test_what_an_environment_is_stands_ready_to_be_pasted(load_text: LoadText, c
         load_text(mistake(call.format(given)))
 
     message = str(caught.value)
-    assert "write requirements and python_version and system_site_packages into k8s-venv.toml" in message
+    assert "write requirements, python_version and system_site_packages into k8s-venv.toml" in message
     assert BLOCK in message
     assert f"and the task is {use}" in message
 

@@ -98,6 +98,17 @@ def test_a_command_names_the_extra_that_it_lacks(
     )
 
 
+def test_the_extra_local_suffices_to_lock_and_check(lean: Path, project: Path, tmp_path: Path) -> None:
+    local = tmp_path / "local"
+    uv.run(["venv", str(local), "--python", sys.executable])
+    uv.run(["pip", "install", "--python", str(local / "bin/python"), f"{ROOT}[local]"])
+
+    locked = run(local, project, "k8s-venv", "lock", K8S_VENV_CACHE=str(uv.cache_folder()))
+
+    assert locked.returncode == 0, locked.stderr
+    assert "locked 0 packages in pylock.lean.toml" in locked.stderr
+
+
 def test_the_local_backend_names_the_extra_that_brings_uv(lean: Path, project: Path) -> None:
     program = "import k8s_venv, work; k8s_venv.run('lean', work.double, 21)"
 

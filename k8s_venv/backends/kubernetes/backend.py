@@ -99,4 +99,5 @@ def _connect(environment: Environment) -> tuple[Any, Namespace]:
         own = None if elsewhere else own_namespace()
         return client, own or context_namespace(file, context)
     except kubernetes.config.ConfigException as error:
-        raise BackendError(environment.name, f"no cluster is configured ({error}). Set KUBECONFIG.") from None
+        remedy = "Set KUBECONFIG, or have calls run on this machine: K8S_VENV_BACKEND=local."
+        raise BackendError(environment.name, f"no cluster is configured ({error}). {remedy}") from None

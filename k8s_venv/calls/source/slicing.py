@@ -74,6 +74,10 @@ class Slicer:
             self._home = self._origins.slice(self.inner)
         elif home is not None and not is_installed(home[0]) and not self._origins.is_beside(home[0]):
             self._origins.slice_class(*home)
+        self._collect_all()
+
+    def _collect_all(self) -> None:
+        """Collect what travels, and again where that shows that modules or annotations travel otherwise."""
         try:
             self._collect()
         except CallError:
@@ -224,6 +228,10 @@ class Slicer:
                 module.reach(names, early=True)
             module.add_settings(imported)
         self._follow(set())
+        self._collect_state()
+
+    def _collect_state(self) -> None:
+        """Collect the values that stand before the slices run, and those that are set after."""
         early = {m.name: m.early for m in self._modules.values()}
         late = {m.name: m.late for m in self._modules.values()}
         for module in self._modules.values():
