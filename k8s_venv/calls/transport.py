@@ -84,11 +84,8 @@ def check_transport(transport: str | None, environment: Environment) -> None:
     """
     if transport not in (None, "source", "cloudpickle"):
         raise CallError(f'transport is "source" or "cloudpickle", or left out, not {transport!r}.')
-    if transport == "cloudpickle" and not same_python(environment.python):
-        raise CallError(
-            f'transport="cloudpickle" needs equal minor versions of Python: environment {environment.name!r} runs '
-            f"{environment.python}, this is {platform.python_version()}. Leave it out, and functions travel as source."
-        )
+    if transport == "cloudpickle":
+        _require_same_python(environment, "transport", "Leave it out, and functions travel as source.")
 
 
 def check_serializer(serializer: str | None, environment: Environment) -> None:
@@ -103,10 +100,15 @@ def check_serializer(serializer: str | None, environment: Environment) -> None:
     """
     if serializer not in (None, "cloudpickle"):
         raise CallError(f'serializer is "cloudpickle" or left out, not {serializer!r}.')
-    if serializer and not same_python(environment.python):
+    if serializer:
+        _require_same_python(environment, "serializer", "Leave it out and return plain data.")
+
+
+def _require_same_python(environment: Environment, option: str, instead: str) -> None:
+    if not same_python(environment.python):
         raise CallError(
-            f'serializer="cloudpickle" needs equal minor versions of Python: environment {environment.name!r} runs '
-            f"{environment.python}, this is {platform.python_version()}. Leave it out and return plain data."
+            f'{option}="cloudpickle" needs equal minor versions of Python: environment {environment.name!r} runs '
+            f"{environment.python}, this is {platform.python_version()}. {instead}"
         )
 
 

@@ -76,6 +76,8 @@ def build_images(
     k8s-venv.toml, or K8S_VENV_REGISTRY; its credentials are those of `docker login`. Plain HTTP is spoken to this
     machine, and to the hosts in K8S_VENV_PLAIN_HTTP.
     """  # noqa: D301 -- click leaves the lines after a \b as they are
+    import isal  # noqa: F401 -- a build without it ends here, not when it packs the first layer
+
     from k8s_venv.builders.plan import make_plan, volumes
 
     _check_usage(check=check, load=load, output=output)
