@@ -236,12 +236,18 @@ SCRIPT = """
 
 
 @pytest.mark.parametrize("python", ["3.8", HERE])
-def test_types_and_exceptions_of_a_script_are_recognised_both_ways(tmp_path: Path, python: str) -> None:
+@pytest.mark.parametrize(
+    ("file", "command"), [("script.py", ["script.py"]), ("app/__main__.py", ["-m", "app"])], ids=["script", "package"]
+)
+def test_types_and_exceptions_of_a_script_are_recognised_both_ways(
+    tmp_path: Path, python: str, file: str, command: list[str]
+) -> None:
     project = f'backend = "local"\n[environments.plain]\npython = "{python}"\ninterpreter = "{interpreter(python)}"\n'
     (tmp_path / "k8s-venv.toml").write_text(project)
     (tmp_path / "helpers.py").write_text("def same(value):\n    return value\n")
-    (tmp_path / "script.py").write_text(textwrap.dedent(SCRIPT))
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).write_text(textwrap.dedent(SCRIPT))
 
-    ran = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    ran = subprocess.run([sys.executable, *command], cwd=tmp_path, capture_output=True, text=True, check=False)
 
     assert ran.stdout.splitlines()[-3:] == ["3 P(x=3) P(x=4)", "True", "caught no"], ran.stderr

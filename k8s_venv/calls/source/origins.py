@@ -65,7 +65,7 @@ class Origins:
 
     def is_beside(self, module: str) -> bool:
         """Return whether a module travels as a whole file."""
-        if module in self._sliced:
+        if module in self._sliced or module == "__main__":  # of `python -m app`, whose file has that very name
             return False
         path = getattr(sys.modules.get(module), "__file__", None)
         if not path or is_installed(module):
