@@ -9,21 +9,20 @@ from __future__ import annotations
 import builtins
 import contextlib
 import dataclasses
-import inspect
 import sys
-from types import GetSetDescriptorType, MemberDescriptorType
 from typing import TYPE_CHECKING, Any
 
 from k8s_venv.calls.source.absent import why_absent
 from k8s_venv.errors import BackendError, CallError, RemoteError, readable, visible
 from k8s_venv.runner import protocol
+from k8s_venv.runner.exceptions import attribute_setter, make, why_unsafe
 from k8s_venv.runner.masking import masked_data
 from k8s_venv.runner.shipped_types import own_name
 from k8s_venv.runner.values import loads
 from k8s_venv.runtime import FailTask, SkipTask
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from k8s_venv.calls.packed import PackedCall
 
@@ -79,7 +78,7 @@ def _exception(failure: Mapping[str, Any], call: PackedCall) -> BaseException:
     missing = failure["missing"]
     if isinstance(error, ImportError):
         error.name = missing
-    for note in (*failure["notes"], *failure.get("plainer", ())):
+    for note in (*_items(failure, "notes"), *_items(failure, "plainer")):
         error.add_note(visible(str(note)))
     if name == "ModuleNotFoundError" and missing:
         error.add_note(_requirement_hint(str(missing), call))
@@ -95,6 +94,14 @@ def _exception(failure: Mapping[str, Any], call: PackedCall) -> BaseException:
             error.__cause__ = previous
         error.__context__ = previous
     return error
+
+
+def _items(facts: Mapping[str, Any], name: str) -> Sequence[Any]:
+    """Return a list in what the runner said: what else a pod may put there, such as a range, may have no end."""
+    found = facts.get(name)
+    if found is not None and type(found) not in (list, tuple):
+        raise TypeError(f"its {name!r} is no list")
+    return found or ()
 
 
 class _LeftOut(str):
@@ -125,18 +132,19 @@ class _Held:
 
 def _held(failure: Mapping[str, Any], call: PackedCall) -> _Held:
     """Return what an exception held, as far as it can be read here."""
-    left_out = [f"{name} ({kind})" for name, kind in failure.get("left_out", ())]
-    given = failure["args"]
-    if given is not None or "encoded_args" not in failure:
-        found = _Held(tuple(given or ()), tuple(given) if given is not None else None, {}, left_out)
+    left_out = [f"{name} ({kind})" for name, kind in _items(failure, "left_out")]
+    given = tuple(_items(failure, "args"))
+    if failure["args"] is not None or "encoded_args" not in failure:
+        found = _Held(given, given if failure["args"] is not None else None, {}, left_out)
     else:
-        found = _Held((), (), {}, left_out)
-        for number, part in enumerate(failure["encoded_args"]):
+        shown, whole = [], []
+        for number, part in enumerate(_items(failure, "encoded_args")):
             value, problem = (None, None) if isinstance(part, str) else _read(part, call)
             left_out += [f"args[{number}] ({problem})"] if problem else []
-            shown = _LeftOut(part) if isinstance(part, str) else _LeftOut(f"<{problem}>") if problem else value
-            found.args, found.whole = (*found.args, shown), (*(found.whole or ()), value)
-    for name, part in failure.get("attributes", ()):
+            shown.append(_LeftOut(part) if isinstance(part, str) else _LeftOut(f"<{problem}>") if problem else value)
+            whole.append(value)
+        found = _Held(tuple(shown), tuple(whole), {}, left_out)
+    for name, part in _items(failure, "attributes"):
         value, problem = _read(part, call)
         if problem:
             left_out.append(f"{name} ({problem})")
@@ -156,7 +164,7 @@ def _read(part: Any, call: PackedCall) -> tuple[Any, str | None]:
 
 
 def _group(failure: Mapping[str, Any], held: _Held, call: PackedCall) -> BaseException:
-    members = [_exception(member, call) for member in failure["group"]]
+    members = [_exception(member, call) for member in _items(failure, "group")]
     module, name = str(failure["module"]), str(failure["name"])
     message = visible(str(held.args[0]) if held.args else str(failure["message"]).rpartition(" (")[0])
     kind: Any = _known_type(module, name, call)
@@ -179,19 +187,19 @@ def _as_itself(failure: Mapping[str, Any], held: _Held, call: PackedCall) -> Bas
     if shown != failure["message"]:
         held = _Held(*masked_data((held.args, held.whole, held.attributes, held.left_out), visible))
     whole = held.whole
-    if kind is None or whole is None:
+    if kind is None or whole is None or why_unsafe(kind, whole):
         return None
-    absent = {str(name): None for name, _ in failure.get("left_out", ())}
+    absent = {str(name): None for name, _ in _items(failure, "left_out")}
     makers: tuple[Callable[[], BaseException], ...] = (
         lambda: _restored(kind(*whole), held),
-        lambda: _restored(_unmade(kind, held), held),
+        lambda: _restored(make(kind, held.args), held),
         # One that does without its constructor only if all its attributes are there.
-        lambda: _restored(_unmade(kind, held), dataclasses.replace(held, attributes={**absent, **held.attributes})),
+        lambda: _restored(make(kind, held.args), dataclasses.replace(held, attributes={**absent, **held.attributes})),
     )
-    for make in makers:
+    for maker in makers:
         with contextlib.suppress(BaseException):  # a type that is made in another way
-            rebuilt = make()
-            if str(rebuilt) == shown:
+            rebuilt = maker()
+            if str(rebuilt) == shown and not why_unsafe(kind, rebuilt.args, rebuilt):
                 return rebuilt
     return _with_another_text(kind, held, shown) if held.left_out or failure.get("plainer") else None
 
@@ -199,33 +207,20 @@ def _as_itself(failure: Mapping[str, Any], held: _Held, call: PackedCall) -> Bas
 def _with_another_text(kind: type[BaseException], held: _Held, shown: str) -> BaseException | None:
     """Return an exception of which parts are others here, and with them its text."""
     with contextlib.suppress(BaseException):
-        rebuilt = _restored(_unmade(kind, held), held)
+        rebuilt = _restored(make(kind, held.args), held)
         str(rebuilt)  # one that cannot be shown cannot be raised
         rebuilt.add_note(f"Its text was: {shown}")
         return rebuilt
     return None
 
 
-def _unmade(kind: type[BaseException], held: _Held) -> BaseException:
-    """Return an exception that only Python's own constructor has seen."""
-    base: Any = next(each for each in kind.__mro__ if each.__module__ == builtins.__name__)
-    error = kind.__new__(kind, *held.args)
-    base.__init__(error, *held.args)
-    return error
-
-
 def _restored(error: BaseException, held: _Held) -> BaseException:
     """Give an exception its attributes back, by no code of its own."""
-    kind = type(error)
     for name, value in held.attributes.items():
-        member = inspect.getattr_static(kind, name, None)
-        if name.startswith(("__", "args[")) or callable(member):
-            continue  # nothing that an exception says may take the place of what it does
-        if isinstance(member, MemberDescriptorType | GetSetDescriptorType):
+        give = None if name.startswith("args[") else attribute_setter(type(error), name)
+        if give is not None:
             with contextlib.suppress(AttributeError, TypeError, ValueError):
-                member.__set__(error, value)
-        else:
-            vars(error)[name] = value
+                give(error, value)
     getattr(error, "__notes__", None)  # one whose `__getattr__` fails without its constructor cannot be raised
     return error
 
@@ -247,14 +242,16 @@ def _known_type(module: str, name: str, call: PackedCall) -> type[Exception] | N
     if found is None and (root in sys.stdlib_module_names or (root == "airflow" and name in _AIRFLOW_ERRORS)):
         found = sys.modules.get(module)  # others of Airflow's steer it, which is not an environment's to do
         for part in name.split("."):
-            found = getattr(found, part, None)
+            # Attributes that are computed may import something.
+            found = getattr(found, part, None) if root == "airflow" else vars(found).get(part) if found else None
+            found = found if isinstance(found, type) else None
     return found if isinstance(found, type) and issubclass(found, Exception) else None
 
 
 def _our_error(failure: Mapping[str, Any], call: PackedCall) -> Exception:
     """Return the error for what the runner itself refused."""
     environment, name, message = call.environment, failure["name"], str(failure["message"])
-    args: tuple[Any, ...] = tuple(failure["args"] or ())
+    args: tuple[Any, ...] = tuple(_items(failure, "args"))
     if name == "NoCodecError" and len(args) == 2:
         return CallError(
             f"The result of {call.function}() cannot travel: {args[0]} is {args[1]}. Return plain data, arrays, frames "

@@ -21,6 +21,11 @@ if TYPE_CHECKING:
     from k8s_venv.runner.registry import Node, Types
 
 
+# Keys with the hash of another are looked for where there are so many, and only where anyone can make such.
+_MANY = 1000
+_RANDOM_HASH = frozenset((str, bytes))
+
+
 class UserError(Exception):
     """Carries what a user's own code raised past the net for hostile documents."""
 
@@ -54,6 +59,7 @@ class Decoder:
         self.unpickle = unpickle
         self.notes = notes
         self.patterns = 0  # what compiling the regular expressions so far has cost
+        self.collisions = 0  # keys so far that had the hash of another
         self._forget = forget
         self._buffers: List[Optional[memoryview]] = list(buffers)
 
@@ -99,13 +105,27 @@ class Decoder:
         except Exception as error:
             raise self.unreadable(library, error) from error
 
+    def keys(self, found: List[Any]) -> List[Any]:
+        """Return members of a set, or keys of a dictionary, that can be told apart in the time of their number.
+
+        Raises:
+            MalformedError: too many have the same hash as another: each would be compared with each.
+        """
+        if len(found) > _MANY and not _RANDOM_HASH.issuperset(map(type, found)):
+            self.collisions += len(found) - len(set(map(hash, found)))
+            if self.collisions > _MANY:
+                raise MalformedError("members of a set, or keys of a dictionary, that cannot be told apart in time")
+        return found
+
     def items(self, node: Node) -> List[Any]:
         """Return the values in a node's list."""
         return [self.value(item) for item in field(node, "v", list)]
 
     def pairs(self, node: Node) -> List[Tuple[Any, Any]]:
         """Return the keys and values in a node's list of pairs."""
-        return [(self.value(key), self.value(item)) for key, item in field(node, "v", list)]
+        found = [(self.value(key), self.value(item)) for key, item in field(node, "v", list)]
+        self.keys([key for key, _ in found])
+        return found
 
     def unreadable(self, library: str, error: BaseException) -> MalformedError:
         """Return the error for a part of the value that a library here cannot hold."""
@@ -177,8 +197,8 @@ _DECODERS: Dict[str, Callable[[Decoder, Node], Any]] = {
     "bytes": lambda decoder, node: bytes(decoder.buffer(node["b"])),
     "bytearray": lambda decoder, node: bytearray(decoder.buffer(node["b"])),
     "tuple": lambda decoder, node: tuple(decoder.items(node)),
-    "set": lambda decoder, node: set(decoder.items(node)),
-    "frozenset": lambda decoder, node: frozenset(decoder.items(node)),
+    "set": lambda decoder, node: set(decoder.keys(decoder.items(node))),
+    "frozenset": lambda decoder, node: frozenset(decoder.keys(decoder.items(node))),
     "dict": lambda decoder, node: dict(decoder.pairs(node)),
     "custom": _decode_registered,
     "cloudpickle": _decode_pickle,

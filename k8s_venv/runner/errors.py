@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 _LONGEST_PATH = 200
+_LONGEST = 500  # characters of what is wrong
 
 
 class NoCodecError(TypeError):
@@ -31,7 +32,15 @@ class NoCodecError(TypeError):
 
 
 class MalformedError(ValueError):
-    """Bytes that are not a value of our format, or that this side refuses."""
+    """Bytes that are not a value of our format, or that this side refuses.
+
+    Args:
+        parts: the message, or the facts that a subclass makes one of. What is wrong may be as long as the bytes: of a
+            text the beginning is kept.
+    """
+
+    def __init__(self, *parts: str) -> None:
+        super().__init__(*[part if len(part) <= _LONGEST else f"{part[:_LONGEST]}[…]" for part in parts])
 
 
 class UnknownTypeError(MalformedError):
@@ -44,8 +53,7 @@ class UnknownTypeError(MalformedError):
 
     def __init__(self, name: str, problem: str = "did not travel with the call") -> None:
         super().__init__(name, problem)
-        self.name = name
-        self.problem = problem
+        self.name, self.problem = self.args
 
     def __str__(self) -> str:
         return f"the value needs the type {self.name}, which {self.problem}"
@@ -60,7 +68,7 @@ class UnknownCodecError(MalformedError):
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
-        self.name = name
+        (self.name,) = self.args
 
     def __str__(self) -> str:
         return (
@@ -81,10 +89,7 @@ class UnreadableVersionError(MalformedError):
 
     def __init__(self, library: str, theirs: str, ours: str, problem: str) -> None:
         super().__init__(library, theirs, ours, problem)
-        self.library = library
-        self.theirs = theirs
-        self.ours = ours
-        self.problem = problem
+        self.library, self.theirs, self.ours, self.problem = self.args
 
     def __str__(self) -> str:
         return (

@@ -24,11 +24,11 @@ EXCEPTIONS_LIMIT = 100  # members, causes and exceptions that others hold
 LEVELS_LIMIT = 30  # of exceptions that hold others
 TEXT_LIMIT = 500  # characters of what is left out
 
-# Of Python's own types these follow from the arguments, or hold the caller's objects.
+# Of Python's own types these follow from the arguments, hold the caller's objects, or are for who shows the exception.
 _FOLLOWING = frozenset(
     ("characters_written", "encoding", "end", "end_lineno", "end_offset", "errno", "exceptions", "filename",
-     "filename2", "lineno", "msg", "obj", "object", "offset", "print_file_and_line", "reason", "start", "strerror",
-     "text", "value")
+     "filename2", "lineno", "msg", "name_from", "obj", "object", "offset", "print_file_and_line", "reason", "start",
+     "strerror", "text", "value")
 )  # fmt: skip
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from k8s_venv.runner.registry import Node, Types
 
 _CACHED = functools.cached_property
+_MOST_BITS = 4096  # of a flag, without a name
 _HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: a class made by a `class` statement
 
 
@@ -137,6 +138,8 @@ def _flag_members(kind: Any, value: Any) -> List[Any]:
     bits = value.value
     names = [name for name, member in kind.__members__.items() if member.value and member.value & bits == member.value]
     covered = functools.reduce(lambda known, name: known | kind.__members__[name].value, names, 0)
+    if _bits(bits & ~covered) > _MOST_BITS:
+        raise NoCodecError("", f"a {kind.__qualname__} with too many bits")
     return names if covered == bits else [*names, bits & ~covered]
 
 
@@ -186,8 +189,15 @@ def _decode_flag(decoder: Decoder, node: Node) -> Any:
     if not issubclass(kind, enum.Flag):
         raise UnknownTypeError(f"{node['module']}.{node['name']}", "is no flag on this side")
     names = field(node, "v", list)
-    members = [kind(name) if type(name) is int else _member(node, kind, name) for name in names]
-    return functools.reduce(lambda known, member: known | member, members, kind(0))
+    if len(names) > len(kind.__members__) + 1 or sum(map(_bits, names)) > _MOST_BITS:
+        raise MalformedError(f"more members than {kind.__qualname__} can have")
+    numbers = [name if type(name) is int else _member(node, kind, name).value for name in names]
+    # Made once: a type remembers each combination that was ever made of it.
+    return kind(functools.reduce(lambda known, number: known | number, numbers, 0))
+
+
+def _bits(name: Any) -> int:
+    return name.bit_length() if type(name) is int else 0
 
 
 def _decode_fields(decoder: Decoder, node: Node, expected: List[str]) -> Dict[str, Any]:

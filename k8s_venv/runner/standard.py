@@ -20,6 +20,8 @@ _ADDRESSES = frozenset(f"IPv{version}{kind}" for version in (4, 6) for kind in (
 # What compiling the patterns of one value may cost: a character one, a range of many characters, which takes some 40
 # milliseconds, as much as a hundred.
 _MOST_PATTERNS, _RANGE = 20_000, 100
+# Python divides the numbers of a range as soon as there is one, which takes the square of their length.
+_LONGEST_BOUND = 4096  # bits
 _FLAGS = 2 | 4 | 8 | 16 | 32 | 64 | 256  # I, L, M, S, U, X and A of `re`
 _DEBUG = 128
 
@@ -29,6 +31,8 @@ def encode(encoder: Encoder, value: Any, depth: int) -> Optional[Node]:
     kind = type(value)
     if kind is complex:
         return {"$": "complex", "v": [repr(value.real), repr(value.imag)]}
+    if kind is range and not _is_counted(value.start, value.stop, value.step):
+        raise NoCodecError("", "a range of too large numbers")
     if kind is range or kind is slice:
         return {"$": kind.__name__, "v": encoder.nodes([value.start, value.stop, value.step], depth)}
     if kind is getattr(sys.modules.get("fractions"), "Fraction", None):
@@ -66,7 +70,13 @@ def _decode_complex(decoder: Decoder, node: Node) -> complex:
 
 def _decode_range(decoder: Decoder, node: Node) -> range:
     start, stop, step = (field({"v": bound}, "v", int) for bound in decoder.items(node))
+    if not _is_counted(start, stop, step):
+        raise MalformedError("a range of numbers that are too large")
     return range(start, stop, step)
+
+
+def _is_counted(*bounds: int) -> bool:
+    return all(bound.bit_length() <= _LONGEST_BOUND for bound in bounds)
 
 
 def _decode_fraction(decoder: Decoder, node: Node) -> Any:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import subprocess
+import sys
 import traceback
 import unicodedata
 import zlib
@@ -104,6 +106,90 @@ def test_a_failure_raises_exceptions_and_calls_nothing_else(module: str, name: s
 
     with pytest.raises(K8sVenvError, match=name):
         opened(document(dumps(failure), protocol.FAILURE))
+
+
+ENDLESS = range(10**15)
+
+
+def forged(**changes: Any) -> BaseException:
+    """Return what a failure that anyone could write is raised as."""
+    facts: dict[str, Any] = {"module": "builtins", "name": "ValueError", "message": "1", "args": ("1",)}
+    facts |= {"missing": None, "notes": [], "group": None, "traceback": "", **changes}
+    with pytest.raises(Exception) as caught:  # noqa: PT011 -- of any type
+        opened(document(dumps(facts), protocol.FAILURE))
+    return caught.value
+
+
+@pytest.mark.parametrize("entry", ["args", "notes", "group", "left_out", "attributes"])
+@pytest.mark.parametrize("module", ["builtins", "k8s_venv.runner.errors"])
+def test_a_failure_whose_lists_have_no_end_is_refused(entry: str, module: str) -> None:
+    error = forged(**{entry: ENDLESS, "module": module})
+
+    assert isinstance(error, K8sVenvError)
+    assert len(str(error)) < 1000
+
+
+def test_many_arguments_of_a_failure_are_read_in_the_time_of_their_number() -> None:
+    error = forged(args=None, encoded_args=["x"] * 100_000)
+
+    assert isinstance(error, RemoteError)
+    assert len(error.arguments or ()) == 100_000
+
+
+@pytest.mark.parametrize(
+    ("name", "message", "args"),
+    [
+        ("SyntaxError", "m (f, line 1)", ("m", ("f", 1, 1, "x", 1, 10**12))),
+        ("SyntaxError", "m (f, line 1)", ("m", ("f", 1, "x", 5))),
+        ("SyntaxError", "m", ("m", ENDLESS)),
+        ("ExceptionGroup", "m", ("m", ENDLESS)),
+        ("UnicodeDecodeError", "m", ("utf8", b"x", -(2**62), 1 - 2**62, "r")),
+    ],
+)
+def test_a_failure_that_would_harm_who_shows_it_is_a_remote_error(name: str, message: str, args: Any) -> None:
+    error = forged(name=name, message=message, args=args)
+
+    assert isinstance(error, RemoteError)
+    assert error.kind == name
+    assert traceback.format_exception(error)
+
+
+def test_attributes_of_a_failure_touch_nothing_that_python_itself_reads() -> None:
+    attributes = {"args": ENDLESS, "start": -(2**62), "end": 1 - 2**62, "name_from": "x", "end_offset": 10**12}
+    pairs = [(name, dumps(value)) for name, value in attributes.items()]
+    decode = "'utf8' codec can't decode byte 0x78 in position 0: r"
+
+    for name, message, args in (
+        ("UnicodeDecodeError", decode, ("utf8", b"x", 0, 1, "r")),
+        ("SyntaxError", "m (f, line 1)", ("m", ("f", 1, 1, "x"))),
+        ("ValueError", "1", ("1",)),
+    ):
+        error = forged(name=name, message=message, args=args, attributes=pairs)
+        assert type(error).__name__ == name
+        assert error.args == args
+        assert traceback.format_exception(error)
+
+
+def test_showing_a_failure_imports_nothing() -> None:
+    sys.modules.pop("antigravity", None)
+
+    error = forged(name="ImportError", missing="antigravity", attributes=[("name_from", dumps("fly"))])
+
+    assert traceback.format_exception(error)
+    assert "antigravity" not in sys.modules
+
+
+def test_finding_the_type_of_a_failure_imports_nothing() -> None:
+    script = """
+import concurrent.futures
+import sys
+from tests.unit.test_results import forged
+
+forged(module="concurrent.futures", name="ProcessPoolExecutor")
+assert "concurrent.futures.process" not in sys.modules
+"""
+
+    subprocess.run([sys.executable, "-c", script], check=True)
 
 
 @given(st.binary(max_size=200))

@@ -22,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from k8s_venv.runner import values
-from k8s_venv.runner.errors import MalformedError, MissingLibraryError
+from k8s_venv.runner.errors import MalformedError, MissingLibraryError, NoCodecError
 from k8s_venv.runner.registry import MODULE_OF_NAME, codec_module
 from k8s_venv.runner.shipped_types import resolver
 
@@ -44,6 +44,22 @@ class Thing:
 def _with_an_attribute(thing: Thing) -> Thing:
     vars(thing)["more"] = (1,)
     return thing
+
+
+class Bits(enum.IntFlag):
+    ONE = 1
+
+
+class SetError(Exception):
+    ran = 0
+
+    @property
+    def code(self) -> int:
+        return 1
+
+    @code.setter
+    def code(self, value: int) -> None:
+        SetError.ran += 1
 
 
 TYPES = resolver({__name__})
@@ -260,6 +276,104 @@ def test_every_codec_refuses_a_node_without_its_fields() -> None:
 )
 def test_what_is_wrong_is_said(data: bytes, problem: str) -> None:
     assert re.search(problem, refused(data))
+
+
+ENDLESS = {"$": "range", "v": [0, 10**15, 1]}
+
+
+def exception(kind: str, /, *args: Any, **attributes: Any) -> dict[str, Any]:
+    """Return the node for an exception of Python's own."""
+    return {"$": "exception", "name": kind, "args": args, "attributes": list(attributes.items())}
+
+
+@pytest.mark.parametrize(
+    ("node", "problem"),
+    [
+        (exception("ValueError", args=ENDLESS), "has an attribute 'args'"),
+        (exception("ValueError", __notes__=ENDLESS), "no list of texts"),
+        (exception("ValueError", __notes__=[1]), "no list of texts"),
+        (exception("ValueError", with_traceback=1), "has an attribute 'with_traceback'"),
+        (exception("SyntaxError", "m", ENDLESS), "an argument"),
+        (exception("SyntaxError", "m", ["f", 1, 1, "x", 1, 10**12]), "end_offset"),
+        (exception("SyntaxError", "m", ["f", 1, "x", 5]), "text"),
+        (exception("SyntaxError", "m", ["f", 1, 1, "x"], end_offset=10**12), "has an attribute 'end_offset'"),
+        (exception("ExceptionGroup", "m", ENDLESS), "an argument"),
+        (exception("ExceptionGroup", "m", {"$": "ipaddress", "kind": "IPv6Network", "v": "::/0"}), "an argument"),
+        (exception("UnicodeEncodeError", "utf8", "x", -(2**62), 1 - 2**62, "r"), "a position"),
+        (exception("UnicodeTranslateError", "x", 0, 1, "r", start=-(2**62)), "has an attribute 'start'"),
+        # Whoever shows an ImportError with a `name_from` imports the module that it names.
+        (exception("ImportError", "m", name="antigravity", name_from="x"), "has an attribute 'name_from'"),
+    ],
+)
+def test_an_exception_that_harms_who_shows_it_is_refused(node: Any, problem: str) -> None:
+    assert problem in refused(document(node))
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        exception("UnicodeDecodeError", "utf8", {"$": "bytes", "b": 0}, -(2**62), 1 - 2**62, "r"),
+        exception("UnicodeDecodeError", "utf8", {"$": "bytes", "b": 0}, 0, 1, "r", start=-(2**62), end=1 - 2**62),
+    ],
+)
+def test_an_exception_that_reads_any_memory_is_refused(node: Any) -> None:
+    assert re.search("a position|has an attribute 'start'", refused(document(node, b"x")))
+
+
+def test_no_code_of_an_exceptions_type_runs() -> None:
+    node = {**exception("SetError", code=1), "module": __name__}
+
+    assert "has an attribute 'code'" in refused(document(node))
+    assert SetError.ran == 0
+
+
+@pytest.mark.parametrize("kind", ["set", "frozenset", "dict", "counter", "ordereddict", "defaultdict"])
+def test_keys_that_are_made_to_meet_are_refused(kind: str) -> None:
+    # Python's hash of an integer is its remainder, so these are all compared with each other.
+    numbers: list[Any] = [{"$": "int", "v": hex(number * (2**61 - 1))} for number in range(1, 30_000)]
+    members = numbers if kind in ("set", "frozenset") else [[number, 1] for number in numbers]
+
+    assert "told apart" in refused(document({"$": kind, "factory": "list", "v": members}))
+
+
+def test_many_keys_that_differ_are_read() -> None:
+    for value in (set(range(-5000, 5000)), {(number, "x"): number for number in range(5000)}):
+        assert values.loads(values.dumps(value)) == value
+
+
+@pytest.mark.parametrize(
+    "numbers", [[1 << 10_000], [1 << 3000, 1 << 3000], [1 << place for place in range(60)]], ids=["long", "two", "many"]
+)
+def test_a_flag_takes_no_more_memory_than_a_flag(numbers: list[int]) -> None:
+    known = len(Bits._value2member_map_)
+
+    assert "more members than Bits can have" in refused(
+        document({"$": "flag", "module": __name__, "name": "Bits", "v": numbers})
+    )
+    assert len(Bits._value2member_map_) == known
+
+
+def test_a_range_of_huge_numbers_is_refused_by_both_sides() -> None:
+    huge = {"$": "int", "v": hex(3**40_000)}
+
+    assert "numbers that are too large" in refused(document({"$": "range", "v": [0, huge, huge]}))
+    with pytest.raises(NoCodecError, match="too large numbers"):
+        values.dumps(range(0, 3**40_000, 3**20_000))
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        {"$": "date", "v": "x" * 100_000},
+        {"$": "ipaddress", "kind": "IPv6Network", "v": ":" * 100_000},
+        {"$": "complex", "v": ["x" * 100_000, "1"]},
+        {"$": "custom", "name": "x" * 100_000, "v": 1},
+        {"$": "path", "flavour": "x" * 100_000, "v": "1"},
+    ],
+    ids=lambda node: node["$"],
+)
+def test_a_refusal_is_short(node: Any) -> None:
+    assert len(refused(document(node))) < 1000
 
 
 def test_deep_nesting_is_refused() -> None:

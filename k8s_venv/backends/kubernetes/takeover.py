@@ -94,7 +94,7 @@ class CallIdentity:
             salt = bytes.fromhex(sealed.partition(".")[0])
         except ValueError:
             return False
-        return hmac.compare_digest(self._sealed(salt), sealed)
+        return hmac.compare_digest(self._sealed(salt).encode(), sealed.encode())
 
     def _sealed(self, salt: bytes) -> str:
         digest = hashlib.pbkdf2_hmac("sha256", self._text, salt, _ROUNDS)
