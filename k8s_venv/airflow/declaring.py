@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +11,7 @@ from k8s_venv.airflow.compat import conf
 from k8s_venv.airflow.options import check_options
 from k8s_venv.backends import choose_backend
 from k8s_venv.backends.resources import check_resources
-from k8s_venv.calls.source.functions import place_of
+from k8s_venv.calls.source.functions import place_of, refuse_generator
 from k8s_venv.calls.transport import check_serializer, check_transport
 from k8s_venv.errors import CallError, K8sVenvError
 from k8s_venv.project import Project, find_project, load_project, project_at
@@ -117,6 +116,7 @@ def require_function(python_callable: Any, task: str) -> None:
         )
     if not callable(python_callable):
         raise K8sVenvError(f"{task}: python_callable must be a function, not {python_callable!r}.")
-    if inspect.isgeneratorfunction(python_callable) or inspect.isasyncgenfunction(python_callable):
-        name = python_callable.__name__
-        raise K8sVenvError(f"{task}: {name}() yields, and a generator cannot travel. Let it return a list.")
+    try:
+        refuse_generator(python_callable)
+    except CallError as error:
+        raise K8sVenvError(f"{task}: {error.problem}") from None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import dataclasses
 import functools
-import inspect
 import json
 import sys
 import tokenize
@@ -15,7 +14,13 @@ from typing import TYPE_CHECKING, Any
 from k8s_venv.calls.arguments import Arguments, encode_arguments
 from k8s_venv.calls.source.absent import line_of_path_change, modules_among
 from k8s_venv.calls.source.beside import dotted_name, imported_names, modules_beside, package_of
-from k8s_venv.calls.source.functions import function_name, place_of, refuse_nonlocal, written_function
+from k8s_venv.calls.source.functions import (
+    function_name,
+    place_of,
+    refuse_generator,
+    refuse_nonlocal,
+    written_function,
+)
 from k8s_venv.calls.source.imports import Calls, imports_in
 from k8s_venv.calls.source.modulefile import module_file
 from k8s_venv.calls.source.names import names_in
@@ -218,9 +223,7 @@ def _refuse_uncallable(function: Any) -> None:
     """Refuse what no call can be made of, or whose value can never come back."""
     if not callable(function):
         raise CallError(f"{function!r} is not a function, so it cannot be called.")
-    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-        name = function_name(function)
-        raise CallError(f"{name}() yields, and a generator cannot travel. Let it return a list.", *place_of(function))
+    refuse_generator(function)
 
 
 def _refuse_shadowing(captured: Captured) -> None:

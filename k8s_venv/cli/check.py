@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from k8s_venv.checking import Task
 
 _LONGEST_VALUE = 100  # characters
+_NAMED_TASKS = 3  # of those that one finding is about
 _PLAIN_MODULES = {"builtins", "datetime", "decimal", "uuid", "pathlib", "collections"}
 _SECRET_NAME = re.compile(r"(?i)pass|secret|token|api_?key|credential|private|conn|dsn")
 _PASSWORD_IN_URL = re.compile(r"(\w+://[^\s/:@]*:)[^\s@]+@")
@@ -46,7 +47,8 @@ def check(given: Path | None, paths: tuple[Path, ...], registry: bool, form: str
     is its environment declared and its lock fresh, can the target's Python parse what travels, can everything that it
     uses travel, and does the lock, or the folder of the DAG, provide every import?
 
-    One finding a line, as path:line: task: message. The exit code is 1 when there are findings.
+    One line for each place and message, as path:line: tasks: message; JSON has an object for each task. The exit code
+    is 1 when there are findings.
 
     \b
     Examples:
@@ -70,9 +72,10 @@ def check(given: Path | None, paths: tuple[Path, ...], registry: bool, form: str
             tasks += found
             findings += broken
         findings = sorted({*findings, *check_tasks(tasks, exists)})
-    _print(findings, form)
+    by_place = _by_place(findings)
+    _print(findings, by_place, form)
     read = f"{counted(len(tasks), 'isolated task')} in {counted(len(files), 'file')}"
-    console().print(f"{read}, {counted(len(findings), 'finding')}")
+    console().print(f"{read}, {counted(len(by_place), 'finding')}")
     if findings:
         raise click.exceptions.Exit(1)
 
@@ -180,16 +183,29 @@ class _Named:
         return f"<{self._name}>"
 
 
-def _print(findings: list[Finding], form: str) -> None:
+def _by_place(findings: list[Finding]) -> dict[tuple[str, int, str], list[str]]:
+    """Return the tasks of each path, line and message: one line may fail in many tasks."""
+    tasks: dict[tuple[str, int, str], list[str]] = {}
+    for each in findings:
+        tasks.setdefault((each.path, each.line, each.message), []).append(each.task)
+    return tasks
+
+
+def _print(findings: list[Finding], by_place: dict[tuple[str, int, str], list[str]], form: str) -> None:
     if form == "json":
         fields = ("path", "line", "task", "message")
         click.echo(json.dumps([{field: getattr(each, field) for field in fields} for each in findings], indent=2))
         return
-    for each in findings:
-        subject = f"{each.task}: " if each.task else ""
+    for (path, line, message), tasks in by_place.items():
+        subject = f"{_some(tasks)}: " if any(tasks) else ""
         if form == "github":
             # As GitHub's own toolkit writes what its workflow commands hold.
-            escaped = (subject + each.message).replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
-            click.echo(f"::error file={each.path},line={each.line}::{escaped}")
+            escaped = (subject + message).replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+            click.echo(f"::error file={path},line={line}::{escaped}")
         else:
-            click.echo(f"{each.path}:{each.line}: {subject}{' '.join(each.message.split())}")
+            click.echo(f"{path}:{line}: {subject}{' '.join(message.split())}")
+
+
+def _some(tasks: list[str]) -> str:
+    named = ", ".join(tasks[:_NAMED_TASKS])
+    return named if len(tasks) <= _NAMED_TASKS else f"{named} and {len(tasks) - _NAMED_TASKS} more"

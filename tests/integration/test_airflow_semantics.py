@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from k8s_venv.errors import K8sVenvError
-from tests.airflow_home import HEAD, SAME, LoadText, RunText
+from tests.airflow_home import AIRFLOW, HEAD, SAME, LoadText, RunText
 
+METADATA = AIRFLOW if AIRFLOW == "airflow.sdk" else "airflow.datasets.metadata"
 FLOW = """
 @dag(schedule=None, default_args={"environment": "same"}, params={"p": 7})
 def pipeline():
@@ -331,6 +332,27 @@ MISTAKES = [
     (
         "@task.isolated('same')\n    def work(n): yield n\n    work.expand(n=[1])",
         "work() yields, and a generator cannot",
+    ),
+    (
+        "import functools\n    def work(n): yield n\n"
+        "    IsolatedOperator(task_id='t', environment='same', python_callable=functools.partial(work, 1))",
+        "Task 't': work() yields, and a generator cannot travel. Let it return a list.",
+    ),
+    (
+        f"from {METADATA} import Metadata as Told\n"
+        "    @task.isolated('same')\n    def work():\n        yield Told('orders', {'rows': 2})\n        return 2\n"
+        "    work()",
+        "work() yields Metadata, which needs Airflow itself. Let work() return its value only, and let a plain task "
+        "after it yield the Metadata, with the asset among that task's outlets.",
+    ),
+    (
+        "@task.isolated('same')\n    def work():\n"
+        f"        import {METADATA} as assets\n        yield assets.Metadata('orders')\n    work()",
+        "work() yields Metadata, which needs Airflow itself.",
+    ),
+    (
+        "class Metadata: ...\n    @task.isolated('same')\n    def work(): yield Metadata()\n    work()",
+        "work() yields, and a generator cannot travel.",
     ),
     ("@task.isolated('same', retrys=1)\n    def work(): ...\n    work()", "'retrys'. Did you mean 'retries'?"),
     (

@@ -365,6 +365,60 @@ def test_an_environment_that_was_never_locked_is_one_finding(tmp_path: Path) -> 
     assert line.endswith("Run `k8s-venv lock bare`. 3 tasks use this environment.")
 
 
+SHARED = """
+from airflow.sdk import dag, task
+from sources import url_of
+
+@dag(schedule=None)
+def imports():
+    for number in range(50):
+        @task.isolated("bare", task_id=f"load_{number:02}", OPTIONS)
+        def load():
+            return url_of("stock")
+
+        load()
+
+    @task.isolated("bare", optional_variables=["B"])
+    def other():
+        return url_of("stock")
+
+    other()
+
+imports()
+"""
+SOURCES = """
+from airflow.sdk import Variable
+
+A = Variable.get("A", None)
+
+def url_of(name):
+    return f"{A}/{name}"
+"""
+NOT_NAMED = "uses the variable 'A', which the task does not name, so it does not arrive. Give the task "
+
+
+def test_one_line_that_fails_in_many_tasks_is_one_finding_for_each_thing_to_do(tmp_path: Path) -> None:
+    (tmp_path / "k8s-venv.toml").write_text('[environments.bare]\npython = "3.12"\nimage = "example.com/airflow:3"\n')
+    (tmp_path / "dag.py").write_text(SHARED.replace("OPTIONS", ""))
+    (tmp_path / "sources.py").write_text(SOURCES)
+    some = "imports.load_00, imports.load_01, imports.load_02 and 47 more"
+
+    done = run(tmp_path, "check", "dag.py")
+    annotated = run(tmp_path, "check", "--format", "github", "dag.py")
+    each = json.loads(run(tmp_path, "check", "--format", "json", "dag.py").stdout)
+
+    lines = [
+        f'{some}: {NOT_NAMED}optional_variables=["A"].',
+        f'imports.other: {NOT_NAMED}optional_variables=["B", "A"].',
+    ]
+    assert done.stdout.splitlines() == [f"{tmp_path}/sources.py:4: {line}" for line in lines]
+    assert "51 isolated tasks in 1 file, 2 findings" in done.stderr
+    assert annotated.stdout.splitlines() == [f"::error file={tmp_path}/sources.py,line=4::{line}" for line in lines]
+    assert len(each) == 51
+    assert {"path": f"{tmp_path}/sources.py", "line": 4, "task": "imports.load_49"}.items() <= each[49].items()
+    assert each[49]["message"] == f'{NOT_NAMED}optional_variables=["A"].'
+
+
 def test_explain_shows_what_travels(project: Path) -> None:
     done = run(project, "explain", "dags/faults.py", "fine")
 

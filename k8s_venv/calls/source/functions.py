@@ -13,7 +13,7 @@ from k8s_venv.errors import CallError
 from k8s_venv.runner.shipped_types import is_reloaded
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 
 def written_function(function: Any) -> FunctionType | None:
@@ -85,6 +85,25 @@ def refuse_nonlocal(function: Any) -> None:
         )
 
 
+def refuse_generator(function: Any) -> None:
+    """Refuse a function that yields.
+
+    Raises:
+        CallError: it does.
+    """
+    if not (inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)):
+        return
+    name, inner = function_name(function), written_function(function)
+    if inner is not None and _names_metadata(inner):
+        problem = (
+            f"{name}() yields Metadata, which needs Airflow itself. Let {name}() return its value only, and let a "
+            "plain task after it yield the Metadata, with the asset among that task's outlets."
+        )
+    else:
+        problem = f"{name}() yields, and a generator cannot travel. Let it return a list."
+    raise CallError(problem, *place_of(function))
+
+
 def outer_values(function: FunctionType) -> dict[str, Any]:
     """Return what a function takes from outside by name: defaults and variables of enclosing functions."""
     found: dict[str, Any] = {}
@@ -95,6 +114,25 @@ def outer_values(function: FunctionType) -> dict[str, Any]:
         if not is_empty(cell):
             found[name] = cell.cell_contents
     return found
+
+
+def _names_metadata(function: FunctionType) -> bool:
+    """Return whether a function uses Airflow's class for what a task tells of an asset."""
+    known = {**function.__globals__, **outer_values(function)}
+    for name in _names_in(function.__code__):
+        value = known.get(name)
+        if value is None and name == "Metadata":  # an attribute of a module, or imported inside
+            return True
+        if isinstance(value, type) and value.__name__ == "Metadata" and value.__module__.startswith("airflow."):
+            return True
+    return False
+
+
+def _names_in(code: CodeType) -> Iterator[str]:
+    yield from (*code.co_names, *code.co_freevars)
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _names_in(constant)
 
 
 def _assigned_free_variables(code: CodeType) -> list[str]:
