@@ -137,6 +137,8 @@ class Captured:
         named = {file for file in imports if file not in files.values()}
         pending = self.slicer.imported
         for module in pending:  # it grows
+            if module.endswith(".**"):  # what a computed name may be
+                continue
             names = [name for name in files if module.endswith(".*") and name.startswith(module[:-1])]
             for name in (*names, *_packages_of(module), module):
                 if name in files and files[name] not in named:

@@ -255,3 +255,44 @@ def test_a_lookup_by_another_name_expects_that_the_module_may_be_missing(capture
     captured = captured_of(body("from importlib.util import find_spec as found\nreturn found('not_there')"))
 
     assert [each.optional for _, each in captured.imports if each.module == "not_there"] == [True]
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import importlib\nJOBS = {'a': 'pkg.sub'}\n" + body("return importlib.import_module(JOBS['a'])"),
+        "import importlib\ndef f(names=('pkg.sub', 'os')):\n    return [importlib.import_module(n) for n in names]",
+        "import importlib\ndef f(path='pkg.sub:x'):\n    return importlib.import_module(path.split(':')[0])",
+        "import importlib\nfor name in ['json']:\n    pass\n"
+        "def f(path='pkg.sub:x'):\n    name, _, _ = path.partition(':')\n    return importlib.import_module(name)",
+        "import importlib\ndef f(name):\n    return importlib.import_module(name)\ndef use():\n    return f('pkg.sub')",
+        "import importlib\ndef f(name):\n    return importlib.import_module(name, 'pkg')\nNAMES = ['.sub']",
+    ],
+)
+def test_of_a_name_that_is_computed_the_modules_travel_that_the_file_names(code: str, travelling: Travelling) -> None:
+    assert travelling(code) >= SUB
+
+
+def test_a_package_that_imports_its_modules_when_they_are_asked_for_travels_with_them(
+    captured_of: Capturing, tmp_path: Path
+) -> None:
+    (tmp_path / "lazily").mkdir()
+    (tmp_path / "lazily/__init__.py").write_text(
+        "from importlib import import_module\nOF = {'Thing': '.thing'}\n"
+        "def __getattr__(name):\n    return getattr(import_module(OF[name], __name__), name)\n"
+    )
+    (tmp_path / "lazily/thing.py").write_text("class Thing: pass\n")
+
+    captured = captured_of(body("from lazily import Thing"))
+
+    assert captured.beside.keys() == {"lazily/__init__.py", "lazily/thing.py"}
+
+
+def test_a_module_that_only_may_be_imported_is_not_judged(captured_of: Capturing, tmp_path: Path) -> None:
+    (tmp_path / "space/part.py").write_text("import nowhere\n")
+    code = "import importlib\nNAME = {'a': 'space.part'}\n" + body("return importlib.import_module(NAME['a'])")
+
+    captured = captured_of(code)
+
+    assert "space/part.py" in captured.beside
+    assert all(each.module != "nowhere" for _, each in captured.imports)

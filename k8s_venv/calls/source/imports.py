@@ -88,10 +88,12 @@ class Calls:
     Args:
         functions: the functions that do so, by the names under which it calls them.
         texts: the texts that its names stand for.
+        dotted: all its texts that may be names of modules, for calls whose text is computed.
     """
 
     functions: Mapping[str, str] = dataclasses.field(default_factory=dict)
     texts: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    dotted: tuple[str, ...] = ()
 
 
 def imports_in(nodes: Iterable[ast.AST], calls: Calls) -> Iterator[Import]:
@@ -123,7 +125,15 @@ def import_calls(tree: ast.AST, text: str) -> Calls:
         elif isinstance(node, ast.Assign) and _name_of(node.value) in known:
             called = known[_name_of(node.value)]
             known |= {target.id: called for target in node.targets if isinstance(target, ast.Name)}
-    return Calls(known, _texts_of_names(tree))
+    return Calls(known, _texts_of_names(tree), tuple(_dotted_texts(tree)))
+
+
+def _dotted_texts(tree: ast.AST) -> Iterator[str]:
+    texts = (node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str))
+    for text in dict.fromkeys(texts):
+        name = text.partition(":")[0]  # `package.module:attribute`
+        if "." in name and all(part.isidentifier() for part in name.lstrip(".").split(".")):
+            yield name
 
 
 def _texts_of_names(tree: ast.AST) -> dict[str, tuple[str, ...]]:
@@ -195,13 +205,16 @@ def _imports_by_call(node: ast.Call, calls: Calls, *, optional: bool) -> Iterato
     if called in _DATA and isinstance(first, ast.Name | ast.Attribute) and not texts:
         is_own = _name_of(first) in _OWN_PACKAGE  # `files(__package__)`, else `files(helpers)`
         yield Import("" if is_own else ast.unparse(first), (), node.lineno, True, int(is_own), data=True)
+    elif isinstance(first, ast.Name) or not (first is None or texts or isinstance(first, ast.Constant)):
+        yield from _candidates(node, package, calls)
     for text in texts:
         name = text.partition(":")[0]  # `resolve_name("package.module:attribute")`
         level = len(name) - len(name.lstrip("."))
         names: tuple[str, ...] = ("**",) if name.endswith("**") else ()
         module = name.removesuffix("**").strip(".")
         if called == "__import__":
-            level, names = _of_dunder_import(node.args, given)
+            level, given_names = _of_dunder_import(node.args, given)
+            names = names or given_names
             yield Import(module, names, node.lineno, optional, level)
             continue
         found = Import(module, names, node.lineno, optional, level, data=called in _DATA)
@@ -212,6 +225,18 @@ def _imports_by_call(node: ast.Call, calls: Calls, *, optional: bool) -> Iterato
         elif level and _name_of(package) not in _OWN_PACKAGE:
             continue  # its package is only known where it runs
         yield found
+
+
+def _candidates(node: ast.Call, package: ast.expr | None, calls: Calls) -> Iterator[Import]:
+    """Yield what a call with a computed text may import: any module that a text of its file names."""
+    is_own = _name_of(package) in _OWN_PACKAGE
+    for text in calls.dotted:
+        level = len(text) - len(text.lstrip("."))
+        found = Import(f"{text.lstrip('.')}.**", (), node.lineno, True, level)
+        if level and isinstance(package, ast.Constant):
+            found = found.absolute(str(package.value))
+        if is_own or not found.level:
+            yield found
 
 
 def _texts(node: ast.expr | None, calls: Calls) -> list[str]:
