@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from k8s_venv.calls.packed import PackedCall
 
 _AIRFLOW_ERRORS = {"AirflowException", "AirflowNotFoundException", "AirflowBadRequest", "AirflowTaskTimeout"}
+_LONGEST_NAME = 200  # characters of a module's name
 _RUNNER_ERRORS = "k8s_venv.runner.errors"
 
 
@@ -278,7 +279,9 @@ def _our_error(failure: Mapping[str, Any], call: PackedCall) -> Exception:
 
 def _requirement_hint(missing: str, call: PackedCall) -> str:
     environment = call.environment
-    why = why_absent(missing, None, environment.root) or (
+    # What is no module's name could be the path of any file.
+    is_name = len(missing) < _LONGEST_NAME and all(part.isidentifier() for part in missing.split("."))
+    why = (why_absent(missing, None, environment.root) if is_name else "") or (
         f"Add the package that provides it to {environment.requirements_place}, then run `k8s-venv lock "
         f"{environment.name}`."
     )

@@ -11,7 +11,7 @@ import sys
 
 from k8s_venv.runner import quickjson
 from k8s_venv.runner.errors import MalformedError, MissingLibraryError, UnknownCodecError, UnreadableVersionError
-from k8s_venv.runner.registry import MODULE_OF_NAME, codec_module, registered
+from k8s_venv.runner.registry import LONGEST_KEY, MODULE_OF_NAME, codec_module, registered
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ class Decoder:
         self.unpickle = unpickle
         self.notes = notes
         self.patterns = 0  # what compiling the regular expressions so far has cost
+        self.long_keys = 0  # integers so far that are too long for a key
         self.collisions = 0  # keys so far that had the hash of another
         self._forget = forget
         self._buffers: List[Optional[memoryview]] = list(buffers)
@@ -105,12 +106,17 @@ class Decoder:
         except Exception as error:
             raise self.unreadable(library, error) from error
 
-    def keys(self, found: List[Any]) -> List[Any]:
-        """Return members of a set, or keys of a dictionary, that can be told apart in the time of their number.
+    def keys(self, nodes: List[Any]) -> List[Any]:
+        """Return members of a set, or keys of a dictionary, that can be told apart in the time of their length.
 
         Raises:
-            MalformedError: too many have the same hash as another: each would be compared with each.
+            MalformedError: too many have the same hash as another, and each would be compared with each; or one holds
+                an integer that is too long to be compared.
         """
+        long_keys = self.long_keys
+        found = [self.value(node) for node in nodes]
+        if self.long_keys > long_keys:
+            raise MalformedError("an integer in a set or a key that is too long to be compared")
         if len(found) > _MANY and not _RANDOM_HASH.issuperset(map(type, found)):
             self.collisions += len(found) - len(set(map(hash, found)))
             if self.collisions > _MANY:
@@ -123,9 +129,9 @@ class Decoder:
 
     def pairs(self, node: Node) -> List[Tuple[Any, Any]]:
         """Return the keys and values in a node's list of pairs."""
-        found = [(self.value(key), self.value(item)) for key, item in field(node, "v", list)]
-        self.keys([key for key, _ in found])
-        return found
+        entries = field(node, "v", list)
+        keys = self.keys([key for key, _ in entries])
+        return list(zip(keys, [self.value(item) for _, item in entries]))
 
     def unreadable(self, library: str, error: BaseException) -> MalformedError:
         """Return the error for a part of the value that a library here cannot hold."""
@@ -161,6 +167,12 @@ def _load_decoder(name: Any) -> Callable[[Decoder, Node], Any]:
     return _DECODERS[name]
 
 
+def _decode_int(decoder: Decoder, node: Node) -> int:
+    value = int(field(node, "v", str), 16)
+    decoder.long_keys += value.bit_length() > LONGEST_KEY
+    return value
+
+
 def _decode_float(decoder: Decoder, node: Node) -> float:
     return {name: float(name) for name in ("nan", "inf", "-inf")}[node["v"]]
 
@@ -192,13 +204,13 @@ def _decode_registered(decoder: Decoder, node: Node) -> Any:
 _DECODERS: Dict[str, Callable[[Decoder, Node], Any]] = {
     "json": lambda decoder, node: quickjson.loads(str(decoder.buffer(node["b"]), "utf-8")),
     "str": lambda decoder, node: str(decoder.buffer(node["b"]), "utf-8", "surrogatepass"),
-    "int": lambda decoder, node: int(field(node, "v", str), 16),
+    "int": _decode_int,
     "float": _decode_float,
     "bytes": lambda decoder, node: bytes(decoder.buffer(node["b"])),
     "bytearray": lambda decoder, node: bytearray(decoder.buffer(node["b"])),
     "tuple": lambda decoder, node: tuple(decoder.items(node)),
-    "set": lambda decoder, node: set(decoder.keys(decoder.items(node))),
-    "frozenset": lambda decoder, node: frozenset(decoder.keys(decoder.items(node))),
+    "set": lambda decoder, node: set(decoder.keys(field(node, "v", list))),
+    "frozenset": lambda decoder, node: frozenset(decoder.keys(field(node, "v", list))),
     "dict": lambda decoder, node: dict(decoder.pairs(node)),
     "custom": _decode_registered,
     "cloudpickle": _decode_pickle,

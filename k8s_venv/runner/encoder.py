@@ -8,7 +8,15 @@ from itertools import chain
 
 from k8s_venv.runner import quickjson
 from k8s_venv.runner.errors import NoCodecError
-from k8s_venv.runner.registry import LIBRARIES, MAX_DEPTH, MODULE_OF_PACKAGE, Later, codec_module, registered
+from k8s_venv.runner.registry import (
+    LIBRARIES,
+    LONGEST_KEY,
+    MAX_DEPTH,
+    MODULE_OF_PACKAGE,
+    Later,
+    codec_module,
+    registered,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -48,6 +56,7 @@ class Encoder:
         self.types = types
         self.notes = notes
         self.pickle = pickle
+        self._long_keys = 0  # integers so far that are too long for a key
         self.patterns = 0  # what compiling the regular expressions so far will cost
         self._failures = 0
 
@@ -81,7 +90,10 @@ class Encoder:
         if kind is str:
             return value if value.isascii() or is_text(value) else self._surrogates(value)
         if kind is int:
-            return value if -_LARGEST_DECIMAL < value < _LARGEST_DECIMAL else {"$": "int", "v": hex(value)}
+            if -_LARGEST_DECIMAL < value < _LARGEST_DECIMAL:
+                return value
+            self._long_keys += value.bit_length() > LONGEST_KEY
+            return {"$": "int", "v": hex(value)}
         if kind is float:
             return value if math.isfinite(value) else {"$": "float", "v": repr(value)}
         if depth > MAX_DEPTH:
@@ -115,7 +127,10 @@ class Encoder:
     def _distinct(self, encode: Callable[[Any, int], List[Any]], values: Any, depth: int) -> List[Any]:
         """Return nodes that must differ, as those of keys: those of plainer values need not."""
         known = self.notes.count if self.notes is not None else 0
+        long_keys = self._long_keys
         nodes = encode(values, depth)
+        if self._long_keys > long_keys:
+            raise NoCodecError("", f"an integer of more than {LONGEST_KEY:,} bits in a set or a key")
         noted = self.notes is not None and self.notes.count > known
         if noted and len(set(map(quickjson.dumps, nodes))) < len(nodes):
             raise NoCodecError("", "a set, or the keys of a dictionary, that would be fewer once they are plain")

@@ -170,6 +170,18 @@ def test_attributes_of_a_failure_touch_nothing_that_python_itself_reads() -> Non
         assert traceback.format_exception(error)
 
 
+@pytest.mark.parametrize("missing", ["x" * 100_000, "../../../etc/passwd", "a\0b", "..", ""])
+def test_a_module_without_a_modules_name_is_looked_for_nowhere(missing: str) -> None:
+    error = failed_import(missing)
+
+    assert type(error) is ModuleNotFoundError
+    assert "There is no" not in "".join(getattr(error, "__notes__", ()))
+
+
+def failed_import(missing: str) -> BaseException:
+    return forged(name="ModuleNotFoundError", missing=missing)
+
+
 def test_showing_a_failure_imports_nothing() -> None:
     sys.modules.pop("antigravity", None)
 
