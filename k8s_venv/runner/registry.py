@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 MAX_DEPTH = 100
 # Bits of an integer in a set or a key: to compare it with a decimal takes the square of them.
-LONGEST_KEY = 16_384
+LONGEST_KEY = 65_536
 LIBRARIES = frozenset(["numpy", "pandas", "polars", "pyarrow"])
 
 # By the package that defines a value's type, and by the first part of a wire name.
