@@ -26,11 +26,12 @@ if TYPE_CHECKING:
     from k8s_venv.locks.lockfile import Lock
     from k8s_venv.project import BackendName, Project
 
-# Airflow's exceptions for which an environment without Airflow has something of its own.
-_INSTEAD = {
+# Airflow's names for which an environment without Airflow has something of its own.
+_EXCEPTIONS = {
     "AirflowSkipException": "runtime.skip()",
     "AirflowFailException": "runtime.fail()",
 }
+_INSTEAD = {**_EXCEPTIONS, "get_current_context": "runtime.get_current_context()"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -245,7 +246,8 @@ def _advice(task: Task, captured: Captured, file: str, found: Import, module: st
         )
     package = " or ".join(known) if known else "the package that provides it"
     add = f"dd {package} to {environment.requirements_place} and run `k8s-venv lock {environment.name}`."
-    replaced = [name for name in found.names or _INSTEAD if name in _INSTEAD] if _has_exceptions(module) else []
+    names = found.names or (_EXCEPTIONS if _has_exceptions(module) else ())
+    replaced = [name for name in names if name in _INSTEAD] if _top(module) == "airflow" else []
     if not replaced:
         return f"A{add}"
     calls = " and ".join(f"{_INSTEAD[name]} instead of {name}" for name in replaced)

@@ -519,17 +519,24 @@ def exceptions():
 
         raise AirflowException
 
+    @task.isolated("bare")
+    def context():
+        from airflow.operators.python import get_current_context
+
+        return get_current_context()["ds"]
+
     skips()
     others()
+    context()
 
 exceptions()
 """
 
 
-def test_for_airflows_exceptions_what_needs_no_airflow_is_named(tmp_path: Path) -> None:
+def test_for_what_is_airflows_what_needs_no_airflow_is_named(tmp_path: Path) -> None:
     write_project(tmp_path, '[environments.bare]\npython = "3.8"\n', EXCEPTIONS)
 
-    skips, others = run(tmp_path, "check").stdout.splitlines()
+    skips, others, context = run(tmp_path, "check").stdout.splitlines()
 
     assert skips.endswith(
         "imports airflow.exceptions, which nothing in environment 'bare' provides. Use runtime.skip() instead of "
@@ -538,6 +545,11 @@ def test_for_airflows_exceptions_what_needs_no_airflow_is_named(tmp_path: Path) 
     )
     assert "Use runtime.skip() instead of AirflowSkipException (from k8s_venv" in others
     assert "For the rest, add apache-airflow" in others
+    assert context.endswith(
+        "imports airflow.operators.python, which nothing in environment 'bare' provides. Use "
+        "runtime.get_current_context() instead of get_current_context (from k8s_venv import runtime), which needs no "
+        "Airflow there."
+    )
 
 
 NAMESPACES = """
