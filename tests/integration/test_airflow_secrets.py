@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from k8s_venv.errors import K8sVenvError
-from tests.airflow_home import AIRFLOW, airflow_home
+from tests.airflow_home import AIRFLOW, VERSION, airflow_home
 
 HERE = "{}.{}".format(*sys.version_info)
 # In several writings, so that a leak of any is found: the word stands in all of them.
@@ -99,6 +99,8 @@ def test_secrets_reach_the_task_and_no_output(run: Run) -> None:
 
 @pytest.mark.parametrize("kind", ["connection", "variable"])
 def test_what_airflow_does_not_have_is_told(kind: str) -> None:
+    if kind == "variable" and VERSION.startswith("3.0."):
+        pytest.skip("Airflow 3.0 looks variables up within tasks alone")
     airflow_home()
     from k8s_venv.airflow.secrets import SecretNames, resolve_secrets
 
