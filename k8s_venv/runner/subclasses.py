@@ -156,7 +156,9 @@ def _decode(decoder: Decoder, node: Node) -> Any:
     except Exception as error:
         if decoder.notes is None:
             raise UserError(error) from error
-        reason = f"{type(error).__name__}: {error}"
+        reason = type(error).__name__  # the text of any other error may show a part of the value
+        if isinstance(error, ImportError):
+            reason += f": {error}"
     value = decoder.value(node["v"])
     place = str(node.get("place") or "")
     decoder.notes.add(f"of the type {name}, which arrives as a plain {type(value).__name__} ({reason})", path=place)
