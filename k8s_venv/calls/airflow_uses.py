@@ -14,7 +14,6 @@ from k8s_venv import runtime
 from k8s_venv.calls.context_objects import CONTEXT_ALIASES, CONTEXT_OBJECTS
 from k8s_venv.calls.reached import reached
 from k8s_venv.calls.source.functions import written_function
-from k8s_venv.runner.restoring import parse_slice
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
@@ -80,12 +79,11 @@ def uses_of_airflow(captured: Captured, given: Collection[str] = ()) -> list[Use
         given: the names of the function's keyword arguments, which do not come from Airflow's context.
     """
     whole = {str(file) for file in captured.beside.values()}
-    pieces = [(file, parse_slice({"file": file, "line": line, "text": text})) for file, line, text in captured.source]
-    slices = [statement for file, body in pieces if file not in whole for statement in body]
-    alive = reached(slices, [body for file, body in pieces if file in whole])
+    slices = [statement for file, body in captured.trees if file not in whole for statement in body]
+    alive = reached(slices, [body for file, body in captured.trees if file in whole])
     own = written_function(captured.callable)
     found: set[Use] = set()
-    for file, body in pieces:
+    for file, body in captured.trees:
         reader = _Reader(file, alive, own, given)
         scope = {**_locals(ast.Module(body, []), reader.resolve, {}), **_module_scope(file, own)}
         for statement in body:

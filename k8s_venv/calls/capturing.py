@@ -115,7 +115,7 @@ class Captured:
     def imports(self) -> list[tuple[str, Import]]:
         """Return the imports in the source that runs in the environment, each with its file."""
         found: dict[str, list[Import]] = {}
-        for file, nodes in self._trees:
+        for file, nodes in self.trees:
             calls = module_file(file).import_calls if nodes else Calls()
             found.setdefault(file, []).extend(each.absolute(self.package(file)) for each in imports_in(nodes, calls))
         named = self._named(found)
@@ -149,7 +149,7 @@ class Captured:
     @functools.cached_property
     def path_changes(self) -> dict[str, int]:
         """Return the lines that add a folder to ``sys.path`` in the environment, by their files."""
-        found = {file: line_of_path_change(nodes) for file, nodes in self._trees}
+        found = {file: line_of_path_change(nodes) for file, nodes in self.trees}
         return {file: line for file, line in found.items() if line}
 
     @property
@@ -158,7 +158,8 @@ class Captured:
         return self._parsed[1]
 
     @property
-    def _trees(self) -> list[tuple[str, list[ast.stmt]]]:
+    def trees(self) -> list[tuple[str, list[ast.stmt]]]:
+        """Return each piece of source that parses here, as file and statements."""
         return self._parsed[0]
 
     @functools.cached_property
