@@ -40,13 +40,13 @@ def test_an_absence_of_the_api_server_is_said_in_one_sentence(
     with caplog.at_level(logging.INFO):
         outcome = cluster.run(
             cluster.pod(),
-            cluster.call(sleep, 25),
+            cluster.call(sleep, 60),
             client=behind(gate),
             while_running=threading.Thread(target=leave).start,
         )
 
     assert outcome.value == "slept"
-    assert outcome.lines == [f"second {number}" for number in range(25)]
+    assert outcome.lines == [f"second {number}" for number in range(60)]
     told = [said for said in outcome.said if "API server" in said]
     assert ["does not answer" in said for said in told] == [True, False], outcome.said
     assert [record for record in caplog.records if record.name.startswith("urllib3")] == []

@@ -202,7 +202,7 @@ def test_what_needs_airflow_names_the_alternative() -> None:
         ti.xcom_pull(task_ids="other")
     with pytest.raises(AttributeError, match="Return the value"):
         ti.xcom_push("key", 1)
-    with pytest.raises(KeyError, match=r"Use runtime.get_variable\(.*Available: ds, ti"):
+    with pytest.raises(KeyError, match=r"call runtime.get_variable\(.*Available: ds, ti"):
         context["var"]
     assert context.get("var") is None
     with contextlib.suppress(KeyError):
