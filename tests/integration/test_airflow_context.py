@@ -74,7 +74,7 @@ def test_each_key_of_airflows_context_travels_or_is_refused_with_what_to_do_inst
 
 SAME_KEYS = """
 @dag(schedule=None, default_args={"environment": "same"})
-def lineage():
+def context_keys():
     @task
     def plain(**context):
         return sorted(context)
@@ -91,7 +91,7 @@ def lineage():
     isolated()
     of_callbacks()
 
-lineage()
+context_keys()
 """
 
 

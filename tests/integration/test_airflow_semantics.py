@@ -105,7 +105,7 @@ def test_a_run_takes_the_course_that_airflow_gives_it(run_text: RunText) -> None
 
 VALUES = """
 @dag(schedule=None, params={"p": 7})
-def pipeline():
+def values_flow():
     @task.isolated("same", multiple_outputs=True)
     def several():
         return {"numbers": [1, 2, 3], "word": "w"}
@@ -169,7 +169,7 @@ def pipeline():
     named.expand(name=["a", "b"])
     before()
 
-pipeline()
+values_flow()
 """
 
 
@@ -188,7 +188,7 @@ def test_values_flow_as_xcoms_do(run_text: RunText, same_environment: Path) -> N
     assert values["zipped[0]"][1]["x"] == 1
     assert values["templated"] == [
         ["7", "w", {"deep": ["templated"]}],
-        {"x": {"numbers": [1, 2, 3], "word": "w"}, "rendered": "pipeline"},
+        {"x": {"numbers": [1, 2, 3], "word": "w"}, "rendered": "values_flow"},
     ]
     assert values["of_group"] == 12
     assert values["from_files"] == ["select 7", {"query": "select 7", "p": "7"}]
