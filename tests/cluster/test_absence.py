@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import threading
 import time
@@ -18,9 +19,9 @@ from tests.cluster.direct import Cluster, sleep
 from tests.gate import Gate
 
 
-def behind(gate: Gate) -> Any:
-    """Return a client of the cluster's administrator that goes through a gate."""
-    configuration = kubernetes.client.Configuration.get_default_copy()
+def behind(gate: Gate, client: Any) -> Any:
+    """Return a client like another one that goes through a gate; the default one may be of another test's account."""
+    configuration = copy.deepcopy(client.api_client.configuration)
     configuration.tls_server_name = urlsplit(configuration.host).hostname
     configuration.host = f"https://127.0.0.1:{gate.port}"
     return kubernetes.client.CoreV1Api(kubernetes.client.ApiClient(configuration))
@@ -41,7 +42,7 @@ def test_an_absence_of_the_api_server_is_said_in_one_sentence(
         outcome = cluster.run(
             cluster.pod(),
             cluster.call(sleep, 60),
-            client=behind(gate),
+            client=behind(gate, cluster.client),
             while_running=threading.Thread(target=leave).start,
         )
 
