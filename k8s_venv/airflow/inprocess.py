@@ -129,13 +129,16 @@ def _refuse_assets(dag: DAG) -> None:
 def _its_file_alone(dag: DAG) -> Iterator[None]:
     """Have ``DAG.test`` of Airflow 3.1 and later store this DAG as its file is now, without the bundle's other files.
 
-    By itself it loads all of the bundle, and nothing where the database knows a version of the DAG, however old.
+    By itself it loads all of the bundle, and nothing where the database knows a version of the DAG, however old, or was
+    given one less than ``[core] min_serialized_dag_update_interval`` ago.
     """
     if not (TYPE_CHECKING or AIRFLOW >= (3, 1)):
         yield
         return
+    from airflow import settings
     from airflow.models.dag_version import DagVersion
 
+    soon = mock.patch.object(settings, "MIN_SERIALIZED_DAG_UPDATE_INTERVAL", 0, create=True)
     dagbag = _dagbag_module()
     kind = "BundleDagBag" if hasattr(dagbag, "BundleDagBag") else "DagBag"
     whole = getattr(dagbag, kind)
@@ -152,7 +155,7 @@ def _its_file_alone(dag: DAG) -> Iterator[None]:
     def none_at_first(*arguments: Any, **options: Any) -> Any:
         return stored(*arguments, **options) if next(asked) else None
 
-    with mock.patch.object(dagbag, kind, one_file), mock.patch.object(DagVersion, "get_version", none_at_first):
+    with soon, mock.patch.object(dagbag, kind, one_file), mock.patch.object(DagVersion, "get_version", none_at_first):
         yield
 
 
