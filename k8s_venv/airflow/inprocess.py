@@ -138,7 +138,7 @@ def _its_file_alone(dag: DAG) -> Iterator[None]:
     from airflow import settings
     from airflow.models.dag_version import DagVersion
 
-    soon = mock.patch.object(settings, "MIN_SERIALIZED_DAG_UPDATE_INTERVAL", 0, create=True)
+    at_once = mock.patch.object(settings, "MIN_SERIALIZED_DAG_UPDATE_INTERVAL", 0, create=True)
     dagbag = _dagbag_module()
     kind = "BundleDagBag" if hasattr(dagbag, "BundleDagBag") else "DagBag"
     whole = getattr(dagbag, kind)
@@ -155,7 +155,8 @@ def _its_file_alone(dag: DAG) -> Iterator[None]:
     def none_at_first(*arguments: Any, **options: Any) -> Any:
         return stored(*arguments, **options) if next(asked) else None
 
-    with soon, mock.patch.object(dagbag, kind, one_file), mock.patch.object(DagVersion, "get_version", none_at_first):
+    one_bag = mock.patch.object(dagbag, kind, one_file)
+    with at_once, one_bag, mock.patch.object(DagVersion, "get_version", none_at_first):
         yield
 
 
