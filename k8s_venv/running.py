@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from k8s_venv.backends import choose_backend
 from k8s_venv.backends.marks import STDERR, parse_line
 from k8s_venv.calls import open_result, pack
-from k8s_venv.calls.source.functions import place_of
-from k8s_venv.project import find_project, load_project
-from k8s_venv.runner.protocol import MARK
+from k8s_venv.capture.functions import place_of
+from k8s_venv.config.project import find_project, load_project
+from k8s_venv.wire.protocol import MARK
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from k8s_venv.backends import Backend
-    from k8s_venv.project import Project
+    from k8s_venv.config.project import Project
 
 T = TypeVar("T")
 

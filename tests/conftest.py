@@ -17,9 +17,9 @@ from typing import Any
 
 import pytest
 
-from k8s_venv import uv
-from k8s_venv.environment import Environment
-from k8s_venv.project import Project, load_project
+from k8s_venv.config.environment import Environment
+from k8s_venv.config.project import Project, load_project
+from k8s_venv.locks import uv
 
 pytest.register_assert_rewrite("tests.contract")
 

@@ -13,7 +13,7 @@ import pytest
 from k8s_venv.backends import Backend
 from k8s_venv.backends.marks import parse_line
 from k8s_venv.calls import open_result, pack
-from k8s_venv.environment import Environment
+from k8s_venv.config.environment import Environment
 from k8s_venv.errors import BackendError
 from k8s_venv.runtime import SkipTask
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from k8s_venv import uv
+from k8s_venv.cache import cache_folder
+from k8s_venv.locks import uv
 
 CHECKOUT = Path(__file__).parent.parent
 
@@ -39,7 +40,7 @@ def environment(version: str, *requirements: str) -> str:
     if not requirements:
         return base
     digest = hashlib.sha256("\n".join([base, *requirements]).encode()).hexdigest()[:12]
-    folder = uv.cache_folder() / "test-environments" / f"{version}-{digest}"
+    folder = cache_folder() / "test-environments" / f"{version}-{digest}"
     folder.parent.mkdir(parents=True, exist_ok=True)
     python = folder / "bin" / "python"
     with FileLock(f"{folder}.lock"):

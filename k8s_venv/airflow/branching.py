@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from k8s_venv.airflow.compat import BranchMixIn, Context, SkipMixin, TaskDecorator, skip_tasks
 from k8s_venv.airflow.decorator import IsolatedDecoratedOperator, isolated_decorator
 from k8s_venv.airflow.operators import IsolatedOperator
-from k8s_venv.calls.source.decorators import DECORATOR_MARK
+from k8s_venv.capture.decorators import DECORATOR_MARK
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

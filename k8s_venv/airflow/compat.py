@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import airflow
 
 from k8s_venv.errors import K8sVenvError
-from k8s_venv.runner.encoder import is_text
+from k8s_venv.wire.encoder import is_text
 
 AIRFLOW = tuple(int(part) for part in airflow.__version__.split(".")[:2])
 AIRFLOW_3 = AIRFLOW >= (3,)

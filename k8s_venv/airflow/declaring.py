@@ -11,10 +11,10 @@ from k8s_venv.airflow.compat import conf
 from k8s_venv.airflow.options import check_options
 from k8s_venv.backends import choose_backend
 from k8s_venv.backends.resources import check_resources
-from k8s_venv.calls.source.functions import place_of, refuse_generator
 from k8s_venv.calls.transport import check_serializer, check_transport
+from k8s_venv.capture.functions import place_of, refuse_generator
+from k8s_venv.config.project import Project, find_project, load_project, project_at
 from k8s_venv.errors import CallError, K8sVenvError
-from k8s_venv.project import Project, find_project, load_project, project_at
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -15,10 +15,10 @@ from k8s_venv.airflow.operators import IsolatedOperator
 from k8s_venv.airflow.options import OPTIONS, UNSET
 from k8s_venv.airflow.secrets import SecretNames
 from k8s_venv.backends import choose_backend
-from k8s_venv.calls.source.functions import place_of
-from k8s_venv.checking import Finding, Task
+from k8s_venv.capture.functions import place_of
+from k8s_venv.check.tasks import Finding, Task
+from k8s_venv.check.undelivered import Declared
 from k8s_venv.errors import K8sVenvError
-from k8s_venv.undelivered import Declared
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -35,8 +35,8 @@ from k8s_venv.backends import choose_backend
 from k8s_venv.backends.resources import check_resources
 from k8s_venv.backends.without_pod import HONOURED, check_own
 from k8s_venv.calls import Result, open_result, pack, refer
-from k8s_venv.calls.source.beside import code_folders
-from k8s_venv.calls.source.modulefile import remember
+from k8s_venv.capture.beside import code_folders
+from k8s_venv.capture.modulefile import remember
 from k8s_venv.errors import K8sVenvError
 from k8s_venv.runtime import FailTask, SkipTask
 
@@ -50,8 +50,8 @@ if TYPE_CHECKING:
     from k8s_venv.backends.local.backend import LocalBackend
     from k8s_venv.calls import PackedCall
     from k8s_venv.calls.transport import Serializer, Transport
-    from k8s_venv.environment import Environment
-    from k8s_venv.project import Project
+    from k8s_venv.config.environment import Environment
+    from k8s_venv.config.project import Project
 
 _BASE_OPTIONS = {*inspect.signature(BaseOperator.__init__).parameters, "default_args", "multiple_outputs", "doc"}
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from k8s_venv.airflow.compat import BaseOperator, Context
     from k8s_venv.airflow.trigger import IsolatedPodTrigger
     from k8s_venv.calls import PackedCall, Result
-    from k8s_venv.project import Project
+    from k8s_venv.config.project import Project
 
 
 class IsolatedPodOperator(KubernetesPodOperator):

@@ -21,7 +21,7 @@ from k8s_venv.backends.kubernetes import render, stages
 from k8s_venv.backends.kubernetes.logs import printed_lines
 from k8s_venv.backends.kubernetes.refusals import missing_right, why
 from k8s_venv.errors import CallError
-from k8s_venv.runner.masking import masker
+from k8s_venv.wire.masking import masker
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence

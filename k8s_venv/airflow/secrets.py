@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from k8s_venv.airflow.compat import AirflowNotFoundException, BaseHook, find_variable, is_sensitive, mask_secret
 from k8s_venv.errors import K8sVenvError
-from k8s_venv.runner.masking import SHORTEST
+from k8s_venv.wire.masking import SHORTEST
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

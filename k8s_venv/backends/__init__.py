@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Protocol, cast, get_args
 
+from k8s_venv.config.project import BackendName, Project
 from k8s_venv.errors import K8sVenvError, did_you_mean
-from k8s_venv.project import BackendName, Project
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from k8s_venv.calls import PackedCall, Result
-    from k8s_venv.environment import Environment
+    from k8s_venv.config.environment import Environment
 
 BACKEND_VARIABLE = "K8S_VENV_BACKEND"
 DEFAULT: BackendName = "kubernetes"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 
-from k8s_venv.runner.protocol import NOT_REPORTED
+from k8s_venv.wire.protocol import NOT_REPORTED
 
 _HINTS = {"SIGSEGV": " (a crash in compiled code)", "SIGKILL": " (killed from outside, or out of memory)"}
 

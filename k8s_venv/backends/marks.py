@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from k8s_venv.errors import visible, visible_line
-from k8s_venv.runner.protocol import MARK
+from k8s_venv.wire.protocol import MARK
 
 STDERR = "stderr"
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from k8s_venv.errors import BackendError
 
 if TYPE_CHECKING:
-    from k8s_venv.environment import Environment
+    from k8s_venv.config.environment import Environment
 
 _NAME = re.compile(r"[^=\0]+")
 

@@ -13,8 +13,8 @@ from k8s_venv.errors import BackendError, K8sVenvError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from k8s_venv.environment import Environment
-    from k8s_venv.project import Project
+    from k8s_venv.config.environment import Environment
+    from k8s_venv.config.project import Project
 
 HONOURED: Mapping[str, frozenset[str]] = {
     "local": frozenset(("env_vars", "get_logs")),

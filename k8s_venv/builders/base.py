@@ -6,12 +6,11 @@ import functools
 import os
 from typing import TYPE_CHECKING, Any
 
-from k8s_venv import uv
 from k8s_venv.builders.layers import blob_path, is_intact
 from k8s_venv.builders.parallel import one_at_a_time
 from k8s_venv.builders.tree import Tree
+from k8s_venv.cache import layers_folder, mark_used, using, writing_cache
 from k8s_venv.errors import BuildError
-from k8s_venv.keeping import layers_folder, mark_used, using
 from k8s_venv.locks.locking import locked_base
 from k8s_venv.registry import BaseImage, Blob, Reference, RegistryError, download, find_base, registry_at, resolve_base
 
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from k8s_venv.environment import Environment
+    from k8s_venv.config.environment import Environment
 
 BASE_REGISTRY_VARIABLE = "K8S_VENV_BASE_REGISTRY"
 
@@ -124,7 +123,7 @@ def check_version(environment: Environment, base: BaseImage) -> None:
         )
 
 
-@uv.writing_cache()
+@writing_cache()
 def base_blob(base: BaseImage, descriptor: Mapping[str, Any]) -> Blob:
     """Return one of the base's layers as a file, downloaded once.
 

@@ -12,20 +12,19 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from k8s_venv import uv
 from k8s_venv.builders.base import base_reference, check_version, read_base, read_layers
 from k8s_venv.builders.basepython import find_program
 from k8s_venv.builders.layers import digest_of, read_note, write_note
 from k8s_venv.builders.parallel import one_at_a_time
+from k8s_venv.cache import mark_used, require_cache
 from k8s_venv.errors import BuildError
-from k8s_venv.keeping import mark_used
 from k8s_venv.locks.installed import Installed, read_metadata
 from k8s_venv.registry import RegistryError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from k8s_venv.environment import Environment
+    from k8s_venv.config.environment import Environment
     from k8s_venv.registry import BaseImage
 
 # Raised whenever the same base would be read otherwise.
@@ -60,8 +59,8 @@ def base_packages(environment: Environment, base: BaseImage) -> dict[str, Instal
     """
     check_version(environment, base)
     key = digest_of(["packages", _EPOCH, environment.python, [layer["digest"] for layer in base.layers]])
-    note = uv.require_cache() / "layers" / f"{key}.json"
-    with one_at_a_time(uv.require_cache() / f"base-{key[:12]}.lock"):
+    note = require_cache() / "layers" / f"{key}.json"
+    with one_at_a_time(require_cache() / f"base-{key[:12]}.lock"):
         known = read_note(note, packages=list)
         if known is None:
             try:

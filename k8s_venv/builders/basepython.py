@@ -8,17 +8,17 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from k8s_venv import uv
 from k8s_venv.builders.base import WrongBaseError, base_reference, check_version, read_layers
 from k8s_venv.builders.bytecode import compile_files
 from k8s_venv.builders.install import PREFIX, File
 from k8s_venv.builders.layers import EPOCH, Layer, digest_of, find_layer, make_layer
 from k8s_venv.builders.parallel import one_at_a_time
+from k8s_venv.cache import require_cache
 from k8s_venv.errors import BuildError
 
 if TYPE_CHECKING:
     from k8s_venv.builders.tree import Tree
-    from k8s_venv.environment import Environment
+    from k8s_venv.config.environment import Environment
     from k8s_venv.registry import BaseImage
 
 # What no task imports, and what is not the standard library's.
@@ -57,7 +57,7 @@ def inspect_base(environment: Environment, base: BaseImage, interpreter: str) ->
     """
     check_version(environment, base)
     key = _library_key(environment, base)
-    with one_at_a_time(uv.require_cache() / f"base-{key[:12]}.lock"):
+    with one_at_a_time(require_cache() / f"base-{key[:12]}.lock"):
         made = find_layer(key) or _make(key, environment, base, interpreter)
     return made.title, made  # the title keeps what only the base's files could tell
 

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Literal
 from k8s_venv.builders.base import base_reference
 from k8s_venv.builders.buildlog import BuildLog
 from k8s_venv.builders.buildx import find_buildx
+from k8s_venv.builders.dockerengine import connect
 from k8s_venv.builders.layered import image_labels
 from k8s_venv.builders.saved import read_layout, read_saved
 from k8s_venv.builders.secrets import Secrets
-from k8s_venv.dockerengine import connect
 from k8s_venv.errors import BuildError
 from k8s_venv.locks.locking import locked_packages
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from docker.models.images import Image as EngineImage
 
     from k8s_venv.builders.image import Image
-    from k8s_venv.environment import Environment
+    from k8s_venv.config.environment import Environment
     from k8s_venv.locks.lockfile import Lock
 
 # Where the template takes an environment's own lines.

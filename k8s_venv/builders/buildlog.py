@@ -6,17 +6,17 @@ import re
 from collections import defaultdict, deque
 from typing import TYPE_CHECKING
 
-from k8s_venv import uv
 from k8s_venv.builders.base import base_reference, missing_base
 from k8s_venv.builders.basepackages import lacking_packages
 from k8s_venv.builders.buildx import emulation
 from k8s_venv.errors import BuildError, did_you_mean, masked
+from k8s_venv.locks import uv
 from k8s_venv.locks.debian import missing_packages
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from k8s_venv.environment import Environment
+    from k8s_venv.config.environment import Environment
 
 # What a line means, by what stands in it.
 _STEPS = {

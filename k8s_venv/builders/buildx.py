@@ -9,8 +9,8 @@ import shutil
 import subprocess
 from typing import TYPE_CHECKING
 
+from k8s_venv.builders.dockerengine import EngineError, connect
 from k8s_venv.builders.engine import engine_platform
-from k8s_venv.dockerengine import EngineError, connect
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -9,9 +9,9 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from k8s_venv import uv
 from k8s_venv.builders.install import File, bytecode_name
 from k8s_venv.errors import K8sVenvError
+from k8s_venv.locks import uv
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from k8s_venv.builders.archive import write_archive
-from k8s_venv.dockerengine import EngineError
-from k8s_venv.environment import MACHINES
+from k8s_venv.builders.dockerengine import EngineError
+from k8s_venv.config.environment import MACHINES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from packaging.utils import canonicalize_name
 
-from k8s_venv import uv
+from k8s_venv.locks import uv
 from k8s_venv.locks.resolving import lock_text, uv_platform
 
 if TYPE_CHECKING:

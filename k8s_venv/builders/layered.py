@@ -6,7 +6,6 @@ import dataclasses
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from k8s_venv import uv
 from k8s_venv.builders.base import check_version, read_base
 from k8s_venv.builders.basepackages import base_packages, lacking_packages
 from k8s_venv.builders.basepython import inspect_base
@@ -16,13 +15,14 @@ from k8s_venv.builders.revision import source_revision
 from k8s_venv.builders.selection import Wheel, select_wheels
 from k8s_venv.builders.wheel_layers import make_layers, skeleton_layer
 from k8s_venv.errors import BuildError
+from k8s_venv.locks import uv
 from k8s_venv.locks.installed import lacking
 from k8s_venv.locks.requirements import index_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from k8s_venv.environment import Environment
+    from k8s_venv.config.environment import Environment
     from k8s_venv.locks.lockfile import Lock
     from k8s_venv.registry import BaseImage
 

@@ -16,8 +16,7 @@ import tempfile
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from k8s_venv import uv
-from k8s_venv.keeping import mark_used
+from k8s_venv.cache import cache_folder, mark_used, writing_cache
 from k8s_venv.registry import Blob
 
 if TYPE_CHECKING:
@@ -61,7 +60,7 @@ def blob_path(digest: str) -> Path:
     Args:
         digest: its ``sha256:…``.
     """
-    return uv.cache_folder() / "blobs" / digest.replace(":", "/")
+    return cache_folder() / "blobs" / digest.replace(":", "/")
 
 
 def find_layer(key: str) -> Layer | None:
@@ -95,7 +94,7 @@ def is_intact(path: Path, digest: str) -> bool:
         return False
 
 
-@uv.writing_cache()
+@writing_cache()
 def make_layer(
     key: str,
     title: str,
@@ -115,7 +114,7 @@ def make_layer(
     Raises:
         K8sVenvError: the cache folder cannot be written to.
     """
-    path = uv.cache_folder() / "blobs" / "sha256"
+    path = cache_folder() / "blobs" / "sha256"
     with _partial(path) as stream:
         packed = _Packed(stream)
         with tarfile.TarFile(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT, copybufsize=1 << 18) as archive:
@@ -130,7 +129,7 @@ def make_layer(
     return layer
 
 
-@uv.writing_cache()
+@writing_cache()
 def write_note(path: Path, note: Mapping[str, object]) -> None:
     """Write a small JSON document into the cache folder; no reader ever sees half of it.
 
@@ -176,7 +175,7 @@ def digest_of(content: object) -> str:
 
 
 def _note(key: str) -> Path:
-    return uv.cache_folder() / "layers" / f"{key}.json"
+    return cache_folder() / "layers" / f"{key}.json"
 
 
 class _Packed(io.RawIOBase):

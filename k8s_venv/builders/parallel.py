@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from filelock import FileLock, Timeout
 
-from k8s_venv import uv
 from k8s_venv.errors import K8sVenvError
+from k8s_venv.locks import uv
 from k8s_venv.registry import stop_registries
 
 if TYPE_CHECKING:

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 from k8s_venv.builders.basepython import has_python, known_library
 from k8s_venv.builders.buildx import find_buildx
+from k8s_venv.builders.dockerengine import EngineError
 from k8s_venv.builders.layered import Parts, find_parts
 from k8s_venv.builders.parallel import in_parallel
 from k8s_venv.builders.push import known_repositories
 from k8s_venv.builders.selection import NoWheelError
 from k8s_venv.builders.wheel_layers import known_layers
-from k8s_venv.dockerengine import EngineError
 from k8s_venv.errors import BuildError, LockError
 from k8s_venv.locks.locking import EPOCHS, read_lock
 from k8s_venv.registry import DENIED, Reference, RegistryError, registry_at
@@ -22,9 +22,9 @@ from k8s_venv.registry.images import find_manifest, list_tags
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from k8s_venv.environment import Environment
+    from k8s_venv.config.environment import Environment
+    from k8s_venv.config.project import Project
     from k8s_venv.locks.lockfile import Lock
-    from k8s_venv.project import Project
     from k8s_venv.registry import Registry
 
 _AT_ONCE = 8

@@ -10,12 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from k8s_venv import uv
 from k8s_venv.builders.base import base_blob
 from k8s_venv.builders.image import whole
 from k8s_venv.builders.layers import digest_of, is_intact, read_note, write_note
+from k8s_venv.cache import cache_folder, mark_used
 from k8s_venv.errors import K8sVenvError
-from k8s_venv.keeping import mark_used
 from k8s_venv.registry import Blob, Reference, Registry, RegistryError, upload
 from k8s_venv.registry.images import find_manifest, put_manifest
 
@@ -181,4 +180,4 @@ def known_repositories(host: str, digest: str) -> list[str]:
 
 
 def _note(host: str, digest: str) -> Path:
-    return uv.cache_folder() / "pushed" / f"{digest_of([host, digest])}.json"
+    return cache_folder() / "pushed" / f"{digest_of([host, digest])}.json"

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Literal
 
 from k8s_venv.builders.archive import write_archive
 from k8s_venv.builders.buildkit import BuildKit
+from k8s_venv.builders.dockerengine import connect
 from k8s_venv.builders.engine import load_archive
 from k8s_venv.builders.image import digest_of_whole
 from k8s_venv.builders.layered import build
 from k8s_venv.builders.parallel import in_parallel
 from k8s_venv.builders.push import Pushed, Pusher, SpoiltLayerError, discard_spoilt, require_intact
-from k8s_venv.dockerengine import connect
 from k8s_venv.errors import BuildError, K8sVenvError
 from k8s_venv.registry import Reference, registry_at
 

@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
 
-from k8s_venv import uv
 from k8s_venv.errors import BuildError, without_credentials
+from k8s_venv.locks import uv
 from k8s_venv.locks.requirements import index_settings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from k8s_venv.environment import Environment
+    from k8s_venv.config.environment import Environment
 
 _LARGEST = 500_000  # bytes; BuildKit takes no larger secret
 _PROXIES = re.compile(r"(HTTP|HTTPS|ALL|NO)_PROXY", re.IGNORECASE)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from k8s_venv import uv
 from k8s_venv.builders.layers import blob_path, read_note
-from k8s_venv.keeping import HOUR, Unused, is_older
+from k8s_venv.cache import HOUR, Unused, cache_folder, is_older
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,7 +18,7 @@ def unused_by_builds(seconds: float) -> Iterator[Unused]:
     Args:
         seconds: how long.
     """
-    cache = uv.cache_folder()
+    cache = cache_folder()
     kept: set[Path] = set()
     known: set[Path] = set()
     old = []

@@ -10,12 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from k8s_venv import uv
 from k8s_venv.builders.bytecode import compile_files
 from k8s_venv.builders.install import PREFIX, File, InstalledWheel, Target, install, site_packages
 from k8s_venv.builders.layers import EPOCH, Layer, digest_of, find_layer, make_layer, read_note, write_note
 from k8s_venv.builders.parallel import one_at_a_time
-from k8s_venv.keeping import mark_used
+from k8s_venv.cache import cache_folder, mark_used, require_cache, writing_cache
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -82,7 +81,7 @@ def known_layers(wheels: Sequence[Wheel], python: str) -> tuple[list[Layer], lis
     return layers, lacking
 
 
-@uv.writing_cache()
+@writing_cache()
 def make_layers(wheels: Sequence[Wheel], target: Target, progress: Callable[[str], None]) -> list[Layer]:
     """Return the layers of wheels, making those that are not there.
 
@@ -97,7 +96,7 @@ def make_layers(wheels: Sequence[Wheel], target: Target, progress: Callable[[str
     """
     if (found := find_layers(wheels, target.python)) is not None:
         return found
-    cache = uv.require_cache()
+    cache = require_cache()
     # One at a time: environments share layers, and the work for one uses every processor.
     lock = cache / f"layers-{target.python}.lock"
     with one_at_a_time(lock, lambda: progress("waiting for the packages of another image")):
@@ -181,4 +180,4 @@ def _size(wheel: Wheel, python: str) -> int | None:
 
 
 def _size_note(wheel: Wheel, python: str) -> Path:
-    return uv.cache_folder() / "layers" / f"{digest_of(['size', EPOCH, python, wheel.digest])}.json"
+    return cache_folder() / "layers" / f"{digest_of(['size', EPOCH, python, wheel.digest])}.json"

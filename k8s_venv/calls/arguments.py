@@ -11,16 +11,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from k8s_venv.calls.references import with_references
-from k8s_venv.calls.source.beside import file_of, import_roots
-from k8s_venv.calls.source.functions import function_name, place_of, written_function
-from k8s_venv.calls.source.modulefile import module_file
-from k8s_venv.calls.source.origins import Origins
 from k8s_venv.calls.transport import same_python
+from k8s_venv.capture.beside import file_of, import_roots
+from k8s_venv.capture.functions import function_name, place_of, written_function
+from k8s_venv.capture.modulefile import module_file
+from k8s_venv.capture.origins import Origins
 from k8s_venv.errors import CallError, SourceError
-from k8s_venv.runner.errors import MalformedError, NoCodecError
-from k8s_venv.runner.notes import Notes
-from k8s_venv.runner.shipped_types import own_name, resolver
-from k8s_venv.runner.values import dump_parts
+from k8s_venv.wire.errors import MalformedError, NoCodecError
+from k8s_venv.wire.notes import Notes
+from k8s_venv.wire.shipped_types import own_name, resolver
+from k8s_venv.wire.values import dump_parts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from k8s_venv.calls.locations import Kept
     from k8s_venv.calls.pickling import ArgumentPickler
     from k8s_venv.calls.transport import Transport
-    from k8s_venv.environment import Environment
-    from k8s_venv.runner.registry import Piece
+    from k8s_venv.config.environment import Environment
+    from k8s_venv.wire.registry import Piece
 
 
 @dataclasses.dataclass(frozen=True)

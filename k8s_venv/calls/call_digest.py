@@ -14,15 +14,15 @@ import zipfile
 from typing import TYPE_CHECKING, Any
 
 from k8s_venv.calls.pickle_digest import pickle_digest
-from k8s_venv.runner import protocol
-from k8s_venv.runner.mapped import map_file
-from k8s_venv.runner.values import document_of, dumps, head_length, loads
+from k8s_venv.wire import protocol
+from k8s_venv.wire.mapped import map_file
+from k8s_venv.wire.values import document_of, dumps, head_length, loads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from k8s_venv.calls.packed import PackedCall
-    from k8s_venv.runner.registry import Buffer
+    from k8s_venv.wire.registry import Buffer
 
 # What every call carries alike.
 _RUNNER_FOLDERS = ("k8s_venv/", f"{protocol.VENDOR}/")

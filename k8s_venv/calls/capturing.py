@@ -12,32 +12,32 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from k8s_venv.calls.arguments import Arguments, encode_arguments
-from k8s_venv.calls.source.absent import line_of_path_change, modules_among
-from k8s_venv.calls.source.beside import dotted_name, imported_names, modules_beside, package_of
-from k8s_venv.calls.source.functions import (
+from k8s_venv.calls.transport import Transport, by_rule
+from k8s_venv.capture.absent import line_of_path_change, modules_among
+from k8s_venv.capture.beside import dotted_name, imported_names, modules_beside, package_of
+from k8s_venv.capture.functions import (
     function_name,
     place_of,
     refuse_generator,
     refuse_nonlocal,
     written_function,
 )
-from k8s_venv.calls.source.imports import Calls, imports_in
-from k8s_venv.calls.source.modulefile import module_file
-from k8s_venv.calls.source.names import names_in
-from k8s_venv.calls.source.origins import is_editable, is_installed_file
-from k8s_venv.calls.source.shadowing import shadowing
-from k8s_venv.calls.source.slicing import Slicer
-from k8s_venv.calls.transport import Transport, by_rule
+from k8s_venv.capture.imports import Calls, imports_in
+from k8s_venv.capture.modulefile import module_file
+from k8s_venv.capture.names import names_in
+from k8s_venv.capture.origins import is_editable, is_installed_file
+from k8s_venv.capture.shadowing import shadowing
+from k8s_venv.capture.slicing import Slicer
 from k8s_venv.errors import CallError, SourceError
-from k8s_venv.runner import protocol
-from k8s_venv.runner.restoring import parse_slice
-from k8s_venv.runner.values import dumps
+from k8s_venv.wire import protocol
+from k8s_venv.wire.restoring import parse_slice
+from k8s_venv.wire.values import dumps
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
-    from k8s_venv.calls.source.imports import Import
-    from k8s_venv.environment import Environment
+    from k8s_venv.capture.imports import Import
+    from k8s_venv.config.environment import Environment
 
 # For processes that the function starts: they import its module by name.
 _MADE_AGAIN = b"from k8s_venv.runner.again import make\nmake(__name__, __file__)\n"

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 from k8s_venv.calls.locations import Kept, Location, location_at
 from k8s_venv.calls.results import Result
 from k8s_venv.errors import CallError
-from k8s_venv.runner import protocol
-from k8s_venv.runner.mapped import map_file
+from k8s_venv.wire import protocol
+from k8s_venv.wire.mapped import map_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from k8s_venv.calls.packed import PackedCall
-    from k8s_venv.runner.registry import Buffer
+    from k8s_venv.wire.registry import Buffer
 
 _ROOM = 4096  # bytes of `delivery.json` that say where the arguments are
 _BLOCK = 1024 * 1024

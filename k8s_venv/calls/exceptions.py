@@ -12,14 +12,14 @@ import dataclasses
 import sys
 from typing import TYPE_CHECKING, Any
 
-from k8s_venv.calls.source.absent import why_absent
+from k8s_venv.capture.absent import why_absent
 from k8s_venv.errors import BackendError, CallError, RemoteError, readable, visible
-from k8s_venv.runner import protocol
-from k8s_venv.runner.exceptions import attribute_setter, make, why_unsafe
-from k8s_venv.runner.masking import masked_data
-from k8s_venv.runner.shipped_types import own_name
-from k8s_venv.runner.values import loads
 from k8s_venv.runtime import FailTask, SkipTask
+from k8s_venv.wire import protocol
+from k8s_venv.wire.exceptions import attribute_setter, make, why_unsafe
+from k8s_venv.wire.masking import masked_data
+from k8s_venv.wire.shipped_types import own_name
+from k8s_venv.wire.values import loads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
 _AIRFLOW_ERRORS = {"AirflowException", "AirflowNotFoundException", "AirflowBadRequest", "AirflowTaskTimeout"}
 _LONGEST_NAME = 200  # characters of a module's name
-_RUNNER_ERRORS = "k8s_venv.runner.errors"
+# The second name stands in results that an earlier version of the runner wrote.
+_RUNNER_ERRORS = ("k8s_venv.wire.errors", "k8s_venv.runner.errors")
 
 
 class RemoteTraceback(Exception):  # noqa: N818 -- the cause of another exception, shown above it
@@ -57,7 +58,7 @@ def rebuild(outcome: str, failure: Mapping[str, Any], call: PackedCall) -> BaseE
     try:
         if outcome == protocol.SKIP:
             return SkipTask(visible(str(failure["message"])))
-        if failure["module"] == _RUNNER_ERRORS:
+        if failure["module"] in _RUNNER_ERRORS:
             return _our_error(failure, call)
         error = FailTask(visible(str(failure["message"]))) if outcome == protocol.FAIL else _exception(failure, call)
         trace = RemoteTraceback(str(failure["traceback"]))

@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from k8s_venv.errors import CallError
-from k8s_venv.runner.mapped import map_file
+from k8s_venv.wire.mapped import map_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from k8s_venv.runner.registry import Buffer
+    from k8s_venv.wire.registry import Buffer
 
 # As long as a pod of ours may live, and as long as S3 lets a signature live, in seconds.
 _EXPIRY = 7 * 24 * 3600

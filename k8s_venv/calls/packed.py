@@ -6,7 +6,7 @@ import dataclasses
 import functools
 from typing import TYPE_CHECKING, Any
 
-from k8s_venv.runner.shipped_types import resolver
+from k8s_venv.wire.shipped_types import resolver
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from k8s_venv.calls.locations import Kept
     from k8s_venv.calls.spool import Spool
     from k8s_venv.calls.transport import Serializer, Transport
-    from k8s_venv.environment import Environment
-    from k8s_venv.runner.registry import Types
+    from k8s_venv.config.environment import Environment
+    from k8s_venv.wire.registry import Types
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +59,7 @@ class PackedCall:
     @functools.cached_property
     def mask(self) -> Callable[[str], str]:
         """Return what hides the call's secrets in a text."""
-        from k8s_venv.runner.masking import masker  # not for the parsing of DAG files
+        from k8s_venv.wire.masking import masker  # not for the parsing of DAG files
 
         return masker(self.secrets.get("masked", ()))
 

@@ -18,17 +18,17 @@ from typing import TYPE_CHECKING, Any
 from k8s_venv._version import __version__
 from k8s_venv.calls.capturing import capture
 from k8s_venv.calls.packed import PackedCall
-from k8s_venv.calls.source.functions import function_name, home_of, place_of, without_partial
-from k8s_venv.calls.source.origins import is_installed, sent_name
 from k8s_venv.calls.syntax import check_syntax
 from k8s_venv.calls.transport import check_serializer, same_python
+from k8s_venv.capture.functions import function_name, home_of, place_of, without_partial
+from k8s_venv.capture.origins import is_installed, sent_name
 from k8s_venv.errors import CallError
-from k8s_venv.runner import protocol
-from k8s_venv.runner.encoder import length
-from k8s_venv.runner.errors import NoCodecError
-from k8s_venv.runner.notes import Notes
-from k8s_venv.runner.registry import registered
-from k8s_venv.runner.values import buffers, dump_parts
+from k8s_venv.wire import protocol
+from k8s_venv.wire.encoder import length
+from k8s_venv.wire.errors import NoCodecError
+from k8s_venv.wire.notes import Notes
+from k8s_venv.wire.registry import registered
+from k8s_venv.wire.values import buffers, dump_parts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from k8s_venv.calls.capturing import Captured
     from k8s_venv.calls.spool import Spool
     from k8s_venv.calls.transport import Serializer, Transport
-    from k8s_venv.environment import Environment
-    from k8s_venv.runner.registry import Piece
+    from k8s_venv.config.environment import Environment
+    from k8s_venv.wire.registry import Piece
 
 _MARSHAL_VERSION = 4  # which all Pythons read from 3.4 on
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the oldest time a zip can hold; the same call gives the same bytes
@@ -189,8 +189,9 @@ def _runner_archive(*, same_minor: bool, with_cloudpickle: bool) -> bytes:
         with_cloudpickle: whether anything in the call is pickled.
     """
     package = importlib.resources.files("k8s_venv")
-    runner = [(f"k8s_venv/runner/{file.name}", file) for file in package.joinpath("runner").iterdir()]
-    files = [("k8s_venv/runtime.py", package.joinpath("runtime.py")), *runner]
+    files = [("k8s_venv/runtime.py", package.joinpath("runtime.py"))]
+    for part in ("runner", "wire"):
+        files += [(f"k8s_venv/{part}/{file.name}", file) for file in package.joinpath(part).iterdir()]
     if with_cloudpickle:
         vendored = importlib.resources.files("cloudpickle").iterdir()
         files += [(f"{protocol.VENDOR}/cloudpickle/{file.name}", file) for file in vendored]

@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 import cloudpickle
 
-from k8s_venv.calls.source.functions import function_name, home_of, outer_values, written_function
-from k8s_venv.calls.source.imports import imports_of_code
-from k8s_venv.calls.source.origins import Origins, is_importable, is_installed, is_installed_file, sent_name
-from k8s_venv.calls.source.sender_only import of_airflow
+from k8s_venv.capture.functions import function_name, home_of, outer_values, written_function
+from k8s_venv.capture.imports import imports_of_code
+from k8s_venv.capture.origins import Origins, is_importable, is_installed, is_installed_file, sent_name
+from k8s_venv.capture.sender_only import of_airflow
 from k8s_venv.errors import CallError
-from k8s_venv.runner.building import named
-from k8s_venv.runner.restoring import Builder
-from k8s_venv.runner.shipped_types import is_reloaded
+from k8s_venv.wire.building import named
+from k8s_venv.wire.restoring import Builder
+from k8s_venv.wire.shipped_types import is_reloaded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator

@@ -17,21 +17,21 @@ from typing import TYPE_CHECKING, Any
 
 from k8s_venv.calls.locations import Kept, location_at
 from k8s_venv.calls.results import Result, sealed_value
-from k8s_venv.calls.source.origins import is_installed
+from k8s_venv.capture.origins import is_installed
 from k8s_venv.errors import CallError, readable
-from k8s_venv.runner import protocol
-from k8s_venv.runner.errors import MalformedError, MissingLibraryError, UnknownTypeError
-from k8s_venv.runner.mapped import sha256_of
-from k8s_venv.runner.references import KeptReference, Reference
-from k8s_venv.runner.shipped_types import own_name, resolver
-from k8s_venv.runner.values import head_length, loads
+from k8s_venv.wire import protocol
+from k8s_venv.wire.errors import MalformedError, MissingLibraryError, UnknownTypeError
+from k8s_venv.wire.mapped import sha256_of
+from k8s_venv.wire.references import KeptReference, Reference
+from k8s_venv.wire.shipped_types import own_name, resolver
+from k8s_venv.wire.values import head_length, loads
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from k8s_venv.calls.packed import PackedCall
-    from k8s_venv.environment import Environment
-    from k8s_venv.runner.registry import Buffer
+    from k8s_venv.config.environment import Environment
+    from k8s_venv.wire.registry import Buffer
 
 MARK = "k8s-venv-value"
 # Documents of version 1 have the value in them, those of version 2 say where it is kept.

@@ -15,17 +15,17 @@ import zlib
 from typing import TYPE_CHECKING, Any
 
 from k8s_venv.calls.exceptions import rebuild
-from k8s_venv.calls.source.origins import sent_name
+from k8s_venv.capture.origins import sent_name
 from k8s_venv.errors import BackendError, CallError
-from k8s_venv.runner import protocol
-from k8s_venv.runner.errors import MalformedError, MissingLibraryError, UnknownTypeError
-from k8s_venv.runner.mapped import sha256_of
-from k8s_venv.runner.values import loads
+from k8s_venv.wire import protocol
+from k8s_venv.wire.errors import MalformedError, MissingLibraryError, UnknownTypeError
+from k8s_venv.wire.mapped import sha256_of
+from k8s_venv.wire.values import loads
 
 if TYPE_CHECKING:
     from k8s_venv.calls.locations import Kept
     from k8s_venv.calls.packed import PackedCall
-    from k8s_venv.runner.registry import Buffer
+    from k8s_venv.wire.registry import Buffer
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from k8s_venv.runner.registry import Buffer
+    from k8s_venv.wire.registry import Buffer
 
 
 class Spool:

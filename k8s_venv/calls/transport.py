@@ -1,6 +1,6 @@
 """How a function travels: a rule, applied when a call is packed, never after something has failed elsewhere.
 
-1. By **source** (``calls.source``) wherever its text and values say all that it needs, to any Python from 3.8 on.
+1. By **source** (``capture``) wherever its text and values say all that it needs, to any Python from 3.8 on.
    Between equal minor versions as well: what is built again by its own statements keeps its identities (sentinels,
    registries, singletons), and depends neither on the order in which a pickle restores it nor on equal versions of
    the packages on both sides.
@@ -21,13 +21,13 @@ import platform
 import sys
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from k8s_venv.calls.source.functions import function_name, place_of
+from k8s_venv.capture.functions import function_name, place_of
 from k8s_venv.errors import CallError, SourceError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from k8s_venv.environment import Environment
+    from k8s_venv.config.environment import Environment
 
 Transport = Literal["cloudpickle", "source"]
 Serializer = Literal["cloudpickle"]

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
-from k8s_venv import uv
+from k8s_venv.cache import require_cache
 from k8s_venv.cli.console import console
+from k8s_venv.config.project import PROJECT_VARIABLE
 from k8s_venv.errors import K8sVenvError
-from k8s_venv.project import PROJECT_VARIABLE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -76,7 +76,7 @@ def airflow_home(dags: Path, project: Path | None, *, log_level: str = "WARNING"
 def _empty_database() -> Path:
     """Return an empty Airflow database, made once for each version of Airflow."""
     version = _airflow_version()
-    path = uv.require_cache() / f"airflow-{version}.db"
+    path = require_cache() / f"airflow-{version}.db"
     with FileLock(f"{path}.lock"), tempfile.TemporaryDirectory() as home:
         if not path.exists():
             console().print(f"Preparing a database for Airflow {version} (once)")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from k8s_venv.cache import layers_folder, using
 from k8s_venv.cli.console import (
     aligned,
     console,
@@ -20,7 +21,6 @@ from k8s_venv.cli.console import (
     show_error,
 )
 from k8s_venv.cli.lock import lock_missing
-from k8s_venv.keeping import layers_folder, using
 
 if TYPE_CHECKING:
     from k8s_venv.builders.plan import Step, Volume

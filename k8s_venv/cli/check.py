@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from k8s_venv.checking import Finding, check_tasks, files_to_load
+from k8s_venv.check.tasks import Finding, check_tasks, files_to_load
 from k8s_venv.cli.airflow_home import airflow_home
 from k8s_venv.cli.console import console, counted
 from k8s_venv.errors import K8sVenvError
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from k8s_venv.calls.capturing import Captured
-    from k8s_venv.checking import Task
+    from k8s_venv.check.tasks import Task
 
 _LONGEST_VALUE = 100  # characters
 _NAMED_TASKS = 3  # of those that one finding is about

@@ -15,8 +15,8 @@ from k8s_venv.locks.locking import locked_packages, read_lock
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from k8s_venv.environment import Environment
-    from k8s_venv.project import Project
+    from k8s_venv.config.environment import Environment
+    from k8s_venv.config.project import Project
 
 _HEADER = (
     "# Values of the chart k8s-venv, written by `k8s-venv helm-values` from {file} and the locks beside it.\n"

@@ -11,11 +11,11 @@ import click
 import tomli_w
 
 from k8s_venv.cli.console import console
-from k8s_venv.dockerfile import Venv, read_packages, read_venvs
-from k8s_venv.environment import PLATFORMS
+from k8s_venv.cli.dockerfile import Venv, read_packages, read_venvs
+from k8s_venv.config.environment import PLATFORMS
+from k8s_venv.config.project import FILE, has_project
 from k8s_venv.errors import K8sVenvError
 from k8s_venv.locks.resolving import host_platform
-from k8s_venv.project import FILE, has_project
 
 _HEAD = """\
 # The environments of isolated tasks. `k8s-venv lock` writes pylock.<environment>.toml beside this file; commit both.

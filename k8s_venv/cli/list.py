@@ -23,8 +23,8 @@ from k8s_venv.errors import K8sVenvError, LockError, ProjectError
 from k8s_venv.locks.locking import check_lock
 
 if TYPE_CHECKING:
-    from k8s_venv.environment import Environment
-    from k8s_venv.project import Project
+    from k8s_venv.config.environment import Environment
+    from k8s_venv.config.project import Project
 
 
 _AT_ONCE = 8
@@ -153,7 +153,7 @@ def _look_up(row: Row, image: str, environment: Environment) -> None:
 
 def _add_tasks(project: Project, given: Path | None, rows: list[Row], paths: tuple[Path, ...]) -> None:
     """Load DAG files, and note each isolated task of this project at its environment."""
-    from k8s_venv.checking import files_to_load
+    from k8s_venv.check.tasks import files_to_load
     from k8s_venv.cli.airflow_home import airflow_home
 
     start = paths[0].resolve()

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import click
 from packaging.utils import canonicalize_name
 
-from k8s_venv import uv
 from k8s_venv.cli.console import (
     console,
     counted,
@@ -21,15 +20,16 @@ from k8s_venv.cli.console import (
     show_error,
 )
 from k8s_venv.errors import BuildError, K8sVenvError, LockError, did_you_mean
+from k8s_venv.locks import uv
 from k8s_venv.locks.locking import check_lock, locked_packages, write_lock
+from k8s_venv.locks.pipsettings import ignored_settings
 from k8s_venv.locks.resolving import Renewal
-from k8s_venv.pipsettings import ignored_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
-    from k8s_venv.environment import Environment
+    from k8s_venv.config.environment import Environment
 
 _AT_ONCE = 4
 _MOST_CHANGES = 6

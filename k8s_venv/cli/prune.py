@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from k8s_venv import uv
+from k8s_venv.cache import cache_folder
 from k8s_venv.cli.console import aligned, console, megabytes, show_error
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from k8s_venv.keeping import Unused
+    from k8s_venv.cache import Unused
 
 _DAY = 86400.0
 
@@ -45,13 +45,13 @@ def prune(days: float, dry_run: bool) -> None:
     """  # noqa: D301 -- click leaves the lines after a \b as they are
     from k8s_venv.backends.local.unused import unused_environments
     from k8s_venv.builders.unused import unused_by_builds
-    from k8s_venv.keeping import alone_with, layers_folder
+    from k8s_venv.cache import alone_with, layers_folder
 
     failed = False
     with alone_with(layers_folder()) as alone, unused_environments(days * _DAY) as environments:
         found = [*(unused_by_builds(days * _DAY) if alone else ()), *environments]
         if not alone:
-            console().print(f"A build uses {uv.cache_folder()} now, so layers and base images stay.")
+            console().print(f"A build uses {cache_folder()} now, so layers and base images stay.")
         total = _show(found)
         for one in () if dry_run else found:
             try:
@@ -60,7 +60,7 @@ def prune(days: float, dry_run: bool) -> None:
                 failed = True
                 show_error(f"{error.filename} cannot be removed: {error.strerror}.")
     said = "Would remove" if dry_run else "Removed"
-    click.echo(f"{said} {megabytes(total)} from {uv.cache_folder()}.")
+    click.echo(f"{said} {megabytes(total)} from {cache_folder()}.")
     if failed:
         raise click.exceptions.Exit(1)
 

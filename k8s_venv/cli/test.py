@@ -13,12 +13,12 @@ from k8s_venv.calls.references import is_document
 from k8s_venv.cli.airflow_home import airflow_home
 from k8s_venv.cli.console import aligned, progress
 from k8s_venv.cli.lock import lock_missing
+from k8s_venv.config.project import BackendName
 from k8s_venv.errors import K8sVenvError
-from k8s_venv.project import BackendName
 
 if TYPE_CHECKING:
     from k8s_venv.airflow.testing import TaskOutcome
-    from k8s_venv.environment import Environment
+    from k8s_venv.config.environment import Environment
 
 
 _LONGEST_VALUE = 2000  # characters of a value in the table

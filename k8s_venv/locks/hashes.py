@@ -9,7 +9,7 @@ from k8s_venv.errors import LockError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from k8s_venv.environment import Environment
+    from k8s_venv.config.environment import Environment
     from k8s_venv.locks.lockfile import Package
     from k8s_venv.locks.requirements import Line
 

@@ -14,7 +14,7 @@ from k8s_venv.locks.requirements import UNSET, in_python, unset_variables
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from k8s_venv.environment import Environment
+    from k8s_venv.config.environment import Environment
     from k8s_venv.locks.requirements import Line
 
 _OPTIONS = (

@@ -13,8 +13,8 @@ import os
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from k8s_venv import uv
 from k8s_venv.errors import LockError
+from k8s_venv.locks import uv
 from k8s_venv.locks.linechecks import line_notes, refuse_lines
 from k8s_venv.locks.lockfile import parse_lock, parse_packages
 from k8s_venv.locks.passedover import passed_over
@@ -25,7 +25,7 @@ from k8s_venv.locks.systempackages import system_packages
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from k8s_venv.environment import Environment
+    from k8s_venv.config.environment import Environment
     from k8s_venv.locks.installed import Installed
     from k8s_venv.locks.lockfile import Lock
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from packaging.markers import Marker
 from packaging.version import InvalidVersion, Version
 
-from k8s_venv import uv
+from k8s_venv.locks import uv
 from k8s_venv.locks.refusals import packages_without_wheels
 from k8s_venv.locks.requirements import index_settings, requirement_lines
 from k8s_venv.locks.resolving import uv_options, uv_platform
@@ -20,7 +20,7 @@ from k8s_venv.locks.uvinput import write_inputs
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from k8s_venv.environment import Environment
+    from k8s_venv.config.environment import Environment
     from k8s_venv.locks.requirements import Line
 
 # Where wheels are looked for if there are none for an environment's own, the newest first.

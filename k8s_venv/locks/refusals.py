@@ -6,14 +6,14 @@ import re
 import unicodedata
 from typing import TYPE_CHECKING
 
-from k8s_venv import uv
+from k8s_venv.locks import uv
 from k8s_venv.locks.debian import missing_packages
 from k8s_venv.locks.requirements import in_python, place_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from k8s_venv.environment import Environment
+    from k8s_venv.config.environment import Environment
     from k8s_venv.locks.requirements import Line
     from k8s_venv.locks.uvinput import UvInput
 

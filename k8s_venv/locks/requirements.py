@@ -17,7 +17,7 @@ from k8s_venv.locks.textfiles import decoded, joined_lines
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from k8s_venv.environment import Environment
+    from k8s_venv.config.environment import Environment
 
 _INCLUDE = re.compile(r"(-r|-c|--requirement\b|--constraint\b)[\s=]*(\"[^\"]+\"|'[^']+'|\S+)")
 _INDEX = re.compile(r"(-i|--index-url|--extra-index-url|-f|--find-links|--trusted-host)(?:\s+|=)(\S+)")

@@ -14,9 +14,9 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-from k8s_venv import uv
-from k8s_venv.environment import MACHINES
+from k8s_venv.config.environment import MACHINES
 from k8s_venv.errors import LockError, without_credentials
+from k8s_venv.locks import uv
 from k8s_venv.locks.hashes import held_to_hashes
 from k8s_venv.locks.installed import write_stubs
 from k8s_venv.locks.lockfile import checksum
@@ -27,7 +27,7 @@ from k8s_venv.locks.uvinput import write_inputs
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from k8s_venv.environment import Environment
+    from k8s_venv.config.environment import Environment
     from k8s_venv.locks.installed import Installed
     from k8s_venv.locks.lockfile import Package
     from k8s_venv.locks.requirements import Line

@@ -6,12 +6,12 @@ import json
 import subprocess
 from typing import TYPE_CHECKING
 
-from k8s_venv import uv
 from k8s_venv.errors import LockError
+from k8s_venv.locks import uv
 from k8s_venv.locks.installed import Installed, installed
 
 if TYPE_CHECKING:
-    from k8s_venv.environment import Environment
+    from k8s_venv.config.environment import Environment
 
 # The first of a name is the one that is imported.
 _LIST = """

@@ -14,7 +14,7 @@ from k8s_venv.locks.resolving import host_platform, lock_text, resolve_here
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from k8s_venv.environment import Environment
+    from k8s_venv.config.environment import Environment
     from k8s_venv.locks.lockfile import Lock
 
 

@@ -11,7 +11,7 @@ from k8s_venv.locks.requirements import with_variables
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from k8s_venv.environment import Environment
+    from k8s_venv.config.environment import Environment
     from k8s_venv.locks.requirements import Line
 
 _LINKS = ("-f", "--find-links")

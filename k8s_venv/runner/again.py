@@ -10,7 +10,7 @@ import os
 import sys
 from zipimport import zipimporter
 
-from k8s_venv.runner import building, protocol, quickjson, values
+from k8s_venv.wire import building, protocol, quickjson, values
 
 
 def make(name: str, file: str) -> None:

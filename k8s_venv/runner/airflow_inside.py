@@ -17,20 +17,13 @@ import sys
 import tempfile
 
 from k8s_venv import runtime
+from k8s_venv.wire import protocol
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable, Dict, Iterator, NoReturn
 
     from k8s_venv.runner.importing import Imports
-
-OWN_SOURCES = (
-    "AIRFLOW__CORE__SQL_ALCHEMY_CONN",
-    "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN",
-    "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN_CMD",
-    "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN_SECRET",
-    "AIRFLOW__SECRETS__BACKEND",
-)
 
 
 def prepare(folder: str, imports: Imports) -> Callable[[Any], None]:
@@ -47,7 +40,7 @@ def prepare(folder: str, imports: Imports) -> Callable[[Any], None]:
     os.environ.setdefault("AIRFLOW_HOME", os.path.join(writable, "airflow"))
     os.environ.setdefault("AIRFLOW__CORE__LOAD_EXAMPLES", "False")
     _find_installed()
-    if not any(name in os.environ for name in OWN_SOURCES):
+    if not any(name in os.environ for name in protocol.AIRFLOW_SOURCES):
         for name, change in _CHANGES.items():
             imports.after(name, change)
     return _kept_logging()

@@ -5,16 +5,16 @@ What cannot travel is left out, with its name: a failure is never lost to what i
 
 from __future__ import annotations
 
-from k8s_venv.runner import values
-from k8s_venv.runner.encoder import length
-from k8s_venv.runner.errors import NoCodecError
-from k8s_venv.runner.notes import Notes
+from k8s_venv.wire import values
+from k8s_venv.wire.encoder import length
+from k8s_venv.wire.errors import NoCodecError
+from k8s_venv.wire.notes import Notes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
-    from k8s_venv.runner.registry import Types
+    from k8s_venv.wire.registry import Types
 
     Facts = Callable[[BaseException, int], Dict[str, Any]]
 
@@ -131,7 +131,7 @@ class Parts:
 
     def _bytes(self, value: Any, limit: Optional[int] = None, notes: Optional[Notes] = None) -> bytes:
         if self._mask is not None:
-            from k8s_venv.runner.masking import masked_data
+            from k8s_venv.wire.masking import masked_data
 
             value = masked_data(value, self._mask)
         parts = values.dump_parts(value, None, self._types, notes)

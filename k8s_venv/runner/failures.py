@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import traceback
 
-from k8s_venv.runner import protocol
 from k8s_venv.runner.exception_parts import EXCEPTIONS_LIMIT, LEVELS_LIMIT, Parts, is_group
 from k8s_venv.runtime import FailTask, SkipTask
+from k8s_venv.wire import protocol
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any, Callable, Dict, List, Optional
 
-    from k8s_venv.runner.registry import Types
+    from k8s_venv.wire.registry import Types
 
 # Bounds on what a failure may carry, so that it always arrives.
 TRACEBACK_LIMIT = 256 * 1024  # characters
 SHORT_LIMIT = 1500  # characters of a failure that has to fit into a pod's status
 
+_OWN = ("k8s_venv.runner", "k8s_venv.wire")
 _AIRFLOW_OUTCOMES = {"AirflowSkipException": protocol.SKIP, "AirflowFailException": protocol.FAIL}
 
 
@@ -157,6 +158,6 @@ def _shortened(text: str) -> str:
 
 def _without_runner(frames: Optional[TracebackType]) -> Optional[TracebackType]:
     """Drop the runner's own frames from the start of a traceback."""
-    while frames is not None and str(frames.tb_frame.f_globals.get("__name__")).startswith("k8s_venv.runner"):
+    while frames is not None and str(frames.tb_frame.f_globals.get("__name__")).startswith(_OWN):
         frames = frames.tb_next
     return frames

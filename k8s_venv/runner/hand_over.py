@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from k8s_venv.runner import protocol
+from k8s_venv.wire import protocol
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

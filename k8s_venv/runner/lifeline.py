@@ -7,7 +7,7 @@ import time
 from _signal import SIGKILL, SIGTERM  # type: ignore[import-not-found]
 from _thread import start_new_thread  # `threading` is not for calls that have no other threads
 
-from k8s_venv.runner import quickjson
+from k8s_venv.wire import quickjson
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -19,9 +19,10 @@ import time
 from _signal import SIGTERM, signal  # type: ignore[import-not-found]  # `signal` itself imports `enum` for names
 from _thread import start_new_thread  # `threading` is for calls that have more threads than this one
 
-from k8s_venv.runner import protocol, report, streams
+from k8s_venv.runner import report, streams
 from k8s_venv.runner.opening import beside, open_call
 from k8s_venv.runner.preserving import Preserved
+from k8s_venv.wire import protocol
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -6,16 +6,17 @@ import os
 import sys
 from zipimport import zipimporter
 
-from k8s_venv.runner import pickling, protocol, quickjson, streams, values
+from k8s_venv.runner import streams
 from k8s_venv.runner.importing import Imports
-from k8s_venv.runner.notes import Notes
+from k8s_venv.wire import pickling, protocol, quickjson, values
+from k8s_venv.wire.notes import Notes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable, Dict, List, Optional, Tuple
 
-    from k8s_venv.runner.registry import Buffer, Types
     from k8s_venv.runner.report import Reporter
+    from k8s_venv.wire.registry import Buffer, Types
 
 
 _RUNTIME = "k8s_venv.runtime"
@@ -47,7 +48,7 @@ def open_call(
     call, pickled_types = load_function(read, header)
     reporter.types = _shipped_types(header, call, pickled_types)
     if header["serializer"] or "references" in reporter.delivery:
-        from k8s_venv.runner import references
+        from k8s_venv.wire import references
 
         references.delivered = (reporter.delivery.get("references", {}), folder, reporter.folder)
     if header["serializer"]:
@@ -117,7 +118,7 @@ def load_function(read: Callable[[str], bytes], header: Dict[str, Any]) -> Tuple
     """
     built: Any = None
     if header["recipe"]:  # with cloudpickle it holds the module's settings alone
-        from k8s_venv.runner.building import build
+        from k8s_venv.wire.building import build
 
         recipe = quickjson.loads(read(protocol.SOURCE_FUNCTION).decode())
         built = build(recipe, lambda: values.loads(read(protocol.SOURCE_VALUES)))
@@ -127,7 +128,7 @@ def load_function(read: Callable[[str], bytes], header: Dict[str, Any]) -> Tuple
 
 
 def _arguments(folder: str, reporter: Reporter) -> Buffer:
-    from k8s_venv.runner.delivery import fetch
+    from k8s_venv.wire.delivery import fetch
 
     return fetch(folder, reporter.delivery["arguments"], reporter.folder, "its arguments")
 
@@ -139,7 +140,7 @@ def _shipped_types(header: Dict[str, Any], call: Any, pickled: List[type]) -> Ty
 
     def find(module: str, name: str) -> Optional[type]:
         if not resolve:
-            from k8s_venv.runner.shipped_types import resolver
+            from k8s_venv.wire.shipped_types import resolver
 
             resolve.append(resolver(header["modules"], found, _import_shipped))
         return resolve[0](module, name)
@@ -164,7 +165,7 @@ def _import_shipped(module: str) -> None:
     """
     import importlib
 
-    from k8s_venv.runner.decoder import UserError
+    from k8s_venv.wire.decoder import UserError
 
     try:
         importlib.import_module(module)
@@ -178,7 +179,7 @@ def _import_shipped(module: str) -> None:
 def _check_python(header: Dict[str, Any]) -> None:
     found = "{}.{}".format(*sys.version_info)
     if found != header["python"]:
-        from k8s_venv.runner.errors import WrongPythonError
+        from k8s_venv.wire.errors import WrongPythonError
 
         raise WrongPythonError(
             f"it is declared with Python {header['python']}, but its `python` is {sys.version.split()[0]} "
@@ -194,7 +195,7 @@ def _receive() -> Dict[str, Any]:
 
 def _install_secrets(secrets: Dict[str, Any], reporter: Reporter, imports: Imports) -> None:
     """Make connections and variables available, and keep them out of logs and reports."""
-    from k8s_venv.runner.masking import masker
+    from k8s_venv.wire.masking import masker
 
     reporter.mask = masker(secrets["masked"])
     streams.hide(reporter.mask)

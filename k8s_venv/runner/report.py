@@ -6,16 +6,17 @@ import os
 import sys
 import time
 
-from k8s_venv.runner import protocol, quickjson, streams, values
-from k8s_venv.runner.errors import NoCodecError
-from k8s_venv.runner.notes import Notes
+from k8s_venv.runner import streams
+from k8s_venv.wire import protocol, quickjson, values
+from k8s_venv.wire.errors import NoCodecError
+from k8s_venv.wire.notes import Notes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any, Callable, Dict, List, Optional, Type
 
-    from k8s_venv.runner.registry import Piece, Types
+    from k8s_venv.wire.registry import Piece, Types
 
 _SMALL = 1024 * 1024  # bytes
 
@@ -75,7 +76,7 @@ class Reporter:
         if isinstance(error, MemoryError):
             _clear_frames(error)
         from k8s_venv.runner import failures
-        from k8s_venv.runner.errors import DeliveryError
+        from k8s_venv.wire.errors import DeliveryError
 
         try:
             parts = values.dump_parts(self._masked(failures.describe(error, self.types, self.mask)))
@@ -91,12 +92,12 @@ class Reporter:
     def _masked(self, failure: Dict[str, Any]) -> Any:
         if self.mask is None:
             return failure
-        from k8s_venv.runner.masking import masked_data
+        from k8s_venv.wire.masking import masked_data
 
         return masked_data(failure, self.mask)
 
     def _leave(self, outcome: str, parts: List[Piece]) -> None:
-        from k8s_venv.runner.encoder import length
+        from k8s_venv.wire.encoder import length
 
         size = sum(map(length, parts))
         text = self._inline(outcome, parts, size) or self._outside(outcome, parts, size)
@@ -145,7 +146,7 @@ class Reporter:
         return self._message is None or bool(self.delivery.get("hand_over", True))
 
     def _check_size(self, size: int) -> None:
-        from k8s_venv.runner.errors import DeliveryError
+        from k8s_venv.wire.errors import DeliveryError
 
         if self._message is None or "result" in self.delivery:
             limit, problem = protocol.RESULT_LIMIT, "a result may take {:,}"
@@ -160,8 +161,8 @@ class Reporter:
             )
 
     def _store(self, wanted: Dict[str, Any], path: str, size: int) -> bool:
-        from k8s_venv.runner.delivery import store
-        from k8s_venv.runner.errors import DeliveryError
+        from k8s_venv.wire.delivery import store
+        from k8s_venv.wire.errors import DeliveryError
 
         try:
             store(wanted, path)

@@ -12,7 +12,7 @@ import os
 import sys
 import time
 
-from k8s_venv.runner.protocol import MARK
+from k8s_venv.wire.protocol import MARK
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -224,8 +224,8 @@ def quiet() -> None:
 
 
 def _image(folder: Path) -> str:
+    from k8s_venv.config.project import load_project
     from k8s_venv.locks.locking import read_lock
-    from k8s_venv.project import load_project
 
     project = load_project(folder / "k8s-venv.toml")
     environment = project.environment("measured")

@@ -10,7 +10,7 @@ import uuid
 from pathlib import Path
 
 from k8s_venv.builders.base import base_reference
-from k8s_venv.environment import Environment
+from k8s_venv.config.environment import Environment
 from k8s_venv.registry import BaseImage, Reference, Registry, find_base
 from k8s_venv.registry.images import find_manifest, list_tags
 

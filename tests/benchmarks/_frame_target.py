@@ -17,7 +17,7 @@ import pandas
 from k8s_venv.backends.local.backend import LocalBackend
 from k8s_venv.backends.local.environments import make_environment
 from k8s_venv.calls import open_result, pack
-from k8s_venv.environment import Environment
+from k8s_venv.config.environment import Environment
 
 _CHILD = """
 import sys, pandas

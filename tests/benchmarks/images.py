@@ -22,7 +22,7 @@ from typing import Any
 
 from k8s_venv.backends.command import runner_command
 from k8s_venv.calls import pack
-from k8s_venv.environment import Environment
+from k8s_venv.config.environment import Environment
 from tests.benchmarks import _dockerfiles as docker
 
 LINES = ["pandas==2.2.3", "pyarrow==17.0.0", "sqlalchemy==2.0.36", "requests==2.32.3"]

@@ -18,9 +18,9 @@ from typing import Any
 from k8s_venv.backends.command import runner_command
 from k8s_venv.backends.local.environments import make_environment
 from k8s_venv.calls import pack
-from k8s_venv.environment import Environment
+from k8s_venv.config.environment import Environment
 from k8s_venv.locks.locking import write_lock
-from k8s_venv.runner import protocol, values
+from k8s_venv.wire import protocol, values
 
 HERE = "{}.{}".format(*sys.version_info)
 

@@ -34,10 +34,10 @@ import cloudpickle
 from rich.console import Console
 from rich.table import Table
 
-from k8s_venv import uv
 from k8s_venv.calls import pack
-from k8s_venv.environment import Environment
+from k8s_venv.config.environment import Environment
 from k8s_venv.errors import K8sVenvError
+from k8s_venv.locks import uv
 
 PACKAGES = [
     "boltons",

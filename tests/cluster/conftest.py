@@ -99,8 +99,8 @@ def run_file(registry: str, namespace: str, worker: Path) -> RunFile:
 @pytest.fixture(scope="session")
 def cluster(client: Any, namespace: str, project: Path, registry: str) -> Cluster:
     """What runs calls as pods, with the project's image."""
+    from k8s_venv.config.project import load_project
     from k8s_venv.locks.locking import read_lock
-    from k8s_venv.project import load_project
 
     environment = load_project(project / "k8s-venv.toml").environment("current")
     image = environment.image_reference(registry, read_lock(environment).digest)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from k8s_venv import uv
+from k8s_venv.locks import uv
 from tests.airflow_home import AIRFLOW
 from tests.cluster.conftest import RunFile, _build
 

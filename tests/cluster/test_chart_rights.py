@@ -23,9 +23,9 @@ from k8s_venv.backends.kubernetes import render
 from k8s_venv.backends.kubernetes.engine import PodRun
 from k8s_venv.backends.kubernetes.stages import Timeouts
 from k8s_venv.calls import open_result, pack
+from k8s_venv.config.project import load_project
 from k8s_venv.errors import BackendError
 from k8s_venv.locks.locking import read_lock
-from k8s_venv.project import load_project
 from tests.chart import CHART, NAME, helm, kubeconfig
 from tests.cluster import direct
 from tests.cluster.conftest import run_dag_file

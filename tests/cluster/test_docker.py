@@ -15,9 +15,9 @@ import pytest
 from k8s_venv.backends.docker.backend import DockerBackend
 from k8s_venv.backends.docker.options import LABEL
 from k8s_venv.calls import open_result, pack
-from k8s_venv.environment import Environment
+from k8s_venv.config.environment import Environment
+from k8s_venv.config.project import Project
 from k8s_venv.errors import BackendError
-from k8s_venv.project import Project
 from tests.airflow_home import require_airflow
 from tests.cluster.conftest import RunFile
 from tests.conftest import Command
@@ -208,8 +208,8 @@ def test_on_kill_ends_and_removes_the_container(
 def test_a_call_ends_with_its_sender(environment: Environment, no_project: Project, engine: DockerClient) -> None:
     code = (
         "import pathlib, sys, time; from k8s_venv.backends.docker.backend import DockerBackend; "
-        "from k8s_venv.calls import pack; from k8s_venv.environment import Environment; "
-        "from k8s_venv.project import Project; from tests.cluster.test_docker import wait; "
+        "from k8s_venv.calls import pack; from k8s_venv.config.environment import Environment; "
+        "from k8s_venv.config.project import Project; from tests.cluster.test_docker import wait; "
         f"environment = Environment(name='{environment.name}', root=pathlib.Path(), python='{HERE}', image='{IMAGE}'); "
         "backend = DockerBackend(Project(path=pathlib.Path('k8s-venv.toml'))); "
         "backend.run(pack(wait, (), {}, environment=environment), lambda line: print(line, flush=True))"

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from k8s_venv.backends.kubernetes import payload
-from k8s_venv.runner.protocol import HAND_OVER_LIMIT, MESSAGE_LIMIT
+from k8s_venv.wire.protocol import HAND_OVER_LIMIT, MESSAGE_LIMIT
 from tests.cluster.conftest import RunFile
 from tests.cluster.direct import Cluster
 

@@ -26,8 +26,8 @@ from k8s_venv.backends.kubernetes.payload import PodPayload
 from k8s_venv.calls import PackedCall, Result, open_result, pack, refer
 from k8s_venv.calls.locations import location_at
 from k8s_venv.calls.references import load
+from k8s_venv.config.project import Project, load_project
 from k8s_venv.errors import BackendError, CallError, K8sVenvError
-from k8s_venv.project import Project, load_project
 from tests.cluster.conftest import RunFile
 from tests.cluster.namespaces import may
 from tests.object_store import object_store

@@ -86,8 +86,8 @@ def test_a_task_can_skip_itself(project: Path, run_file: RunFile) -> None:
 
 
 def test_a_pod_template_keeps_what_it_says(project: Path, run_file: RunFile, registry: str) -> None:
+    from k8s_venv.config.project import load_project
     from k8s_venv.locks.locking import read_lock
-    from k8s_venv.project import load_project
 
     environment = load_project(project / "k8s-venv.toml").environment("current")
     image = environment.image_reference(registry, read_lock(environment).digest)

@@ -12,8 +12,8 @@ import pytest
 
 import k8s_venv
 from k8s_venv.backends.kubernetes.backend import KubernetesBackend
-from k8s_venv.environment import Environment
-from k8s_venv.project import Project, load_project
+from k8s_venv.config.environment import Environment
+from k8s_venv.config.project import Project, load_project
 from tests.cluster.direct import Cluster
 from tests.contract import BackendContract, Runner
 

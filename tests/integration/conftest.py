@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from k8s_venv.config.project import load_project
 from k8s_venv.locks.locking import write_lock
-from k8s_venv.project import load_project
 from k8s_venv.registry import Blob
 from tests.airflow_home import HEAD, SAME, LoadText, RunText, airflow_home, dags_folder
 from tests.registry_proxy import Proxy, registry_proxy

@@ -231,7 +231,7 @@ pipeline()
 
 @pytest.fixture(params=["same", "other"])
 def environment(request: pytest.FixtureRequest) -> str:
-    from k8s_venv.uv import find_interpreter
+    from k8s_venv.locks.uv import find_interpreter
 
     if request.param == "other" and find_interpreter(OTHER) is None:
         pytest.skip(f"Python {OTHER} is not installed")
@@ -241,8 +241,8 @@ def environment(request: pytest.FixtureRequest) -> str:
 def test_tasks_end_as_plain_ones_would(
     project: Path, load: Load, environment: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    from k8s_venv.config.project import load_project
     from k8s_venv.locks.locking import write_lock
-    from k8s_venv.project import load_project
 
     for each in load_project(project / "k8s-venv.toml").environments.values():
         write_lock(each)

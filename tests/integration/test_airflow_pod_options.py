@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from k8s_venv.calls import PackedCall
-from k8s_venv.environment import Environment
+from k8s_venv.config.environment import Environment
+from k8s_venv.config.project import Project
 from k8s_venv.errors import K8sVenvError
-from k8s_venv.project import Project
 from tests.airflow_home import LoadText, RunText, airflow_home
 
 MANY = """

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from k8s_venv.calls import pack
-from k8s_venv.environment import Environment
+from k8s_venv.config.environment import Environment
 from k8s_venv.errors import K8sVenvError
 from tests.airflow_home import airflow_home
 

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from k8s_venv.builders.base import base_reference
-from k8s_venv.environment import Environment
+from k8s_venv.config.environment import Environment
+from k8s_venv.config.project import load_project
 from k8s_venv.locks.locking import read_lock
-from k8s_venv.project import load_project
 from tests.conftest import Command
 from tests.wheels import make_wheel
 

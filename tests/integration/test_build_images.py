@@ -21,10 +21,10 @@ import pytest
 
 from k8s_venv.builders.base import base_reference
 from k8s_venv.builders.buildx import find_buildx
-from k8s_venv.environment import Environment
+from k8s_venv.config.environment import Environment
+from k8s_venv.config.project import load_project
 from k8s_venv.locks.lockfile import checksum
 from k8s_venv.locks.locking import locked_packages, read_lock
-from k8s_venv.project import load_project
 from tests.conftest import Command
 
 if TYPE_CHECKING:

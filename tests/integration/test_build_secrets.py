@@ -20,7 +20,7 @@ import pytest
 
 from k8s_venv.builders.base import base_reference
 from k8s_venv.builders.secrets import Secrets
-from k8s_venv.environment import Environment
+from k8s_venv.config.environment import Environment
 from tests import interpreters
 from tests.conftest import Command
 from tests.wheels import Index, make_wheel, serve

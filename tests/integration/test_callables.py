@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from k8s_venv.calls import open_result, pack
-from k8s_venv.calls.source.functions import place_of
-from k8s_venv.environment import Environment
+from k8s_venv.capture.functions import place_of
+from k8s_venv.config.environment import Environment
 from k8s_venv.errors import CallError
 from tests.calls import load_dag_file, run_packed
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from k8s_venv.check.provides import providers
+from k8s_venv.config.project import load_project
 from k8s_venv.locks.locking import write_lock
-from k8s_venv.project import load_project
-from k8s_venv.provides import providers
 from tests.airflow_home import require_airflow
 from tests.wheels import make_wheel
 

@@ -34,7 +34,7 @@ def check(tmp_path: Path) -> Check:
     def check_text(text: str, **modules: str) -> dict[int, list[str]]:
         airflow_home()
         from k8s_venv.airflow.loading import load_tasks
-        from k8s_venv.checking import check_tasks
+        from k8s_venv.check.tasks import check_tasks
 
         (tmp_path / "k8s-venv.toml").write_text(PROJECT)
         (tmp_path / "dag_file.py").write_text(HEAD + textwrap.dedent(text))

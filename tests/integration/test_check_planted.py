@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import pytest
 
+from k8s_venv.config.project import load_project
 from k8s_venv.locks.locking import write_lock
-from k8s_venv.project import load_project
 from tests.airflow_home import AIRFLOW, require_airflow
 from tests.integration.test_check import run
 

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from k8s_venv import uv
+from k8s_venv.cache import cache_folder
+from k8s_venv.config.project import load_project
+from k8s_venv.locks import uv
 from k8s_venv.locks.locking import write_lock
-from k8s_venv.project import load_project
 from tests.readme import ROOT
 
 BUILD_TOOLS = {"isal", "rich", "ruff", "stdlib_list", "tomli_w", "uv", "zstandard"}
@@ -20,7 +21,7 @@ CALL = """
 import sys
 from k8s_venv.backends import image_of
 from k8s_venv.calls import pack
-from k8s_venv.project import find_project, load_project
+from k8s_venv.config.project import find_project, load_project
 import work
 
 project = load_project(find_project())
@@ -103,7 +104,7 @@ def test_the_extra_local_suffices_to_lock_and_check(lean: Path, project: Path, t
     uv.run(["venv", str(local), "--python", sys.executable])
     uv.run(["pip", "install", "--python", str(local / "bin/python"), f"{ROOT}[local]"])
 
-    locked = run(local, project, "k8s-venv", "lock", K8S_VENV_CACHE=str(uv.cache_folder()))
+    locked = run(local, project, "k8s-venv", "lock", K8S_VENV_CACHE=str(cache_folder()))
 
     assert locked.returncode == 0, locked.stderr
     assert "locked 0 packages in pylock.lean.toml" in locked.stderr

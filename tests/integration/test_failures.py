@@ -12,11 +12,11 @@ import pytest
 
 from k8s_venv.backends.local.backend import LocalBackend
 from k8s_venv.calls import open_result, pack
-from k8s_venv.environment import Environment
+from k8s_venv.config.environment import Environment
 from k8s_venv.errors import BackendError, CallError, RemoteError
 from k8s_venv.locks.locking import write_lock
+from k8s_venv.locks.uv import find_interpreter
 from k8s_venv.runtime import FailTask, SkipTask, fail, skip
-from k8s_venv.uv import find_interpreter
 
 Call = Callable[..., Any]
 VERSIONS = ["3.8", "3.11", "3.12", "3.13"]

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from k8s_venv.calls import Result, open_result, pack, parse_document, sealed_value, to_document
-from k8s_venv.calls.source.slicing import Slicer
-from k8s_venv.environment import Environment
+from k8s_venv.capture.slicing import Slicer
+from k8s_venv.config.environment import Environment
 from k8s_venv.errors import BackendError, CallError
 from tests.interpreters import interpreter
 

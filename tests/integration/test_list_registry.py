@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from k8s_venv.config.project import load_project
 from k8s_venv.locks.locking import read_lock
-from k8s_venv.project import load_project
 from k8s_venv.registry import Blob, Reference, Registry, upload
 from k8s_venv.registry.images import encoded, put_manifest
 from tests.conftest import Command

@@ -16,13 +16,14 @@ from typing import Any
 
 import pytest
 
-from k8s_venv import uv
 from k8s_venv.backends.local.backend import LocalBackend
 from k8s_venv.backends.local.environments import make_environment
 from k8s_venv.backends.marks import parse_line
+from k8s_venv.cache import cache_folder
 from k8s_venv.calls import PackedCall, open_result, pack
-from k8s_venv.environment import Environment
+from k8s_venv.config.environment import Environment
 from k8s_venv.errors import BackendError, K8sVenvError, LockError
+from k8s_venv.locks import uv
 from k8s_venv.locks.locking import read_lock, write_lock
 from tests.contract import BackendContract, Runner
 from tests.disks import mounted
@@ -329,7 +330,7 @@ def test_a_call_ends_with_its_sender_and_leaves_nothing(
     environment = bare_environment(HERE)
     code = (
         "import pathlib; from k8s_venv.backends.local.backend import LocalBackend; from k8s_venv.calls import pack; "
-        "from k8s_venv.environment import Environment; "
+        "from k8s_venv.config.environment import Environment; "
         "from tests.integration.test_local_backend import start_a_child_and_wait as function; "
         f"environment = Environment(name='bare', root=pathlib.Path({str(environment.root)!r}), python='{HERE}'); "
         "LocalBackend().run(pack(function, (), {}, environment=environment), lambda line: print(line, flush=True))"
@@ -361,7 +362,7 @@ def requiring(root: Path, *requirements: str, python: str = HERE) -> Environment
 @pytest.fixture
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Give a test a cache of its own, with uv's downloads from the shared one."""
-    monkeypatch.setenv("UV_CACHE_DIR", str(uv.cache_folder() / "uv"))
+    monkeypatch.setenv("UV_CACHE_DIR", str(cache_folder() / "uv"))
     monkeypatch.setenv("K8S_VENV_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
@@ -388,7 +389,7 @@ def test_an_environment_has_what_its_lock_says_and_nothing_else(own_cache: Path,
 def test_an_environment_is_made_once_when_several_processes_ask(own_cache: Path, tmp_path: Path) -> None:
     requiring(tmp_path, "idna==3.6")
     code = (
-        "import pathlib, sys; from k8s_venv.environment import Environment; "
+        "import pathlib, sys; from k8s_venv.config.environment import Environment; "
         "from k8s_venv.backends.local.environments import make_environment; "
         f"environment = Environment(name='etl', root=pathlib.Path(sys.argv[1]), python='{HERE}', "
         "requirements=('idna==3.6',)); print(make_environment(environment, print))"
@@ -450,7 +451,7 @@ def test_a_python_that_is_nowhere_is_named(
 ) -> None:
     environment = bare_environment(HERE).model_copy(update={"python": "3.99"})
     lock = environment.lock_path
-    monkeypatch.setattr("k8s_venv.uv.is_known", lambda version: True)
+    monkeypatch.setattr("k8s_venv.locks.uv.is_known", lambda version: True)
     write_lock(environment)
 
     with pytest.raises(BackendError, match=r"Python 3\.99 is not installed here and cannot be downloaded\. Install it"):
@@ -464,7 +465,7 @@ def test_a_python_that_is_nowhere_is_named(
 def test_a_process_that_is_killed_while_it_makes_one_leaves_no_half(own_cache: Path, tmp_path: Path) -> None:
     environment = requiring(tmp_path, "idna==3.6")
     code = (
-        "import os, pathlib, signal, sys; from k8s_venv.environment import Environment; "
+        "import os, pathlib, signal, sys; from k8s_venv.config.environment import Environment; "
         "from k8s_venv.backends.local.environments import make_environment; "
         f"environment = Environment(name='etl', root=pathlib.Path(sys.argv[1]), python='{HERE}', "
         "requirements=('idna==3.6',)); "
@@ -645,7 +646,7 @@ def test_a_cache_that_cannot_be_written_to_is_named(
 @pytest.mark.parametrize("size", ["16k", "200k"])
 def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: str) -> None:
     environment = requiring(tmp_path, "idna==3.6")
-    monkeypatch.setenv("UV_CACHE_DIR", str(uv.cache_folder() / "uv"))
+    monkeypatch.setenv("UV_CACHE_DIR", str(cache_folder() / "uv"))
 
     with mounted(tmp_path / "small", f"size={size}") as cache:
         monkeypatch.setenv("K8S_VENV_CACHE", str(cache))

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from k8s_venv import uv
 from k8s_venv.backends.local.environments import make_environment
-from k8s_venv.environment import Environment
+from k8s_venv.cache import cache_folder
+from k8s_venv.config.environment import Environment
 from k8s_venv.errors import K8sVenvError, LockError
 from k8s_venv.locks.locking import check_lock, write_lock
 from tests import interpreters
@@ -108,7 +108,7 @@ def assert_locks_and_installs_without_trace(index: Index, environment: Environme
     said: list[str] = []
 
     lock = write_lock(environment, said.append)
-    shutil.rmtree(uv.cache_folder())  # the wheels are fetched again
+    shutil.rmtree(cache_folder())  # the wheels are fetched again
     python = make_environment(environment, said.append)
 
     assert {(name, version) for name, version, _ in lock.packages} == {("own-top", "1.0"), ("own-lib", "2.0")}

@@ -14,8 +14,8 @@ from k8s_venv.backends.local.environments import environment_in_use, make_enviro
 from k8s_venv.builders.install import Target
 from k8s_venv.builders.selection import Wheel, select_wheels
 from k8s_venv.builders.wheel_layers import make_layers
-from k8s_venv.environment import Environment
-from k8s_venv.keeping import Unused, alone_with, layers_folder, using
+from k8s_venv.cache import Unused, alone_with, layers_folder, using
+from k8s_venv.config.environment import Environment
 from k8s_venv.locks.locking import write_lock
 from tests.conftest import Command
 from tests.interpreters import interpreter

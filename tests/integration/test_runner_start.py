@@ -16,8 +16,8 @@ import pytest
 
 from k8s_venv.backends.command import runner_command
 from k8s_venv.calls import PackedCall, Result, open_result, pack, parse_document
-from k8s_venv.environment import Environment
-from k8s_venv.uv import find_interpreter
+from k8s_venv.config.environment import Environment
+from k8s_venv.locks.uv import find_interpreter
 
 HERE = "{}.{}".format(*sys.version_info)
 # Each costs milliseconds, and no call needs it before its function does.

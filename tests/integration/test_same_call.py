@@ -25,7 +25,7 @@ import pandas
 
 from k8s_venv.calls import pack
 from k8s_venv.calls.call_digest import call_digest
-from k8s_venv.environment import Environment
+from k8s_venv.config.environment import Environment
 
 NAMES = {"x", "y", "zed"}
 DAYS = {datetime.date(2026, 1, day) for day in range(1, 9)}

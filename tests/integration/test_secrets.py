@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from k8s_venv import runtime
 from k8s_venv.backends.local.backend import LocalBackend
 from k8s_venv.calls import open_result, pack
-from k8s_venv.environment import Environment
+from k8s_venv.config.environment import Environment
 from k8s_venv.runner import streams
-from k8s_venv.runner.masking import MASK, masked_data, masker
+from k8s_venv.wire.masking import MASK, masked_data, masker
 from tests.airflow_home import airflow_home
 
 BareEnvironment = Callable[[str], Environment]

@@ -13,10 +13,10 @@ import pytest
 from k8s_venv import load
 from k8s_venv.backends.local.backend import LocalBackend
 from k8s_venv.calls import open_result, pack, sealed_value, to_document
-from k8s_venv.environment import Environment
+from k8s_venv.config.environment import Environment
 from k8s_venv.errors import CallError
 from k8s_venv.locks.locking import write_lock
-from k8s_venv.uv import find_interpreter
+from k8s_venv.locks.uv import find_interpreter
 
 
 class Color(enum.Enum):

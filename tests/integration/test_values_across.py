@@ -22,7 +22,7 @@ ENVIRONMENTS = {
 SCRIPT = (Path(__file__).parent / "values_samples.py").read_text("utf-8")
 SHOW = """
 import sys
-from k8s_venv.runner import values
+from k8s_venv.wire import values
 try:
     value = values.loads(open(sys.argv[1], "rb").read())
 except Exception as error:
@@ -58,7 +58,7 @@ def carry(tmp_path: Path, writer: str, expression: str, reader: str, show: str) 
     file = tmp_path / "value.bin"
     code = f"""
 import sys
-from k8s_venv.runner import values
+from k8s_venv.wire import values
 import pandas as pd
 open(sys.argv[1], "wb").write(values.dumps({expression}))
 """
@@ -139,7 +139,7 @@ PENDULUMS = {
 TIMES = """
 import datetime, pickle, sys
 import pendulum
-from k8s_venv.runner import values
+from k8s_venv.wire import values
 new_york = pendulum.timezone("America/New_York")
 made = [pendulum.DateTime(2024, 11, 3, 1, 30, tzinfo=new_york, fold=fold) for fold in (0, 1)]
 made += [pendulum.DateTime(2024, 7, 1, tzinfo=pendulum.timezone("UTC")), pendulum.DateTime(2024, 7, 1)]

@@ -14,15 +14,15 @@ import pytest
 from k8s_venv.backends.local.backend import LocalBackend
 from k8s_venv.backends.marks import parse_line
 from k8s_venv.calls import open_result, pack
-from k8s_venv.environment import Environment
+from k8s_venv.config.environment import Environment
 from k8s_venv.locks.locking import write_lock
 from tests.interpreters import environment, interpreter, run_code
 
 LIBRARIES = ("lxml", "beautifulsoup4", "ruamel.yaml", "tomlkit", "markupsafe", "python-dateutil", "pytz", "freezegun")
 CARRY = """
 import json
-from k8s_venv.runner import values
-from k8s_venv.runner.notes import Notes
+from k8s_venv.wire import values
+from k8s_venv.wire.notes import Notes
 {code}
 notes = Notes()
 arrived = values.loads(b"".join(values.buffers(values.dump_parts(value, notes=notes))))

@@ -24,9 +24,9 @@ import pytest
 
 from k8s_venv.backends.local.backend import LocalBackend
 from k8s_venv.calls import open_result, pack
-from k8s_venv.environment import Environment
+from k8s_venv.config.environment import Environment
 from k8s_venv.errors import BackendError, RemoteError
-from k8s_venv.uv import find_interpreter
+from k8s_venv.locks.uv import find_interpreter
 
 Call = Callable[..., Any]
 

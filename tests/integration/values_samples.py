@@ -19,7 +19,7 @@ import traceback
 import uuid
 from typing import Any, Callable, Dict  # noqa: UP035 -- Python 3.8
 
-from k8s_venv.runner import values
+from k8s_venv.wire import values
 
 Sample = Callable[[], Any]
 UTC = datetime.timezone.utc  # noqa: UP017 -- Python 3.8

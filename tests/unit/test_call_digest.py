@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from k8s_venv.calls import PackedCall, pack
 from k8s_venv.calls.call_digest import call_digest
 from k8s_venv.calls.pickle_digest import pickle_digest
-from k8s_venv.environment import Environment
+from k8s_venv.config.environment import Environment
 
 LIMIT = {"rows": 10}
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from k8s_venv.environment import Environment
+from k8s_venv.config.environment import Environment
 from k8s_venv.locks.locking import read_lock, write_lock
 from tests.chart import CHART, helm
 from tests.conftest import Command

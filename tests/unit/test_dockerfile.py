@@ -9,9 +9,9 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from k8s_venv.dockerfile import Venv, read_packages, read_venvs
+from k8s_venv.cli.dockerfile import Venv, read_packages, read_venvs
+from k8s_venv.config.project import load_project
 from k8s_venv.errors import ProjectError
-from k8s_venv.project import load_project
 from tests.conftest import Command
 
 DOCKERFILE = """\

@@ -20,11 +20,12 @@ from hypothesis import strategies as st
 
 from k8s_venv.calls import PackedCall
 from k8s_venv.calls.exceptions import rebuild
-from k8s_venv.environment import Environment
+from k8s_venv.config.environment import Environment
 from k8s_venv.errors import RemoteError, visible
-from k8s_venv.runner import failures, protocol
-from k8s_venv.runner.masking import masked_data, masker
-from k8s_venv.runner.values import dumps, loads
+from k8s_venv.runner import failures
+from k8s_venv.wire import protocol
+from k8s_venv.wire.masking import masked_data, masker
+from k8s_venv.wire.values import dumps, loads
 
 CALL = PackedCall(Environment(name="x", root=Path(), python="3.12"), "work", frozenset([__name__]), "source", b"", {})
 SECRET = "correct horse"

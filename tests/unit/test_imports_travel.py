@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from k8s_venv.calls.capturing import Captured, capture
-from k8s_venv.environment import Environment
+from k8s_venv.config.environment import Environment
 from k8s_venv.errors import CallError
 
 Capturing = Callable[..., Captured]

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from k8s_venv.environment import Environment
+from k8s_venv.check.provides import provided_by
+from k8s_venv.config.environment import Environment
 from k8s_venv.locks.installed import Installed, lacking, read_metadata
 from k8s_venv.locks.locking import write_lock
 from k8s_venv.locks.resolving import Renewal
-from k8s_venv.provides import provided_by
 from tests.wheels import make_wheel
 
 TORCH = Installed("own-torch", "2.3.0a0+nv24.4", ("own-lib>=1",))

@@ -22,8 +22,8 @@ from k8s_venv.backends.kubernetes.client_types import typed
 from k8s_venv.backends.kubernetes.payload import Parcels, withdraw_arguments
 from k8s_venv.calls import PackedCall, pack
 from k8s_venv.calls.spool import Spool
-from k8s_venv.environment import Environment
-from k8s_venv.runner import protocol
+from k8s_venv.config.environment import Environment
+from k8s_venv.wire import protocol
 
 PYTHON = runner_command("python", "")[:-1]
 ENVIRONMENT = Environment(name="x", root=Path(), python="3.12")

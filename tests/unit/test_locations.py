@@ -20,13 +20,13 @@ from k8s_venv.calls.delivery import Delivery
 from k8s_venv.calls.locations import location_at
 from k8s_venv.calls.references import MARK, load
 from k8s_venv.calls.spool import Spool
-from k8s_venv.environment import Environment
+from k8s_venv.config.environment import Environment
+from k8s_venv.config.value_settings import ValueSettings
 from k8s_venv.errors import CallError, K8sVenvError
-from k8s_venv.runner import delivery, protocol
-from k8s_venv.runner.errors import DeliveryError
 from k8s_venv.runner.opening import beside
-from k8s_venv.runner.values import dumps, loads
-from k8s_venv.value_settings import ValueSettings
+from k8s_venv.wire import delivery, protocol
+from k8s_venv.wire.errors import DeliveryError
+from k8s_venv.wire.values import dumps, loads
 
 
 @pytest.fixture(params=["folder", "bucket"])

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import tomli_w
 
+from k8s_venv.config.project import load_project
 from k8s_venv.errors import LockError
 from k8s_venv.locks.locking import check_lock, locked_packages, read_lock
-from k8s_venv.project import load_project
 from tests.faults import OLDER, SECRET, plant, run
 from tests.wheels import make_wheel
 

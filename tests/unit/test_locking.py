@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from k8s_venv.environment import Environment
+from k8s_venv.config.environment import Environment
 from k8s_venv.errors import LockError
 from k8s_venv.locks.linechecks import refuse_lines
 from k8s_venv.locks.lockfile import Lock

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from k8s_venv.backends.local.environments import make_environment
-from k8s_venv.environment import Environment
+from k8s_venv.config.environment import Environment
 from k8s_venv.errors import BackendError, LockError
 from k8s_venv.locks.locking import read_lock, write_lock
 from tests.interpreters import run_code

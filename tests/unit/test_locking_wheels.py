@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from k8s_venv.backends.local.environments import make_environment
-from k8s_venv.environment import Environment
+from k8s_venv.config.environment import Environment
 from k8s_venv.errors import LockError
 from k8s_venv.locks.lockfile import Lock
 from k8s_venv.locks.locking import check_lock, write_lock

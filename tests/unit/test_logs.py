@@ -15,7 +15,7 @@ pytest.importorskip("kubernetes", reason="the kubernetes client is not installed
 from kubernetes.client.exceptions import ApiException
 
 from k8s_venv.backends.kubernetes.logs import LogFollower, printed_lines
-from k8s_venv.runner.protocol import BEGIN
+from k8s_venv.wire.protocol import BEGIN
 
 NOW = datetime.datetime.now(datetime.UTC)
 

@@ -15,7 +15,7 @@ from kubernetes.config import ConfigException
 
 from k8s_venv.backends.kubernetes import refusals
 from k8s_venv.backends.kubernetes.namespaces import Namespace, context_namespace
-from k8s_venv.environment import Environment
+from k8s_venv.config.environment import Environment
 
 CONFIG: dict[str, Any] = {
     "apiVersion": "v1",

@@ -9,9 +9,9 @@ import pytest
 
 from k8s_venv.backends.variables import plain_variables
 from k8s_venv.backends.without_pod import HONOURED, NEEDED, WITHOUT_EFFECT, options_without_pod
-from k8s_venv.environment import Environment
+from k8s_venv.config.environment import Environment
+from k8s_venv.config.project import Project
 from k8s_venv.errors import BackendError, K8sVenvError
-from k8s_venv.project import Project
 
 ALL = sorted(HONOURED["local"] | HONOURED["docker"] | NEEDED.keys() | WITHOUT_EFFECT.keys())
 PROJECT = Project(path=Path("k8s-venv.toml"))

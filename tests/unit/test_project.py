@@ -10,9 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from k8s_venv.backends import choose_backend
-from k8s_venv.environment import NAME
+from k8s_venv.config.environment import NAME
+from k8s_venv.config.project import find_project, load_project
 from k8s_venv.errors import K8sVenvError, ProjectError, UnknownEnvironmentError
-from k8s_venv.project import find_project, load_project
 from tests.conftest import ProjectWriter
 
 pytestmark = pytest.mark.usefixtures("no_settings")

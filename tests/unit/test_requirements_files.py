@@ -11,7 +11,7 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from k8s_venv.environment import Environment
+from k8s_venv.config.environment import Environment
 from k8s_venv.errors import LockError
 from k8s_venv.locks.linechecks import line_notes, refuse_lines
 from k8s_venv.locks.requirements import requirement_lines

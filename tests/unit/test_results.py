@@ -19,11 +19,11 @@ from hypothesis import strategies as st
 
 from k8s_venv.calls import PackedCall, Result, open_result, parse_document
 from k8s_venv.calls.results import inline_result
-from k8s_venv.environment import Environment
+from k8s_venv.config.environment import Environment
 from k8s_venv.errors import BackendError, CallError, K8sVenvError, RemoteError, visible
-from k8s_venv.runner import protocol
-from k8s_venv.runner.values import dumps
 from k8s_venv.runtime import FailTask, SkipTask
+from k8s_venv.wire import protocol
+from k8s_venv.wire.values import dumps
 
 CALL = PackedCall(Environment(name="x", root=Path(), python="3.12"), "work", frozenset(["dag"]), "cloudpickle", b"", {})
 
@@ -121,7 +121,7 @@ def forged(**changes: Any) -> BaseException:
 
 
 @pytest.mark.parametrize("entry", ["args", "notes", "group", "left_out", "attributes"])
-@pytest.mark.parametrize("module", ["builtins", "k8s_venv.runner.errors"])
+@pytest.mark.parametrize("module", ["builtins", "k8s_venv.wire.errors"])
 def test_a_failure_whose_lists_have_no_end_is_refused(entry: str, module: str) -> None:
     error = forged(**{entry: ENDLESS, "module": module})
 
@@ -258,8 +258,8 @@ def failed(message: str, module: str = "builtins", name: str = "ValueError", **c
         ({"module": "elsewhere", "name": "Unknown"}, RemoteError),
         ({"outcome": protocol.SKIP}, SkipTask),
         ({"outcome": protocol.FAIL}, FailTask),
-        ({"module": "k8s_venv.runner.errors", "name": "DeliveryError"}, BackendError),
-        ({"module": "k8s_venv.runner.errors", "name": "RestoringError"}, CallError),
+        ({"module": "k8s_venv.wire.errors", "name": "DeliveryError"}, BackendError),
+        ({"module": "k8s_venv.wire.errors", "name": "RestoringError"}, CallError),
         ({"module": f"else{HIDING}", "name": f"Un{HIDING}"}, RemoteError),
     ],
 )

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from k8s_venv.calls.source.modulefile import remember
-from k8s_venv.calls.source.slicing import Slicer
 from k8s_venv.calls.syntax import newer_syntax
+from k8s_venv.capture.modulefile import remember
+from k8s_venv.capture.slicing import Slicer
 from k8s_venv.errors import CallError
 
 Load = Callable[[str], ModuleType]

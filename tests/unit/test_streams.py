@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from k8s_venv.airflow.lines import line_logger
 from k8s_venv.backends.marks import parse_line
 from k8s_venv.runner import streams
-from k8s_venv.runner.protocol import MARK
+from k8s_venv.wire.protocol import MARK
 
 
 def printed(*pieces: bytes, mark: str = "") -> bytes:

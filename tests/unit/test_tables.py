@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from k8s_venv.runner import values
-from k8s_venv.runner.errors import MalformedError, MissingLibraryError, NoCodecError, UnreadableVersionError
+from k8s_venv.wire import values
+from k8s_venv.wire.errors import MalformedError, MissingLibraryError, NoCodecError, UnreadableVersionError
 
 np: Any = pytest.importorskip("numpy")
 pd: Any = pytest.importorskip("pandas")

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from k8s_venv import uv
 from k8s_venv.errors import K8sVenvError
-from k8s_venv.pipsettings import uv_variables
+from k8s_venv.locks import uv
+from k8s_venv.locks.pipsettings import uv_variables
 
 
 def test_the_cache_is_where_the_variable_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

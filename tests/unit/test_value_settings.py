@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from k8s_venv.environment import Environment
+from k8s_venv.config.environment import Environment
+from k8s_venv.config.project import load_project
+from k8s_venv.config.value_settings import ValueSettings
 from k8s_venv.errors import K8sVenvError, ProjectError
-from k8s_venv.project import load_project
-from k8s_venv.value_settings import ValueSettings
 
 
 def read(folder: Path, text: str) -> Environment:

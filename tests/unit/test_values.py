@@ -25,17 +25,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from k8s_venv.runner import values
-from k8s_venv.runner.errors import (
+from k8s_venv.runtime import register_codec
+from k8s_venv.wire import values
+from k8s_venv.wire.errors import (
     MalformedError,
     MissingLibraryError,
     NoCodecError,
     UnknownCodecError,
     UnknownTypeError,
 )
-from k8s_venv.runner.registry import MAX_DEPTH
-from k8s_venv.runner.shipped_types import resolver
-from k8s_venv.runtime import register_codec
+from k8s_venv.wire.registry import MAX_DEPTH
+from k8s_venv.wire.shipped_types import resolver
 from tests.interpreters import CHECKOUT
 
 
@@ -547,7 +547,7 @@ def test_a_library_that_a_codec_misses_is_named() -> None:
 def test_importing_the_codecs_loads_nothing_that_a_plain_value_does_not_need() -> None:
     code = """
 import json, struct, sys
-from k8s_venv.runner import values
+from k8s_venv.wire import values
 values.loads(values.dumps({"args": [1, "a", {"b": [1.5, None]}], "kwargs": {}}))
 print(json.dumps(sorted(sys.modules)))
 """

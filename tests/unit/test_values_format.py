@@ -15,15 +15,15 @@ from typing import Any, NamedTuple
 
 import pytest
 
-import k8s_venv.runner
-from k8s_venv.runner import protocol, values
-from k8s_venv.runner.registry import MODULE_OF_NAME, codec_module
-from k8s_venv.runner.shipped_types import resolver
+import k8s_venv.wire
+from k8s_venv.wire import protocol, values
+from k8s_venv.wire.registry import MODULE_OF_NAME, codec_module
+from k8s_venv.wire.shipped_types import resolver
 from tests.integration import values_samples
 
 jsonschema: Any = pytest.importorskip("jsonschema")
 GOLDEN = Path(__file__).parent.parent / "golden" / "values"
-RUNNER = Path(k8s_venv.runner.__file__).parent
+WIRE = Path(k8s_venv.wire.__file__).parent
 CORE = {
     "json",
     "str",
@@ -41,7 +41,7 @@ CORE = {
 
 
 def validator(name: str) -> Any:
-    schema = json.loads((RUNNER / name).read_text("utf-8"))
+    schema = json.loads((WIRE / name).read_text("utf-8"))
     jsonschema.Draft202012Validator.check_schema(schema)
     return jsonschema.Draft202012Validator(schema)
 
@@ -150,7 +150,7 @@ def test_the_readme_lists_every_codec() -> None:
     names = set(CORE)
     for module in set(MODULE_OF_NAME.values()):
         names |= set(codec_module(module).DECODERS)
-    text = (RUNNER / "README.md").read_text("utf-8")
+    text = (WIRE / "README.md").read_text("utf-8")
     table = text[text.index("| `$` |") :].partition("\n\n")[0]
     listed = {name for row in table.splitlines()[2:] for name in re.findall(r"`([\w.]+)`", row.split("|")[1])}
     assert listed == names

@@ -21,10 +21,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from k8s_venv.runner import values
-from k8s_venv.runner.errors import MalformedError, MissingLibraryError, NoCodecError
-from k8s_venv.runner.registry import MODULE_OF_NAME, codec_module
-from k8s_venv.runner.shipped_types import resolver
+from k8s_venv.wire import values
+from k8s_venv.wire.errors import MalformedError, MissingLibraryError, NoCodecError
+from k8s_venv.wire.registry import MODULE_OF_NAME, codec_module
+from k8s_venv.wire.shipped_types import resolver
 
 
 class Colour(enum.Flag):

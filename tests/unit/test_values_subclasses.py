@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from k8s_venv.runner import values
-from k8s_venv.runner.errors import MalformedError, NoCodecError
-from k8s_venv.runner.notes import Notes
+from k8s_venv.wire import values
+from k8s_venv.wire.errors import MalformedError, NoCodecError
+from k8s_venv.wire.notes import Notes
 
 
 class Text(str):

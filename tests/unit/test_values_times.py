@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from k8s_venv.runner import values
-from k8s_venv.runner.errors import NoCodecError
+from k8s_venv.wire import values
+from k8s_venv.wire.errors import NoCodecError
 
 UTC = datetime.UTC
 REPEATED = datetime.datetime(2024, 11, 3, 1, 30)  # New York's clocks show it twice

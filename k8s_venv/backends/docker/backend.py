@@ -19,18 +19,18 @@ from k8s_venv.backends.docker.transfer import kept, result_file, write_folders
 from k8s_venv.backends.exits import exit_reason
 from k8s_venv.backends.lines import LineSplitter, unheard
 from k8s_venv.backends.without_pod import options_without_pod
+from k8s_venv.builders.dockerengine import EngineError, connect
 from k8s_venv.calls import Delivery, PackedCall, Result, parse_document
-from k8s_venv.dockerengine import EngineError, connect
 from k8s_venv.errors import BackendError
-from k8s_venv.runner import protocol
+from k8s_venv.wire import protocol
 
 if TYPE_CHECKING:
     from docker import DockerClient
     from docker.models.containers import Container
     from docker.models.images import Image
 
-    from k8s_venv.environment import Environment
-    from k8s_venv.project import Project
+    from k8s_venv.config.environment import Environment
+    from k8s_venv.config.project import Project
 
 Progress = Callable[[str], None]
 

@@ -9,12 +9,12 @@ from k8s_venv.backends.command import runner_command
 from k8s_venv.backends.resources import amount, amounts
 from k8s_venv.backends.variables import plain_variables
 from k8s_venv.errors import BackendError
-from k8s_venv.runner import protocol
+from k8s_venv.wire import protocol
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from k8s_venv.environment import Environment
+    from k8s_venv.config.environment import Environment
 
 LABEL = "k8s-venv.environment"  # of a call's container and its volume
 FOLDER = "/k8s-venv"

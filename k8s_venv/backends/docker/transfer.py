@@ -10,14 +10,14 @@ from typing import IO, TYPE_CHECKING, Any
 
 from k8s_venv.backends.docker.options import FOLDER
 from k8s_venv.errors import BackendError
-from k8s_venv.runner.mapped import map_file
+from k8s_venv.wire.mapped import map_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from docker.models.containers import Container
 
-    from k8s_venv.runner.registry import Buffer
+    from k8s_venv.wire.registry import Buffer
 
 RESULT_FOLDER = f"{FOLDER}/result"
 _CHUNK = 1 << 20  # bytes of a result that are in memory at once

@@ -17,7 +17,7 @@ from k8s_venv.errors import BackendError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from k8s_venv.environment import Environment
+    from k8s_venv.config.environment import Environment
 
 # Seconds to connect and to wait for an answer: admission webhooks may take 30 of them.
 _TIMEOUT = (10, 60)

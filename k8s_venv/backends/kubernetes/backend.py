@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from kubernetes.client import models as k8s
 
     from k8s_venv.calls import PackedCall, Result
-    from k8s_venv.environment import Environment
-    from k8s_venv.project import Project
+    from k8s_venv.config.environment import Environment
+    from k8s_venv.config.project import Project
 
 # A caller that dies between creating the pod and its Secret leaves a pod that waits: never longer than this.
 DEADLINE = 24 * 3600

@@ -12,7 +12,7 @@ from k8s_venv.backends.kubernetes.render import BASE
 from k8s_venv.errors import BackendError
 
 if TYPE_CHECKING:
-    from k8s_venv.environment import Environment
+    from k8s_venv.config.environment import Environment
 
 # How a node reports a registry that it will not find, or not trust, the next time either.
 _OTHER_REGISTRY = ("no such host", "x509", "certificate", "http response to https client")

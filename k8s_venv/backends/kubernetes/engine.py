@@ -16,7 +16,7 @@ from k8s_venv.backends.kubernetes.payload import PodPayload
 from k8s_venv.backends.kubernetes.stages import End, Judge, Timeouts, phases
 from k8s_venv.calls import PackedCall, Result, parse_document
 from k8s_venv.errors import BackendError
-from k8s_venv.runner import protocol
+from k8s_venv.wire import protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable

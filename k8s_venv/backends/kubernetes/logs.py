@@ -16,7 +16,7 @@ from kubernetes.client.exceptions import ApiException
 from urllib3.exceptions import HTTPError
 
 from k8s_venv.backends.kubernetes.refusals import why
-from k8s_venv.runner.protocol import BEGIN, MARK
+from k8s_venv.wire.protocol import BEGIN, MARK
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

@@ -13,7 +13,7 @@ from k8s_venv.backends.kubernetes import refusals
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from k8s_venv.environment import Environment
+    from k8s_venv.config.environment import Environment
 
 T = TypeVar("T")
 K = TypeVar("K", bound=Any)

@@ -22,9 +22,9 @@ from k8s_venv.backends.kubernetes import render
 from k8s_venv.calls import Delivery, Result
 from k8s_venv.calls.results import inline_result
 from k8s_venv.errors import BackendError, CallError
-from k8s_venv.runner import protocol
-from k8s_venv.runner.mapped import map_file
-from k8s_venv.runner.protocol import MARK
+from k8s_venv.wire import protocol
+from k8s_venv.wire.mapped import map_file
+from k8s_venv.wire.protocol import MARK
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from kubernetes.client import models as k8s
 
     from k8s_venv.calls import PackedCall
-    from k8s_venv.runner.registry import Buffer
+    from k8s_venv.wire.registry import Buffer
 
 # A large result, in seconds: how long reading may fail without a byte of progress (the sidecar may still be starting,
 # its image be pulled again), between two attempts, and of silence in one.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from k8s_venv.errors import BackendError
 
 if TYPE_CHECKING:
-    from k8s_venv.environment import Environment
+    from k8s_venv.config.environment import Environment
 
 # What the API server's refusals mean, by words that it, or one of its admission plugins, uses.
 _HINTS = {

@@ -19,7 +19,7 @@ from k8s_venv.backends.command import runner_command
 from k8s_venv.backends.kubernetes.client_types import typed, variables
 from k8s_venv.backends.kubernetes.security import container_security, pod_security
 from k8s_venv.backends.resources import amount, amounts
-from k8s_venv.runner import protocol
+from k8s_venv.wire import protocol
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -13,7 +13,7 @@ from kubernetes.client import ApiClient
 
 from k8s_venv.backends.kubernetes import pod_status, render
 from k8s_venv.calls.call_digest import call_digest
-from k8s_venv.runner import protocol
+from k8s_venv.wire import protocol
 
 if TYPE_CHECKING:
     from k8s_venv.calls import PackedCall

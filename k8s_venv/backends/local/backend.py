@@ -20,14 +20,14 @@ from k8s_venv.backends.variables import plain_variables
 from k8s_venv.backends.without_pod import options_without_pod
 from k8s_venv.calls import Delivery, PackedCall, Result, parse_document
 from k8s_venv.errors import BackendError
-from k8s_venv.runner import protocol
-from k8s_venv.runner.mapped import map_file
+from k8s_venv.wire import protocol
+from k8s_venv.wire.mapped import map_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
-    from k8s_venv.project import Project
+    from k8s_venv.config.project import Project
 
 _GRACE = 10.0  # seconds between asking a task to end and ending it
 _LOOK = 0.2  # seconds between looks at whether a silent task has ended

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
-from k8s_venv import uv
 from k8s_venv.backends.exits import exit_reason
 from k8s_venv.backends.local.unused import DIGITS, note_use
 from k8s_venv.backends.local.variables import variables
+from k8s_venv.cache import CACHE_VARIABLE, cache_folder, require_cache, using, writing_cache
 from k8s_venv.errors import BackendError
-from k8s_venv.keeping import using
+from k8s_venv.locks import uv
 from k8s_venv.locks.installed import lacking
 from k8s_venv.locks.locking import read_lock
 from k8s_venv.locks.requirements import index_settings
@@ -27,7 +27,7 @@ from k8s_venv.locks.uncovered import lock_for_here
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from k8s_venv.environment import Environment
+    from k8s_venv.config.environment import Environment
     from k8s_venv.locks.lockfile import Lock
 
     Progress = Callable[[str], None]
@@ -52,14 +52,14 @@ def make_environment(environment: Environment, progress: Progress | None = None)
     if environment.interpreter_path is not None:
         return _existing(environment, environment.interpreter_path)
     lock = read_lock(environment)
-    folder = uv.cache_folder() / "environments" / f"{environment.name}-{environment.python}-{lock.digest[:DIGITS]}"
+    folder = cache_folder() / "environments" / f"{environment.name}-{environment.python}-{lock.digest[:DIGITS]}"
     python = folder / "bin" / "python"
     if python.exists():
         note_use(folder, lock.path)
         return python
     _require_usable(environment)
     progress = progress or (lambda line: None)
-    with uv.writing_cache():
+    with writing_cache():
         folder.parent.mkdir(parents=True, exist_ok=True)
         with _alone(folder, progress):
             if not python.exists():
@@ -135,12 +135,12 @@ def _require_usable(environment: Environment) -> None:
         K8sVenvError: it cannot be written to.
         BackendError: nothing in it can be executed.
     """
-    folder = uv.require_cache()
+    folder = require_cache()
     if os.statvfs(folder).f_flag & getattr(os, "ST_NOEXEC", 0):
         raise BackendError(
             environment.name,
             f"cannot be made: the cache folder {folder} lies on a file system that executes nothing (mounted noexec), "
-            f"so compiled packages would not load. Set {uv.CACHE_VARIABLE} to a folder on another one.",
+            f"so compiled packages would not load. Set {CACHE_VARIABLE} to a folder on another one.",
         )
 
 

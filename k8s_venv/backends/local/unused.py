@@ -7,8 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from k8s_venv import uv
-from k8s_venv.keeping import HOUR, Unused, alone_with, is_older, mark_used
+from k8s_venv.cache import HOUR, Unused, alone_with, cache_folder, is_older, mark_used
 from k8s_venv.locks.lockfile import parse_lock
 
 if TYPE_CHECKING:
@@ -47,7 +46,7 @@ def unused_environments(seconds: float) -> Iterator[list[Unused]]:
     """
     found = []
     with contextlib.ExitStack() as held:
-        for folder in sorted((uv.cache_folder() / "environments").glob("*/")):
+        for folder in sorted((cache_folder() / "environments").glob("*/")):
             try:
                 kind = _kind(folder, seconds)
                 if kind and held.enter_context(alone_with(folder)) and _kind(folder, seconds):

@@ -1,0 +1,319 @@
+"""What one sliced module contributes to a call; the rules stand in ``source``."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import dataclasses
+import sys
+from types import FunctionType, ModuleType
+from typing import TYPE_CHECKING, Any
+
+from k8s_venv.capture import repeating
+from k8s_venv.capture.class_state import changed_attributes
+from k8s_venv.capture.definitions import Definition
+from k8s_venv.capture.in_force import defines, has_its_defaults
+from k8s_venv.capture.names import is_builtin
+from k8s_venv.capture.parts import Attribute, StateError
+from k8s_venv.capture.registered import Registries
+from k8s_venv.capture.repeated_imports import RepeatedImport, imports_of_name, star_import
+from k8s_venv.capture.sender_only import bound_to_process
+from k8s_venv.capture.state import is_plain, portable
+from k8s_venv.capture.statements import Statements
+from k8s_venv.errors import CallError, SourceError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Mapping
+    from pathlib import Path
+
+    from k8s_venv.capture.bindings import Binding
+    from k8s_venv.capture.modulefile import ModuleFile
+    from k8s_venv.capture.origins import Origins
+
+
+@dataclasses.dataclass
+class ModuleSlice:
+    """What a call needs of one module.
+
+    Args:
+        name: the module's name.
+        names: what its names stand for.
+        origins: tells how other modules travel.
+        annotated: as ``Statements`` takes it.
+        refuse: makes the error for a name that cannot travel, from its kind, name, problem, file and line.
+    """
+
+    name: str
+    names: dict[str, Any]
+    origins: Origins
+    refuse: Callable[[type[CallError], str, str, str | None, int | None], CallError]
+    files: list[ModuleFile]
+    annotated: Collection[str] | None
+
+    def __post_init__(self) -> None:
+        self.statements = Statements(self.files, self.names, self.origins, self.annotated)
+        self.early: dict[str, Any] = {}  # values that stand before the statements run
+        self.late: dict[str, Any] = {}  # values that are set after them
+        self.elsewhere: set[tuple[str, str]] = set()  # names of other sliced modules
+        self._reached: dict[str, bool] = {}
+        self._repeated: set[str] = set()
+        self._pending: list[tuple[str, bool]] = []
+
+    # --- names ---------------------------------------------------------------------------------------------
+
+    def reach(self, names: Iterable[str], *, early: bool = False) -> None:
+        """Collect what names need, and what that needs in turn.
+
+        Args:
+            names: the names.
+            early: they are needed while the module's statements run, not only when functions are called.
+        """
+        self._pending += [(name, early) for name in sorted(names)]
+        while self._pending:
+            name, needed_early = self._pending.pop()
+            before = self._reached.get(name)
+            if before is None or (needed_early and not before):
+                self._reached[name] = needed_early
+                self._decide(name, early=needed_early)
+
+    def made_before(self) -> dict[int, tuple[str, str]]:
+        """Return what stands there before the late values are set: ids of objects, with the module and a name."""
+        names = (self._repeated | self.early.keys()) & self.names.keys() - self.late.keys()
+        return {id(self.names[name]): (self.name, name) for name in sorted(names) if not is_plain(self.names[name])}
+
+    def built(self) -> set[int]:
+        """Return the ids of the late values that are built from their parts, though the module has a name for them."""
+        return {id(value) for value in self.late.values() if self._is_built(value)}
+
+    def _is_built(self, value: Any) -> bool:
+        return isinstance(value, FunctionType) or (self._is_own(type(value)) and not isinstance(value, type))
+
+    def claim(self, name: str) -> None:
+        """Keep a name from being followed: it is the call's own function."""
+        self._reached[name] = True
+
+    def add_own(self, number: int, node: ast.FunctionDef | ast.AsyncFunctionDef, from_line: int) -> None:
+        """Add the definition of the call's own function.
+
+        Args:
+            number: its file's.
+            node: the definition.
+            from_line: leaves out what stands before this line.
+        """
+        self.claim(node.name)
+        self._add(number, node, early=False, from_line=from_line)
+        self.reach(())
+
+    def _decide(self, name: str, *, early: bool) -> None:
+        if "." in name:
+            self._submodule(name)
+            return
+        if name.endswith("*"):
+            self._pending += [(each, early) for each in sorted(self.names) if each.startswith(name[:-1])]
+        bindings = self._bindings(name)
+        if name not in self.names and early:  # it was deleted once the statements that need it had run
+            bindings = [pair for pair in bindings if not isinstance(pair[1].statement, ast.Delete)]
+            self._repeat(name, bindings, whole=True)
+        if name == "__doc__":
+            self.early[name] = self.names.get(name)
+        if name not in self.names or name in ("__name__", "__file__", "__package__", "__doc__", "__builtins__"):
+            return  # a builtin, what every module has, or a NameError that is the function's own
+        value = self.names[name]
+        if not bindings:
+            self._unbound(name, value, early=early)
+        elif any(repeating.chooses_by_python(b.unit, self.names) for _, b in bindings):
+            self._repeat(name, bindings, whole=True)
+        elif all(isinstance(b.statement, ast.Import | ast.ImportFrom) for _, b in bindings):
+            for found in imports_of_name(name, value, bindings):
+                self.statements.add_import(found)
+        elif isinstance(value, type) or any(isinstance(b.statement, Definition) for _, b in bindings):
+            self._definition(name, value, bindings, early=early)
+        else:
+            self._state(name, value, bindings, early=early)
+
+    def _submodule(self, dotted: str) -> None:
+        """Import a module of the project that is used as an attribute of its package, whoever imported it here."""
+        root, _, rest = dotted.partition(".")
+        package = self.names.get(root)
+        full = f"{package.__name__}.{rest}" if isinstance(package, ModuleType) else ""
+        bindings = self._bindings(root)
+        if bindings and full in sys.modules and self.origins.is_beside(full):
+            number, binding = bindings[-1]
+            if isinstance(binding.statement, ast.Import | ast.ImportFrom):
+                self.statements.add_import(RepeatedImport(number, binding.statement, f"import {full}\n"))
+
+    def _bindings(self, name: str) -> list[tuple[int, Binding]]:
+        return [(number, b) for number, file in enumerate(self.files) for b in file.bindings.get(name, [])]
+
+    def _unbound(self, name: str, value: Any, *, early: bool) -> None:
+        """Follow a name that no statement binds: one of a star import, or set from outside."""
+        if is_builtin(name) and not isinstance(value, ModuleType | FunctionType | type):
+            return
+        found = star_import(name, value, self.files, self.names)
+        if found is not None:
+            self.statements.add_import(found)
+            return
+        self._state(name, value, [], early=early)
+
+    # --- functions and classes -----------------------------------------------------------------------------
+
+    def _definition(self, name: str, value: Any, bindings: list[tuple[int, Binding]], *, early: bool) -> None:
+        number, last = bindings[-1]
+        if type(value).__module__.partition(".")[0] == "airflow":
+            problem = "is an Airflow task or operator, which cannot be called inside an environment"
+            raise self.refuse(CallError, name, problem, self.files[number].filename, last.statement.lineno)
+        chosen = [(n, binding) for n, binding in bindings if defines(self.files[n], binding.statement, value)]
+        all_definitions = all(isinstance(b.statement, Definition) for _, b in bindings)
+        if len(chosen) == 1 and all_definitions and not self._needs_earlier(name, chosen[0], early=early):
+            bindings = chosen
+        if not early and self._has_state(value, bindings):
+            try:
+                self._add_value(name, value, has_statements=not isinstance(value, FunctionType))
+            except StateError:
+                pass
+            else:
+                return
+        # Which of several definitions is in force was then decided by the statements around them.
+        self._repeat(name, bindings, whole=all_definitions and len(bindings) > 1)
+        if isinstance(value, type):
+            self._reach_subclasses(value)
+            self._add_class_state(name, value, bindings)
+
+    def _needs_earlier(self, name: str, chosen: tuple[int, Binding], *, early: bool) -> bool:
+        """Return whether a definition, or a statement before it, uses an earlier definition of the same name."""
+        number, binding = chosen
+        return early or name in self.files[number].facts(binding.statement).uses.now
+
+    def _has_state(self, value: Any, bindings: list[tuple[int, Binding]]) -> bool:
+        """Return whether what a definition made is more than running it again gives."""
+        if not self._is_built(value):
+            return False
+        if len(bindings) > 1 or not isinstance(value, FunctionType):
+            return True  # what is no function is an instance of the decorator's class
+        return not has_its_defaults(value, bindings[0][1].statement, self.names, lambda name: len(self._bindings(name)))
+
+    def _reach_subclasses(self, kind: type) -> None:
+        """Bring the classes that a class knows of, which register themselves with it, or with their metaclass."""
+        hook = any("__init_subclass__" in vars(base) for base in kind.__mro__ if self._is_own(base))
+        asked = any("__subclasses__" in file.text for file in self.files)
+        known: list[type] = []
+        if hook or asked or self._is_own(type(kind)):
+            known = type.__subclasses__(kind)
+        if issubclass(kind, type):
+            known += [other for other in self.names.values() if isinstance(other, kind)]
+        for other in known:
+            if self._is_own(other) and self.names.get(other.__name__) is other:
+                self._pending.append((other.__name__, True))
+
+    def _add_class_state(self, name: str, kind: type, bindings: list[tuple[int, Binding]]) -> None:
+        """Set again what of a class was changed since it was made, as far as it can travel."""
+        for number, binding in bindings:
+            node = binding.statement
+            if isinstance(node, ast.ClassDef) and defines(self.files[number], node, kind):
+                for attribute, value in changed_attributes(kind, node):
+                    with contextlib.suppress(StateError):
+                        self._add_value(f"_{name}_{attribute}", Attribute(kind, attribute, value))
+
+    def _is_own(self, kind: type) -> bool:
+        return kind.__module__ == self.name
+
+    # --- state ---------------------------------------------------------------------------------------------
+
+    def _state(self, name: str, value: Any, bindings: list[tuple[int, Binding]], *, early: bool) -> None:
+        if any(repeating.asks_python(b.statement, self.names) for _, b in bindings):
+            self._repeat(name, bindings, whole=True)
+            return
+        problem = bound_to_process(value)
+        if problem:
+            raise self._refusal(CallError, name, problem, bindings)
+        if early and not self._fits_early(name, value, bindings):
+            self._repeat(name, bindings, whole=True)
+            return
+        try:
+            if early and bindings:
+                self._add_early(name, value)
+            else:
+                self._add_value(name, value, has_statements=bool(bindings))
+        except StateError as error:
+            if not bindings or any(isinstance(b.statement, ast.With | ast.AsyncWith) for _, b in bindings):
+                raise self._refusal(SourceError, name, error.problem, bindings) from None
+            self._repeat(name, bindings, whole=True)
+
+    def _refusal(
+        self, kind: type[CallError], name: str, problem: str, bindings: list[tuple[int, Binding]]
+    ) -> CallError:
+        number, line = (bindings[-1][0], bindings[-1][1].statement.lineno) if bindings else (0, None)
+        return self.refuse(kind, name, problem, self.files[number].filename if self.files else None, line)
+
+    def _fits_early(self, name: str, value: Any, bindings: list[tuple[int, Binding]]) -> bool:
+        """Return whether the value of now may stand where the module's statements run."""
+        if not bindings:
+            return True
+        if is_plain(value) and len(bindings) == 1:
+            return True
+        return any(repeating.reads_outside(b.unit, self.names) for _, b in bindings)
+
+    def _add_early(self, name: str, value: Any) -> None:
+        if portable(value, self.origins).globals:
+            raise StateError("refers to functions or classes of its own module")
+        self.late.pop(name, None)
+        self.early[name] = value
+
+    def _add_value(self, name: str, value: Any, *, has_statements: bool = False) -> None:
+        is_built = self._is_built(value)
+        parts = portable(value, self.origins, {id(value)} if is_built else ())
+        if (self.name, name) in parts.globals and not is_built:
+            raise StateError("refers to itself by its name")  # as a `TypeVar` does
+        if parts.calls_own and has_statements:
+            raise StateError("restores itself by functions of its own module")
+        self.late[name] = value
+        self.statements.imports += [each for each in parts.imports if not each.optional]
+        for module, used in parts.globals:
+            if module == self.name:
+                self._pending.append((used, False))
+            else:
+                self.elsewhere.add((module, used))
+
+    # --- statements ----------------------------------------------------------------------------------------
+
+    def _repeat(self, name: str, bindings: list[tuple[int, Binding]], *, whole: bool) -> None:
+        """Run the statements again that bind a name and those that change what it holds."""
+        self.late.pop(name, None)
+        self._repeated.add(name)
+        early = self._reached.get(name, True)
+        for number, binding in bindings:
+            by_python = repeating.chooses_by_python(binding.unit, self.names)
+            self._add(number, binding.unit if whole or by_python else binding.statement, early=early)
+        for number, statement in self.statements.changing(name):
+            if statement not in self.statements:
+                self._add(number, statement, early=True)
+
+    def _add(self, number: int, node: ast.stmt, *, early: bool, from_line: int | None = None) -> None:
+        self._pending += self.statements.add(number, node, early=early, from_line=from_line)
+        self.early.update(self.statements.values)
+
+    # --- from outside the slice ----------------------------------------------------------------------------
+
+    def registered(self, beside: Mapping[str, Path]) -> list[str]:
+        """Return the names of what registered itself in modules beside this one, and does not travel yet.
+
+        Args:
+            beside: the names of those that travel, each with its file.
+        """
+        modules = {sys.modules[name]: path for name, path in beside.items() if name in sys.modules}
+        if not modules:
+            return []
+        registries = Registries(modules, self.origins.is_beside)
+        written = {name: [binding.statement for _, binding in self._bindings(name)] for name in self.names}
+        known = [name for name, statements in written.items() if registries.know(self.names[name], statements)]
+        return [name for name in known if not any(each in self.statements for each in written[name])]
+
+    def add_settings(self, imported: Iterable[str]) -> None:
+        """Repeat the statements that configure Python, or what is imported.
+
+        Args:
+            imported: the modules that are imported, besides those that the slice imports itself.
+        """
+        for number, node in list(self.statements.settings(imported)):
+            self._add(number, node, early=True)
+        self.reach(())

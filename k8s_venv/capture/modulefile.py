@@ -1,0 +1,287 @@
+"""A Python file as text and syntax tree: as Airflow loaded it, or read again whenever it has changed."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import functools
+import io
+import linecache
+import tokenize
+import weakref
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from k8s_venv.capture.annotations import quoted
+from k8s_venv.capture.bindings import Binding, bindings_of, only_defines, own_statements
+from k8s_venv.capture.definitions import Definitions, Function, first_line
+from k8s_venv.capture.facts import Facts, facts_of
+from k8s_venv.capture.functions import written_function
+from k8s_venv.capture.imports import Calls, Import, import_calls, imports_in
+from k8s_venv.errors import CallError, SourceError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from types import CodeType, FunctionType
+
+_CELLS = ("<ipython-input-", "<python-input-")
+
+
+@dataclasses.dataclass(frozen=True, order=True)
+class Slice:
+    """A piece of a file's source.
+
+    Args:
+        line: the line it starts on, counted from 1.
+        column: where it stood on that line, in bytes of UTF-8; it orders the statements of one line.
+        text: the source as it stands there, indentation included.
+    """
+
+    line: int
+    column: int
+    text: str
+
+    def as_sent(self, filename: str) -> dict[str, Any]:
+        """Return the slice as the runner parses it."""
+        return {"file": filename, "line": self.line, "text": self.text}
+
+
+class _Loaded(NamedTuple):
+    """A file as it was when the functions of tasks were loaded from it."""
+
+    version: tuple[int, int]
+    data: bytes
+    functions: weakref.WeakSet[FunctionType]
+
+
+_as_loaded: dict[str, _Loaded] = {}
+
+
+class ModuleFile:
+    """A module's source; ``module_file`` keeps one for each file.
+
+    Args:
+        filename: its path, or the name under which ``linecache`` knows it.
+        lines: its text.
+        as_main: it ran as the process's ``__main__``.
+
+    Raises:
+        SourceError: the source does not parse.
+    """
+
+    def __init__(self, filename: str, lines: list[str], *, as_main: bool) -> None:
+        self.filename = filename
+        self.text = "".join(lines)
+        self._lines = lines
+        self._as_main = as_main
+        self._facts: dict[int, Facts] = {}
+        try:
+            self.tree = ast.parse(self.text, filename)
+        except SyntaxError as error:
+            raise SourceError(
+                f"The file has changed and no longer parses: {error.msg}.", filename, error.lineno
+            ) from None
+
+    @functools.cached_property
+    def statements(self) -> list[ast.stmt]:
+        """Return the module's own statements, in order."""
+        return list(own_statements(self.tree.body, as_main=self._as_main))
+
+    @functools.cached_property
+    def active_statements(self) -> list[ast.stmt]:
+        """Return the module's own statements that do more than import or define something."""
+        return [node for node in self.statements if not only_defines(node)]
+
+    def facts(self, node: ast.stmt) -> Facts:
+        """Return what is known about a statement without knowing what the module's names stand for."""
+        if id(node) not in self._facts:
+            self._facts[id(node)] = facts_of(node, self.filename, self.import_calls)
+        return self._facts[id(node)]
+
+    @functools.cached_property
+    def imports(self) -> list[Import]:
+        """Return the imports anywhere in the file."""
+        return list(imports_in([self.tree], self.import_calls))
+
+    def imports_of(self, node: ast.AST, package: str) -> list[Import]:
+        """Return the imports anywhere in a piece of the file.
+
+        Args:
+            node: the piece.
+            package: the file's package, for relative imports.
+        """
+        return [each.absolute(package) for each in imports_in([node], self.import_calls)]
+
+    @functools.cached_property
+    def import_calls(self) -> Calls:
+        """Return how the file imports by a text."""
+        return import_calls(self.tree, self.text)
+
+    @functools.cached_property
+    def bindings(self) -> dict[str, list[Binding]]:
+        """Return what binds each name of the module, in order."""
+        return bindings_of(self.statements)
+
+    @functools.cached_property
+    def _definitions(self) -> Definitions:
+        return Definitions(self.tree)
+
+    def definition_of(self, code: CodeType) -> Function | ast.Lambda:
+        """Return where a function is defined, by its line and name.
+
+        Raises:
+            SourceError: there is no such definition.
+        """
+        node = self._definitions.function(code)
+        if node is None:
+            raise SourceError(
+                f"The file has changed: the function {code.co_name!r} no longer starts here. Load the DAG again.",
+                self.filename,
+                code.co_firstlineno,
+            )
+        return node
+
+    def class_definition(self, kind: type) -> ast.ClassDef | None:
+        """Return where a class is defined, or None when that is not in this file."""
+        return self._definitions.class_(kind)
+
+    def slice(
+        self, node: ast.stmt | ast.expr, from_line: int | None = None, replaced: Mapping[ast.expr, str] | None = None
+    ) -> Slice:
+        """Return a statement's or expression's source.
+
+        Args:
+            node: the statement.
+            from_line: leaves out what stands before this line, such as decorators.
+            replaced: expressions in it, each with what takes its place.
+        """
+        replaced = {**quoted(node), **(replaced or {})}
+        start = from_line or self._at_sign(first_line(node), node)
+        end = node.end_lineno or start
+        # Columns count bytes of UTF-8.
+        pieces = [line.encode() for line in self._lines[start - 1 : end]]
+        # What follows on the last line is another statement, or a comment.
+        pieces[-1] = pieces[-1][: node.end_col_offset]
+        for expression in sorted(replaced, key=lambda each: (each.lineno, each.col_offset), reverse=True):
+            if expression.lineno >= start:
+                _replace(pieces, expression, start, replaced[expression])
+        if start == node.lineno and pieces[0][: node.col_offset].strip():
+            pieces[0] = pieces[0][node.col_offset :]
+        return Slice(start, node.col_offset, b"".join(pieces).decode() + "\n")
+
+    def _at_sign(self, line: int, node: ast.AST) -> int:
+        """Return the line of a decorator's ``@``, which can stand before its expression's."""
+        if getattr(node, "decorator_list", None):
+            while line > 1 and not self._lines[line - 1].lstrip().startswith("@"):
+                line -= 1
+        return line
+
+
+def _replace(pieces: list[bytes], expression: ast.expr, start: int, name: str) -> None:
+    """Put a name in an expression's place, on as many lines.
+
+    Args:
+        pieces: the lines.
+        expression: the expression.
+        start: the number of the first line.
+        name: the name.
+    """
+    first, last = expression.lineno - start, (expression.end_lineno or expression.lineno) - start
+    before, after = pieces[first][: expression.col_offset], pieces[last][expression.end_col_offset :]
+    between = [b""] * (last - first)
+    pieces[first : last + 1] = [before + b"(" + name.encode() + b"\n" * len(between) + b")" + after, *between]
+
+
+def module_file(filename: str, *, as_main: bool = False) -> ModuleFile:
+    """Return a file's source, read and parsed once for as long as the file does not change.
+
+    Args:
+        filename: its path, or the name under which ``linecache`` knows it.
+        as_main: it ran as the process's ``__main__``.
+
+    Raises:
+        SourceError: the source cannot be had, or does not parse.
+    """
+    loaded = _as_loaded.get(filename)
+    version: Any = loaded.version if loaded else _version(filename)
+    if version is None:
+        entry = linecache.cache.get(filename)
+        version = "".join(entry[2]) if entry is not None and len(entry) == 4 else None
+    return _parsed(filename, version, as_main)
+
+
+def remember(function: Any) -> None:
+    """Keep the text that a task's function was loaded from, since its file may change until the task runs.
+
+    Args:
+        function: the function, as soon as it was loaded; of one that was given before, the text of then stays.
+    """
+    inner = written_function(function)
+    filename = inner.__code__.co_filename if inner is not None else ""
+    loaded = _as_loaded.get(filename)
+    if inner is None or (loaded is not None and inner in loaded.functions):
+        return
+    version = _version(filename)
+    if version is None:
+        return
+    if loaded is None or loaded.version != version:
+        try:
+            loaded = _as_loaded[filename] = _Loaded(version, Path(filename).read_bytes(), weakref.WeakSet())
+        except OSError:
+            return
+    loaded.functions.add(inner)
+
+
+def _version(filename: str) -> tuple[int, int] | None:
+    try:
+        status = Path(filename).stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size
+
+
+def has_text(filename: str) -> bool:
+    """Return whether the text of a file, or of what was typed in a notebook, is known."""
+    return bool(_lines(filename))
+
+
+@functools.lru_cache(maxsize=64)
+def _parsed(filename: str, version: Any, as_main: bool) -> ModuleFile:
+    lines = _lines(filename)
+    if not lines:
+        raise SourceError(
+            "The source of the function cannot be read, and nothing else can travel to another version of Python. "
+            "Define the function in a file or a notebook.",
+            filename,
+        )
+    return ModuleFile(filename, lines, as_main=as_main)
+
+
+def _lines(filename: str) -> list[str]:
+    if filename not in _as_loaded:
+        linecache.checkcache(filename)
+        return linecache.getlines(filename)
+    data = _as_loaded[filename].data
+    encoding, _ = tokenize.detect_encoding(io.BytesIO(data).readline)
+    text = io.TextIOWrapper(io.BytesIO(data), encoding).read()
+    return io.StringIO(text if text.endswith("\n") else f"{text}\n").readlines()
+
+
+def files_of(names: dict[str, Any], filename: str) -> list[ModuleFile]:
+    """Return a module's files: one, or in a notebook or at the prompt one for each cell, in order.
+
+    Args:
+        names: what the module's names stand for.
+        filename: the file of the function.
+    """
+    as_main = names.get("__name__") == "__main__"
+    if names.get("__file__") or not (filename.startswith(_CELLS) or "ipykernel_" in filename):
+        return [module_file(filename, as_main=as_main)]
+    cells = [name for name in linecache.cache if name.startswith(_CELLS) or "ipykernel_" in name]
+    found = []
+    for name in cells:
+        try:
+            found.append(module_file(name, as_main=as_main))
+        except CallError:  # a cell that never ran
+            continue
+    return found

@@ -1,0 +1,288 @@
+"""Check isolated tasks without running them, by the same capture that a call uses."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from k8s_venv.calls.capturing import capture
+from k8s_venv.calls.syntax import is_newer, newer_syntax
+from k8s_venv.capture.absent import why_absent
+from k8s_venv.capture.functions import place_of
+from k8s_venv.capture.imports import Import
+from k8s_venv.check.provides import Provided, provided_by, providers
+from k8s_venv.check.undelivered import Declared, undelivered
+from k8s_venv.errors import CallError, K8sVenvError, LockError
+from k8s_venv.locks.locking import read_lock
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from k8s_venv.calls.capturing import Captured
+    from k8s_venv.calls.transport import Transport
+    from k8s_venv.config.environment import Environment
+    from k8s_venv.config.project import BackendName, Project
+    from k8s_venv.locks.lockfile import Lock
+
+# Airflow's names for which an environment without Airflow has something of its own.
+_EXCEPTIONS = {
+    "AirflowSkipException": "runtime.skip()",
+    "AirflowFailException": "runtime.fail()",
+}
+_INSTEAD = {**_EXCEPTIONS, "get_current_context": "runtime.get_current_context()"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """An isolated task of a DAG.
+
+    Args:
+        name: the DAG's and the task's ids, such as ``sales.clean``.
+        function: the function.
+        project: its project.
+        environment: its environment.
+        transport: the task's option.
+        backend: where it will run.
+        brings_image: whether the task names an image of its own.
+        declared: the connections and variables that it names, and what else decides whether they arrive.
+    """
+
+    name: str
+    function: Callable[..., Any]
+    project: Project
+    environment: Environment
+    transport: Transport | None
+    backend: BackendName
+    brings_image: bool = False
+    declared: Declared = dataclasses.field(default_factory=Declared)
+
+    @property
+    def place(self) -> tuple[str, int]:
+        """Return the function's file and line."""
+        file, line = place_of(self.function)
+        return file or str(self.project.path), line or 1
+
+    @property
+    def needs_lock(self) -> bool:
+        """Return whether it runs in what the environment's lock says, not in an image or interpreter made elsewhere."""
+        if self.backend == "local":
+            return self.environment.interpreter is None
+        return not (self.brings_image or self.environment.pod.get("image") or self.environment.image)
+
+
+@dataclasses.dataclass(frozen=True, order=True)
+class Finding:
+    """Something that would fail.
+
+    Args:
+        path: the file it stands in.
+        line: its line, counted from 1.
+        task: the task's name, or nothing where a whole file cannot be loaded.
+        message: what is wrong and what to do.
+    """
+
+    path: str
+    line: int
+    task: str
+    message: str
+
+
+def check_tasks(tasks: Iterable[Task], image_exists: Callable[[str], bool] | None = None) -> list[Finding]:
+    """Return what would fail when tasks run.
+
+    Args:
+        tasks: the tasks.
+        image_exists: returns whether a registry has an image, by its reference; without it no registry is asked.
+    """
+    checker = _Checker(image_exists)
+    captured = [(task, checker.capture(task)) for task in tasks]
+    checker.check_syntax(captured)
+    checker.check_environments([task for task, _ in captured])
+    for task, each in captured:
+        if each is not None:
+            checker.check_imports(task, each)
+            checker.check_airflow(task, each)
+    return sorted(set(checker.findings))
+
+
+class _Checker:
+    def __init__(self, image_exists: Callable[[str], bool] | None) -> None:
+        self.findings: list[Finding] = []
+        self._exists = functools.cache(image_exists) if image_exists else None
+        self._locks: dict[Path, Lock | str] = {}
+        self._provisions: dict[Path, Provided | None] = {}
+
+    def capture(self, task: Task) -> Captured | None:
+        try:
+            return capture(task.function, task.environment, task.transport)
+        except CallError as error:
+            file, line = task.place
+            self.findings.append(Finding(error.path or file, error.line or line, task.name, error.problem))
+            return None
+
+    def check_syntax(self, captured: list[tuple[Task, Captured | None]]) -> None:
+        """Look at the source of all tasks at once for each version, since asking takes a process."""
+        by_version: dict[str, dict[tuple[str, int, str], Task]] = {}
+        for task, each in captured:
+            if each is not None and each.transport == "source":
+                pieces = by_version.setdefault(task.environment.python, {})
+                for piece in each.source:
+                    pieces.setdefault(piece, task)
+        for python, pieces in by_version.items():
+            places = {
+                (file, line + number): task
+                for (file, line, text), task in pieces.items()
+                for number in range(text.count("\n") + 1)
+            }
+            for found in newer_syntax(list(pieces), python):
+                task = places[found.file, found.line]
+                message = f"{found.problem}; environment {task.environment.name!r} runs Python {python}."
+                self.findings.append(Finding(found.file, found.line, task.name, message))
+
+    def check_environments(self, tasks: list[Task]) -> None:
+        """Look at each environment once, and name the first of its tasks."""
+        by_lock: dict[Path, list[Task]] = {}
+        for task in tasks:
+            if task.needs_lock:
+                by_lock.setdefault(task.environment.lock_path, []).append(task)
+        for users in by_lock.values():
+            first = min(users, key=lambda task: (task.place, task.name))
+            if problem := self._environment_problem(first):
+                count = len({task.name for task in users})
+                self._add(first, problem if count == 1 else f"{problem} {count} tasks use this environment.")
+
+    def _environment_problem(self, task: Task) -> str:
+        lock = self._lock(task.environment)
+        if isinstance(lock, str):
+            return lock
+        if self._exists is not None:
+            reference = task.environment.image_reference(task.project.require_registry(), lock.digest)
+            if not self._exists(reference):
+                name = task.environment.name
+                return f"The image {reference} was never built. Run `k8s-venv build-images {name}`."
+        return ""
+
+    def check_imports(self, task: Task, captured: Captured) -> None:
+        provided = self._provided(task)
+        if provided is None:
+            return
+        for file, error in captured.broken if not is_newer(task.environment.python) else ():
+            self.findings.append(Finding(file, error.lineno or 1, task.name, f"does not parse: {error.msg}."))
+        for file, each in captured.data_reads:
+            self.findings.append(Finding(file, each.line, task.name, _stays_behind(each)))
+        for file, each in [*captured.imports, *_of_values(task, captured)]:
+            for problem in () if each.optional else _problems(task, captured, provided, file, each):
+                self.findings.append(Finding(file, each.line, task.name, problem))
+
+    def check_airflow(self, task: Task, captured: Captured) -> None:
+        for use, sentence in undelivered(captured, task.declared):
+            self.findings.append(Finding(use.file, use.line, task.name, sentence))
+
+    def _add(self, task: Task, message: str) -> None:
+        file, line = task.place
+        self.findings.append(Finding(file, line, task.name, message))
+
+    def _lock(self, environment: Environment) -> Lock | str:
+        """Return an environment's lock, or what is wrong with it."""
+        path = environment.lock_path
+        if path not in self._locks:
+            try:
+                self._locks[path] = read_lock(environment)
+            except K8sVenvError as error:
+                self._locks[path] = str(error)
+        return self._locks[path]
+
+    def _provided(self, task: Task) -> Provided | None:
+        """Return what a task's environment provides, where that can be known."""
+        lock = self._lock(task.environment) if task.needs_lock else "made elsewhere"
+        if isinstance(lock, str):
+            return None
+        if lock.path not in self._provisions:
+            self._provisions[lock.path] = None
+            try:
+                self._provisions[lock.path] = provided_by(task.environment, lock)
+            except LockError as error:
+                self._add(task, str(error))
+        return self._provisions[lock.path]
+
+
+def _problems(task: Task, captured: Captured, provided: Provided, file: str, found: Import) -> Iterator[str]:
+    """Yield what is wrong with an import."""
+    if found.level:
+        written = f"from {'.' * found.level}{found.module} import {', '.join(found.names)}"
+        package = captured.package(file)
+        problem = (
+            f"which leads out of its package {_top(package)}"
+            if package
+            else "but this file is loaded without a package, as Airflow loads DAG files"
+        )
+        yield f"imports relatively, by `{written}`, {problem}. Import the module by its full name."
+    for lacking in captured.lacking(found):
+        for module in provided.lacks(lacking, found.names if lacking == found.module else ()):
+            advice = _advice(task, captured, file, found, module)
+            yield f"imports {module}, which nothing in environment {task.environment.name!r} provides. {advice}"
+
+
+def _stays_behind(found: Import) -> str:
+    return (
+        f"reads a file of the package {found.module}, and data files do not travel. Read it into a constant of the "
+        "DAG file, whose value travels."
+    )
+
+
+def _advice(task: Task, captured: Captured, file: str, found: Import, module: str) -> str:
+    """Return what to do about a module that an environment lacks."""
+    environment = task.environment
+    known = providers(module, found.names)
+    why = None if known else why_absent(module, Path(file), environment.root)
+    if why is not None:
+        return why
+    if not known and file in captured.path_changes:
+        return (
+            f"Line {captured.path_changes[file]} adds a folder to sys.path when the function runs: what lies there "
+            "does not travel. Do so at the top of the DAG file, with a folder of the project."
+        )
+    package = " or ".join(known) if known else "the package that provides it"
+    add = f"dd {package} to {environment.requirements_place} and run `k8s-venv lock {environment.name}`."
+    names = found.names or (_EXCEPTIONS if _has_exceptions(module) else ())
+    replaced = [name for name in names if name in _INSTEAD] if _top(module) == "airflow" else []
+    if not replaced:
+        return f"A{add}"
+    calls = " and ".join(f"{_INSTEAD[name]} instead of {name}" for name in replaced)
+    use = f"Use {calls} (from k8s_venv import runtime), which needs no Airflow there."
+    return use if list(found.names) == replaced else f"{use} For the rest, a{add}"
+
+
+def _has_exceptions(module: str) -> bool:
+    """Return whether it is one of the modules from which Airflow's exceptions can be had."""
+    return module == "airflow.sdk" or (_top(module) == "airflow" and module.endswith(".exceptions"))
+
+
+def _of_values(task: Task, captured: Captured) -> list[tuple[str, Import]]:
+    """Return the imports that no text says, but values need that travel with a function, or in its pickle."""
+    said = {_top(each.module) for _, each in captured.imports}
+    modules = {_top(module): module for module in sorted(captured.value_modules, reverse=True)}
+    unsaid = [module for top, module in sorted(modules.items()) if top not in said and not top.startswith("_")]
+    file, line = task.place
+    return [(file, Import(module, line=line)) for module in unsaid]
+
+
+def _top(module: str) -> str:
+    return module.partition(".")[0]
+
+
+def files_to_load(paths: Iterable[Path]) -> Iterator[Path]:
+    """Yield the Python files that paths name, those of folders included.
+
+    Args:
+        paths: files and folders.
+    """
+    for path in paths:
+        if path.is_dir():
+            yield from sorted(
+                file for file in path.rglob("*.py") if not file.is_dir() and "__pycache__" not in file.parts
+            )
+        else:
+            yield path

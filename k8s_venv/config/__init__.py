@@ -1,0 +1,1 @@
+"""The project file: the environments that it names, and how values travel."""

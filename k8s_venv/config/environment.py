@@ -1,0 +1,227 @@
+"""A named environment: what it is made of, and the image reference that follows from it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
+
+from k8s_venv.config.value_settings import ValueSettings, refused_setting
+from k8s_venv.errors import K8sVenvError, did_you_mean
+
+OLDEST_PYTHON = (3, 8)
+# What PEP 751 allows in a lock's file name, an image's repository and a label of Kubernetes alike.
+NAME = re.compile(r"(?!.{64})[a-z0-9]+(?:(?:_{1,2}|-+)[a-z0-9]+)*")
+# Where a lock's packages can be installed; those of Linux are also what an image is made for.
+PLATFORMS = ("linux/amd64", "linux/arm64", "macos/amd64", "macos/arm64")
+_IMAGE = re.compile(r"[A-Za-z0-9][\w.:/@-]*")
+# The machine's name in platforms, by what Linux calls it.
+MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
+DEBIAN_PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]*(?:=[\w.+:~-]+)?")
+
+
+def python_version(value: object) -> str:
+    """Return a minor version such as ``3.12`` that calls can run on.
+
+    Raises:
+        ValueError: it is not a version that calls can run on; the text continues "Python …".
+    """
+    if isinstance(value, float | int):
+        raise ValueError('must be text in quotes, such as python = "3.12" (without them, 3.10 would read as 3.1)')
+    if not isinstance(value, str) or not re.fullmatch(r"\d+\.\d+", value):
+        raise ValueError(f'must be a minor version such as "3.12", not {value!r}')
+    major, minor = (int(part) for part in value.split("."))
+    if (major, minor) < OLDEST_PYTHON or major != 3:
+        oldest = ".".join(map(str, OLDEST_PYTHON))
+        raise ValueError(f"must be {oldest} or a newer Python 3, since calls cannot run on {value}")
+    return value
+
+
+class Environment(BaseModel):
+    """A Python version, its packages, and how its pods look by default.
+
+    Args:
+        name: the key under ``[environments]``.
+        root: the folder of the project file, from which paths are meant.
+        python: the minor version, such as ``3.12``.
+        requirements: a requirements file's path, a list of requirements, or None for the bare Python.
+        constraints: the path or URL of a constraints file, which limits versions without asking for packages.
+        platforms: where the locked packages can be installed, such as ``linux/arm64``.
+        packages: Debian packages of the image.
+        dockerfile: lines of a Dockerfile for the image, such as ``RUN …``, after its Debian packages.
+        builder: what makes the image; by default ``layers`` where wheels suffice. With ``buildkit``, packages without
+            wheels are compiled in the image's build.
+        base: the image to build on, with Debian and this Python in it; by default the official slim one.
+        image: an image of one's own to use instead of a built one.
+        interpreter: the path of an existing Python, which the local backend uses as it is.
+        system_site_packages: whether it sees packages that are there already, which its lock then leaves out: those of
+            `base`, where it names one, else those of the interpreter here.
+        pod: options of ``KubernetesPodOperator`` for this environment's pods, over the project's; a task's own win.
+        values: how arguments and results travel; a task's own settings win.
+        transport: how functions travel where the task does not say; ``cloudpickle`` only between equal minor versions.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    name: str = Field(exclude=True)
+    root: Path = Field(exclude=True)
+    python: Annotated[str, BeforeValidator(python_version)]
+    requirements: str | tuple[str, ...] | None = None
+    constraints: str | None = None
+    platforms: tuple[str, ...] = PLATFORMS[:1]
+    packages: tuple[str, ...] = ()
+    dockerfile: tuple[str, ...] = ()
+    builder: Literal["layers", "buildkit"] | None = None
+    base: str | None = None
+    image: str | None = None
+    interpreter: str | None = None
+    system_site_packages: bool = Field(default=False, alias="system-site-packages", strict=True)
+    pod: Mapping[str, Any] = Field(default_factory=dict)
+    values: ValueSettings = Field(default_factory=ValueSettings)
+    transport: Literal["source", "cloudpickle"] | None = None
+
+    @field_validator("values")
+    @classmethod
+    def _possible(cls, values: ValueSettings) -> ValueSettings:
+        problem = values.problem()
+        if problem:
+            raise ValueError(problem)
+        return values
+
+    @field_validator("packages")
+    @classmethod
+    def _debian_packages(cls, packages: tuple[str, ...]) -> tuple[str, ...]:
+        for package in packages:
+            if not DEBIAN_PACKAGE.fullmatch(package):
+                raise ValueError(f"{package!r} is not a Debian package's name, such as libpq5 or libpq5=15.8-0+deb12u1")
+        return packages
+
+    @field_validator("base")
+    @classmethod
+    def _image_name(cls, base: str | None) -> str | None:
+        if base is not None and not _IMAGE.fullmatch(base):
+            raise ValueError(f"{base!r} is not the name of an image, such as python:3.12-slim")
+        return base
+
+    @field_validator("system_site_packages")
+    @classmethod
+    def _not_with_an_interpreter(cls, value: bool, info: ValidationInfo) -> bool:
+        if value and info.data.get("interpreter") is not None:
+            raise ValueError("has no meaning with `interpreter`, which is used as it is. Leave one of them out")
+        return value
+
+    @field_validator("platforms")
+    @classmethod
+    def _known_platforms(cls, platforms: tuple[str, ...]) -> tuple[str, ...]:
+        for platform in platforms:
+            if platform not in PLATFORMS:
+                hint = did_you_mean(platform, PLATFORMS)
+                raise ValueError(f"{platform!r} is not a platform.{hint} Known: {', '.join(PLATFORMS)}")
+        if not any(platform.startswith("linux/") for platform in platforms):
+            raise ValueError('must name one that images run on, such as platforms = ["linux/amd64", "macos/arm64"]')
+        return tuple(sorted(set(platforms)))
+
+    @property
+    def image_platforms(self) -> tuple[str, ...]:
+        """Return the platforms that the image is made for: those of Linux."""
+        return tuple(platform for platform in self.platforms if platform.startswith("linux/"))
+
+    @property
+    def constraints_file(self) -> Path | None:
+        """Return the constraints file's path, if there is one and it has no URL."""
+        if self.constraints is None or "://" in self.constraints:
+            return None
+        return self.root / self.constraints
+
+    def with_values(self, given: Mapping[str, Any]) -> Environment:
+        """Return the same environment with a task's own settings for values.
+
+        Args:
+            given: the settings that the task names.
+
+        Raises:
+            K8sVenvError: one of them is unknown or wrong, or no result could come back.
+        """
+        own = {name: value for name, value in self.values.model_dump().items() if name not in given}
+        try:
+            values = self._possible(ValueSettings.model_validate({**own, **given}))
+        except ValueError as error:
+            raise K8sVenvError(f"{refused_setting(error)}.") from None
+        return self.model_copy(update={"values": values})
+
+    @property
+    def requirements_file(self) -> Path | None:
+        """Return the requirements file's path, if the requirements are in a file."""
+        return self.root / self.requirements if isinstance(self.requirements, str) else None
+
+    @property
+    def interpreter_path(self) -> Path | None:
+        """Return the path of the existing Python, if one is named."""
+        return self.root / Path(self.interpreter).expanduser() if self.interpreter is not None else None
+
+    @property
+    def made_elsewhere(self) -> bool:
+        """Return whether it names an image or an interpreter, which needs no lock where it is used."""
+        return self.image is not None or self.interpreter is not None
+
+    @property
+    def requirements_place(self) -> str:
+        """Return where a requirement is added, for messages."""
+        if isinstance(self.requirements, str):
+            return self.requirements
+        return f"`requirements` of [environments.{self.name}]"
+
+    @property
+    def lock_path(self) -> Path:
+        """Return where this environment's lock stands (PEP 751's naming)."""
+        return self.root / f"pylock.{self.name}.toml"
+
+    @property
+    def base_image(self) -> str:
+        """Return the image that this environment's image is built on."""
+        return self.base or f"python:{self.python}-slim-bookworm"
+
+    @property
+    def image_builder(self) -> str:
+        """Return what makes the image: ``layers`` where wheels suffice, else ``buildkit``."""
+        return self.builder or ("buildkit" if self.buildkit_reason else "layers")
+
+    @property
+    def buildkit_reason(self) -> str:
+        """Return what of the image only BuildKit can make, or nothing."""
+        reasons = {"Debian packages": self.packages, "Dockerfile lines": self.dockerfile}
+        return ", ".join(reason for reason, needed in reasons.items() if needed)
+
+    def image_tag(self, lock_digest: str) -> str:
+        """Return the image's tag: a digest of everything that goes into the image.
+
+        Only committed files take part, so the DAG side computes the tag that the build side pushed.
+
+        Args:
+            lock_digest: the digest of the environment's lock.
+        """
+        content: dict[str, Any] = {
+            "python": self.python,
+            "base": self.base_image,
+            "packages": sorted(self.packages),
+            "platforms": self.image_platforms,
+            "lock": lock_digest,
+        }
+        # Left out where they say nothing, so that they change no tag that is older than they are.
+        if self.dockerfile:
+            content["dockerfile"] = self.dockerfile
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:20]
+
+    def image_reference(self, registry: str, lock_digest: str) -> str:
+        """Return the full reference of the image that is built for this environment.
+
+        Args:
+            registry: the registry and path prefix, such as ``registry.example.com/airflow``.
+            lock_digest: the digest of the environment's lock.
+        """
+        return f"{registry.rstrip('/')}/{self.name}:{self.image_tag(lock_digest)}"
