@@ -12,6 +12,7 @@ from k8s_venv.config.environment import Environment
 from k8s_venv.config.project import Project
 from k8s_venv.errors import K8sVenvError
 from tests.airflow_home import LoadText, RunText, airflow_home
+from tests.rendered import golden, rendered
 
 MANY = """
 @dag(schedule=None, default_args={"environment": "same"})
@@ -181,6 +182,51 @@ def manifest_of(operator: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(type(operator), "hook", type("Hook", (), {"is_in_cluster": False}))
     operator.namespace = operator.namespace or "default"
     return ApiClient().sanitize_for_serialization(operator.build_pod_request_obj())
+
+
+# A whole specification by its author, with a sidecar and volumes, and options of each kind over it.
+FULL: dict[str, Any] = {
+    "full_pod_spec": {
+        "metadata": {"labels": {"team": "data"}, "annotations": {"owner": "me"}},
+        "spec": {
+            "volumes": [{"name": "shared", "emptyDir": {}}],
+            "initContainers": [{"name": "prepare", "image": "prepare:1"}],
+            "securityContext": {"runAsUser": 1000},
+            "nodeSelector": {"disk": "ssd"},
+            "containers": [
+                {
+                    "name": "main",
+                    "env": [{"name": "HOME", "value": "/home"}, {"name": "STAGE", "value": "template"}],
+                    "volumeMounts": [{"name": "shared", "mountPath": "/shared"}],
+                    "resources": {"limits": {"cpu": "2"}},
+                    "securityContext": {"readOnlyRootFilesystem": False},
+                },
+                {"name": "proxy", "image": "proxy:1", "volumeMounts": [{"name": "shared", "mountPath": "/shared"}]},
+            ],
+        },
+    },
+    "annotations": {"cost": "low"},
+    "labels": {"tier": "batch"},
+    "env_vars": {"STAGE": "prod", "PYTHONUNBUFFERED": ""},
+    "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": "data"}}],
+    "volume_mounts": [{"name": "data", "mountPath": "/data", "readOnly": True}],
+    "container_security_context": {"runAsUser": 2000},
+    "image_pull_policy": "Always",
+    "image_pull_secrets": ["pull"],
+    "service_account_name": "robot",
+    "tolerations": [{"key": "spot", "operator": "Exists"}],
+    "init_containers": [{"name": "more", "image": "more:1"}],
+    "priority_class_name": "low",
+}
+
+
+@pytest.mark.parametrize(("name", "options"), [("airflow-plain", {}), ("airflow-full", FULL)])
+def test_a_rendered_pod_is_the_golden_one(name: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    airflow_home()
+
+    manifest = manifest_of(operator_for(options), monkeypatch)
+
+    assert rendered(manifest) == golden(name)
 
 
 def at(place: str, manifest: Any) -> Any:

@@ -18,12 +18,15 @@ from kubernetes.client import models as k8s
 
 from k8s_venv.backends.command import runner_command
 from k8s_venv.backends.kubernetes import diagnose, pod_status, render, stages, takeover
+from k8s_venv.backends.kubernetes.backend import KubernetesBackend
 from k8s_venv.backends.kubernetes.client_types import typed
 from k8s_venv.backends.kubernetes.payload import Parcels, withdraw_arguments
 from k8s_venv.calls import PackedCall, pack
 from k8s_venv.calls.spool import Spool
 from k8s_venv.config.environment import Environment
+from k8s_venv.config.project import Project
 from k8s_venv.wire import protocol
+from tests.rendered import golden, rendered
 
 PYTHON = runner_command("python", "")[:-1]
 ENVIRONMENT = Environment(name="x", root=Path(), python="3.12")
@@ -97,6 +100,31 @@ def test_the_whole_pod() -> None:
             ],
         },
     }
+
+
+def test_a_pod_rendered_outside_airflow_is_the_golden_one() -> None:
+    pod = {
+        "image": "registry/x:1",
+        "labels": {"team": "data"},
+        "annotations": {"cost": "low"},
+        "env_vars": {"STAGE": "prod"},
+        "volumes": [{"name": "data", "emptyDir": {}}],
+        "volume_mounts": [{"name": "data", "mountPath": "/data"}],
+        "container_resources": {"limits": {"cpu": "2", "memory": "1Gi"}},
+        "container_security_context": {"runAsUser": 2000},
+        "security_context": {"fsGroup": 5},
+        "image_pull_policy": "Always",
+        "image_pull_secrets": ["pull"],
+        "service_account_name": "robot",
+        "node_selector": {"disk": "ssd"},
+        "tolerations": [{"key": "spot", "operator": "Exists"}],
+    }
+    environment = Environment(name="x", root=Path(), python="3.12", pod=pod)
+    backend = KubernetesBackend(Project(path=Path("k8s-venv.toml")), "me")
+
+    manifest = backend._pod(dataclasses.replace(call(), environment=environment), "tasks")
+
+    assert rendered(manifest) == golden("run")
 
 
 def test_the_secret_belongs_to_its_pod() -> None:
