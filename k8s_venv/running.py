@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from k8s_venv.backends import choose_backend
-from k8s_venv.backends.marks import STDERR, parse_line
+from k8s_venv.backends.process import STDERR, parse_line
 from k8s_venv.calls import open_result, pack
 from k8s_venv.capture.functions import place_of
 from k8s_venv.config.project import find_project, load_project

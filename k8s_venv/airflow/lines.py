@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from k8s_venv.backends.marks import STDERR, parse_line
+from k8s_venv.backends.process import STDERR, parse_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable

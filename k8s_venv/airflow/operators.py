@@ -32,8 +32,7 @@ from k8s_venv.airflow.options import (
 from k8s_venv.airflow.secrets import SecretNames, resolve_secrets
 from k8s_venv.airflow.xcom import check_storable
 from k8s_venv.backends import choose_backend
-from k8s_venv.backends.resources import check_resources
-from k8s_venv.backends.without_pod import HONOURED, check_own
+from k8s_venv.backends.pod_options import HONOURED, check_own, check_resources
 from k8s_venv.calls import Result, open_result, pack, refer
 from k8s_venv.capture.beside import code_folders
 from k8s_venv.capture.modulefile import remember

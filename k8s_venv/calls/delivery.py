@@ -146,7 +146,7 @@ class Delivery:
     def _small_files(self) -> dict[str, bytes]:
         files = {protocol.ARCHIVE: self._call.archive}
         if self._call.secrets:
-            files[protocol.SECRETS] = json.dumps(self._call.secrets).encode()
+            files[protocol.SECRETS] = self._call.secrets_document
         return files
 
     def _settings(self) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 from typing import TYPE_CHECKING, Any
 
 from k8s_venv.wire.shipped_types import resolver
@@ -50,6 +51,11 @@ class PackedCall:
     own_size: int = 0
     notes: tuple[str, ...] = ()
     namespaces: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict, repr=False)
+
+    @property
+    def secrets_document(self) -> bytes:
+        """Return the secrets as the runner reads them."""
+        return json.dumps(dict(self.secrets)).encode()
 
     @functools.cached_property
     def types(self) -> Types:

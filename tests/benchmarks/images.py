@@ -20,7 +20,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from k8s_venv.backends.command import runner_command
+from k8s_venv.backends.process import runner_command
 from k8s_venv.calls import pack
 from k8s_venv.config.environment import Environment
 from tests.benchmarks import _dockerfiles as docker

@@ -15,8 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from k8s_venv.backends.command import runner_command
 from k8s_venv.backends.local.environments import make_environment
+from k8s_venv.backends.process import runner_command
 from k8s_venv.calls import pack
 from k8s_venv.config.environment import Environment
 from k8s_venv.locks.locking import write_lock

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from k8s_venv.backends.docker.backend import DockerBackend
-from k8s_venv.backends.docker.options import LABEL
+from k8s_venv.backends.docker.container import LABEL
 from k8s_venv.calls import open_result, pack
 from k8s_venv.config.environment import Environment
 from k8s_venv.config.project import Project

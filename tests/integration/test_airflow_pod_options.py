@@ -275,7 +275,7 @@ def test_a_template_file_and_secrets_are_in_the_pod(tmp_path: Path, monkeypatch:
 def test_the_tables_are_about_each_option() -> None:
     airflow_home()
     from k8s_venv.airflow.options import OPTIONS
-    from k8s_venv.backends.without_pod import HONOURED, NEEDED, WITHOUT_EFFECT
+    from k8s_venv.backends.pod_options import HONOURED, NEEDED, WITHOUT_EFFECT
 
     assert OF_THE_POD.keys() | OF_THE_OPERATOR.keys() | ELSEWHERE == OPTIONS
     assert HONOURED["local"] | NEEDED.keys() | WITHOUT_EFFECT.keys() == OPTIONS

@@ -18,7 +18,7 @@ import pytest
 
 from k8s_venv.backends.local.backend import LocalBackend
 from k8s_venv.backends.local.environments import make_environment
-from k8s_venv.backends.marks import parse_line
+from k8s_venv.backends.process import parse_line
 from k8s_venv.cache import cache_folder
 from k8s_venv.calls import PackedCall, open_result, pack
 from k8s_venv.config.environment import Environment

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from k8s_venv.backends.command import runner_command
+from k8s_venv.backends.process import runner_command
 from k8s_venv.calls import PackedCall, Result, open_result, pack, parse_document
 from k8s_venv.config.environment import Environment
 from k8s_venv.locks.uv import find_interpreter

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from k8s_venv.backends.local.backend import LocalBackend
-from k8s_venv.backends.marks import parse_line
+from k8s_venv.backends.process import parse_line
 from k8s_venv.calls import open_result, pack
 from k8s_venv.config.environment import Environment
 from k8s_venv.locks.locking import write_lock

@@ -16,11 +16,11 @@ from pathlib import Path
 from kubernetes.client import ApiClient
 from kubernetes.client import models as k8s
 
-from k8s_venv.backends.command import runner_command
 from k8s_venv.backends.kubernetes import diagnose, pod_status, render, stages, takeover
 from k8s_venv.backends.kubernetes.backend import KubernetesBackend
 from k8s_venv.backends.kubernetes.client_types import typed
 from k8s_venv.backends.kubernetes.payload import Parcels, withdraw_arguments
+from k8s_venv.backends.process import runner_command
 from k8s_venv.calls import PackedCall, pack
 from k8s_venv.calls.spool import Spool
 from k8s_venv.config.environment import Environment

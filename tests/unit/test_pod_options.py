@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from k8s_venv.backends.variables import plain_variables
-from k8s_venv.backends.without_pod import HONOURED, NEEDED, WITHOUT_EFFECT, options_without_pod
+from k8s_venv.backends.pod_options import HONOURED, NEEDED, WITHOUT_EFFECT, options_without_pod, plain_variables
 from k8s_venv.config.environment import Environment
 from k8s_venv.config.project import Project
 from k8s_venv.errors import BackendError, K8sVenvError

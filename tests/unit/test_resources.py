@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from k8s_venv.backends.resources import amount, check_resources
+from k8s_venv.backends.pod_options import amount, check_resources
 from k8s_venv.errors import K8sVenvError
 
 

@@ -8,17 +8,23 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import json
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from k8s_venv.backends import image_of
-from k8s_venv.backends.docker.options import FOLDER, LABEL, container_options, memory_limit
-from k8s_venv.backends.docker.transfer import kept, result_file, write_folders
-from k8s_venv.backends.exits import exit_reason
-from k8s_venv.backends.lines import LineSplitter, unheard
-from k8s_venv.backends.without_pod import options_without_pod
+from k8s_venv.backends.docker.container import (
+    FOLDER,
+    LABEL,
+    container_options,
+    mapped_payload,
+    memory_limit,
+    result_file,
+    write_folders,
+)
+from k8s_venv.backends.limits import END_GRACE
+from k8s_venv.backends.pod_options import options_without_pod
+from k8s_venv.backends.process import LineSplitter, cannot_run_python, ignore_line, no_result, out_of_memory
 from k8s_venv.builders.dockerengine import EngineError, connect
 from k8s_venv.calls import Delivery, PackedCall, Result, parse_document
 from k8s_venv.errors import BackendError
@@ -34,8 +40,7 @@ if TYPE_CHECKING:
 
 Progress = Callable[[str], None]
 
-_GRACE = 10  # seconds between asking a task to end and ending it
-_END_PATIENCE = 30.0  # seconds between the end of a container's output and its own
+_END_TIMEOUT = 30.0  # seconds between the end of a container's output and its own
 # A container that ended, or was never started, so long ago has no sender any more.
 _ABANDONED = datetime.timedelta(hours=1)
 
@@ -75,7 +80,7 @@ class DockerBackend:
                 with tempfile.TemporaryFile(prefix="k8s-venv-call-") as tar:
                     write_folders(tar, Delivery(call, "").files())
                     container.put_archive(FOLDER, tar)
-                ended = _attend(client, container, call, log if given.get("get_logs", True) else unheard)
+                ended = _attend(client, container, call, log if given.get("get_logs", True) else ignore_line)
                 if self._killed:
                     raise BackendError(environment.name, f"{call.function}() was ended, since its task was killed.")
                 return _result(container, call, ended, memory_limit(given))
@@ -114,7 +119,7 @@ class DockerBackend:
             raise BackendError(
                 environment.name,
                 f"its image {reference} is not on the engine and cannot be pulled. {remedy} "
-                f"The engine says: {_said(error)}.",
+                f"The engine says: {_reason(error)}.",
             ) from None
 
 
@@ -134,10 +139,10 @@ def _explained(environment: Environment) -> Iterator[None]:
         docker_error = type(error).__module__.partition(".")[0] in ("docker", "requests")
         if not docker_error:
             raise
-        raise BackendError(environment.name, f"the Docker Engine failed: {_said(error)}.") from None
+        raise BackendError(environment.name, f"the Docker Engine failed: {_reason(error)}.") from None
 
 
-def _said(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     return str(getattr(error, "explanation", None) or error).strip().rstrip(".")
 
 
@@ -156,12 +161,9 @@ def _attend(
         try:
             container.start()
         except docker.errors.APIError as error:
-            raise BackendError(
-                call.environment.name,
-                f"its image cannot run `python`: {_said(error)}. An image needs `python` on its PATH.",
-            ) from None
+            raise BackendError(call.environment.name, cannot_run_python(_reason(error))) from None
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            socket.sendall(json.dumps(dict(call.secrets)).encode() + b"\n")
+            socket.sendall(call.secrets_document + b"\n")
         splitters: dict[int, LineSplitter] = {}
         for stream, data in frames_iter(attached, tty=False):  # type: ignore[no-untyped-call]
             for line in splitters.setdefault(stream, LineSplitter()).feed(data):
@@ -170,7 +172,7 @@ def _attend(
             for line in splitter.end():
                 log(line)
         try:
-            container.wait(timeout=_END_PATIENCE)
+            container.wait(timeout=_END_TIMEOUT)
             container.reload()
         except docker.errors.NotFound:
             return {}
@@ -186,18 +188,15 @@ def _result(container: Container, call: PackedCall, state: Mapping[str, Any], li
         raise BackendError(name, _death(call, state, limit), state.get("ExitCode"))
     document = parse_document(text, name)
     with result_file(container, protocol.PAYLOAD) as file:
-        return Result(document, kept(file, document.size, name) if file else b"")
+        return Result(document, mapped_payload(file, document.size, name) if file else b"")
 
 
 def _death(call: PackedCall, state: Mapping[str, Any], limit: str) -> str:
     if not state:
         return f"{call.function}() ended without a result: its container was removed from outside."
     if state["OOMKilled"]:
-        return (
-            f"{call.function}() used more memory than its container may ({limit}) and was killed. Raise it with "
-            "`container_resources`, on the task or in the environment's `pod` options."
-        )
-    return f"{call.function}() ended without a result: {exit_reason(state['ExitCode'])}."
+        return out_of_memory(call.function, limit)
+    return no_result(call.function, state["ExitCode"])
 
 
 def _end(container: Container) -> None:
@@ -205,7 +204,7 @@ def _end(container: Container) -> None:
     import docker
 
     with contextlib.suppress(docker.errors.APIError):
-        container.stop(timeout=_GRACE)
+        container.stop(timeout=END_GRACE)
     with contextlib.suppress(docker.errors.NotFound):
         try:
             container.remove(force=True, v=True)

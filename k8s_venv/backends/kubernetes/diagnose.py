@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from k8s_venv.backends.exits import exit_reason
 from k8s_venv.backends.kubernetes import pod_status
 from k8s_venv.backends.kubernetes.refusals import sentence
 from k8s_venv.backends.kubernetes.render import BASE
+from k8s_venv.backends.process import exit_reason
 from k8s_venv.errors import BackendError
 
 if TYPE_CHECKING:

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from kubernetes.client import models as k8s
 
-from k8s_venv.backends.command import runner_command
 from k8s_venv.backends.kubernetes.client_types import typed, variables
 from k8s_venv.backends.kubernetes.security import container_security, pod_security
-from k8s_venv.backends.resources import amount, amounts
+from k8s_venv.backends.pod_options import amount, amounts
+from k8s_venv.backends.process import runner_command
 from k8s_venv.wire import protocol
 
 if TYPE_CHECKING:

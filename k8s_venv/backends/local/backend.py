@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import select
 import signal
 import subprocess
 from typing import TYPE_CHECKING, Any
 
-from k8s_venv.backends.command import runner_command
-from k8s_venv.backends.exits import exit_reason
-from k8s_venv.backends.lines import LineSplitter, unheard
+from k8s_venv.backends.limits import END_GRACE
 from k8s_venv.backends.local.environments import environment_in_use
 from k8s_venv.backends.local.folders import call_folder
 from k8s_venv.backends.local.variables import variables
-from k8s_venv.backends.variables import plain_variables
-from k8s_venv.backends.without_pod import options_without_pod
+from k8s_venv.backends.pod_options import options_without_pod, plain_variables
+from k8s_venv.backends.process import LineSplitter, ignore_line, no_result, runner_command
 from k8s_venv.calls import Delivery, PackedCall, Result, parse_document
 from k8s_venv.errors import BackendError
 from k8s_venv.wire import protocol
@@ -29,7 +26,6 @@ if TYPE_CHECKING:
 
     from k8s_venv.config.project import Project
 
-_GRACE = 10.0  # seconds between asking a task to end and ending it
 _LOOK = 0.2  # seconds between looks at whether a silent task has ended
 _PIPE = 1 << 20  # bytes; the most that a pipe holds
 
@@ -66,9 +62,7 @@ class LocalBackend:
             options = ["--result", str(folder / "result"), "--secrets", "-"]
             command = runner_command(str(python), str(folder / protocol.ARCHIVE), *options)
             env = {**variables(python), **own}
-            code = self._run(
-                command, env, json.dumps(dict(call.secrets)), log if given.get("get_logs", True) else unheard
-            )
+            code = self._run(command, env, call.secrets_document, log if given.get("get_logs", True) else ignore_line)
             return _read(folder / "result", call, code)
 
     def on_kill(self) -> None:
@@ -76,7 +70,7 @@ class LocalBackend:
         if self._process is not None:
             _end(self._process)
 
-    def _run(self, command: list[str], env: dict[str, str], secrets: str, log: Callable[[str], None]) -> int:
+    def _run(self, command: list[str], env: dict[str, str], secrets: bytes, log: Callable[[str], None]) -> int:
         # A session of its own, so that what the task starts ends with it.
         with subprocess.Popen(
             command,
@@ -91,7 +85,7 @@ class LocalBackend:
             try:
                 assert process.stdin is not None  # noqa: S101 -- it is a pipe
                 with contextlib.suppress(BrokenPipeError):  # it died already
-                    process.stdin.write(secrets.encode() + b"\n")
+                    process.stdin.write(secrets + b"\n")
                 for line in _lines(process):
                     log(line)
                 return process.wait()
@@ -119,7 +113,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGTERM)
     with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(_GRACE)
+        process.wait(END_GRACE)
     _kill(process)
 
 
@@ -133,5 +127,5 @@ def _read(folder: Path, call: PackedCall, code: int) -> Result:
     environment = call.environment.name
     document, payload = folder / protocol.DOCUMENT, folder / protocol.PAYLOAD
     if not (document.is_file() and payload.is_file()):
-        raise BackendError(environment, f"{call.function}() ended without a result: {exit_reason(code)}.", code)
+        raise BackendError(environment, no_result(call.function, code), code)
     return Result(parse_document(document.read_bytes(), environment), map_file(str(payload)))

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
-from k8s_venv.backends.exits import exit_reason
 from k8s_venv.backends.local.unused import DIGITS, note_use
 from k8s_venv.backends.local.variables import variables
+from k8s_venv.backends.process import exit_reason
 from k8s_venv.cache import CACHE_VARIABLE, cache_folder, require_cache, using, writing_cache
 from k8s_venv.errors import BackendError
 from k8s_venv.locks import uv

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from k8s_venv.backends.process import VARIABLES
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -29,4 +31,4 @@ def variables(python: Path) -> dict[str, str]:
     passed = {name: value for name, value in os.environ.items() if name.upper() in _PASSED or name.startswith("LC_")}
     # As in an image: `python` and the scripts of packages are the environment's.
     path = os.pathsep.join([str(python.parent), os.environ.get("PATH", os.defpath)])
-    return {**passed, "PATH": path, "PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"}
+    return {**passed, "PATH": path, **VARIABLES}

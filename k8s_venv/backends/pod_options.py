@@ -1,18 +1,19 @@
-"""Pod options where there is no pod: on this machine, or in one container of a Docker Engine.
+"""What a task's pod options mean where there is no pod: on this machine, or in one container of a Docker Engine.
 
-An option is honoured, or without effect, which the log says with the reason. Where a function would see something else
-without it, the call is refused, unless ``[pod]`` of the project file says it for all tasks.
+An option is honoured, or has no effect, which the log says with the reason. If a function would see a difference
+without it, the call is refused, unless ``[pod]`` of the project file gives the option to all tasks. DAG files are
+checked with this as they load, so it imports no client of Kubernetes.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from k8s_venv.errors import BackendError, K8sVenvError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from k8s_venv.config.environment import Environment
     from k8s_venv.config.project import Project
 
@@ -83,6 +84,13 @@ WITHOUT_EFFECT: Mapping[str, str] = {
     "tolerations": _SCHEDULING,
 }
 
+# See https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/quantity/
+_NUMBER = r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)"
+_QUANTITY = re.compile(rf"({_NUMBER})(?:([numkMGTPE]|[KMGTPE]i)|[eE]([+-]?\d+))?")
+_FACTORS = {"n": 1e-9, "u": 1e-6, "m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15, "E": 1e18}
+_FACTORS |= {f"{letter}i": 1024.0 ** (power + 1) for power, letter in enumerate("KMGTPE")}
+_NAME = re.compile(r"[^=\0]+")
+
 
 def check_own(backend: str, options: Mapping[str, Any], task: str) -> None:
     """Refuse a task's own options that it cannot do without, where it names a backend that has no pods.
@@ -134,3 +142,93 @@ def _given(options: Mapping[str, Any]) -> dict[str, Any]:
 def _refusal(backend: str, name: str) -> str:
     reason, instead = NEEDED[name]
     return f"the option `{name}` needs a pod; on the {backend} backend, {reason}. {instead}"
+
+
+def plain_variables(environment: Environment, given: Any, backend: str) -> dict[str, str]:
+    """Return the variables of a call's process that its task, or its environment, names.
+
+    Args:
+        environment: whose call it is.
+        given: the option ``env_vars``, in any of the forms that ``KubernetesPodOperator`` takes.
+        backend: where it runs, for messages.
+
+    Raises:
+        BackendError: a variable takes its value from Kubernetes, or cannot be one.
+    """
+    found: dict[str, str] = {}
+    for name, value in _pairs(environment, given, backend):
+        if not _NAME.fullmatch(name) or "\0" in value:
+            raise BackendError(environment.name, f"`env_vars` has {name!r}, which cannot be a variable of a process.")
+        found[name] = value
+    return found
+
+
+def _pairs(environment: Environment, given: Any, backend: str) -> list[tuple[str, str]]:
+    if not given:
+        return []
+    if hasattr(given, "items"):
+        return [(str(name), _text(value)) for name, value in given.items()]
+    pairs = []
+    for variable in given:
+        name = str(_field(variable, "name"))
+        if _field(variable, "valueFrom") is not None or _field(variable, "value_from") is not None:
+            raise BackendError(
+                environment.name,
+                f"its variable {name!r} in `env_vars` takes its value from Kubernetes, which the {backend} backend has "
+                "not. Give it a value.",
+            )
+        pairs.append((name, _text(_field(variable, "value"))))
+    return pairs
+
+
+def _text(value: Any) -> str:
+    return "" if value is None else str(value)
+
+
+def _field(value: Any, name: str) -> Any:
+    return value.get(name) if hasattr(value, "get") else getattr(value, name, None)
+
+
+def amount(quantity: object) -> float:
+    """Return what a quantity stands for.
+
+    Args:
+        quantity: such as ``500m`` or ``2Gi``.
+
+    Raises:
+        ValueError: it is not a quantity.
+    """
+    found = _QUANTITY.fullmatch(str(quantity))
+    if found is None:
+        raise ValueError(f"{quantity!r} in `container_resources` is not a quantity, such as 500m or 2Gi.")
+    return float(found[1]) * (10.0 ** int(found[3]) if found[3] else _FACTORS.get(found[2], 1.0))
+
+
+def amounts(given: Any, kind: str) -> Mapping[str, Any]:
+    """Return a container's limits or requests.
+
+    Args:
+        given: the option ``container_resources``, in either of the ways to write it.
+        kind: ``limits`` or ``requests``.
+    """
+    found = given.get(kind) if hasattr(given, "get") else getattr(given, kind, None)
+    return found if isinstance(found, Mapping) else {}
+
+
+def check_resources(given: Any, where: str) -> None:
+    """Refuse amounts that Kubernetes cannot read.
+
+    Args:
+        given: the option ``container_resources``; what a template will fill in is left alone.
+        where: whose it is, for messages.
+
+    Raises:
+        K8sVenvError: one cannot be read.
+    """
+    for kind in ("limits", "requests"):
+        for quantity in amounts(given, kind).values():
+            try:
+                if "{{" not in str(quantity) and "{%" not in str(quantity):
+                    amount(quantity)
+            except ValueError as error:
+                raise K8sVenvError(f"{where}: {error}") from None

@@ -1,0 +1,153 @@
+"""The process that runs a call: its command, its variables, what it prints, and how it ended without a result."""
+
+from __future__ import annotations
+
+import codecs
+import signal
+from typing import TYPE_CHECKING
+
+from k8s_venv.errors import visible, visible_line
+from k8s_venv.wire.protocol import MARK, NOT_REPORTED
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+# What `python call.pyz` does, without `runpy`, whose imports take as long as all else before the user's first line.
+_RUN = (
+    "import sys, zipimport; del sys.argv[0]; sys.path[:] = filter(None, sys.path); "
+    "exec(zipimport.zipimporter(sys.argv[0]).get_code('__main__'))"
+)
+# The variables of every process that runs a call; those that the task or its environment names win.
+VARIABLES: Mapping[str, str] = {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"}
+# In a container only this folder is writable.
+SCRATCH_FOLDER = "/tmp"  # noqa: S108 -- a file system of the container's own
+CONTAINER_VARIABLES: Mapping[str, str] = {"HOME": SCRATCH_FOLDER, **VARIABLES}
+
+STDERR = "stderr"
+_LONGEST_LINE = 1 << 20  # characters; a longer line comes in pieces
+_HINTS = {"SIGSEGV": " (a crash in compiled code)", "SIGKILL": " (killed from outside, or out of memory)"}
+
+
+def runner_command(python: str, archive: str, *options: str) -> list[str]:
+    """Return the command that runs an archive.
+
+    Args:
+        python: the environment's interpreter.
+        archive: the archive's path there.
+        options: the runner's command line.
+    """
+    return [python, "-c", _RUN, archive, *options]
+
+
+class LineSplitter:
+    """Cuts the bytes of one stream into lines, at line feeds alone; bytes that are not UTF-8 are escaped."""
+
+    def __init__(self) -> None:
+        self._decode = codecs.getincrementaldecoder("utf-8")("backslashreplace").decode
+        self._rest = ""
+
+    def feed(self, data: bytes) -> Iterator[str]:
+        """Yield the lines that are complete with this data.
+
+        Args:
+            data: what the process printed, cut anywhere.
+        """
+        *lines, self._rest = (self._rest + self._decode(data)).split("\n")
+        yield from (line.removesuffix("\r") for line in lines)  # as Windows ends lines
+        if len(self._rest) > _LONGEST_LINE:
+            yield self._rest
+            self._rest = ""
+
+    def end(self) -> Iterator[str]:
+        """Yield the rest after the end of the last line, if there is one."""
+        rest = self._rest + self._decode(b"", final=True)
+        self._rest = ""
+        if rest:
+            yield rest
+
+
+def ignore_line(line: str) -> None:
+    """Drop a line of a task that asks for no log.
+
+    Args:
+        line: the line.
+    """
+
+
+def parse_line(line: str) -> list[tuple[str, str]]:
+    """Return the parts of a printed line, which the runner's marks separate, as visible text.
+
+    There are several parts if another program began a line and the runner continued it.
+
+    Args:
+        line: as it was printed.
+
+    Returns:
+        For each part the name of a level for records of ``logging``, ``stderr``, or nothing for standard output; and
+        the text.
+    """
+    first, *marked = line.split(MARK)
+    parts = [("", first)] if first or not marked else []
+    for each in marked:
+        kind, separator, text = each.partition(" - ")
+        if separator:
+            parts.append((kind, text))
+        else:  # a program's own character: the runner's marks always have it
+            kind, text = parts.pop() if parts else ("", "")
+            parts.append((kind, text + MARK + each))
+    return [(visible(kind), _shown(text)) for kind, text in parts]
+
+
+def _shown(text: str) -> str:
+    """Return the part of a line that is left after its last carriage return."""
+    if "\r" in text:
+        text = next((part for part in reversed(text.split("\r")) if part), "")
+    return visible_line(text)
+
+
+def exit_reason(code: int) -> str:
+    """Return a clause for an exit code.
+
+    Args:
+        code: negative, or above 128, if a signal ended the process.
+    """
+    if code == NOT_REPORTED:
+        return "what it did to its process keeps its result from being written; the end of its log says why"
+    number = -code if code < 0 else code - 128
+    try:
+        name = signal.Signals(number).name
+    except ValueError:
+        return f"its process left with exit code {code} (os._exit?)"
+    return f"its process was ended by {name}{_HINTS.get(name, '')}"
+
+
+def no_result(function: str, code: int) -> str:
+    """Return the sentence for a call whose process left no result.
+
+    Args:
+        function: the function's name.
+        code: the exit code of its process.
+    """
+    return f"{function}() ended without a result: {exit_reason(code)}."
+
+
+def out_of_memory(function: str, limit: str) -> str:
+    """Return the sentences for a call that was killed since it used too much memory.
+
+    Args:
+        function: the function's name.
+        limit: the container's limit, as a clause.
+    """
+    return (
+        f"{function}() used more memory than its container may ({limit}) and was killed. Raise it with "
+        "`container_resources`, on the task or in the environment's `pod` options."
+    )
+
+
+def cannot_run_python(reason: str) -> str:
+    """Return the sentences for an image in which the runner cannot be started.
+
+    Args:
+        reason: what the container's runtime says.
+    """
+    return f"its image cannot run `python`: {reason}. An image needs `python` on its PATH."
