@@ -22,7 +22,6 @@ from k8s_venv.builders.layered import image_labels
 from k8s_venv.builders.saved import read_layout, read_saved
 from k8s_venv.builders.secrets import Secrets
 from k8s_venv.errors import BuildError
-from k8s_venv.locks.locking import locked_packages
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -207,7 +206,7 @@ def write_context(environment: Environment, lock: Lock, context: Path) -> Path:
 def _arguments(environment: Environment, lock: Lock) -> list[str]:
     base = base_reference(environment, lock.base_digest)
     official = environment.model_copy(update={"base": None})
-    sources = any("wheels" not in package and "archive" not in package for package in locked_packages(environment))
+    sources = any(package.sdist for package in lock.packages)
     arguments = {
         "BASE": base,
         "PYTHON": environment.python,

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from packaging.utils import canonicalize_name
 
 from k8s_venv.locks import uv
+from k8s_venv.locks.lockfile import LockedPackage
 from k8s_venv.locks.resolving import lock_text, uv_platform
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ def install(wheels: Sequence[Wheel], target: Target, folder: Path) -> dict[Wheel
 def _sync(wheels: Sequence[Wheel], target: Target, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     lock, venv = folder / "pylock.toml", folder / "venv"
-    packages = [{"name": wheel.name, "version": wheel.version, "wheels": [wheel.source]} for wheel in wheels]
+    packages = [LockedPackage(name=wheel.name, version=wheel.version, wheels=(wheel.source,)) for wheel in wheels]
     lock.write_text(lock_text(packages), "utf-8")
     uv.run(["venv", "--quiet", "--no-project", "--no-python-downloads", "--python", target.interpreter, str(venv)])
     uv.run(

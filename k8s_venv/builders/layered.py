@@ -58,7 +58,7 @@ def find_parts(environment: Environment, lock: Lock, platform: str) -> Parts:
     if lock.system and (without := lacking(lock.system, base_packages(environment, base))):
         raise BuildError(environment.name, lacking_packages(environment, without))
     python = base.environ.get("PYTHON_VERSION") or environment.python
-    return Parts(platform, base, tuple(select_wheels(environment.name, lock.path, python, platform)))
+    return Parts(platform, base, tuple(select_wheels(environment.name, lock, python, platform)))
 
 
 def build(environment: Environment, lock: Lock, parts: Parts, progress: Callable[[str], None]) -> Image:

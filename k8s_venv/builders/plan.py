@@ -64,7 +64,7 @@ class Step:
     @property
     def packages(self) -> int:
         """Return the number of packages."""
-        return len({name for name, _, _ in self.lock.packages})
+        return len({package.name for package in self.lock.packages})
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import tomllib
-from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit
+from typing import TYPE_CHECKING
 
 from packaging.markers import Marker
 from packaging.tags import Tag, compatible_tags, cpython_tags
@@ -18,6 +16,8 @@ from k8s_venv.errors import BuildError
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from k8s_venv.locks.lockfile import Lock, LockedFile, LockedPackage
 
 # The machine's name in wheels and markers, by that in platforms.
 _LINUX_MACHINES = {name: machine for machine, name in MACHINES.items()}
@@ -33,95 +33,85 @@ class Wheel:
     Args:
         name: the distribution.
         version: its version.
-        source: the wheel's table in the lock: where it is, and its hashes.
+        source: the wheel's file: where it is, and its hashes.
         digest: the hash that it is known by.
     """
 
     name: str
     version: str
-    source: dict[str, Any] = dataclasses.field(compare=False)
+    source: LockedFile = dataclasses.field(compare=False)
     digest: str
 
     @property
     def size(self) -> int | None:
         """Return the wheel's size where the index told it."""
-        return self.source.get("size")
+        return self.source.size
 
 
 class NoWheelError(BuildError):
     """A locked package has no wheel for a platform."""
 
 
-def select_wheels(environment: str, lock: Path, python: str, platform: str) -> list[Wheel]:
+def select_wheels(environment: str, lock: Lock, python: str, platform: str) -> list[Wheel]:
     """Return the wheels of a lock for a platform, sorted by name.
 
     Args:
         environment: the environment's name, for messages.
-        lock: the lock file.
+        lock: its lock.
         python: the version of Python, as exact as it is known.
         platform: such as ``linux/arm64``.
 
     Raises:
         NoWheelError: a package has none.
     """
-    packages = tomllib.loads(lock.read_text("utf-8"))["packages"]
     machine = _LINUX_MACHINES[platform.partition("/")[2]]
     ranks = _ranks(".".join(python.split(".")[:2]), machine)
     chosen = []
-    for package in packages:
+    for package in lock.packages:
         if not applies(package, python, platform):
             continue
-        wheel = _best(package, ranks, lock.parent)
+        wheel = _best(package, ranks, lock.path.parent)
         if wheel is None:
             raise NoWheelError(
                 environment,
-                f"{package['name']} {package.get('version', '')} has no wheel for Python {python} on {platform}. "
+                f"{package.name} {package.version} has no wheel for Python {python} on {platform}. "
                 f"Run `k8s-venv lock {environment}`.",
             )
         chosen.append(wheel)
     return sorted(chosen, key=lambda wheel: wheel.name)
 
 
-def applies(package: dict[str, Any], python: str, platform: str) -> bool:
+def applies(package: LockedPackage, python: str, platform: str) -> bool:
     """Return whether a locked package is meant for a platform, by its marker (PEP 508).
 
     Args:
-        package: its table in the lock.
+        package: the package.
         python: the version of Python, as exact as it is known.
         platform: such as ``linux/arm64``.
     """
-    if "marker" not in package:
+    if not package.marker:
         return True
     markers = _marker_environment(python, _LINUX_MACHINES[platform.partition("/")[2]])
-    return Marker(package["marker"]).evaluate(markers)
+    return Marker(package.marker).evaluate(markers)
 
 
-def _best(package: dict[str, Any], ranks: dict[Tag, int], folder: Path) -> Wheel | None:
+def _best(package: LockedPackage, ranks: dict[Tag, int], folder: Path) -> Wheel | None:
     candidates = []
-    archive = [package["archive"]] if "archive" in package else []
-    for source in [*package.get("wheels", ()), *archive]:
+    for file in (*package.wheels, *([package.archive] if package.archive else ())):
         try:
-            _, version, _, tags = parse_wheel_filename(_filename(source))
+            _, version, _, tags = parse_wheel_filename(file.filename)
         except InvalidWheelFilename:
             continue
         rank = min((ranks[tag] for tag in tags if tag in ranks), default=None)
         if rank is not None:
-            candidates.append((rank, str(version), source))
+            candidates.append((rank, str(version), file))
     if not candidates:
         return None
-    _, built, source = min(candidates, key=lambda found: found[0])
-    hashes = source["hashes"]
-    kind = "sha256" if "sha256" in hashes else min(hashes)
-    if "path" in source:  # relative to the lock; it is installed through a lock elsewhere
-        source = {**source, "path": str((folder / source["path"]).resolve())}
-    return Wheel(package["name"], package.get("version", built), source, f"{kind}:{hashes[kind]}")
-
-
-def _filename(source: dict[str, Any]) -> str:
-    if "name" in source:
-        return str(source["name"])
-    place = unquote(urlsplit(source["url"]).path) if "url" in source else source["path"]
-    return str(place).replace("\\", "/").rpartition("/")[2]
+    _, built, file = min(candidates, key=lambda found: found[0])
+    kind = "sha256" if "sha256" in file.hashes else min(file.hashes)
+    if file.path:  # relative to the lock; it is installed through a lock elsewhere
+        file = dataclasses.replace(file, path=str((folder / file.path).resolve()))
+    return Wheel(package.name, package.version or built, file, f"{kind}:{file.hashes[kind]}")
 
 
 @functools.cache

@@ -100,9 +100,9 @@ def _built_image(project: Project, environment: Environment) -> str:
 def _packages(environment: Environment) -> dict[str, str]:
     """Return the versions that the image has on all of its platforms; only those can be compared with one of them."""
     return {
-        package["name"]: package["version"]
+        package.name: package.version
         for package in locked_packages(environment)
-        if "version" in package
+        if package.version
         and all(applies(package, environment.python, platform) for platform in environment.image_platforms)
     }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 from packaging.utils import canonicalize_name
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from k8s_venv.config.environment import Environment
+    from k8s_venv.locks.lockfile import LockedPackage
 
 _AT_ONCE = 4
 _MOST_CHANGES = 6
@@ -177,7 +178,7 @@ def _require_known(environments: Sequence[Environment], packages: Sequence[str])
     """Refuse to upgrade what no lock has, since nothing would happen then."""
     if not packages:
         return
-    locked = {package["name"] for environment in environments for package in locked_packages(environment)}
+    locked = {package.name for environment in environments for package in locked_packages(environment)}
     for package in packages:
         name = canonicalize_name(re.split(r"[\s\[<>=!~;@]", package.strip(), maxsplit=1)[0])
         if name not in locked:
@@ -185,7 +186,7 @@ def _require_known(environments: Sequence[Environment], packages: Sequence[str])
             raise K8sVenvError(f"No lock of {names} has a package {name!r}.{did_you_mean(name, locked)}")
 
 
-def _changes(before: Sequence[dict[str, Any]], after: Sequence[dict[str, Any]]) -> str:
+def _changes(before: Sequence[LockedPackage], after: Sequence[LockedPackage]) -> str:
     """Return in which packages two locks differ, such as ``: idna 3.6 → 3.7, + certifi 2024.2.2``."""
     old, new = (_versions(packages) for packages in (before, after))
     said = [f"{name} {old[name]} → {new[name]}" for name in sorted(old.keys() & new.keys()) if old[name] != new[name]]
@@ -196,8 +197,8 @@ def _changes(before: Sequence[dict[str, Any]], after: Sequence[dict[str, Any]]) 
     return ": " + ", ".join(said) if said else ", the same versions"
 
 
-def _versions(packages: Sequence[dict[str, Any]]) -> dict[str, str]:
+def _versions(packages: Sequence[LockedPackage]) -> dict[str, str]:
     versions: dict[str, list[str]] = {}
     for package in packages:
-        versions.setdefault(package["name"], []).append(package.get("version", "?"))
+        versions.setdefault(package.name, []).append(package.version or "?")
     return {name: "/".join(sorted(each)) for name, each in versions.items()}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import dataclasses
+from typing import TYPE_CHECKING
 
 from k8s_venv.errors import LockError
 
@@ -10,11 +11,13 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from k8s_venv.config.environment import Environment
-    from k8s_venv.locks.lockfile import Package
+    from k8s_venv.locks.lockfile import LockedFile, LockedPackage
     from k8s_venv.locks.requirements import Line
 
 
-def held_to_hashes(environment: Environment, packages: Sequence[Package], lines: Sequence[Line]) -> list[Package]:
+def held_to_hashes(
+    environment: Environment, packages: Sequence[LockedPackage], lines: Sequence[Line]
+) -> list[LockedPackage]:
     """Keep of each package the files that have a hash among its lines, where they give one, as pip does.
 
     Args:
@@ -29,26 +32,29 @@ def held_to_hashes(environment: Environment, packages: Sequence[Package], lines:
     required = next((line for line in lines if line.text == "--require-hashes"), None)
     held = []
     for package in packages:
-        allowed = pinned.get(package["name"], {})
+        allowed = pinned.get(package.name, {})
         if required and not allowed:
             raise LockError(
-                environment.name, f"{required.place} asks for hashes, and no line gives one for {package['name']!r}."
+                environment.name, f"{required.place} asks for hashes, and no line gives one for {package.name!r}."
             )
         held.append(_held_package(environment, package, allowed) if allowed else package)
     return held
 
 
-def _held_package(environment: Environment, package: Package, allowed: Mapping[str, str]) -> Package:
-    def fits(file: Mapping[str, Any]) -> bool:
-        return any(f"{kind}:{digest}" in allowed for kind, digest in file["hashes"].items())
+def _held_package(environment: Environment, package: LockedPackage, allowed: Mapping[str, str]) -> LockedPackage:
+    def fits(file: LockedFile | None) -> bool:
+        return file is not None and any(f"{kind}:{digest}" in allowed for kind, digest in file.hashes.items())
 
-    kept = {key: value for key, value in package.items() if key not in ("archive", "sdist") or fits(value)}
-    if "wheels" in kept:
-        kept["wheels"] = [file for file in kept["wheels"] if fits(file)]
-    if not any(kept.get(kind) for kind in ("wheels", "archive", "sdist")):
+    kept = dataclasses.replace(
+        package,
+        archive=package.archive if fits(package.archive) else None,
+        sdist=package.sdist if fits(package.sdist) else None,
+        wheels=tuple(filter(fits, package.wheels)),
+    )
+    if not kept.files:
         raise LockError(
             environment.name,
-            f"no file of {package['name']} {package.get('version', '')} for Python {environment.python} has a hash "
+            f"no file of {package.name} {package.version} for Python {environment.python} has a hash "
             f"that {next(iter(allowed.values()))} allows. Write the hashes of this version (of the file for this "
             "platform), or leave them out: a lock has its own.",
         )

@@ -12,18 +12,73 @@ import hashlib
 import json
 import re
 import tomllib
+from datetime import datetime
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import unquote, urlsplit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Mapping, Sequence
 
-# A package as it stands in the file.
-Package = dict[str, Any]
+_Kind = TypeVar("_Kind")
 
 _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _DIGEST = re.compile(r"[0-9a-f]{32,128}")
-_FILES = ("archive", "sdist")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LockedFile:
+    """A file that a package is installed from: a wheel, an archive or a source distribution.
+
+    Args:
+        url: where it can be downloaded, if it can.
+        path: where it lies in the project's folder, if it does.
+        name: its name, where that is not the end of the URL or the path.
+        upload_time: when it was uploaded, if the index says so.
+        size: its length in bytes, if the index says so.
+        hashes: its digests in hexadecimal, by algorithm.
+    """
+
+    url: str = ""
+    path: str = ""
+    name: str = ""
+    upload_time: datetime | None = None
+    size: int | None = None
+    hashes: Mapping[str, str] = dataclasses.field(hash=False)
+
+    @property
+    def filename(self) -> str:
+        """Return the file's name."""
+        place = unquote(urlsplit(self.url).path) if self.url else self.path
+        return self.name or place.replace("\\", "/").rpartition("/")[2]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LockedPackage:
+    """A package of a lock. The fields have the names of PEP 751.
+
+    Args:
+        name: its normalized name.
+        version: its version; empty for an archive that does not say it.
+        marker: where it is installed (PEP 508); empty for everywhere.
+        requires_python: the versions of Python that it is for (PEP 440); empty for all.
+        archive: the file of a requirement that names a URL or a path.
+        sdist: its source distribution, where it has to be compiled.
+        wheels: its wheels.
+    """
+
+    name: str
+    version: str = ""
+    marker: str = ""
+    requires_python: str = ""
+    archive: LockedFile | None = None
+    sdist: LockedFile | None = None
+    wheels: tuple[LockedFile, ...] = ()
+
+    @property
+    def files(self) -> tuple[LockedFile, ...]:
+        """Return all its files."""
+        return (*self.wheels, *(file for file in (self.archive, self.sdist) if file))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,22 +87,20 @@ class Lock:
 
     Args:
         path: the lock file.
-        packages: each package's name, version and hashes, sorted; without where they were found.
+        packages: the packages.
         builder: what makes the image.
         epoch: the generation of that builder.
         base: the base image with its digest, or nothing where it is not pinned.
         system: the packages that the interpreter, or the base image, itself has to have, each as ``name==version``;
             None where the environment sees none of them.
-        local_files: the wheels that lie in the project's folder, by their paths from there, and their SHA-256.
     """
 
     path: Path
-    packages: tuple[tuple[str, str, tuple[str, ...]], ...]
+    packages: tuple[LockedPackage, ...]
     builder: str
     epoch: int
     base: str = ""
     system: tuple[str, ...] | None = None
-    local_files: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def base_digest(self) -> str:
@@ -55,9 +108,16 @@ class Lock:
         return self.base.rpartition("@")[2]
 
     @property
+    def local_files(self) -> dict[str, str]:
+        """Return the SHA-256 of the files that lie in the project's folder, by their paths from there."""
+        files = [file for package in self.packages for file in package.files]
+        return {file.path: file.hashes["sha256"] for file in files if file.path}
+
+    @property
     def digest(self) -> str:
         """Return a digest of what is locked; two indexes with the same files give the same one."""
-        content: list[Any] = [self.builder, self.epoch, self.base_digest, self.packages]
+        packages = sorted((package.name, package.version, _digests(package)) for package in self.packages)
+        content: list[Any] = [self.builder, self.epoch, self.base_digest, packages]
         if self.system is not None:
             content.append(self.system)
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
@@ -65,19 +125,21 @@ class Lock:
 
 @dataclasses.dataclass(frozen=True)
 class LockFile:
-    """What stands in a lock's file.
+    """The content of a lock's file.
 
     Args:
         lock: the lock.
         inputs: what was locked.
-        packages: the packages as they stand in the file.
         edited: whether somebody changed the file since it was written.
     """
 
     lock: Lock
     inputs: dict[str, Any]
-    packages: list[dict[str, Any]]
     edited: bool
+
+
+def _digests(package: LockedPackage) -> list[str]:
+    return sorted(f"{kind}:{digest}" for file in package.files for kind, digest in file.hashes.items())
 
 
 def parse_lock(path: Path) -> LockFile:
@@ -93,20 +155,79 @@ def parse_lock(path: Path) -> LockFile:
     return _parsed(path, text)
 
 
-def parse_packages(path: Path) -> list[dict[str, Any]]:
+def parse_packages(path: Path) -> list[LockedPackage]:
     """Return the packages of a lock, stale or not; of both sides where a conflict of a merge is left in it.
 
     Raises:
         OSError: the file cannot be read.
         ValueError: it is no lock, or none of ours.
     """
-    packages: dict[str, list[dict[str, Any]]] = {}
+    packages: dict[str, list[LockedPackage]] = {}
     for side in _sides(path.read_text("utf-8")):
-        found: dict[str, list[dict[str, Any]]] = {}
-        for package in _parsed(path, side).packages:
-            found.setdefault(package["name"], []).append(package)
+        found: dict[str, list[LockedPackage]] = {}
+        for package in _parsed(path, side).lock.packages:
+            found.setdefault(package.name, []).append(package)
         packages = {**found, **packages}
     return [package for each in packages.values() for package in each]
+
+
+def read_package(table: Mapping[str, Any]) -> LockedPackage:
+    """Return a package from its table in a file.
+
+    Raises:
+        KeyError: it lacks its name.
+        TypeError: a value is of the wrong type.
+        ValueError: its name or version is not one.
+    """
+    name, version = table["name"], table.get("version", "")
+    if type(name) is not str or type(version) is not str or re.search(r"[\s/\\]", version):
+        raise ValueError(f"{name!r} {version!r} is no package")
+    return LockedPackage(
+        name=name,
+        version=version,
+        marker=_typed(table, "marker", str) or "",
+        requires_python=_typed(table, "requires-python", str) or "",
+        archive=_read_file(table["archive"]) if "archive" in table else None,
+        sdist=_read_file(table["sdist"]) if "sdist" in table else None,
+        wheels=tuple(_read_file(wheel) for wheel in table.get("wheels", ())),
+    )
+
+
+def package_table(package: LockedPackage) -> dict[str, Any]:
+    """Return the table of a package in a file."""
+    return {
+        **_table(package),
+        **{kind: _table(file) for kind, file in (("archive", package.archive), ("sdist", package.sdist)) if file},
+        **({"wheels": [_table(wheel) for wheel in package.wheels]} if package.wheels else {}),
+    }
+
+
+def _read_file(table: Mapping[str, Any]) -> LockedFile:
+    hashes = table.get("hashes", {})
+    if not all(type(digest) is str for digest in hashes.values()):
+        raise TypeError("a hash is not text")
+    return LockedFile(
+        url=_typed(table, "url", str) or "",
+        path=_typed(table, "path", str) or "",
+        name=_typed(table, "name", str) or "",
+        upload_time=_typed(table, "upload-time", datetime),
+        size=_typed(table, "size", int),
+        hashes=hashes,
+    )
+
+
+def _typed(table: Mapping[str, Any], key: str, kind: type[_Kind]) -> _Kind | None:
+    value = table.get(key)
+    if value is not None and type(value) is not kind:
+        raise TypeError(f"{key} is not of the type {kind.__name__}")
+    return value
+
+
+def _table(value: LockedPackage | LockedFile) -> dict[str, Any]:
+    """Return the values of its fields that are set, but those that have tables of their own."""
+    given = ((field.name, getattr(value, field.name)) for field in dataclasses.fields(value))
+    nested = ("archive", "sdist", "wheels")
+    return {name.replace("_", "-"): each for name, each in given if each not in (None, "") and name not in nested}
 
 
 def checksum(content: dict[str, Any]) -> str:
@@ -154,8 +275,8 @@ def _parsed(path: Path, text: str) -> LockFile:
         system = tuple(str(each) for each in table["system"]) if "system" in table else None
         written = table.get("checksum", "")
         as_written = written == checksum(content)
-        _refuse_strange(content, with_markers=not as_written)
-        lock = Lock(path, _packages(content), *made, system, _local_files(content))
+        packages = tuple(read_package(package) for package in content["packages"])
+        _refuse_strange(packages, with_markers=not as_written)
         inputs = table["inputs"]
         known = {
             "python": str(inputs["python"]),
@@ -163,74 +284,51 @@ def _parsed(path: Path, text: str) -> LockFile:
             "requirements": [str(each) for each in inputs["requirements"]],
             "system-site-packages": str(system is not None).lower(),
         }
-        return LockFile(lock, known, content["packages"], not as_written and written != "")
+        return LockFile(Lock(path, packages, *made, system), known, not as_written and written != "")
     except KeyError as error:
         raise ValueError(f"it lacks {error}, so k8s-venv did not write it") from None
     except (TypeError, AttributeError, RecursionError):
         raise ValueError("it is not laid out as k8s-venv writes it") from None
 
 
-def _refuse_strange(content: dict[str, Any], *, with_markers: bool) -> None:
+def _refuse_strange(packages: Sequence[LockedPackage], *, with_markers: bool) -> None:
     """Refuse what neither uv nor we write: names that are paths, files elsewhere, a package twice.
 
     Args:
-        content: what stands in the file.
+        packages: the packages of a lock.
         with_markers: whether markers are read as well, which takes longer than all else.
 
     Raises:
         ValueError: there is such a thing.
     """
-    seen: dict[str, bool] = {}
-    for package in content["packages"]:
-        name, version, marker = package["name"], package.get("version", ""), package.get("marker")
-        if not _NAME.fullmatch(name) or type(version) is not str or re.search(r"[\s/\\]", version):
-            raise ValueError(f"{name!r} {version!r} is no package")
-        if name in seen and not (marker and seen[name]):
-            raise ValueError(f"{name!r} stands in it twice")
-        seen[name] = bool(marker)
-        if marker is not None and with_markers:
-            _refuse_marker(name, marker)
-        for file in _files(package):
-            _refuse_file(name, file)
+    seen: dict[str, str] = {}
+    for package in packages:
+        if not _NAME.fullmatch(package.name):
+            raise ValueError(f"{package.name!r} {package.version!r} is no package")
+        if package.name in seen and not (package.marker and seen[package.name]):
+            raise ValueError(f"{package.name!r} stands in it twice")
+        seen[package.name] = package.marker
+        if package.marker and with_markers:
+            _refuse_marker(package)
+        for file in package.files:
+            _refuse_file(package.name, file)
 
 
-def _refuse_marker(name: str, marker: str) -> None:
+def _refuse_marker(package: LockedPackage) -> None:
     from packaging.markers import InvalidMarker, Marker
 
     try:
-        Marker(marker)
+        Marker(package.marker)
     except InvalidMarker:
-        raise ValueError(f"the marker of {name!r} is not valid: {marker!r}") from None
+        raise ValueError(f"the marker of {package.name!r} is not valid: {package.marker!r}") from None
 
 
-def _refuse_file(name: str, file: dict[str, Any]) -> None:
-    place = PurePosixPath(file.get("path", "."))
-    if place.is_absolute() or ".." in place.parts or not file.get("url", "https:").startswith(("https:", "http:")):
-        raise ValueError(f"the file of {name!r} lies outside the project: {file.get('path', file.get('url'))}")
-    if not file["hashes"] or not all(_DIGEST.fullmatch(digest) for digest in file["hashes"].values()):
+def _refuse_file(name: str, file: LockedFile) -> None:
+    place = PurePosixPath(file.path)
+    url = file.url or "https:"
+    if place.is_absolute() or ".." in place.parts or not url.startswith(("https:", "http:")):
+        raise ValueError(f"the file of {name!r} lies outside the project: {file.path or file.url}")
+    if not (file.url or file.path):
+        raise ValueError(f"a file of {name!r} has neither `url` nor `path`")
+    if not file.hashes or not all(_DIGEST.fullmatch(digest) for digest in file.hashes.values()):
         raise ValueError(f"the hashes of {name!r} are not valid")
-
-
-def _packages(content: dict[str, Any]) -> tuple[tuple[str, str, tuple[str, ...]], ...]:
-    return tuple(
-        sorted(
-            (
-                package["name"],
-                package.get("version", ""),
-                tuple(
-                    sorted(f"{kind}:{digest}" for file in _files(package) for kind, digest in file["hashes"].items())
-                ),
-            )
-            for package in content["packages"]
-        )
-    )
-
-
-def _files(package: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    yield from package.get("wheels", ())
-    yield from (package[kind] for kind in _FILES if kind in package)
-
-
-def _local_files(content: dict[str, Any]) -> dict[str, str]:
-    files = [file for package in content["packages"] for file in _files(package)]
-    return {str(file["path"]): str(file["hashes"]["sha256"]) for file in files if "path" in file}

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from k8s_venv.config.environment import Environment
     from k8s_venv.locks.installed import Installed
-    from k8s_venv.locks.lockfile import Lock
+    from k8s_venv.locks.lockfile import Lock, LockedPackage
 
 # The generation of each builder: raised whenever the same lock would give another image.
 EPOCHS = {"layers": 1, "buildkit": 2}
@@ -127,22 +127,22 @@ def write_lock(
     return read_lock(environment)
 
 
-def _newly_chosen(packages: list[dict[str, Any]], older: list[dict[str, Any]], renewal: Renewal) -> dict[str, str]:
+def _newly_chosen(packages: list[LockedPackage], older: list[LockedPackage], renewal: Renewal) -> dict[str, str]:
     """Return the versions in a new lock, by name, that were not just kept from an older one."""
     kept = [] if renewal.everything else older
-    before = {(package["name"], package.get("version")) for package in kept}
+    before = {(package.name, package.version) for package in kept}
     return {
-        package["name"]: package["version"]
+        package.name: package.version
         for package in packages
-        if "wheels" in package and (package["name"], package["version"]) not in before
+        if package.wheels and (package.name, package.version) not in before
     }
 
 
-def _tool_table(environment: Environment, present: list[dict[str, Any]], digest: str) -> dict[str, Any]:
+def _tool_table(environment: Environment, present: list[LockedPackage], digest: str) -> dict[str, Any]:
     builder = environment.image_builder
     table: dict[str, Any] = {"builder": builder, "epoch": EPOCHS[builder], "inputs": _inputs(environment)}
     if environment.system_site_packages:
-        table["system"] = sorted(f"{package['name']}=={package['version']}" for package in present)
+        table["system"] = sorted(f"{package.name}=={package.version}" for package in present)
     if digest:
         table["base"] = f"{environment.base_image}@{digest}"
     return table
@@ -159,7 +159,7 @@ def _unread(environment: Environment) -> list[str]:
     return []
 
 
-def locked_packages(environment: Environment) -> list[dict[str, Any]]:
+def locked_packages(environment: Environment) -> list[LockedPackage]:
     """Return the packages of an environment's lock, stale or not; none where it is missing or garbled."""
     try:
         return parse_packages(environment.lock_path)

@@ -19,7 +19,7 @@ from k8s_venv.errors import LockError, without_credentials
 from k8s_venv.locks import uv
 from k8s_venv.locks.hashes import held_to_hashes
 from k8s_venv.locks.installed import write_stubs
-from k8s_venv.locks.lockfile import checksum
+from k8s_venv.locks.lockfile import LockedFile, LockedPackage, checksum, package_table, read_package
 from k8s_venv.locks.refusals import explain
 from k8s_venv.locks.requirements import index_settings, place_of, requirement_lines
 from k8s_venv.locks.uvinput import write_inputs
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
     from k8s_venv.config.environment import Environment
     from k8s_venv.locks.installed import Installed
-    from k8s_venv.locks.lockfile import Package
     from k8s_venv.locks.requirements import Line
 
 # What uv calls a platform, and its marker (PEP 508). The wheels' tags are those of Debian bookworm's glibc.
@@ -59,12 +58,12 @@ class Renewal:
 
 def resolve(
     environment: Environment,
-    older: Sequence[Package],
+    older: Sequence[LockedPackage],
     renewal: Renewal,
     progress: Callable[[str], None] | None,
     note: Callable[[str], None],
     own: Mapping[str, Installed],
-) -> list[Package]:
+) -> list[LockedPackage]:
     """Return the packages of an environment as a lock lists them.
 
     Each platform is resolved by itself, exactly as it would be alone, with the versions of the one before where they
@@ -82,8 +81,8 @@ def resolve(
     Raises:
         LockError: the requirements cannot be resolved.
     """
-    found: dict[str, list[Package]] = {}
-    kept = [{"name": package.name, "version": package.version} for package in own.values()]
+    found: dict[str, list[LockedPackage]] = {}
+    kept = [LockedPackage(name=package.name, version=package.version) for package in own.values()]
     kept = _preferring(kept, [] if renewal.everything else older)
     upgrades: Iterable[str] = renewal.packages
     warned: dict[str, None] = {}
@@ -104,7 +103,7 @@ def resolve(
     return _merged(found)
 
 
-def resolve_here(environment: Environment, python: str, locked: Sequence[Package]) -> list[Package]:
+def resolve_here(environment: Environment, python: str, locked: Sequence[LockedPackage]) -> list[LockedPackage]:
     """Return the packages for this machine, in the versions of a lock for other platforms.
 
     Args:
@@ -117,7 +116,7 @@ def resolve_here(environment: Environment, python: str, locked: Sequence[Package
     """
     versions: dict[str, set[str]] = {}
     for package in locked:
-        versions.setdefault(package["name"], set()).add(package.get("version", ""))
+        versions.setdefault(package.name, set()).add(package.version)
     exact = [f"{name}=={next(iter(each))}" for name, each in versions.items() if len(each) == 1 and "" not in each]
     with tempfile.TemporaryDirectory(prefix="k8s-venv-lock-") as folder:
         constraints = Path(folder) / "locked.txt"
@@ -139,7 +138,7 @@ def host_platform() -> str:
 
 
 def lock_text(
-    packages: Sequence[Package],
+    packages: Sequence[LockedPackage],
     platforms: Sequence[str] = (),
     tool: Mapping[str, Any] | None = None,
 ) -> str:
@@ -155,7 +154,7 @@ def lock_text(
     content: dict[str, Any] = {"lock-version": "1.0", "created-by": "k8s-venv"}
     if platforms:
         content["environments"] = [_PLATFORMS[platform][1] for platform in platforms]
-    content["packages"] = list(packages)
+    content["packages"] = [package_table(package) for package in packages]
     if tool is not None:
         content["tool"] = {"k8s-venv": tool}
         content["tool"] = {"k8s-venv": {"checksum": checksum(content), **tool}}
@@ -166,10 +165,10 @@ def _compile(
     environment: Environment,
     platform: str,
     arguments: Sequence[str],
-    kept: Sequence[Package],
+    kept: Sequence[LockedPackage],
     warned: dict[str, None] | None = None,
     own: Mapping[str, Installed] = MappingProxyType({}),
-) -> list[Package]:
+) -> list[LockedPackage]:
     lines = requirement_lines(environment)
     said: list[str] = []
     with tempfile.TemporaryDirectory(prefix="k8s-venv-lock-") as folder:
@@ -189,23 +188,24 @@ def _compile(
             uv.run(command, stdin=stdin, cwd=environment.root, indexes=indexes, progress=said.append)
         except uv.UvError as error:
             raise LockError(environment.name, explain(environment, platform, given, error.output)) from None
-        packages = tomllib.loads(output.read_text("utf-8")).get("packages", [])
+        tables = tomllib.loads(output.read_text("utf-8")).get("packages", [])
+        packages = [read_package(table) for table in tables]
         if warned is not None:
             warned.update(dict.fromkeys(line.removeprefix("warning: ") for line in said if _WARNING.search(line)))
-        present = [{"name": each["name"], "version": each["version"]} for each in packages if is_own(each, own)]
+        present = [LockedPackage(name=each.name, version=each.version) for each in packages if is_own(each, own)]
         packages = [_portable(environment, each, output.parent) for each in packages if not is_own(each, own)]
     return present + held_to_hashes(environment, packages, lines)
 
 
-def is_own(package: Package, own: Mapping[str, Installed]) -> bool:
+def is_own(package: LockedPackage, own: Mapping[str, Installed]) -> bool:
     """Return whether a package is there already, in this version.
 
     Args:
         package: a package of a lock.
         own: what is there, by name.
     """
-    found = own.get(package["name"])
-    return found is not None and found.version == package.get("version")
+    found = own.get(package.name)
+    return found is not None and found.version == package.version
 
 
 def uv_options(
@@ -233,7 +233,7 @@ def uv_options(
     return [*options, "--python", interpreter] if interpreter else options
 
 
-def _portable(environment: Environment, package: Package, folder: Path) -> Package:
+def _portable(environment: Environment, package: LockedPackage, folder: Path) -> LockedPackage:
     """Return a package as every machine with the project's files can install it.
 
     Args:
@@ -241,31 +241,26 @@ def _portable(environment: Environment, package: Package, folder: Path) -> Packa
         package: what uv wrote.
         folder: the folder from which its relative paths are meant.
     """
-    name = package["name"]
-    files = [*package.get("wheels", ()), *([package["archive"]] if "archive" in package else ())]
-    source = package.get("sdist") if environment.builder == "buildkit" and not files else None
-    if not files and not source:
+    name, files = package.name, package.wheels or package.archive
+    sdist = package.sdist if environment.builder == "buildkit" and not files else None
+    if not files and not sdist:
         raise LockError(
             environment.name,
             f"{name!r} in {place_of(environment, name)} comes from a folder or a repository, which an image's build "
             "cannot install. Build a wheel of it, and require that; modules beside the DAG travel by themselves.",
         )
-    portable = {key: value for key, value in package.items() if key not in ("index", "sdist")}
-    if "archive" in package:
-        portable["archive"] = _portable_file(environment, name, package["archive"], folder)
-    elif source:
-        portable["sdist"] = _portable_file(environment, name, source, folder)
-    else:
-        portable["wheels"] = [_portable_file(environment, name, file, folder) for file in package["wheels"]]
-    return portable
+    return dataclasses.replace(
+        package,
+        archive=package.archive and _portable_file(environment, name, package.archive, folder),
+        sdist=sdist and _portable_file(environment, name, sdist, folder),
+        wheels=tuple(_portable_file(environment, name, wheel, folder) for wheel in package.wheels),
+    )
 
 
-def _portable_file(environment: Environment, name: str, file: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    rest = {key: value for key, value in file.items() if key not in ("url", "path")}
-    url = file.get("url", "")
-    if url and not url.startswith("file:"):
-        return {"url": without_credentials(url), **rest}
-    path = Path(os.path.normpath(folder / (unquote(urlsplit(url).path) if url else file["path"])))
+def _portable_file(environment: Environment, name: str, file: LockedFile, folder: Path) -> LockedFile:
+    if file.url and not file.url.startswith("file:"):
+        return dataclasses.replace(file, url=without_credentials(file.url))
+    path = Path(os.path.normpath(folder / (unquote(urlsplit(file.url).path) or file.path)))
     root = environment.root.resolve()
     if not path.resolve().is_relative_to(root):
         raise LockError(
@@ -273,35 +268,39 @@ def _portable_file(environment: Environment, name: str, file: Mapping[str, Any],
             f"{name!r} comes from {path}, which only this machine has. Copy the wheel into {environment.root} (or a "
             "folder in it), and commit it.",
         )
-    return {"path": path.resolve().relative_to(root).as_posix(), **rest}
+    return dataclasses.replace(file, url="", path=path.resolve().relative_to(root).as_posix())
 
 
-def _preferring(packages: Sequence[Package], others: Sequence[Package]) -> list[Package]:
-    known = {package["name"] for package in packages}
-    return [*packages, *(package for package in others if package["name"] not in known)]
+def _preferring(packages: Sequence[LockedPackage], others: Sequence[LockedPackage]) -> list[LockedPackage]:
+    known = {package.name for package in packages}
+    return [*packages, *(package for package in others if package.name not in known)]
 
 
-def _agree(found: Mapping[str, Sequence[Package]]) -> bool:
+def _agree(found: Mapping[str, Sequence[LockedPackage]]) -> bool:
     """Return whether no package has different versions on different platforms."""
-    versions = {(package["name"], package.get("version")) for packages in found.values() for package in packages}
+    versions = {(package.name, package.version) for packages in found.values() for package in packages}
     return len(versions) == len({name for name, _ in versions})
 
 
-def _merged(found: Mapping[str, Sequence[Package]]) -> list[Package]:
+def _merged(found: Mapping[str, Sequence[LockedPackage]]) -> list[LockedPackage]:
     """Return the packages of several platforms as one list, with a marker where a platform lacks one."""
-    packages: dict[tuple[str, str, str], dict[str, Package]] = {}
+    packages: dict[tuple[str, str, str], dict[str, LockedPackage]] = {}
     for platform, each in found.items():
         for package in each:
-            key = (package["name"], package.get("version", ""), package.get("marker", ""))
+            key = (package.name, package.version, package.marker)
             packages.setdefault(key, {})[platform] = package
     merged = []
     for (_, _, marker), by_platform in sorted(packages.items()):
-        package = dict(next(iter(by_platform.values())))
         if len(by_platform) < len(found):
             only = " or ".join(f"({_PLATFORMS[platform][1]})" for platform in by_platform)
-            package["marker"] = f"({marker}) and ({only})" if marker else only
-        if "wheels" in package:
-            wheels = {str(file): file for each in by_platform.values() for file in each["wheels"]}
-            package["wheels"] = [wheels[key] for key in sorted(wheels)]
-        merged.append(package)
+            marker = f"({marker}) and ({only})" if marker else only
+        first, *others = by_platform.values()
+        wheels = {wheel for each in by_platform.values() for wheel in each.wheels}
+        # A platform without wheels takes the source distribution.
+        sdist = next((each.sdist for each in (first, *others) if each.sdist), None)
+        merged.append(dataclasses.replace(first, marker=marker, sdist=sdist, wheels=tuple(sorted(wheels, key=_place))))
     return merged
+
+
+def _place(file: LockedFile) -> tuple[str, str]:
+    return file.url, file.path

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from k8s_venv.errors import LockError
-from k8s_venv.locks.locking import locked_packages
+from k8s_venv.locks.lockfile import LockedPackage
 from k8s_venv.locks.resolving import host_platform, lock_text, resolve_here
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from k8s_venv.config.environment import Environment
-    from k8s_venv.locks.lockfile import Lock
+    from k8s_venv.locks.lockfile import Lock, LockedFile
 
 
 @contextlib.contextmanager
@@ -42,9 +43,12 @@ def lock_for_here(
         return
     covered = ", ".join(environment.platforms)
     progress(f"The lock is for {covered}; resolving its versions for {here}")
-    present = [dict(zip(("name", "version"), each.split("=="), strict=True)) for each in lock.system or ()]
+    present = [
+        LockedPackage(name=name, version=version)
+        for name, _, version in (each.partition("==") for each in lock.system or ())
+    ]
     try:
-        packages = resolve_here(environment, str(python), [*locked_packages(environment), *present])
+        packages = resolve_here(environment, str(python), [*lock.packages, *present])
     except LockError as error:
         raise LockError(
             environment.name,
@@ -52,13 +56,22 @@ def lock_for_here(
             f'"{here}" to `platforms` of [environments.{environment.name}], and run `k8s-venv lock '
             f"{environment.name}`.\n{error.problem}",
         ) from None
-    names = {package["name"] for package in present}
-    packages = [package for package in packages if package["name"] not in names]
-    for package in packages:
-        for file in (*package.get("wheels", ()), package.get("archive")):
-            if file and "path" in file:
-                file["path"] = str((environment.root / file["path"]).resolve())
+    names = {package.name for package in present}
+    packages = [_in_project(environment.root, package) for package in packages if package.name not in names]
     with tempfile.TemporaryDirectory(prefix="k8s-venv-lock-") as folder:
         path = Path(folder) / "pylock.toml"
         path.write_text(lock_text(packages), "utf-8")
         yield path
+
+
+def _in_project(root: Path, package: LockedPackage) -> LockedPackage:
+    """Return a package whose local files have absolute paths."""
+
+    def absolute(file: LockedFile) -> LockedFile:
+        return dataclasses.replace(file, path=str((root / file.path).resolve())) if file.path else file
+
+    return dataclasses.replace(
+        package,
+        archive=package.archive and absolute(package.archive),
+        wheels=tuple(absolute(wheel) for wheel in package.wheels),
+    )

@@ -83,7 +83,7 @@ def test_what_the_base_has_is_seen_and_not_installed(
     assert locked.returncode == 0, locked.stderr
     assert "locked 1 package in pylock.etl.toml, beside 2 that are there" in locked.stderr
     lock = read_lock(load_project(tmp_path / "k8s-venv.toml").environment("etl"))
-    assert [(name, version) for name, version, _ in lock.packages] == [("certifi", "2024.2.2")]
+    assert [(package.name, package.version) for package in lock.packages] == [("certifi", "2024.2.2")]
     assert lock.system == ("idna==3.6", "own-torch==2.3.0a0+6ddf.nv24.4")
     assert ran.returncode == 0, ran.stderr
     output = client.containers.run(ran.stdout.split()[1], ["python", "-c", ORIGINS], remove=True)

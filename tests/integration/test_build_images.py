@@ -187,7 +187,8 @@ def test_a_package_without_wheels_is_locked_for_buildkit(build: Command, tmp_pat
     assert ran.returncode == 0, ran.stderr
     assert "buildkit (the environment's `builder`)" in ran.stderr
     (package,) = locked_packages(load_project(tmp_path / "k8s-venv.toml").environment("etl"))
-    assert package["sdist"]["url"].endswith("docopt-0.6.2.tar.gz")
+    assert package.sdist
+    assert package.sdist.url.endswith("docopt-0.6.2.tar.gz")
 
 
 def test_one_archive_holds_the_images_of_both_builders(

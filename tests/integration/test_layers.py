@@ -22,6 +22,7 @@ from k8s_venv.builders.selection import Wheel, select_wheels
 from k8s_venv.builders.wheel_layers import find_layers, make_layers
 from k8s_venv.cache import cache_folder
 from k8s_venv.config.environment import Environment
+from k8s_venv.locks.lockfile import LockedFile
 from k8s_venv.locks.locking import write_lock
 from tests.interpreters import interpreter
 
@@ -203,10 +204,10 @@ def test_wheels_of_another_platform_are_installed(tmp_path: Path) -> None:
     environment = Environment(
         name="arm", root=tmp_path, python="3.12", requirements=("markupsafe",), platforms=("linux/amd64", "linux/arm64")
     )
-    write_lock(environment)
+    lock = write_lock(environment)
     modules = {}
     for platform in environment.platforms:
-        wheels = select_wheels("arm", environment.lock_path, "3.12", platform)
+        wheels = select_wheels("arm", lock, "3.12", platform)
         layers = make_layers(wheels, target("3.12", platform), lambda text: None)
         modules[platform] = {name.rpartition("/")[2] for name in contents(layers) if name.endswith(".so")}
 
@@ -217,7 +218,7 @@ def test_wheels_of_another_platform_are_installed(tmp_path: Path) -> None:
 
 
 def test_an_image_stays_far_under_the_layers_that_engines_take() -> None:
-    wheels = [Wheel(f"package-{number}", "1", {}, f"sha256:{number}") for number in range(1000)]
+    wheels = [Wheel(f"package-{number}", "1", LockedFile(hashes={}), f"sha256:{number}") for number in range(1000)]
 
     from k8s_venv.builders import wheel_layers
 
@@ -231,8 +232,8 @@ def test_an_image_stays_far_under_the_layers_that_engines_take() -> None:
 
 
 def locked(environment: Environment) -> list[Wheel]:
-    write_lock(environment)
-    return select_wheels(environment.name, environment.lock_path, environment.python, "linux/amd64")
+    lock = write_lock(environment)
+    return select_wheels(environment.name, lock, environment.python, "linux/amd64")
 
 
 def target(python: str, platform: str = "linux/amd64") -> Target:

@@ -589,7 +589,7 @@ def origin_of_setuptools() -> tuple[str, str]:
 def test_what_the_interpreter_has_is_seen_and_not_locked(own_cache: Path, seeing: Environment) -> None:
     lock = write_lock(seeing)
 
-    assert [name for name, _, _ in lock.packages] == ["idna"]
+    assert [package.name for package in lock.packages] == ["idna"]
     assert [each.partition("==")[0] for each in lock.system or ()] == ["setuptools"]
     (system, own), _ = call(seeing, origin_of_setuptools)
     folder = make_environment(seeing).parent.parent

@@ -111,7 +111,7 @@ def assert_locks_and_installs_without_trace(index: Index, environment: Environme
     shutil.rmtree(cache_folder())  # the wheels are fetched again
     python = make_environment(environment, said.append)
 
-    assert {(name, version) for name, version, _ in lock.packages} == {("own-top", "1.0"), ("own-lib", "2.0")}
+    assert {(package.name, package.version) for package in lock.packages} == {("own-top", "1.0"), ("own-lib", "2.0")}
     assert interpreters.run_code(str(python), "import own_lib; print(own_lib.VERSION)").strip() == "2.0"
     text = lock.path.read_text("utf-8")
     assert f"http://{index.address}/files/own_lib-2.0" in text
@@ -200,7 +200,7 @@ def test_a_constraints_file_limits_versions(index: Index, tmp_path: Path) -> Non
     environment = declare(tmp_path, f"--index-url {with_password(index)}", "own-top")
     environment = environment.model_copy(update={"constraints": "limits.txt"})
 
-    assert ("own-lib", "1.0") in {(name, version) for name, version, _ in write_lock(environment).packages}
+    assert ("own-lib", "1.0") in {(package.name, package.version) for package in write_lock(environment).packages}
 
     (tmp_path / "limits.txt").write_text("own-lib<3\n")
     with pytest.raises(LockError, match=r"stale: '-c: own-lib<3' was added; '-c: own-lib<2' was removed"):

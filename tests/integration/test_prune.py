@@ -34,8 +34,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def wheels(cache: Path, tmp_path: Path) -> list[Wheel]:
     path = make_wheel(tmp_path, "sales")
     environment = Environment(name="etl", root=tmp_path, python="3.12", requirements=(f"sales @ {path.as_uri()}",))
-    write_lock(environment)
-    return select_wheels("etl", environment.lock_path, "3.12", "linux/amd64")
+    return select_wheels("etl", write_lock(environment), "3.12", "linux/amd64")
 
 
 def age(folder: Path, days: float) -> None:

@@ -59,7 +59,7 @@ def test_what_is_there_is_taken_before_what_an_index_has(environment: Environmen
     lock = write_lock(environment, renewal=renewal, own={"own-torch": TORCH})
 
     assert lock.system == ("own-torch==2.3.0a0+nv24.4",)
-    assert [(name, version) for name, version, _ in lock.packages] == [("own-lib", "1.0")]
+    assert [(package.name, package.version) for package in lock.packages] == [("own-lib", "1.0")]
 
 
 def test_what_is_there_and_too_old_is_installed_anew(environment: Environment, tmp_path: Path) -> None:
@@ -68,13 +68,13 @@ def test_what_is_there_and_too_old_is_installed_anew(environment: Environment, t
     lock = write_lock(environment, own={"own-torch": TORCH})
 
     assert lock.system == ()
-    assert [(name, version) for name, version, _ in lock.packages] == [("own-torch", "2.4.0")]
+    assert [(package.name, package.version) for package in lock.packages] == [("own-torch", "2.4.0")]
 
 
 def test_one_package_can_be_renewed_over_what_is_there(environment: Environment) -> None:
     lock = write_lock(environment, renewal=Renewal(packages=("own-torch",)), own={"own-torch": TORCH})
 
-    assert [(name, version) for name, version, _ in lock.packages] == [("own-torch", "2.4.0")]
+    assert [(package.name, package.version) for package in lock.packages] == [("own-torch", "2.4.0")]
 
 
 @pytest.mark.parametrize("sees_more", [False, True])

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from k8s_venv.config.environment import Environment
 from k8s_venv.errors import LockError
 from k8s_venv.locks.linechecks import refuse_lines
-from k8s_venv.locks.lockfile import Lock
+from k8s_venv.locks.lockfile import Lock, LockedFile, LockedPackage
 from k8s_venv.locks.locking import read_lock, write_lock
 from k8s_venv.locks.requirements import Line, index_settings, requirement_lines
 
@@ -39,7 +39,7 @@ def declare(tmp_path: Path) -> EnvironmentMaker:
 
 
 def versions(lock: Lock) -> dict[str, str]:
-    return {name: version for name, version, _ in lock.packages}
+    return {package.name: package.version for package in lock.packages}
 
 
 @needs_index
@@ -48,7 +48,7 @@ def test_a_lock_has_exact_versions_with_hashes(declare: EnvironmentMaker) -> Non
 
     assert versions(lock)["idna"] == "3.6"
     assert set(versions(lock)) == {"idna", "certifi"}
-    assert all(hashes and hashes[0].startswith("sha256:") for _, _, hashes in lock.packages)
+    assert all("sha256" in file.hashes for package in lock.packages for file in package.wheels)
 
 
 @needs_index
@@ -128,12 +128,15 @@ def test_the_digest_does_not_depend_on_where_the_index_is(declare: EnvironmentMa
 
 
 def test_the_digest_depends_on_packages_hashes_builder_and_epoch(tmp_path: Path) -> None:
+    def idna(version: str, digest: str) -> LockedPackage:
+        return LockedPackage(name="idna", version=version, wheels=(LockedFile(hashes={"sha256": digest}),))
+
     locks = [
-        Lock(tmp_path, (("idna", "3.6", ("sha256:a",)),), "buildkit", 1),
-        Lock(tmp_path, (("idna", "3.7", ("sha256:a",)),), "buildkit", 1),
-        Lock(tmp_path, (("idna", "3.6", ("sha256:b",)),), "buildkit", 1),
-        Lock(tmp_path, (("idna", "3.6", ("sha256:a",)),), "layers", 1),
-        Lock(tmp_path, (("idna", "3.6", ("sha256:a",)),), "buildkit", 2),
+        Lock(tmp_path, (idna("3.6", "a"),), "buildkit", 1),
+        Lock(tmp_path, (idna("3.7", "a"),), "buildkit", 1),
+        Lock(tmp_path, (idna("3.6", "b"),), "buildkit", 1),
+        Lock(tmp_path, (idna("3.6", "a"),), "layers", 1),
+        Lock(tmp_path, (idna("3.6", "a"),), "buildkit", 2),
     ]
 
     assert len({lock.digest for lock in locks}) == len(locks)

@@ -127,7 +127,7 @@ def test_an_uncovered_platform_gets_the_locked_versions_and_what_it_needs_itself
     make_wheel(tmp_path / "wheels", "top", requires=["pure", f"only-here; platform_machine == '{here}'"])
     make_wheel(tmp_path / "wheels", "only-here")
     make_wheel(tmp_path / "wheels", "pure", "1.0")
-    assert {name for name, *_ in write_lock(uncovered).packages} == {"top", "pure"}
+    assert {package.name for package in write_lock(uncovered).packages} == {"top", "pure"}
     make_wheel(tmp_path / "wheels", "pure", "2.0")
     said: list[str] = []
 
