@@ -26,9 +26,9 @@ class IsolatedBranchOperator(IsolatedOperator, BranchMixIn):
         """Run the call, and skip every task after this one that it does not name."""
         return self.do_branch(context, super().execute(context))
 
-    def trigger_reentry(self, context: Context, event: dict[str, Any]) -> Any:
+    def trigger_reentry(self, context: Context, event: dict[str, Any], sent: dict[str, Any] | None = None) -> Any:
         """Go on after a deferred call; see ``execute``."""
-        return self.do_branch(context, super().trigger_reentry(context, event))
+        return self.do_branch(context, super().trigger_reentry(context, event, sent))
 
 
 class IsolatedShortCircuitOperator(IsolatedOperator, SkipMixin):
@@ -51,9 +51,9 @@ class IsolatedShortCircuitOperator(IsolatedOperator, SkipMixin):
         """Run the call, and skip what comes after it where its value is false."""
         return self._gate(context, super().execute(context))
 
-    def trigger_reentry(self, context: Context, event: dict[str, Any]) -> Any:
+    def trigger_reentry(self, context: Context, event: dict[str, Any], sent: dict[str, Any] | None = None) -> Any:
         """Go on after a deferred call; see ``execute``."""
-        return self._gate(context, super().trigger_reentry(context, event))
+        return self._gate(context, super().trigger_reentry(context, event, sent))
 
     def _gate(self, context: Context, value: Any) -> Any:
         if not value:

@@ -33,7 +33,7 @@ from k8s_venv.airflow.secrets import SecretNames, resolve_secrets
 from k8s_venv.airflow.xcom import check_storable
 from k8s_venv.backends import choose_backend
 from k8s_venv.backends.pod_options import HONOURED, check_own, check_resources
-from k8s_venv.calls import Result, open_result, pack, refer
+from k8s_venv.calls import Result, SentCall, open_result, pack, refer, sent_call
 from k8s_venv.capture.beside import code_folders
 from k8s_venv.capture.modulefile import remember
 from k8s_venv.errors import K8sVenvError
@@ -195,26 +195,32 @@ class IsolatedOperator(BaseOperator):
                     return self._opened(self._run_here(call, project, backend), call)
                 pod = self._pod_operator(call, project, context)
                 if self.deferrable:
-                    self.defer(trigger=pod.begin(context), method_name="trigger_reentry")
+                    return self._defer(pod, context)
                 return self._opened(pod.execute_sync(context), call)
 
-    def trigger_reentry(self, context: Context, event: dict[str, Any]) -> Any:
+    def trigger_reentry(self, context: Context, event: dict[str, Any], sent: dict[str, Any] | None = None) -> Any:
         """Go on where a deferred task's pod has ended, and return the call's value; see ``execute``.
 
         Args:
             context: Airflow's.
             event: what the trigger fired.
+            sent: what the worker's first turn knew of the call; an earlier version of k8s-venv left nothing.
         """
         project = self.project()
-        # Packing it again also masks its connections in what is logged now.
-        with contextlib.closing(self._pack(context, project)) as call, skipping_on(self.skip_on_exit_code):
-            pod = self._pod_operator(call, project, context)
-            result = pod.resume(context, event)
-            if not isinstance(result, Result):
-                self.defer(trigger=result, method_name="trigger_reentry")
-            return self._opened(result, call)
+        call = self._pack(context, project) if sent is None else self._sent(context, project, sent)
+        with contextlib.closing(call), skipping_on(self.skip_on_exit_code):
+            result = self._pod_operator(call, project, context).resume(event)
+            if result is not None:
+                return self._opened(result, call)
+        with contextlib.closing(self._pack(context, project)) as again:
+            return self._defer(self._pod_operator(again, project, context), context)
 
-    def _opened(self, result: Result, call: PackedCall) -> Any:
+    def _defer(self, pod: IsolatedPodOperator, context: Context) -> Any:
+        """Start a call's pod and leave the waiting to the triggerer."""
+        trigger = pod.begin(context)
+        self.defer(trigger=trigger, method_name="trigger_reentry", kwargs={"sent": pod.call.facts()})
+
+    def _opened(self, result: Result, call: SentCall) -> Any:
         """Return the value of a result as Airflow shall store it, or raise its failure."""
         try:
             if self.result == "reference":
@@ -284,11 +290,20 @@ class IsolatedOperator(BaseOperator):
         except K8sVenvError as error:
             raise K8sVenvError(f"{task}: {error}") from None
 
+    def _sent(self, context: Context, project: Project, facts: Mapping[str, Any]) -> SentCall:
+        """Return a call that is under way; its connections are masked in what is logged from now on."""
+        self._add_arguments(context)
+        return sent_call(
+            self.python_callable,
+            facts,
+            environment=self._environment(project, f"Task {self.task_id!r}"),
+            secrets=resolve_secrets(self.secret_names, self.task_id),
+            serializer=self.serializer,
+        )
+
     def _pack(self, context: Context, project: Project) -> PackedCall:
         asked = context_parameters(self.python_callable, self.op_args, self.op_kwargs)
-        # As `@task` does it; a mapped task's `map_index_template` may name its arguments.
-        added = {name: value for name, value in self.op_kwargs.items() if name not in context}
-        context.update({**added, "templates_dict": self.templates_dict})  # type: ignore[typeddict-item]
+        self._add_arguments(context)
         return pack(
             self.python_callable,
             tuple(_resolved(value) for value in self.op_args),
@@ -301,6 +316,11 @@ class IsolatedOperator(BaseOperator):
             serializer=self.serializer,
         )
 
+    def _add_arguments(self, context: Context) -> None:
+        """Add the arguments to Airflow's context as `@task` does, where `map_index_template` may name them."""
+        added = {name: value for name, value in self.op_kwargs.items() if name not in context}
+        context.update({**added, "templates_dict": self.templates_dict})  # type: ignore[typeddict-item]
+
     def _run_here(self, call: PackedCall, project: Project, backend: str) -> Result:
         if backend == "docker":
             from k8s_venv.backends.docker.backend import DockerBackend
@@ -312,7 +332,7 @@ class IsolatedOperator(BaseOperator):
             self._running = LocalBackend(self.log.info, project, self.pod_options())
         return self._running.run(call, line_logger(self.log, call.mask))
 
-    def _pod_operator(self, call: PackedCall, project: Project, context: Context) -> IsolatedPodOperator:
+    def _pod_operator(self, call: SentCall, project: Project, context: Context) -> IsolatedPodOperator:
         from k8s_venv.airflow.pod_operator import IsolatedPodOperator
 
         self._running = IsolatedPodOperator.for_call(call, project, self.pod_options(), self, context)

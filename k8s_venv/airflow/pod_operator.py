@@ -33,7 +33,7 @@ from k8s_venv.errors import BackendError, CallError, K8sVenvError
 if TYPE_CHECKING:
     from k8s_venv.airflow.compat import BaseOperator, Context
     from k8s_venv.airflow.trigger import IsolatedPodTrigger
-    from k8s_venv.calls import PackedCall, Result
+    from k8s_venv.calls import Result, SentCall
     from k8s_venv.config.project import Project
 
 
@@ -41,12 +41,12 @@ class IsolatedPodOperator(KubernetesPodOperator):
     """Run one packed call in a pod.
 
     Args:
-        call: the call.
+        call: the call; to create its pod, packed.
         name: the pod's name; every try of the same task has the same.
         options: the options of ``KubernetesPodOperator``.
     """
 
-    def __init__(self, *, call: PackedCall, name: str, **options: Any) -> None:
+    def __init__(self, *, call: SentCall, name: str, **options: Any) -> None:
         template = pod_spec.template(options)
         on_kill_action = _on_kill_action(options.pop("on_kill_action", None))
         options = {**pod_spec.defaults(template), **options, **pod_spec.security(template, options)}
@@ -77,7 +77,7 @@ class IsolatedPodOperator(KubernetesPodOperator):
 
     @classmethod
     def for_call(
-        cls, call: PackedCall, project: Project, options: dict[str, Any], outer: BaseOperator, context: Context
+        cls, call: SentCall, project: Project, options: dict[str, Any], outer: BaseOperator, context: Context
     ) -> IsolatedPodOperator:
         """Make the operator for one execution of a task.
 
@@ -161,15 +161,14 @@ class IsolatedPodOperator(KubernetesPodOperator):
             termination_grace_period=self.termination_grace_period,
         )
 
-    def resume(self, context: Context, event: dict[str, Any]) -> Result | IsolatedPodTrigger:
+    def resume(self, event: dict[str, Any]) -> Result | None:
         """Return the result of a pod that the triggerer waited for.
 
         Args:
-            context: Airflow's.
             event: what the trigger fired.
 
         Returns:
-            The result; or what to wait for next, where the pod was one of an earlier try that has been removed.
+            The result; or None if the pod was one of an earlier try that has been removed: the call starts again.
 
         Raises:
             BackendError: the pod could not be run, or ended without a result.
@@ -184,7 +183,7 @@ class IsolatedPodOperator(KubernetesPodOperator):
         end = from_json(event)
         run.taken_over = event["taken_over"]
         if run.must_start_again(end):
-            return self.begin(context)
+            return None
         try:
             return run.collect(end)
         finally:

@@ -24,7 +24,7 @@ from k8s_venv.wire.values import loads
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from k8s_venv.calls.packed import PackedCall
+    from k8s_venv.calls.packed import SentCall
 
 _AIRFLOW_ERRORS = {"AirflowException", "AirflowNotFoundException", "AirflowBadRequest", "AirflowTaskTimeout"}
 _LONGEST_NAME = 200  # characters of a module's name
@@ -47,7 +47,7 @@ class RemoteTraceback(Exception):  # noqa: N818 -- the cause of another exceptio
         return f"\n\n{self.text}"
 
 
-def rebuild(outcome: str, failure: Mapping[str, Any], call: PackedCall) -> BaseException:
+def rebuild(outcome: str, failure: Mapping[str, Any], call: SentCall) -> BaseException:
     """Return the exception for a failure.
 
     Args:
@@ -70,7 +70,7 @@ def rebuild(outcome: str, failure: Mapping[str, Any], call: PackedCall) -> BaseE
     return error
 
 
-def _exception(failure: Mapping[str, Any], call: PackedCall) -> BaseException:
+def _exception(failure: Mapping[str, Any], call: SentCall) -> BaseException:
     """Return an exception, without its traceback, with what it held and what it followed."""
     name, held = str(failure["name"]), _held(failure, call)
     if failure["group"] is not None:
@@ -132,7 +132,7 @@ class _Held:
     left_out: list[str]
 
 
-def _held(failure: Mapping[str, Any], call: PackedCall) -> _Held:
+def _held(failure: Mapping[str, Any], call: SentCall) -> _Held:
     """Return what an exception held, as far as it can be read here."""
     left_out = [f"{name} ({kind})" for name, kind in _items(failure, "left_out")]
     given = tuple(_items(failure, "args"))
@@ -155,7 +155,7 @@ def _held(failure: Mapping[str, Any], call: PackedCall) -> _Held:
     return found
 
 
-def _read(part: Any, call: PackedCall) -> tuple[Any, str | None]:
+def _read(part: Any, call: SentCall) -> tuple[Any, str | None]:
     """Return a part of an exception, and why it cannot be read here, if so."""
     if not isinstance(part, bytes):
         return _exception(part, call), None
@@ -165,7 +165,7 @@ def _read(part: Any, call: PackedCall) -> tuple[Any, str | None]:
         return None, readable(str(error))
 
 
-def _group(failure: Mapping[str, Any], held: _Held, call: PackedCall) -> BaseException:
+def _group(failure: Mapping[str, Any], held: _Held, call: SentCall) -> BaseException:
     members = [_exception(member, call) for member in _items(failure, "group")]
     module, name = str(failure["module"]), str(failure["name"])
     message = visible(str(held.args[0]) if held.args else str(failure["message"]).rpartition(" (")[0])
@@ -179,7 +179,7 @@ def _group(failure: Mapping[str, Any], held: _Held, call: PackedCall) -> BaseExc
     return error
 
 
-def _as_itself(failure: Mapping[str, Any], held: _Held, call: PackedCall) -> BaseException | None:
+def _as_itself(failure: Mapping[str, Any], held: _Held, call: SentCall) -> BaseException | None:
     """Return the exception as its own type, where that may be raised here and says the same.
 
     What would hide or imitate other text in a log is escaped in what it is made from.
@@ -237,7 +237,7 @@ def _remote(failure: Mapping[str, Any], held: _Held) -> RemoteError:
     )
 
 
-def _known_type(module: str, name: str, call: PackedCall) -> type[Exception] | None:
+def _known_type(module: str, name: str, call: SentCall) -> type[Exception] | None:
     """Return an exception's type where it may be raised here; none is imported."""
     root = module.partition(".")[0]
     found: Any = call.types(module, name)
@@ -250,7 +250,7 @@ def _known_type(module: str, name: str, call: PackedCall) -> type[Exception] | N
     return found if isinstance(found, type) and issubclass(found, Exception) else None
 
 
-def _our_error(failure: Mapping[str, Any], call: PackedCall) -> Exception:
+def _our_error(failure: Mapping[str, Any], call: SentCall) -> Exception:
     """Return the error for what the runner itself refused."""
     environment, name, message = call.environment, failure["name"], str(failure["message"])
     args: tuple[Any, ...] = tuple(_items(failure, "args"))
@@ -278,7 +278,7 @@ def _our_error(failure: Mapping[str, Any], call: PackedCall) -> Exception:
     return BackendError(environment.name, message)
 
 
-def _requirement_hint(missing: str, call: PackedCall) -> str:
+def _requirement_hint(missing: str, call: SentCall) -> str:
     environment = call.environment
     # What is no module's name could be the path of any file.
     is_name = len(missing) < _LONGEST_NAME and all(part.isidentifier() for part in missing.split("."))

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from k8s_venv._version import __version__
 from k8s_venv.calls.capturing import capture
-from k8s_venv.calls.packed import PackedCall
+from k8s_venv.calls.packed import PackedCall, SentCall
 from k8s_venv.calls.syntax import check_syntax
 from k8s_venv.calls.transport import check_serializer, same_python
 from k8s_venv.capture.functions import function_name, home_of, place_of, without_partial
@@ -101,6 +101,34 @@ def pack(
         own_size=len(archive) - len(runner),
         notes=(*captured.arguments.notes, *notes.sentences(lambda path: f"Airflow's context: {path}")),
         namespaces=namespaces,
+    )
+
+
+def sent_call(
+    function: Callable[..., Any],
+    facts: Mapping[str, Any],
+    *,
+    environment: Environment,
+    secrets: Mapping[str, Any],
+    serializer: Serializer | None = None,
+) -> SentCall:
+    """Return a call that another process packed, without packing it again.
+
+    Args:
+        function: what is called.
+        facts: what ``SentCall.facts`` returned there.
+        environment: where it runs.
+        secrets: as for ``pack``.
+        serializer: as for ``pack``.
+    """
+    return SentCall(
+        environment=environment,
+        function=function_name(function),
+        modules=frozenset(facts["modules"]),
+        namespaces=_namespaces(function),
+        secrets=secrets,
+        serializer=serializer,
+        arguments_apart=facts["arguments_apart"],
     )
 
 

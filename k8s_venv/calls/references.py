@@ -29,7 +29,7 @@ from k8s_venv.wire.values import head_length, loads
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from k8s_venv.calls.packed import PackedCall
+    from k8s_venv.calls.packed import SentCall
     from k8s_venv.config.environment import Environment
     from k8s_venv.wire.registry import Buffer
 
@@ -43,7 +43,7 @@ _DEPTH = 6  # how deep in an argument's lists and dictionaries a document is loo
 DOCUMENT_LIMIT = 16 * 1024 * 1024
 
 
-def refer(result: Result, call: PackedCall) -> dict[str, Any]:
+def refer(result: Result, call: SentCall) -> dict[str, Any]:
     """Return the document for a call's value, or raise its failure.
 
     A value that was kept stays where it is, unread.
@@ -72,20 +72,21 @@ def refer(result: Result, call: PackedCall) -> dict[str, Any]:
             f"The value of {call.function}() takes {len(payload):,} bytes; by reference {DOCUMENT_LIMIT:,} fit into "
             "Airflow's database. Name a `location` under [values] in the project file."
         )
-    return to_document(payload)
+    return to_document(payload, document.sha256)
 
 
-def to_document(payload: Buffer) -> dict[str, Any]:
+def to_document(payload: Buffer, sha256: str) -> dict[str, Any]:
     """Return the document with an encoded value in it.
 
     Args:
         payload: what the runner wrote.
+        sha256: its digest, in hexadecimal.
     """
     return {
         MARK: _VERSION,
         "encoding": protocol.INLINE_ENCODING,
         "size": len(payload),
-        "sha256": sha256_of(payload),
+        "sha256": sha256,
         "data": base64.b85encode(zlib.compress(payload, 1)).decode("ascii"),
     }
 

@@ -24,7 +24,7 @@ from k8s_venv.wire.values import loads
 
 if TYPE_CHECKING:
     from k8s_venv.calls.locations import Kept
-    from k8s_venv.calls.packed import PackedCall
+    from k8s_venv.calls.packed import SentCall
     from k8s_venv.wire.registry import Buffer
 
 
@@ -36,11 +36,13 @@ class Result:
         document: the outcome, and what the payload must look like.
         payload: the encoded value or failure; a large one is a mapped file.
         kept: where the payload is instead, if it was kept somewhere.
+        checked: whether the payload's checksum was compared while it was read.
     """
 
     document: protocol.Document
     payload: Buffer = dataclasses.field(repr=False)
     kept: Kept | None = None
+    checked: bool = False
 
 
 def parse_document(text: str | bytes, environment: str) -> protocol.Document:
@@ -90,7 +92,7 @@ def inline_result(document: protocol.Document, environment: str) -> Result:
     return Result(document, payload)
 
 
-def open_result(result: Result, call: PackedCall) -> Any:
+def open_result(result: Result, call: SentCall) -> Any:
     """Return the value of a result, or raise its failure.
 
     Args:
@@ -127,7 +129,7 @@ def open_result(result: Result, call: PackedCall) -> Any:
         raise _unreadable(call, error) from None
 
 
-def sealed_value(result: Result, call: PackedCall) -> Buffer:
+def sealed_value(result: Result, call: SentCall) -> Buffer:
     """Return the value of a result still encoded, or raise its failure; see ``open_result``."""
     environment, document = call.environment.name, result.document
     payload = result.kept.take(document.size) if result.kept else result.payload
@@ -135,7 +137,7 @@ def sealed_value(result: Result, call: PackedCall) -> Buffer:
         raise BackendError(
             environment, f"the call's result is damaged: {len(payload):,} bytes instead of {document.size:,}."
         )
-    if sha256_of(payload) != document.sha256:
+    if not result.checked and sha256_of(payload) != document.sha256:
         raise BackendError(environment, "the call's result is damaged: its checksum does not match.")
     if document.outcome == protocol.VALUE:
         return payload
@@ -163,5 +165,5 @@ def _unpickle(data: memoryview) -> Any:
         raise UnpicklingError(f"{type(error).__name__}: {error}") from error
 
 
-def _unreadable(call: PackedCall, error: Exception) -> BackendError:
+def _unreadable(call: SentCall, error: Exception) -> BackendError:
     return BackendError(call.environment.name, f"the result of {call.function}() cannot be read: {error}.")

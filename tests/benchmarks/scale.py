@@ -65,24 +65,24 @@ def deferred(task: Any, options: argparse.Namespace) -> dict[str, Any]:
         waiting = list(pool.map(lambda number: defer(task, number), range(options.tasks)))
     asked: Counter[str] = Counter()
     with counted_watches(asked):
-        events = asyncio.run(await_all([trigger for _, _, trigger in waiting]))
+        events = asyncio.run(await_all([trigger for _, _, trigger, _ in waiting]))
     with concurrent.futures.ThreadPoolExecutor(options.at_once) as pool:
         resumed = zip(waiting, events, strict=True)
-        values = list(pool.map(lambda each: each[0][0].trigger_reentry(each[0][1], each[1]), resumed))
+        values = list(pool.map(lambda each: each[0][0].trigger_reentry(each[0][1], each[1], **each[0][3]), resumed))
     assert values == [2] * options.tasks, Counter(values)
     print(f"{options.tasks} deferred tasks: all right; the triggerer asked {dict(asked)}")
     return {"triggerer_requests": dict(asked)}
 
 
-def defer(task: Any, number: int) -> tuple[Any, Any, Any]:
-    """Execute a task until it defers itself; return it, its context and what it waits for."""
+def defer(task: Any, number: int) -> tuple[Any, Any, Any, dict[str, Any]]:
+    """Execute a task until it defers itself; return it, its context, what it waits for, and what it keeps."""
     from airflow.sdk.exceptions import TaskDeferred
 
     context, prepared = _cluster.make_context(task, number), task.prepare_for_execution()
     try:
         prepared.execute(context)
     except TaskDeferred as deferral:
-        return prepared, context, deferral.trigger
+        return prepared, context, deferral.trigger, deferral.kwargs or {}
     raise AssertionError("it was not deferred")
 
 

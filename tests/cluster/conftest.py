@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -111,10 +112,17 @@ def run_dag_file(
     path: Path, dag_id: str | None, config: Path, namespace: str, **variables: str
 ) -> tuple[str, dict[str, TaskOutcome]]:
     """Run a DAG file's DAG with the cluster that a kubeconfig names; return its state and the tasks' outcomes."""
-    extra = {"namespace": namespace, "kube_config_path": str(config)}
-    connection = json.dumps({"conn_type": "kubernetes", "extra": extra})
-    with dags_folder(path.parent, AIRFLOW_CONN_KUBERNETES_DEFAULT=connection, **variables):
+    with worker_environment(path.parent, config, namespace, **variables):
         from k8s_venv.airflow.testing import load_dag, run_dag
 
         state, outcomes = run_dag(load_dag(path, dag_id))
     return state, {outcome.task_id: outcome for outcome in outcomes}
+
+
+@contextmanager
+def worker_environment(folder: Path, config: Path, namespace: str, **variables: str) -> Iterator[None]:
+    """Be a worker of Airflow with a folder of DAGs and the cluster that a kubeconfig names."""
+    extra = {"namespace": namespace, "kube_config_path": str(config)}
+    connection = json.dumps({"conn_type": "kubernetes", "extra": extra})
+    with dags_folder(folder, AIRFLOW_CONN_KUBERNETES_DEFAULT=connection, **variables):
+        yield

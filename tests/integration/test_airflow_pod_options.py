@@ -170,7 +170,7 @@ def operator_for(options: dict[str, Any], pod: dict[str, Any] | None = None) -> 
     from k8s_venv.airflow.pod_operator import IsolatedPodOperator
 
     environment = Environment(name="etl", root=Path(), python="3.12", image="x:1", pod=pod or {})
-    call = PackedCall(environment, "work", frozenset(), "source", b"zip", {})
+    call = PackedCall(environment=environment, function="work", transport="source", archive=b"zip")
     context: Any = {"ti": TaskInstance()}
     return IsolatedPodOperator.for_call(call, Project(path=Path("p.toml")), options, Outer(), context)  # type: ignore[arg-type]
 

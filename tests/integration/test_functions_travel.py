@@ -52,7 +52,9 @@ def send(tmp_path: Path) -> Send:
         assert (out / "result.json").exists(), ran.stderr
         document = parse_document((out / "result.json").read_text(), "other")
         result = Result(document, (out / "result.bin").read_bytes())
-        return to_document(sealed_value(result, packed)) if reference else open_result(result, packed)
+        if reference:
+            return to_document(sealed_value(result, packed), document.sha256)
+        return open_result(result, packed)
 
     return call
 

@@ -17,6 +17,7 @@ from k8s_venv import load
 from k8s_venv.calls import open_result, pack, refer, to_document
 from k8s_venv.config.environment import Environment
 from k8s_venv.errors import CallError
+from k8s_venv.wire.mapped import sha256_of
 from k8s_venv.wire.values import dumps
 from tests.calls import DAG_NAME, load_dag_file, run_packed
 from tests.interpreters import interpreter
@@ -126,7 +127,7 @@ def test_a_document_that_names_a_module_of_the_project_does_not_run_it(
     payload = dumps(dag.make(), types=lambda module, name: dag.shapes.Point).replace(b"shapes", b"deploy")
 
     with pytest.raises(CallError, match=r"deploy\.Point, which did not travel"):
-        call(dag.same, to_document(payload))
+        call(dag.same, to_document(payload, sha256_of(payload)))
     assert not (tmp_path / "ran").exists()
 
 

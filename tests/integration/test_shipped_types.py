@@ -17,6 +17,7 @@ from k8s_venv.config.environment import Environment
 from k8s_venv.errors import CallError
 from k8s_venv.locks.locking import write_lock
 from k8s_venv.locks.uv import find_interpreter
+from k8s_venv.wire.mapped import sha256_of
 
 
 class Color(enum.Enum):
@@ -98,20 +99,24 @@ def test_any_other_argument_travels_between_equal_versions_only(
             call(value_of, Opaque(4))
 
 
+def by_reference(payload: Any) -> dict[str, Any]:
+    return to_document(payload, sha256_of(payload))
+
+
 def test_values_handed_on_by_reference_arrive_as_themselves(call: Callable[..., Any]) -> None:
-    document = to_document(call(list, (1, 2), sealed=True))
+    document = by_reference(call(list, (1, 2), sealed=True))
 
     assert load(document) == [1, 2]
     assert call(total, [document, [3]]) == 6
 
 
 def test_a_damaged_reference_is_refused_before_anything_starts(call: Callable[..., Any]) -> None:
-    document = {**to_document(b"anything"), "sha256": "0" * 64}
+    document = {**by_reference(b"anything"), "sha256": "0" * 64}
 
     with pytest.raises(CallError, match="its checksum does not match"):
         call(total, [document])
     with pytest.raises(CallError, match="is damaged"):
-        call(total, [to_document(b"anything")])
+        call(total, [by_reference(b"anything")])
 
 
 def describe(order: Any) -> str:
@@ -123,7 +128,7 @@ def make_order() -> Order:
 
 
 def test_a_type_of_the_project_travels_by_reference_too(call: Callable[..., Any]) -> None:
-    document = to_document(call(make_order, sealed=True))
+    document = by_reference(call(make_order, sealed=True))
 
     assert call(describe, document) == "5 RED True"
 

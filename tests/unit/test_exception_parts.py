@@ -18,7 +18,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from k8s_venv.calls import PackedCall
+from k8s_venv.calls import SentCall
 from k8s_venv.calls.exceptions import rebuild
 from k8s_venv.config.environment import Environment
 from k8s_venv.errors import RemoteError, visible
@@ -27,7 +27,9 @@ from k8s_venv.wire import protocol
 from k8s_venv.wire.masking import masked_data, masker
 from k8s_venv.wire.values import dumps, loads
 
-CALL = PackedCall(Environment(name="x", root=Path(), python="3.12"), "work", frozenset([__name__]), "source", b"", {})
+CALL = SentCall(
+    environment=Environment(name="x", root=Path(), python="3.12"), function="work", modules=frozenset([__name__])
+)
 SECRET = "correct horse"
 
 

@@ -43,7 +43,7 @@ SECURITY = {
 
 
 def call(archive: bytes = b"zip", **secrets: Any) -> PackedCall:
-    return PackedCall(ENVIRONMENT, "work", frozenset(), "source", archive, secrets)
+    return PackedCall(environment=ENVIRONMENT, function="work", transport="source", archive=archive, secrets=secrets)
 
 
 def plain(thing: Any) -> Any:

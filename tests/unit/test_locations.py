@@ -15,8 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from k8s_venv.calls import PackedCall, parse_document
-from k8s_venv.calls.delivery import Delivery
+from k8s_venv.calls import Delivery, PackedCall, parse_document, secret_contents
 from k8s_venv.calls.locations import location_at
 from k8s_venv.calls.references import MARK, load
 from k8s_venv.calls.spool import Spool
@@ -115,7 +114,13 @@ def test_what_a_pod_plants_in_a_folder_is_not_followed(tmp_path: Path, planted: 
 
 def call(tmp_path: Path, data: bytes, **settings: Any) -> PackedCall:
     environment = Environment(name="x", root=tmp_path, python="3.12", values=ValueSettings(**settings))
-    return PackedCall(environment, "work", frozenset(), "source", b"zip", {}, arguments=Spool([data]))
+    return PackedCall(
+        environment=environment,
+        function="work",
+        transport="source",
+        archive=b"zip",
+        arguments=Spool([data]),
+    )
 
 
 def unpacked(parcels: list[dict[str, bytes]], folder: Path) -> bytes:
@@ -133,14 +138,14 @@ def unpacked(parcels: list[dict[str, bytes]], folder: Path) -> bytes:
 def test_parcels_are_put_together_again(data: bytes, size: int, tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("call")
 
-    parcels = Delivery(call(folder, data), "work").parcels(size, 8)
+    parcels = secret_contents(call(folder, data), "work", size, 8)
 
     assert all(sum(map(len, parcel.values())) <= size for parcel in parcels)
     assert unpacked(parcels, folder) == data
 
 
 def test_a_lost_or_altered_parcel_is_told(tmp_path: Path) -> None:
-    parcels = Delivery(call(tmp_path, os.urandom(50_000)), "work").parcels(20_000, 8)
+    parcels = secret_contents(call(tmp_path, os.urandom(50_000)), "work", 20_000, 8)
     parcels[1]["arguments.1"] = parcels[1]["arguments.1"][:-1] + b"?"
 
     with pytest.raises(DeliveryError, match="its arguments"):
@@ -154,24 +159,24 @@ def test_a_lost_or_altered_parcel_is_told(tmp_path: Path) -> None:
 
 def test_what_parcels_do_not_hold_is_refused_with_the_ways_out(tmp_path: Path) -> None:
     with pytest.raises(CallError, match=r"more than 8 Secrets hold .* Name a `location` under \[values\]"):
-        Delivery(call(tmp_path, os.urandom(200_000)), "work").parcels(20_000, 8)
+        secret_contents(call(tmp_path, os.urandom(200_000)), "work", 20_000, 8)
 
 
 def test_what_is_above_the_threshold_goes_to_the_location(tmp_path: Path) -> None:
     data, folder = os.urandom(50_000), tmp_path / "kept"
     folder.mkdir()
-    sent = Delivery(call(tmp_path, data, location=str(folder), above=10_000), "work")
+    packed = call(tmp_path, data, location=str(folder), above=10_000)
 
-    parcels = sent.parcels(20_000, 8)
+    parcels = secret_contents(packed, "work", 20_000, 8)
 
     assert len(parcels) == 1
     assert unpacked(parcels, tmp_path) == data
-    sent.close()
+    Delivery(packed, "work").close()
     assert not list(folder.iterdir())
 
 
 def test_settings_of_a_pod_without_exec_and_status(tmp_path: Path) -> None:
-    parcels = Delivery(call(tmp_path, b"x", location=str(tmp_path), exec=False, status=False), "work").parcels(9999, 1)
+    parcels = secret_contents(call(tmp_path, b"x", location=str(tmp_path), exec=False, status=False), "work", 9999, 1)
 
     (tmp_path / protocol.DELIVERY).write_bytes(parcels[0][protocol.DELIVERY])
     said = beside(f"{tmp_path}/call.pyz", "delivery.json")

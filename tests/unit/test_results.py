@@ -17,7 +17,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from k8s_venv.calls import PackedCall, Result, open_result, parse_document
+from k8s_venv import load
+from k8s_venv.calls import Result, SentCall, open_result, parse_document, refer, references, results
 from k8s_venv.calls.results import inline_result
 from k8s_venv.config.environment import Environment
 from k8s_venv.errors import BackendError, CallError, K8sVenvError, RemoteError, visible
@@ -25,7 +26,9 @@ from k8s_venv.runtime import FailTask, SkipTask
 from k8s_venv.wire import protocol
 from k8s_venv.wire.values import dumps
 
-CALL = PackedCall(Environment(name="x", root=Path(), python="3.12"), "work", frozenset(["dag"]), "cloudpickle", b"", {})
+CALL = SentCall(
+    environment=Environment(name="x", root=Path(), python="3.12"), function="work", modules=frozenset(["dag"])
+)
 
 
 def document(payload: bytes, outcome: str = protocol.VALUE, **changes: Any) -> dict[str, Any]:
@@ -79,6 +82,18 @@ def test_a_bomb_is_cut_at_the_announced_size() -> None:
     assert len(result.payload) == 2
     with pytest.raises(BackendError, match="2 bytes instead of 1"):
         open_result(result, CALL)
+
+
+def test_a_result_that_was_checked_while_it_was_read_is_not_hashed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    payload = dumps([1, 2])
+    read = Result(parse_document(json.dumps(document(payload)), "x"), payload, checked=True)
+    monkeypatch.setattr(results, "sha256_of", lambda _: pytest.fail("it was hashed again"))
+
+    assert open_result(read, CALL) == [1, 2]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(references, "sha256_of", lambda _: pytest.fail("it was hashed again"))
+        by_reference = refer(read, CALL)
+    assert load(by_reference) == [1, 2]
 
 
 def test_a_pickle_in_a_result_is_never_opened() -> None:

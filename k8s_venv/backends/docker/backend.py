@@ -26,7 +26,7 @@ from k8s_venv.backends.limits import END_GRACE
 from k8s_venv.backends.pod_options import options_without_pod
 from k8s_venv.backends.process import LineSplitter, cannot_run_python, ignore_line, no_result, out_of_memory
 from k8s_venv.builders.dockerengine import EngineError, connect
-from k8s_venv.calls import Delivery, PackedCall, Result, parse_document
+from k8s_venv.calls import PackedCall, Result, call_files, parse_document
 from k8s_venv.errors import BackendError
 from k8s_venv.wire import protocol
 
@@ -78,7 +78,7 @@ class DockerBackend:
             self._container = container
             try:
                 with tempfile.TemporaryFile(prefix="k8s-venv-call-") as tar:
-                    write_folders(tar, Delivery(call, "").files())
+                    write_folders(tar, call_files(call))
                     container.put_archive(FOLDER, tar)
                 ended = _attend(client, container, call, log if given.get("get_logs", True) else ignore_line)
                 if self._killed:

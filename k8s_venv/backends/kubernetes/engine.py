@@ -14,7 +14,7 @@ from k8s_venv.backends.kubernetes.logs import LogFollower
 from k8s_venv.backends.kubernetes.patience import without_retries
 from k8s_venv.backends.kubernetes.payload import PodPayload
 from k8s_venv.backends.kubernetes.stages import End, Judge, Timeouts, phases
-from k8s_venv.calls import PackedCall, Result, parse_document
+from k8s_venv.calls import PackedCall, Result, SentCall, parse_document
 from k8s_venv.errors import BackendError
 from k8s_venv.wire import protocol
 
@@ -32,7 +32,7 @@ class PodRun:
     Args:
         client: a ``CoreV1Api``.
         pod: the pod to create, rendered whole; of one that is there already, its name and namespace are enough.
-        call: the call that it runs.
+        call: the call that it runs; to create its pod, packed.
         log: is called with each line that the task prints.
         say: is called with what happens to the pod.
         timeouts: how long it may take to start.
@@ -45,7 +45,7 @@ class PodRun:
         self,
         client: Any,
         pod: k8s.V1Pod,
-        call: PackedCall,
+        call: SentCall,
         log: Callable[[str], None],
         say: Callable[[str], None],
         timeouts: Timeouts | None = None,
@@ -56,7 +56,6 @@ class PodRun:
     ) -> None:
         self._client = without_retries(client)
         self._api = PodApi(client, pod.metadata.namespace, call.environment, say, origin)
-        self._creation = Creation(self._api, pod, call, say)
         self._request = pod
         self._pod = pod  # as it was made, as soon as it is
         self._call = call
@@ -86,10 +85,11 @@ class PodRun:
             BackendError: Kubernetes refused one of them; then neither is left.
             CallError: the call is larger than a Secret.
         """
+        assert isinstance(self._call, PackedCall)  # noqa: S101 -- of one that was only sent, the pod is there
         if self._payload is not None:
             self._payload.close()  # that of a pod which is gone
         self._pod = self._request
-        made = self._creation.run()
+        made = Creation(self._api, self._request, self._call, self._say).run()
         self._pod, self.taken_over = made.pod, made.taken_over
         self.seen = {"created": time.time()}  # not before: an earlier pod may have taken its time to go
         self._payload = PodPayload(self._client, self._pod, self._call, self._log)

@@ -19,7 +19,7 @@ from kubernetes.stream.ws_client import ERROR_CHANNEL, STDERR_CHANNEL, STDOUT_CH
 from websocket import ABNF, WebSocketException
 
 from k8s_venv.backends.kubernetes import render
-from k8s_venv.calls import Delivery, Result
+from k8s_venv.calls import Delivery, Result, secret_contents
 from k8s_venv.calls.results import inline_result
 from k8s_venv.errors import BackendError, CallError
 from k8s_venv.wire import protocol
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from kubernetes.client import models as k8s
 
-    from k8s_venv.calls import PackedCall
+    from k8s_venv.calls import PackedCall, SentCall
     from k8s_venv.wire.registry import Buffer
 
 # A large result, in seconds: how long reading may fail without a byte of progress (the sidecar may still be starting,
@@ -66,7 +66,7 @@ class Parcels:
                 "`volume_mounts` with a volume that is mounted there, as it is on the workers.",
             )
         self._name = render.secret_names(pod)[0]
-        self._files = Delivery(call, self._name).parcels(render.SECRET_LIMIT, render.SECRETS)
+        self._files = secret_contents(call, self._name, render.SECRET_LIMIT, render.SECRETS)
         if len(self._files) > 1:
             render.split_call(pod, len(self._files))
 
@@ -107,7 +107,7 @@ class PodPayload:
         log: is called with what the reading command says.
     """
 
-    def __init__(self, client: Any, pod: k8s.V1Pod, call: PackedCall, log: Callable[[str], None]) -> None:
+    def __init__(self, client: Any, pod: k8s.V1Pod, call: SentCall, log: Callable[[str], None]) -> None:
         self._client = client
         self._namespace = pod.metadata.namespace
         self._name = pod.metadata.name
@@ -129,7 +129,7 @@ class PodPayload:
         if document.size > protocol.HAND_OVER_LIMIT:
             raise self._unread(document, f"{protocol.HAND_OVER_LIMIT:,} bytes are read through `pods/exec`")
         self._held = True
-        return Result(document, self._download(document))
+        return Result(document, self._download(document), checked=True)
 
     def _delivery(self) -> Delivery:
         return Delivery(self._call, render.secret_names(self._pod)[0])

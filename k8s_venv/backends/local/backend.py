@@ -15,7 +15,7 @@ from k8s_venv.backends.local.folders import call_folder
 from k8s_venv.backends.local.variables import variables
 from k8s_venv.backends.pod_options import options_without_pod, plain_variables
 from k8s_venv.backends.process import LineSplitter, ignore_line, no_result, runner_command
-from k8s_venv.calls import Delivery, PackedCall, Result, parse_document
+from k8s_venv.calls import PackedCall, Result, parse_document, write_files
 from k8s_venv.errors import BackendError
 from k8s_venv.wire import protocol
 from k8s_venv.wire.mapped import map_file
@@ -58,7 +58,7 @@ class LocalBackend:
         if note:
             self._progress(note)
         with environment_in_use(call.environment, self._progress) as python, call_folder() as folder:
-            Delivery(call, folder.name).write(folder)
+            write_files(call, folder)
             options = ["--result", str(folder / "result"), "--secrets", "-"]
             command = runner_command(str(python), str(folder / protocol.ARCHIVE), *options)
             env = {**variables(python), **own}

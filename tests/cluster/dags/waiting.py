@@ -41,6 +41,19 @@ with DAG("deferring_failures", schedule=None):
     skips()
     dies()
 
+
+class StoppedError(Exception):
+    pass
+
+
+with DAG("deferring_own_error", schedule=None):
+
+    @task.isolated("current", deferrable=True)
+    def stops() -> None:
+        raise StoppedError("stopped by itself")
+
+    stops()
+
 with DAG("exit_codes", schedule=None):
     for deferrable in (False, True):
         kind = "deferred" if deferrable else "watched"
