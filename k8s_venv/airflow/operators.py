@@ -18,7 +18,6 @@ from k8s_venv.airflow.compat import (
 from k8s_venv.airflow.context import context_parameters, travelling_context
 from k8s_venv.airflow.declaring import check_declared, named_environment, project_of, require_function
 from k8s_venv.airflow.exit_codes import exit_codes, skipping_on
-from k8s_venv.airflow.lines import line_logger
 from k8s_venv.airflow.options import (
     OPTIONS,
     PLAIN,
@@ -33,6 +32,7 @@ from k8s_venv.airflow.secrets import SecretNames, resolve_secrets
 from k8s_venv.airflow.xcom import check_storable
 from k8s_venv.backends import choose_backend
 from k8s_venv.backends.pod_options import HONOURED, check_own, check_resources
+from k8s_venv.backends.process import line_logger
 from k8s_venv.calls import Result, SentCall, open_result, pack, refer, sent_call
 from k8s_venv.capture.beside import code_folders
 from k8s_venv.capture.modulefile import remember

@@ -19,7 +19,6 @@ from kubernetes.config import ConfigException
 
 from k8s_venv.airflow import pod_spec
 from k8s_venv.airflow.compat import AirflowTaskTimeout, deployment
-from k8s_venv.airflow.lines import line_logger
 from k8s_venv.backends import image_of
 from k8s_venv.backends.kubernetes import diagnose, render
 from k8s_venv.backends.kubernetes.api import PodApi
@@ -27,6 +26,7 @@ from k8s_venv.backends.kubernetes.client_types import typed
 from k8s_venv.backends.kubernetes.engine import Keep, PodRun
 from k8s_venv.backends.kubernetes.namespaces import context_namespace, own_namespace
 from k8s_venv.backends.kubernetes.stages import Timeouts, from_json
+from k8s_venv.backends.process import line_logger
 from k8s_venv.calls import remove_arguments
 from k8s_venv.errors import BackendError, CallError, K8sVenvError
 

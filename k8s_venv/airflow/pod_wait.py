@@ -14,12 +14,12 @@ from kubernetes_asyncio import client
 from kubernetes_asyncio.client.exceptions import ApiException
 
 from k8s_venv.airflow.compat import task_state
-from k8s_venv.airflow.lines import line_logger
 from k8s_venv.airflow.secrets import SecretNames, resolve_secrets
 from k8s_venv.airflow.shared_watch import refusal, subscribe
 from k8s_venv.backends.kubernetes import render, stages
 from k8s_venv.backends.kubernetes.logs import printed_lines
 from k8s_venv.backends.kubernetes.refusals import missing_right, why
+from k8s_venv.backends.process import line_logger
 from k8s_venv.errors import CallError
 from k8s_venv.wire.masking import masker
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import codecs
+import logging
 import signal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from k8s_venv.errors import visible, visible_line
 from k8s_venv.wire.protocol import MARK, NOT_REPORTED
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
 # What `python call.pyz` does, without `runpy`, whose imports take as long as all else before the user's first line.
 _RUN = (
@@ -103,6 +104,26 @@ def _shown(text: str) -> str:
     if "\r" in text:
         text = next((part for part in reversed(text.split("\r")) if part), "")
     return visible_line(text)
+
+
+def line_logger(logger: Any, mask: Callable[[str], str] = str) -> Callable[[str], None]:
+    """Return a function that logs a line: records of ``logging`` at their own level, standard error as a warning.
+
+    Args:
+        logger: the task's logger; it gets standard output as INFO.
+        mask: hides secrets that the runner did not see, since another process printed them.
+    """
+    levels = {"": logging.INFO, STDERR: logging.WARNING, "NOTSET": logging.INFO}
+
+    def log(line: str) -> None:
+        for kind, text in parse_line(mask(line)):
+            level = levels.get(kind) or logging.getLevelName(kind)
+            if isinstance(level, int):
+                logger.log(level, "%s", text)
+            else:  # a level of the user's own
+                logger.info("%s", f"{kind} - {text}")
+
+    return log
 
 
 def exit_reason(code: int) -> str:

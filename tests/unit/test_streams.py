@@ -12,8 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from k8s_venv.airflow.lines import line_logger
-from k8s_venv.backends.process import parse_line
+from k8s_venv.backends.process import line_logger, parse_line
 from k8s_venv.runner import streams
 from k8s_venv.wire.protocol import MARK
 
