@@ -15,9 +15,9 @@ __all__ = [
 
 # Lazy (PEP 562): importing this package imports neither Airflow nor anything else.
 _MODULES = {
-    "IsolatedBranchOperator": "k8s_venv.airflow.branching",
+    "IsolatedBranchOperator": "k8s_venv.airflow.operators",
     "IsolatedOperator": "k8s_venv.airflow.operators",
-    "IsolatedShortCircuitOperator": "k8s_venv.airflow.branching",
+    "IsolatedShortCircuitOperator": "k8s_venv.airflow.operators",
     "load": "k8s_venv.calls.references",
     "run": "k8s_venv.running",
 }
@@ -26,8 +26,7 @@ TYPE_CHECKING = False  # what type checkers take as true; importing `typing` wou
 if TYPE_CHECKING:
     from typing import Any
 
-    from k8s_venv.airflow.branching import IsolatedBranchOperator, IsolatedShortCircuitOperator
-    from k8s_venv.airflow.operators import IsolatedOperator
+    from k8s_venv.airflow.operators import IsolatedBranchOperator, IsolatedOperator, IsolatedShortCircuitOperator
     from k8s_venv.calls.references import load
     from k8s_venv.running import run
 

@@ -1,20 +1,34 @@
-"""What of Airflow's context travels to an environment, as plain values."""
+"""What travels of Airflow: its context as plain values, and the connections and variables that a task names."""
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import inspect
-from typing import TYPE_CHECKING, Any
+import json
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from k8s_venv import runtime
-from k8s_venv.airflow.compat import KNOWN_CONTEXT_KEYS, OLD_CONTEXT_KEYS, Context
+from k8s_venv.airflow.compat import (
+    KNOWN_CONTEXT_KEYS,
+    OLD_CONTEXT_KEYS,
+    AirflowNotFoundException,
+    BaseHook,
+    Context,
+    find_variable,
+    is_sensitive,
+    mask_secret,
+)
 from k8s_venv.calls.context_objects import CONTEXT_ALIASES, CONTEXT_OBJECTS
 from k8s_venv.errors import K8sVenvError
+from k8s_venv.wire.masking import SHORTEST
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
-# Sent with every call.
+T = TypeVar("T")
+
+# Sent with each call.
 _VALUES = (
     "data_interval_end",
     "data_interval_start",
@@ -36,7 +50,7 @@ _VALUES = (
     "ts_nodash",
     "ts_nodash_with_tz",
 )
-# Each is a request to Airflow's API server, or out of use, so it is sent only when the function names it.
+# Sent only when the function names them: each is a request to Airflow's API server, or deprecated.
 _ON_REQUEST = (
     *OLD_CONTEXT_KEYS,
     "prev_data_interval_end_success",
@@ -44,10 +58,11 @@ _ON_REQUEST = (
     "prev_end_date_success",
     "prev_start_date_success",
 )
-# Sent as lists of such objects, with the plain attributes that each one has.
+# Sent as lists of objects with their plain attributes.
 _LISTS = ("inlets", "outlets")
-# Only callbacks get these; a task's function keeps its own default for them.
+# Only callbacks get these: a task's function keeps its own defaults for them.
 _OF_CALLBACKS = frozenset(("exception", "reason"))
+_CONNECTION_FIELDS = ("conn_type", "host", "login", "password", "schema", "port", "extra")
 _PLAIN_TYPES = (str, int, float, datetime.date, datetime.timedelta, type(None))
 
 AVAILABLE = frozenset((*_VALUES, *_ON_REQUEST, *CONTEXT_OBJECTS, *_LISTS, *CONTEXT_ALIASES))
@@ -64,11 +79,11 @@ def context_parameters(
         op_kwargs: its keyword arguments, which win over the context.
 
     Returns:
-        The names; for a function with ``**kwargs`` all that can travel.
+        The names; for a function with ``**kwargs`` all names that can travel.
 
     Raises:
-        K8sVenvError: the function asks for a part of the context that cannot travel, or a positional argument goes to
-            a parameter that the context fills.
+        K8sVenvError: the function asks for a part of the context that cannot travel, or a positional argument is given
+            for a parameter that the context fills.
     """
     parameters = _parameters(function)
     _check_positional(function, parameters[: len(op_args)])
@@ -86,7 +101,7 @@ def context_parameters(
 
 
 def _check_positional(function: Callable[..., Any], filled: list[inspect.Parameter]) -> None:
-    """Refuse positional arguments for what the context fills, as Airflow does when the task runs."""
+    """Refuse positional arguments for parameters that the context fills, as Airflow does when the task runs."""
     elsewhere = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD)
     for parameter in filled:
         if parameter.name in KNOWN_CONTEXT_KEYS - _OF_CALLBACKS and parameter.kind not in elsewhere:
@@ -113,7 +128,7 @@ def _refusal(name: str) -> str:
 def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
     try:
         return list(inspect.signature(function).parameters.values())
-    except ValueError:  # a built-in function that does not say
+    except ValueError:  # a built-in function without a signature
         return []
 
 
@@ -125,27 +140,25 @@ def travelling_context(context: Context, asked: Collection[str]) -> dict[str, An
         asked: the names that the function asks for.
 
     Returns:
-        ``values``, ``objects`` and ``lists`` (of pairs: whether it is an object, and its value or attributes), by their
-        names, and ``parameters``, the names to pass to the function.
+        ``values``, ``objects`` and ``lists`` by their names (an item of a list is a pair: whether it is an object, and
+        its value or attributes), and ``parameters``, the names to pass to the function.
     """
     source: Mapping[str, Any] = dict(context.items()) if not isinstance(context, dict) else context
     names = [*_VALUES, *(name for name in _ON_REQUEST if name in asked)]
     values = {name: _plain(source[name]) for name in names if name in source}
-    objects = {name: dict(_facts(source[name], facts)) for name, facts in CONTEXT_OBJECTS.items() if name in source}
+    objects = {name: _facts(source[name], facts) for name, facts in CONTEXT_OBJECTS.items() if name in source}
     objects.update({alias: objects[name] for alias, name in CONTEXT_ALIASES.items() if name in objects})
     lists = {name: [_item(thing) for thing in source[name] or ()] for name in _LISTS if name in source}
     present = [name for name in asked if name in values or name in objects or name in lists]
     return {"values": values, "objects": objects, "lists": lists, "parameters": present}
 
 
-def _facts(thing: Any, names: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
-    for name in names:
-        if hasattr(thing, name):
-            yield name, _plain(getattr(thing, name))
+def _facts(thing: Any, names: Collection[str]) -> dict[str, Any]:
+    return {name: _plain(getattr(thing, name)) for name in names if hasattr(thing, name)}
 
 
 def _item(thing: Any) -> tuple[bool, Any]:
-    """Return an inlet or outlet: a plain value as it is, an asset (or anything else) as its plain attributes."""
+    """Return an inlet or outlet: a plain value as it is, an asset or any other object as its plain attributes."""
     if _is_plain(thing):
         return False, _plain(thing)
     declared = [field.name for field in getattr(type(thing), "__attrs_attrs__", ())]
@@ -163,7 +176,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    if type(value).__name__ == "Proxy":  # Airflow asks for some only when they are used
+    if type(value).__name__ == "Proxy":  # Airflow reads some values only when they are used
         value = value.__wrapped__
     if hasattr(value, "dump") and hasattr(value, "validate"):  # ParamsDict
         return value.dump()
@@ -172,3 +185,106 @@ def _plain(value: Any) -> Any:
     if isinstance(value, set | frozenset):
         return sorted(value)
     return value
+
+
+@dataclasses.dataclass(frozen=True)
+class SecretNames:
+    """The ids of the connections and the keys of the variables that a task names.
+
+    Args:
+        connections: those that must be defined.
+        optional_connections: those that are delivered where they are defined.
+        variables: those that must be defined.
+        optional_variables: those that are delivered where they are defined.
+    """
+
+    connections: tuple[str, ...] = ()
+    optional_connections: tuple[str, ...] = ()
+    variables: tuple[str, ...] = ()
+    optional_variables: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, task: str, *names: Sequence[str]) -> SecretNames:
+        """Return the names that a task's options list.
+
+        Args:
+            task: the task, for messages.
+            names: the values of the four options, in their order.
+
+        Raises:
+            K8sVenvError: one is a text, whose letters would be taken for names.
+        """
+        for field, listed in zip(dataclasses.fields(cls), names, strict=True):
+            if isinstance(listed, str):
+                raise K8sVenvError(f"{task}: {field.name} is a list: {field.name}=[{listed!r}].")
+        return cls(*map(tuple, names))
+
+
+def resolve_secrets(names: SecretNames, task: str) -> dict[str, Any]:
+    """Return the connections and variables that a task names; from then on Airflow masks their secrets in logs.
+
+    Args:
+        names: the task's names.
+        task: the task's id, for messages.
+
+    Returns:
+        ``connections`` and ``variables`` by their ids and keys, and ``masked``, the texts that no log may show;
+        nothing for a task that names none.
+
+    Raises:
+        K8sVenvError: a required one is not defined.
+    """
+    connections = _found("connection", names.connections, names.optional_connections, _connection, task)
+    variables = _found("variable", names.variables, names.optional_variables, find_variable, task)
+    if not connections and not variables:
+        return {}
+    masked = [fields["password"] for fields in connections.values() if fields.get("password")] + [*variables.values()]
+    for text in (*(fields.get("extra", "") for fields in connections.values()), *variables.values()):
+        masked += _sensitive_parts(text)
+    for text in filter(lambda text: len(text) >= SHORTEST, masked):  # Airflow warns of shorter ones
+        mask_secret(text)
+    return {"connections": connections, "variables": variables, "masked": masked}
+
+
+def _found(
+    kind: str, required: Sequence[str], optional: Sequence[str], find: Callable[[str], T | None], task: str
+) -> dict[str, T]:
+    found = {}
+    for name in dict.fromkeys((*required, *optional)):
+        value = find(name)
+        if value is not None:
+            found[name] = value
+        elif name in required:
+            raise K8sVenvError(
+                f"Task {task!r} asks for the {kind} {name!r}, which is not defined in Airflow. Define it, or name it "
+                f"in optional_{kind}s=[…]."
+            )
+    return found
+
+
+def _connection(conn_id: str) -> dict[str, Any] | None:
+    try:
+        connection = BaseHook.get_connection(conn_id)
+    except AirflowNotFoundException:
+        return None
+    fields = {field: getattr(connection, field, None) for field in _CONNECTION_FIELDS}
+    return {field: value for field, value in fields.items() if value is not None}
+
+
+def _sensitive_parts(text: str) -> list[str]:
+    """Return the texts in a JSON document that are under keys with sensitive names, such as ``private_key``."""
+
+    def parts(data: Any, inside: bool) -> Iterator[str]:
+        if isinstance(data, dict):
+            for key, value in data.items():
+                yield from parts(value, inside or is_sensitive(key))
+        elif isinstance(data, list):
+            for value in data:
+                yield from parts(value, inside)
+        elif isinstance(data, str) and inside:
+            yield data
+
+    try:
+        return list(parts(json.loads(text), inside=False))
+    except ValueError:  # not JSON
+        return []

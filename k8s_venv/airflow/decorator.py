@@ -6,9 +6,9 @@ import functools
 from typing import TYPE_CHECKING, Any, cast
 
 from k8s_venv.airflow.compat import AIRFLOW, DecoratedOperator, TaskDecorator, task_decorator_factory
-from k8s_venv.airflow.declaring import check_declared, named_environment, project_of, require_function
-from k8s_venv.airflow.operators import IsolatedOperator
+from k8s_venv.airflow.operators import IsolatedBranchOperator, IsolatedOperator, IsolatedShortCircuitOperator
 from k8s_venv.airflow.options import check_options, parameters_of
+from k8s_venv.airflow.validation import check_declared, named_environment, project_of, require_function
 from k8s_venv.capture.decorators import DECORATOR_MARK
 from k8s_venv.capture.modulefile import remember
 from k8s_venv.errors import K8sVenvError
@@ -44,6 +44,18 @@ class IsolatedDecoratedOperator(DecoratedOperator, IsolatedOperator):
         )
 
 
+class _BranchDecoratedOperator(IsolatedDecoratedOperator, IsolatedBranchOperator):
+    """The operator behind ``@task.branch_isolated``."""
+
+    custom_operator_name = "@task.branch_isolated"
+
+
+class _ShortCircuitDecoratedOperator(IsolatedDecoratedOperator, IsolatedShortCircuitOperator):
+    """The operator behind ``@task.short_circuit_isolated``."""
+
+    custom_operator_name = "@task.short_circuit_isolated"
+
+
 def isolated_task(
     environment: str | Callable[..., Any] | None = None, /, *, multiple_outputs: bool | None = None, **options: Any
 ) -> TaskDecorator:
@@ -59,6 +71,28 @@ def isolated_task(
         K8sVenvError: the environment or an option is not what it must be.
     """
     return isolated_decorator(IsolatedDecoratedOperator, environment, multiple_outputs=multiple_outputs, **options)
+
+
+def branch_isolated_task(environment: str | Callable[..., Any] | None = None, /, **options: Any) -> TaskDecorator:
+    """Run the decorated function in an environment; it returns the ids of the tasks that run next.
+
+    Args:
+        environment: the environment's name; see ``isolated_task``.
+        options: as for ``IsolatedOperator``.
+    """
+    return isolated_decorator(_BranchDecoratedOperator, environment, **options)
+
+
+def short_circuit_isolated_task(
+    environment: str | Callable[..., Any] | None = None, /, **options: Any
+) -> TaskDecorator:
+    """Run the decorated function in an environment; what comes after it is skipped where it returns something false.
+
+    Args:
+        environment: the environment's name; see ``isolated_task``.
+        options: as for ``IsolatedOperator``, and ``ignore_downstream_trigger_rules``.
+    """
+    return isolated_decorator(_ShortCircuitDecoratedOperator, environment, **options)
 
 
 def isolated_decorator(
@@ -141,3 +175,5 @@ def _check_now(
 
 
 setattr(isolated_task, DECORATOR_MARK, True)
+setattr(branch_isolated_task, DECORATOR_MARK, True)
+setattr(short_circuit_isolated_task, DECORATOR_MARK, True)

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib
 import itertools
 import logging
 import os
 import pathlib
+import sys
+import traceback
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
+from airflow.utils.session import create_session
+
 from k8s_venv.airflow.compat import AIRFLOW, AIRFLOW_3, redact, restore_xcom
+from k8s_venv.calls.exceptions import RemoteTraceback
 from k8s_venv.errors import K8sVenvError, readable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from airflow.dag_processing.dagbag import DagBag
@@ -25,6 +31,57 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
 _DEPTH = "AIRFLOW__CORE__DAGBAG_IMPORT_ERROR_TRACEBACK_DEPTH"
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskOutcome:
+    """How one task of a DAG run ended.
+
+    Args:
+        task_id: the task.
+        map_index: its number where it is mapped, else -1.
+        state: its state in Airflow's words.
+        seconds: how long it ran.
+        value: what it returned, None when it returned nothing.
+        error: what it raised, where it failed.
+    """
+
+    task_id: str
+    map_index: int
+    state: str
+    seconds: float
+    value: Any
+    error: str = ""
+
+
+def run_dag(dag: DAG) -> tuple[str, list[TaskOutcome]]:
+    """Run a DAG once in this process, with the log of its tasks on standard output.
+
+    Args:
+        dag: the DAG.
+
+    Returns:
+        The run's state, and how each task ended, in the order in which they started.
+    """
+    errors: dict[tuple[str, int], str] = {}
+    show_task_logs()
+    shorten_tracebacks()
+    tell_failures(lambda task_id, map_index, text: errors.update({(task_id, map_index): text}))
+    run = run_in_process(dag)
+    with create_session() as session:
+        values = returned_values(run, session)
+        outcomes = [
+            TaskOutcome(
+                ti.task_id,
+                ti.map_index,
+                str(ti.state),
+                seconds,
+                values.get((ti.task_id, ti.map_index)),
+                errors.get((ti.task_id, ti.map_index), "") if ti.state == "failed" else "",
+            )
+            for ti, seconds in task_times(run, session)
+        ]
+    return str(run.state), outcomes
 
 
 def returned_values(run: DagRun, session: Session) -> dict[tuple[str, int], Any]:
@@ -206,3 +263,76 @@ def _say_plainly() -> None:
         processors=[structlog.stdlib.PositionalArgumentsFormatter(), structlog.processors.format_exc_info, as_text],
         wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
     )
+
+
+def shortened(error: BaseException) -> str:
+    """Return what to log of a task's exception instead of its traceback; nothing where that is to be shown whole.
+
+    Args:
+        error: one of k8s-venv, or one that was raised in an environment, whose own traceback came with it.
+    """
+    if isinstance(error.__cause__, RemoteTraceback):
+        text = error.__cause__.text.rstrip()
+        return "\n".join(["", text, *(note for note in getattr(error, "__notes__", ()) if note not in text)])
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted"
+    return str(error) if isinstance(error, K8sVenvError) else ""
+
+
+def sentence(error: BaseException | str) -> str:
+    """Return an exception's type, text and notes, or the text alone where k8s-venv raised it."""
+    if isinstance(error, str | K8sVenvError):
+        return str(error)
+    return readable("".join(traceback.format_exception_only(error)).rstrip())
+
+
+def shorten_tracebacks() -> None:
+    """Let Airflow log what ``shortened`` returns; the calls inside Airflow say nothing to who wrote the task."""
+    if TYPE_CHECKING or AIRFLOW_3:
+        import structlog
+
+        def process(_logger: Any, _method: str, event: Any) -> Any:
+            error = sys.exc_info()[1] if event.get("exc_info") else None
+            text = shortened(error) if error else ""
+            if text:
+                del event["exc_info"]
+                event["event"] = f"{event['event']}: {text}"
+            return event
+
+        structlog.get_config()["processors"].insert(0, process)
+        return
+
+    def keep(record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        text = shortened(error) if error else ""
+        if text:
+            record.msg, record.args, record.exc_info, record.exc_text = f"{record.getMessage()}: {text}", (), None, None
+        return True
+
+    for handler in logging.getLogger("airflow.task").handlers:
+        handler.addFilter(keep)
+
+
+def tell_failures(failed: Callable[[str, int, str], None]) -> None:
+    """Have every failure of a task told from now on.
+
+    Args:
+        failed: is called with the task's id, its map index, and what it raised.
+    """
+    from airflow.listeners import hookimpl
+
+    if TYPE_CHECKING or AIRFLOW >= (3, 2):
+        from airflow.sdk.listener import get_listener_manager
+    else:
+        from airflow.listeners.listener import get_listener_manager
+
+    class Listener:
+        @hookimpl
+        def on_task_instance_failed(self, task_instance: Any, error: BaseException | str | None) -> None:
+            if isinstance(error, KeyboardInterrupt):
+                raise error  # Airflow would go on with the next task
+            if error is not None:
+                failed(task_instance.task_id, task_instance.map_index, redact(sentence(error)))
+
+    listeners: Any = get_listener_manager()
+    listeners.add_listener(Listener())

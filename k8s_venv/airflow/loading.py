@@ -5,24 +5,27 @@ from __future__ import annotations
 import ast
 import dataclasses
 import re
+import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from k8s_venv.airflow.compat import conf
-from k8s_venv.airflow.declaring import project_of
+from k8s_venv.airflow.context import SecretNames
 from k8s_venv.airflow.inprocess import read_dag_file
 from k8s_venv.airflow.operators import IsolatedOperator
 from k8s_venv.airflow.options import OPTIONS, UNSET
-from k8s_venv.airflow.secrets import SecretNames
+from k8s_venv.airflow.validation import project_of
 from k8s_venv.backends import choose_backend
 from k8s_venv.capture.functions import place_of
 from k8s_venv.check.tasks import Finding, Task
 from k8s_venv.check.undelivered import Declared
-from k8s_venv.errors import K8sVenvError
+from k8s_venv.errors import K8sVenvError, did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from airflow.sdk import DAG
 
 
 def isolated_tasks(dag: Any) -> Iterator[Task]:
@@ -88,6 +91,34 @@ def load_tasks(path: Path) -> tuple[list[Task], list[Finding]]:
             else:
                 tasks += [loaded] if loaded else []
     return tasks, findings
+
+
+def load_dag(path: Path, dag_id: str | None = None) -> DAG:
+    """Load a DAG file as Airflow does and return its DAG.
+
+    Args:
+        path: the file.
+        dag_id: which DAG, when there are several.
+
+    Raises:
+        K8sVenvError: the file cannot be loaded, or has no such DAG.
+    """
+    bag = read_dag_file(path)
+    for text in bag.import_errors.values():
+        if not is_ours(text):
+            print(text.rstrip(), file=sys.stderr)  # noqa: T201 -- which helper it was, only a traceback tells
+        broken = first_problem(path, text)
+        raise K8sVenvError(f"{path} cannot be loaded: line {broken.line}: {broken.message}")
+    names = ", ".join(sorted(bag.dags)) or "none"
+    if dag_id is None and len(bag.dags) == 1:
+        return next(iter(bag.dags.values()))
+    if not bag.dags:
+        raise K8sVenvError(f"{path} has no DAG. Is it called, as in `pipeline()` at its end?")
+    if dag_id is None:
+        raise K8sVenvError(f"{path} has not exactly one DAG: name one with --dag. It has: {names}.")
+    if dag_id not in bag.dags:
+        raise K8sVenvError(f"{path} has no DAG {dag_id!r}.{did_you_mean(dag_id, bag.dags)} It has: {names}.")
+    return bag.dags[dag_id]
 
 
 def _never_called(path: Path, dags: set[str]) -> Iterator[Finding]:

@@ -1,10 +1,10 @@
-"""``IsolatedOperator``: call a Python function in a named environment."""
+"""``IsolatedOperator``: call a Python function in a named environment; and its kin that choose what runs next."""
 
 from __future__ import annotations
 
-import collections.abc
 import contextlib
 import inspect
+from collections.abc import Container, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from k8s_venv.airflow.compat import (
@@ -12,12 +12,13 @@ from k8s_venv.airflow.compat import (
     AirflowFailException,
     AirflowSkipException,
     BaseOperator,
+    BranchMixIn,
     Context,
+    SkipMixin,
     conf,
+    skip_tasks,
 )
-from k8s_venv.airflow.context import context_parameters, travelling_context
-from k8s_venv.airflow.declaring import check_declared, named_environment, project_of, require_function
-from k8s_venv.airflow.exit_codes import exit_codes, skipping_on
+from k8s_venv.airflow.context import SecretNames, context_parameters, resolve_secrets, travelling_context
 from k8s_venv.airflow.options import (
     OPTIONS,
     PLAIN,
@@ -28,19 +29,20 @@ from k8s_venv.airflow.options import (
     parameters_of,
     with_pod_options,
 )
-from k8s_venv.airflow.secrets import SecretNames, resolve_secrets
+from k8s_venv.airflow.validation import check_declared, named_environment, project_of, require_function
 from k8s_venv.airflow.xcom import check_storable
 from k8s_venv.backends import choose_backend
 from k8s_venv.backends.pod_options import HONOURED, check_own, check_resources
 from k8s_venv.backends.process import line_logger
 from k8s_venv.calls import Result, SentCall, open_result, pack, refer, sent_call
+from k8s_venv.calls.exceptions import RemoteTraceback
 from k8s_venv.capture.beside import code_folders
 from k8s_venv.capture.modulefile import remember
-from k8s_venv.errors import K8sVenvError
+from k8s_venv.errors import BackendError, K8sVenvError, RemoteError
 from k8s_venv.runtime import FailTask, SkipTask
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Container, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping
 
     import jinja2
 
@@ -61,46 +63,45 @@ code_folders.add(conf.get("core", "plugins_folder"))
 class IsolatedOperator(BaseOperator):
     """Call a Python function in one of the project's environments and return its value.
 
-    Every option of ``KubernetesPodOperator`` that describes the pod can be given as well and wins over what the
-    environment says.
+    It also takes every option of ``KubernetesPodOperator`` that describes the pod; this wins over the environment's.
 
     Args:
-        environment: the environment's name in ``k8s-venv.toml``, which may stand in ``default_args`` of the task group
-            or the DAG.
+        environment: the environment's name in ``k8s-venv.toml``; ``default_args`` of the DAG or task group may give it.
         python_callable: the function.
         op_args: its positional arguments (templated).
-        op_kwargs: its keyword arguments (templated). Parameters named like keys of Airflow's context get these.
-        templates_dict: what its parameter ``templates_dict`` gets (templated).
-        templates_exts: endings of files, such as ``.sql``: arguments that name one are replaced by its rendered text.
-        backend: ``kubernetes``, ``docker`` or ``local``; by default what ``K8S_VENV_BACKEND``, airflow.cfg or the
-            project file say, else ``kubernetes``.
-        transport: ``source`` or ``cloudpickle``; by default what the environment or the project says, else source, and
-            cloudpickle for what source cannot say where both sides have the same minor version of Python.
-        connections: ids of the connections that the function may use.
-        optional_connections: ids of those that it may use where they are defined.
-        variables: keys of the Airflow variables that the function may use.
-        optional_variables: keys of those that it may use where they are defined.
+        op_kwargs: its keyword arguments (templated). Airflow's context fills parameters with the names of its keys.
+        templates_dict: the argument for its parameter ``templates_dict`` (templated).
+        templates_exts: file extensions, such as ``.sql``: an argument that names such a file becomes its rendered text.
+        backend: ``kubernetes``, ``docker`` or ``local``; by default that of ``K8S_VENV_BACKEND``, airflow.cfg or the
+            project file, else ``kubernetes``.
+        transport: ``source`` or ``cloudpickle``; by default that of the environment or the project, else source, and
+            cloudpickle for what source cannot express where both sides have the same minor version of Python.
+        connections: ids of the connections that the function may use; they must be defined.
+        optional_connections: ids of those that need not be defined.
+        variables: keys of the Airflow variables that the function may use; they must be defined.
+        optional_variables: keys of those that need not be defined.
         result: ``reference`` stores the value still encoded; the next isolated task takes it as the value itself,
-            and ``k8s_venv.load`` opens it elsewhere, so nothing beside Airflow needs the value's libraries.
-        serializer: ``cloudpickle`` lets what no codec carries of the value travel as a pickle, between equal minor
-            versions of Python. Reading a pickle runs code that the environment chose: on the worker, or with
+            and ``k8s_venv.load`` opens it elsewhere, so Airflow does without the value's libraries.
+        serializer: ``cloudpickle`` pickles the parts of the value that no codec carries, between equal minor versions
+            of Python. Reading a pickle runs code that the environment chose: on the worker, or with
             ``result="reference"`` in the next task, which must ask for it as well.
-        deferrable: hand the waiting for a pod to Airflow's triggerer, so that the worker is free meanwhile; by default
-            what ``[operators] default_deferrable`` in airflow.cfg says.
-        skip_on_exit_code: the exit codes of the function's process that skip the task: what ``sys.exit(10)`` or
-            ``os._exit(10)`` give; 1 is any exception.
+        deferrable: let Airflow's triggerer wait for the pod, so that the worker is free meanwhile; by default
+            ``[operators] default_deferrable`` of airflow.cfg.
+        skip_on_exit_code: the exit codes of the function's process that skip the task, such as those of
+            ``sys.exit(10)`` and ``os._exit(10)``; an exception ends the process with 1.
         values: how arguments and results travel, as ``[values]`` in the project file: ``location``, ``above``,
             ``exec``, ``status``.
 
     Raises:
-        K8sVenvError: the environment or an option is unknown, or the function asks for what cannot travel.
+        K8sVenvError: the environment or an option is unknown, or the function asks for something that cannot travel.
     """
 
     template_fields: Sequence[str] = ("templates_dict", "op_args", "op_kwargs", *TEMPLATED)
     template_fields_renderers = {"templates_dict": "json", "op_args": "py", "op_kwargs": "py", "env_vars": "py"}  # noqa: RUF012
     shallow_copy_attrs: Sequence[str] = ("python_callable",)
     ui_color = "#e8f1fb"
-    uses_value = False  # whether the operator itself looks at what the function returned
+    uses_value = False  # whether the operator itself reads what the function returned
+    _running: DockerBackend | LocalBackend | IsolatedPodOperator | None = None
 
     @with_pod_options
     def __init__(
@@ -126,42 +127,26 @@ class IsolatedOperator(BaseOperator):
         **kwargs: Any,
     ) -> None:
         task = f"Task {kwargs.get('task_id')!r}"
-        pod_options = self._pod_options(kwargs, environment, task)
+        pod_options = self._taken_pod_options(kwargs, environment, task)
         super().__init__(**kwargs)
         self.environment = named_environment(environment, task)
         require_function(python_callable, task)
         remember(python_callable)
         self.python_callable = python_callable
-        self.op_args = op_args or ()
-        self.op_kwargs = op_kwargs or {}
-        self.templates_dict = templates_dict
-        if templates_exts:
-            self.template_ext = templates_exts
-        self.backend = backend
-        self.transport = transport
-        self.secret_names = SecretNames.of(
-            task,
-            connections=connections,
-            optional_connections=optional_connections,
-            variables=variables,
-            optional_variables=optional_variables,
-        )
-        self.result = result
+        self.op_args, self.op_kwargs, self.templates_dict = op_args or (), op_kwargs or {}, templates_dict
+        self.template_ext = templates_exts or self.template_ext
+        self.backend, self.transport, self.serializer = backend, transport, serializer
+        self.secret_names = SecretNames.of(task, connections, optional_connections, variables, optional_variables)
+        self.result, self.values = result, dict(values or {})
         if result == "reference":
             self.multiple_outputs = False  # Airflow infers it from annotations; a document is one value
-        self.serializer = serializer
-        if deferrable is None:
-            deferrable = conf.getboolean("operators", "default_deferrable", fallback=False)
-        self.deferrable = deferrable
+        self.deferrable = deferrable if deferrable is not None else conf.getboolean("operators", "default_deferrable")
         self.skip_on_exit_code = exit_codes(skip_on_exit_code, task)
-        self.values = dict(values or {})
-        for name, value in pod_options.items():
-            setattr(self, name, value)
-        self._running: DockerBackend | LocalBackend | IsolatedPodOperator | None = None
+        vars(self).update(pod_options)
         self._check_declaration(task)
 
-    def _pod_options(self, given: dict[str, Any], environment: str | None, task: str) -> dict[str, Any]:
-        """Return the pod options among those that were given, and take them out; refuse unknown ones."""
+    def _taken_pod_options(self, given: dict[str, Any], environment: str | None, task: str) -> dict[str, Any]:
+        """Take the pod options out of those that were given, and return them; refuse unknown ones."""
         pod_options = {name: given.pop(name) for name in OPTIONS & set(given)}
         unknown = {k: v for k, v in given.items() if k not in _BASE_OPTIONS and not k.startswith("_")}
         if unknown:
@@ -192,19 +177,19 @@ class IsolatedOperator(BaseOperator):
                 self.log.warning(call.mask(note))
             with skipping_on(self.skip_on_exit_code):
                 if backend != "kubernetes":
-                    return self._opened(self._run_here(call, project, backend), call)
+                    return self._opened(self._run_without_pod(call, project, backend), call)
                 pod = self._pod_operator(call, project, context)
                 if self.deferrable:
                     return self._defer(pod, context)
                 return self._opened(pod.execute_sync(context), call)
 
     def trigger_reentry(self, context: Context, event: dict[str, Any], sent: dict[str, Any] | None = None) -> Any:
-        """Go on where a deferred task's pod has ended, and return the call's value; see ``execute``.
+        """Resume a deferred task whose pod has ended, and return the call's value; see ``execute``.
 
         Args:
             context: Airflow's.
-            event: what the trigger fired.
-            sent: what the worker's first turn knew of the call; an earlier version of k8s-venv left nothing.
+            event: the trigger's event.
+            sent: the facts of the call that was sent; a task that an earlier version of k8s-venv deferred has none.
         """
         project = self.project()
         call = self._pack(context, project) if sent is None else self._sent(context, project, sent)
@@ -212,8 +197,8 @@ class IsolatedOperator(BaseOperator):
             result = self._pod_operator(call, project, context).resume(event)
             if result is not None:
                 return self._opened(result, call)
-        with contextlib.closing(self._pack(context, project)) as again:
-            return self._defer(self._pod_operator(again, project, context), context)
+            with contextlib.closing(self._pack(context, project)) as again:
+                return self._defer(self._pod_operator(again, project, context), context)
 
     def _defer(self, pod: IsolatedPodOperator, context: Context) -> Any:
         """Start a call's pod and leave the waiting to the triggerer."""
@@ -221,7 +206,7 @@ class IsolatedOperator(BaseOperator):
         self.defer(trigger=trigger, method_name="trigger_reentry", kwargs={"sent": pod.call.facts()})
 
     def _opened(self, result: Result, call: SentCall) -> Any:
-        """Return the value of a result as Airflow shall store it, or raise its failure."""
+        """Return a result's value as Airflow is to store it, or raise its failure."""
         try:
             if self.result == "reference":
                 return refer(result, call)
@@ -230,28 +215,27 @@ class IsolatedOperator(BaseOperator):
             raise AirflowSkipException(str(skipped)) from None
         except FailTask as failed:
             raise AirflowFailException(str(failed)) from failed.__cause__
-        # Another backend of XComs may store anything.
+        # Other XCom backends may store anything.
         if self.do_xcom_push and conf.get("core", "xcom_backend", fallback=XCOM_BACKEND) == XCOM_BACKEND:
             for sentence in check_storable(value, self.task_id):
                 self.log.warning(sentence)
         return value
 
     def on_kill(self) -> None:
-        """End what is running."""
+        """End the call that is running."""
         if self._running is not None:
             self._running.on_kill()
 
     def pod_options(self) -> dict[str, Any]:
-        """Return the pod options that were given for this task, by name."""
-        templated = {name: getattr(self, name) for name in TEMPLATED}
-        plain = {name: getattr(self, name) for name in PLAIN}
-        given = {name: value for name, value in templated.items() if value is not None}
-        return {**given, **{name: value for name, value in plain.items() if value is not UNSET}}
+        """Return the pod options that this task was given, by name."""
+        templated = {name: value for name in TEMPLATED if (value := getattr(self, name)) is not None}
+        plain = {name: value for name in PLAIN if (value := getattr(self, name)) is not UNSET}
+        return {**templated, **plain}
 
     def _render_nested_template_fields(
         self, value: Any, context: Context, jinja_env: jinja2.Environment, seen_oids: set[int]
     ) -> None:
-        # Kubernetes' own types have no `template_fields`; which of theirs are rendered is the provider's choice.
+        # Kubernetes' own types have no `template_fields`; the provider chooses which of their fields are rendered.
         fields = RENDERED_FIELDS.get(type(value).__name__)
         if not fields or not type(value).__module__.startswith("kubernetes.client."):
             super()._render_nested_template_fields(value, context, jinja_env, seen_oids)
@@ -272,15 +256,8 @@ class IsolatedOperator(BaseOperator):
         self._environment(project, task)
         if self.backend is not None and self.backend in HONOURED:
             check_own(self.backend, self.pod_options(), task)
-        check_declared(
-            project,
-            self.environment,
-            task,
-            backend=self.backend,
-            transport=self.transport,
-            serializer=self.serializer,
-        )
-        if isinstance(self.op_args, list | tuple) and isinstance(self.op_kwargs, dict):  # not yet another task's value
+        check_declared(project, self.environment, task, self.backend, self.transport, self.serializer)
+        if isinstance(self.op_args, list | tuple) and isinstance(self.op_kwargs, dict):  # else another task's value
             context_parameters(self.python_callable, self.op_args, self.op_kwargs)
 
     def _environment(self, project: Project, task: str) -> Environment:
@@ -291,7 +268,7 @@ class IsolatedOperator(BaseOperator):
             raise K8sVenvError(f"{task}: {error}") from None
 
     def _sent(self, context: Context, project: Project, facts: Mapping[str, Any]) -> SentCall:
-        """Return a call that is under way; its connections are masked in what is logged from now on."""
+        """Return a call that was sent already; from now on its connections are masked in logs."""
         self._add_arguments(context)
         return sent_call(
             self.python_callable,
@@ -321,7 +298,7 @@ class IsolatedOperator(BaseOperator):
         added = {name: value for name, value in self.op_kwargs.items() if name not in context}
         context.update({**added, "templates_dict": self.templates_dict})  # type: ignore[typeddict-item]
 
-    def _run_here(self, call: PackedCall, project: Project, backend: str) -> Result:
+    def _run_without_pod(self, call: PackedCall, project: Project, backend: str) -> Result:
         if backend == "docker":
             from k8s_venv.backends.docker.backend import DockerBackend
 
@@ -339,14 +316,119 @@ class IsolatedOperator(BaseOperator):
         return self._running
 
 
-# Of the class, since setting them on every task takes a good part of a DAG's parsing.
+# Attributes of the class, since setting them on each task takes a good part of a DAG's parsing.
 for _name in TEMPLATED:
     setattr(IsolatedOperator, _name, None)
 for _name in PLAIN:
     setattr(IsolatedOperator, _name, UNSET)
 
 
+class IsolatedBranchOperator(IsolatedOperator, BranchMixIn):
+    """Call a function in one of the project's environments; it returns the ids of the tasks that run next.
+
+    It takes the options of ``IsolatedOperator``, and corresponds to ``BranchPythonOperator``.
+    """
+
+    inherits_from_skipmixin = True
+    uses_value = True
+
+    def execute(self, context: Context) -> Any:
+        """Run the call, and skip every task after this one that it does not name."""
+        return self.do_branch(context, super().execute(context))
+
+    def trigger_reentry(self, context: Context, event: dict[str, Any], sent: dict[str, Any] | None = None) -> Any:
+        """Resume after a deferred call; see ``execute``."""
+        return self.do_branch(context, super().trigger_reentry(context, event, sent))
+
+
+class IsolatedShortCircuitOperator(IsolatedOperator, SkipMixin):
+    """Call a function in one of the project's environments, and skip the tasks after it if it returns a false value.
+
+    It takes the options of ``IsolatedOperator``, and corresponds to ``ShortCircuitOperator``.
+
+    Args:
+        ignore_downstream_trigger_rules: skip all tasks after this one, else only those directly after it.
+    """
+
+    inherits_from_skipmixin = True
+    uses_value = True
+
+    def __init__(self, *, ignore_downstream_trigger_rules: bool = True, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.ignore_downstream_trigger_rules = ignore_downstream_trigger_rules
+
+    def execute(self, context: Context) -> Any:
+        """Run the call, and skip the tasks after it if its value is false."""
+        return self._gate(context, super().execute(context))
+
+    def trigger_reentry(self, context: Context, event: dict[str, Any], sent: dict[str, Any] | None = None) -> Any:
+        """Resume after a deferred call; see ``execute``."""
+        return self._gate(context, super().trigger_reentry(context, event, sent))
+
+    def _gate(self, context: Context, value: Any) -> Any:
+        if not value:
+            self.log.info("The value is %r: skipping the tasks after this one.", value)
+            task: Any = context["task"]
+            relatives = task.get_flat_relatives if self.ignore_downstream_trigger_rules else task.get_direct_relatives
+            skip_tasks(self, context, [each for each in relatives(upstream=False) if not each.is_teardown])
+        return value
+
+
 def _resolved(value: Any) -> Any:
-    """Return the results of a mapped task, which Airflow reads one by one, as a list."""
-    lazy = type(value).__module__.partition(".")[0] == "airflow" and isinstance(value, collections.abc.Sequence)
+    """Return a mapped task's results, which Airflow reads one by one, as a list."""
+    lazy = type(value).__module__.partition(".")[0] == "airflow" and isinstance(value, Sequence)
     return list(value) if lazy else value
+
+
+def exit_codes(given: int | Container[int] | None, task: str) -> Container[int]:
+    """Return the exit codes that ``skip_on_exit_code`` gives: one or several.
+
+    Args:
+        given: the option's value.
+        task: the task, for messages.
+
+    Raises:
+        K8sVenvError: it gives no exit codes.
+    """
+    if given is None:
+        return ()
+    if isinstance(given, int) and not isinstance(given, bool):
+        return (given,)
+    if not isinstance(given, Container) or isinstance(given, str | bytes):
+        raise K8sVenvError(f"{task}: skip_on_exit_code is an exit code or a list of them, not {given!r}.")
+    return given
+
+
+@contextlib.contextmanager
+def skipping_on(codes: Container[int]) -> Iterator[None]:
+    """Skip the task if the function's process ends with one of these exit codes.
+
+    Args:
+        codes: the exit codes.
+
+    Raises:
+        AirflowSkipException: it ended with one of them.
+    """
+    try:
+        yield
+    except (AirflowSkipException, AirflowFailException):  # the function's own choice
+        raise
+    except Exception as error:
+        code = _exit_code(error)
+        if code is None or code not in codes:
+            raise
+        raise AirflowSkipException(f"The function's process ended with exit code {code}: skipping.") from None
+    if 0 in codes:
+        raise AirflowSkipException("The function's process ended with exit code 0: skipping.")
+
+
+def _exit_code(error: Exception) -> int | None:
+    """Return the exit code of the process that an exception ended, or None if the function did not raise it."""
+    if isinstance(error, BackendError):
+        return error.exit_code
+    if not isinstance(error.__cause__, RemoteTraceback):
+        return None
+    if isinstance(error, RemoteError) and error.kind == "SystemExit":
+        code = (error.arguments or (1,))[0]
+        return code & 0xFF if isinstance(code, int) else 1  # as Python does: a text is printed, and the code is 1
+    return 1

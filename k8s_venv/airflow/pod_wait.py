@@ -14,7 +14,7 @@ from kubernetes_asyncio import client
 from kubernetes_asyncio.client.exceptions import ApiException
 
 from k8s_venv.airflow.compat import task_state
-from k8s_venv.airflow.secrets import SecretNames, resolve_secrets
+from k8s_venv.airflow.context import SecretNames, resolve_secrets
 from k8s_venv.airflow.shared_watch import refusal, subscribe
 from k8s_venv.backends.kubernetes import render, stages
 from k8s_venv.backends.kubernetes.logs import printed_lines

@@ -17,7 +17,7 @@ from k8s_venv.config.project import BackendName
 from k8s_venv.errors import K8sVenvError
 
 if TYPE_CHECKING:
-    from k8s_venv.airflow.testing import TaskOutcome
+    from k8s_venv.airflow.inprocess import TaskOutcome
     from k8s_venv.config.environment import Environment
 
 
@@ -54,8 +54,8 @@ def test(given: Path | None, dag_file: Path, backend: str | None, dag_id: str | 
 
 
 def _run(dag_file: Path, dag_id: str | None) -> tuple[str, list[TaskOutcome]]:
-    from k8s_venv.airflow.loading import isolated_tasks
-    from k8s_venv.airflow.testing import load_dag, run_dag
+    from k8s_venv.airflow.inprocess import run_dag
+    from k8s_venv.airflow.loading import isolated_tasks, load_dag
 
     dag = load_dag(dag_file, dag_id)
     local: dict[str, Environment] = {}

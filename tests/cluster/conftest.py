@@ -20,7 +20,7 @@ from tests.cluster.direct import Cluster
 from tests.cluster.namespaces import own_namespace
 
 if TYPE_CHECKING:
-    from k8s_venv.airflow.testing import TaskOutcome
+    from k8s_venv.airflow.inprocess import TaskOutcome
 
 ROOT = Path(__file__).parents[2]
 RunFile = Callable[..., tuple[str, dict[str, "TaskOutcome"]]]
@@ -113,7 +113,8 @@ def run_dag_file(
 ) -> tuple[str, dict[str, TaskOutcome]]:
     """Run a DAG file's DAG with the cluster that a kubeconfig names; return its state and the tasks' outcomes."""
     with worker_environment(path.parent, config, namespace, **variables):
-        from k8s_venv.airflow.testing import load_dag, run_dag
+        from k8s_venv.airflow.inprocess import run_dag
+        from k8s_venv.airflow.loading import load_dag
 
         state, outcomes = run_dag(load_dag(path, dag_id))
     return state, {outcome.task_id: outcome for outcome in outcomes}

@@ -25,7 +25,7 @@ from pathlib import Path
 from airflow.utils.session import create_session
 from k8s_venv.airflow import inprocess
 from k8s_venv.airflow.compat import AIRFLOW_3
-from k8s_venv.airflow.testing import load_dag
+from k8s_venv.airflow.loading import load_dag
 
 inprocess.show_task_logs()
 # A run is known by one of them: by which, depends on the line of Airflow.

@@ -73,7 +73,7 @@ def load_text(same_environment: Path) -> LoadText:
     """Load the text of a DAG file."""
 
     def load(text: str) -> Any:
-        from k8s_venv.airflow.testing import load_dag
+        from k8s_venv.airflow.loading import load_dag
 
         path = same_environment / "dag.py"
         path.write_text(HEAD + text)
@@ -90,7 +90,7 @@ def run_text(same_environment: Path, load_text: LoadText) -> RunText:
     def run(text: str) -> tuple[dict[str, str], dict[str, Any]]:
         dag = load_text(text)
         with dags_folder(same_environment, K8S_VENV_BACKEND="local"):
-            from k8s_venv.airflow.testing import run_dag
+            from k8s_venv.airflow.inprocess import run_dag
 
             _, outcomes = run_dag(dag)
         named = [(o.task_id if o.map_index < 0 else f"{o.task_id}[{o.map_index}]", o) for o in outcomes]

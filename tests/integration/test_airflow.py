@@ -40,7 +40,7 @@ def load(project: Path) -> Load:
     """Load the text of a DAG file as Airflow does."""
 
     def load_text(text: str) -> object:
-        from k8s_venv.airflow.testing import load_dag
+        from k8s_venv.airflow.loading import load_dag
 
         path = project / "dag.py"
         path.write_text(text)
@@ -248,7 +248,7 @@ def test_tasks_end_as_plain_ones_would(
         write_lock(each)
     dag = load(RUN.format(airflow=AIRFLOW, environment=environment))
     with dags_folder(project, K8S_VENV_BACKEND="local"):
-        from k8s_venv.airflow.testing import run_dag
+        from k8s_venv.airflow.inprocess import run_dag
 
         state, outcomes = run_dag(dag)  # type: ignore[arg-type]
 
@@ -274,7 +274,7 @@ def test_tasks_end_as_plain_ones_would(
 def test_the_run_of_a_task_without_a_lock_says_what_to_do(project: Path, load: Load) -> None:
     dag = load(dag_file(isolated('task.isolated("same")')))
     with dags_folder(project, K8S_VENV_BACKEND="local"):
-        from k8s_venv.airflow.testing import run_dag
+        from k8s_venv.airflow.inprocess import run_dag
 
         state, [outcome] = run_dag(dag)  # type: ignore[arg-type]
 

@@ -50,11 +50,9 @@ def options_of(module: str, name: str) -> set[str]:
 @pytest.mark.parametrize(("module", "name"), PEERS, ids=[name for _, name in PEERS])
 def test_each_option_of_a_peer_is_taken_or_refused_with_what_to_do_instead(module: str, name: str) -> None:
     from_peer = options_of(module, name)
-    from k8s_venv.airflow.branching import IsolatedShortCircuitOperator
     from k8s_venv.airflow.decorator import isolated_task
-    from k8s_venv.airflow.operators import IsolatedOperator
-    from k8s_venv.airflow.options import parameters_of
-    from k8s_venv.airflow.peers import REFUSED
+    from k8s_venv.airflow.operators import IsolatedOperator, IsolatedShortCircuitOperator
+    from k8s_venv.airflow.options import REFUSED, parameters_of
 
     for option in sorted(from_peer - parameters_of(IsolatedShortCircuitOperator)):
         given: dict[str, Any] = {option: "x"}
@@ -71,8 +69,7 @@ def test_each_option_of_a_peer_is_taken_or_refused_with_what_to_do_instead(modul
 
 def test_each_sentence_is_about_an_option_of_a_peer() -> None:
     from_peers = set().union(*(options_of(module, name) for module, name in PEERS))
-    from k8s_venv.airflow.options import OPTIONS
-    from k8s_venv.airflow.peers import REFUSED
+    from k8s_venv.airflow.options import OPTIONS, REFUSED
 
     old = {"index_urls_from_connection_ids", "provide_context", "use_airflow_context", "use_dill", "cpu", "memory"}
     assert set(REFUSED) - from_peers <= old
@@ -83,8 +80,7 @@ def test_pod_options_are_the_providers_and_rendered_as_there() -> None:
     theirs = options_of("airflow.providers.cncf.kubernetes.operators.pod", "KubernetesPodOperator")
     from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
 
-    from k8s_venv.airflow.options import OPTIONS, TEMPLATED
-    from k8s_venv.airflow.peers import REFUSED
+    from k8s_venv.airflow.options import OPTIONS, REFUSED, TEMPLATED
 
     assert theirs | {"hostname"} <= OPTIONS | set(REFUSED) | {"deferrable"}
     assert theirs >= OPTIONS
@@ -94,9 +90,8 @@ def test_pod_options_are_the_providers_and_rendered_as_there() -> None:
 def test_the_readme_names_each_construct_and_what_exists_here() -> None:
     airflow_home()
     import k8s_venv
-    from k8s_venv.airflow.branching import IsolatedShortCircuitOperator
-    from k8s_venv.airflow.options import parameters_of
-    from k8s_venv.airflow.peers import instead_of
+    from k8s_venv.airflow.operators import IsolatedShortCircuitOperator
+    from k8s_venv.airflow.options import instead_of, parameters_of
 
     section = (ROOT / "README.md").read_text("utf-8").partition("## From what you have")[2].partition("\n## ")[0]
     rows = [line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("| `")]
@@ -153,7 +148,7 @@ REQUIREMENTS = [
 @pytest.mark.parametrize(("given", "line"), REQUIREMENTS)
 def test_requirements_are_shown_in_each_form(given: object, line: str) -> None:
     airflow_home()
-    from k8s_venv.airflow.peers import instead_of
+    from k8s_venv.airflow.options import instead_of
 
     assert f"    {line}\n" in str(instead_of("requirements", {"requirements": given}, "@task.isolated"))
 
@@ -161,7 +156,7 @@ def test_requirements_are_shown_in_each_form(given: object, line: str) -> None:
 @pytest.mark.parametrize("given", [None, 7, [], print])
 def test_what_are_no_requirements_is_no_line(given: object) -> None:
     airflow_home()
-    from k8s_venv.airflow.peers import instead_of
+    from k8s_venv.airflow.options import instead_of
 
     assert "requirements =" not in str(instead_of("requirements", {"requirements": given}, "@task.isolated"))
 

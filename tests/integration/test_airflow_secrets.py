@@ -102,7 +102,7 @@ def test_what_airflow_does_not_have_is_told(kind: str) -> None:
     if kind == "variable" and VERSION.startswith("3.0."):
         pytest.skip("Airflow 3.0 looks variables up within tasks alone")
     airflow_home()
-    from k8s_venv.airflow.secrets import SecretNames, resolve_secrets
+    from k8s_venv.airflow.context import SecretNames, resolve_secrets
 
     with pytest.raises(K8sVenvError, match=f"Task 'use' asks for the {kind} 'absent', which is not defined in Airflow"):
         resolve_secrets(SecretNames(**{f"{kind}s": ("absent",)}), "use")

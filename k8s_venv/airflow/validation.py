@@ -24,7 +24,6 @@ def check_declared(
     project: Project,
     environment: str,
     task: str,
-    *,
     backend: str | None,
     transport: str | None,
     serializer: str | None,
