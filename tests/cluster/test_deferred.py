@@ -43,10 +43,9 @@ def test_a_call_whose_worker_goes_on_is_not_packed_again(
     project: Path, worker: Path, namespace: str, registry: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with worker_environment(project, worker, namespace, K8S_VENV_REGISTRY=registry):
-        from k8s_venv.airflow.testing import load_dag
-
         from k8s_venv.airflow import operators
         from k8s_venv.airflow.compat import AIRFLOW_3
+        from k8s_venv.airflow.loading import load_dag
 
         deferral_type = importlib.import_module(f"airflow.{'sdk.' if AIRFLOW_3 else ''}exceptions").TaskDeferred
         task: Any = load_dag(project / "waiting.py", "deferring_own_error").get_task("stops")
