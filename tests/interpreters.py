@@ -9,9 +9,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
 
-from k8s_venv.cache import cache_folder
+from k8s_venv.cache import cache_folder, exclusive_lock, lock_beside
 from k8s_venv.locks import uv
 
 CHECKOUT = Path(__file__).parent.parent
@@ -41,9 +40,8 @@ def environment(version: str, *requirements: str) -> str:
         return base
     digest = hashlib.sha256("\n".join([base, *requirements]).encode()).hexdigest()[:12]
     folder = cache_folder() / "test-environments" / f"{version}-{digest}"
-    folder.parent.mkdir(parents=True, exist_ok=True)
     python = folder / "bin" / "python"
-    with FileLock(f"{folder}.lock"):
+    with exclusive_lock(lock_beside(folder)):
         if not (folder / "complete").exists():
             shutil.rmtree(folder, ignore_errors=True)
             try:

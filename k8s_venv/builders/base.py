@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import functools
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from k8s_venv.builders.layers import blob_path, is_intact
-from k8s_venv.builders.parallel import one_at_a_time
+from k8s_venv import cache
+from k8s_venv.builders.layers import is_intact
 from k8s_venv.builders.tree import Tree
-from k8s_venv.cache import layers_folder, mark_used, using, writing_cache
 from k8s_venv.errors import BuildError
 from k8s_venv.locks.locking import locked_base
 from k8s_venv.registry import BaseImage, Blob, Reference, RegistryError, download, find_base, registry_at, resolve_base
@@ -17,7 +17,6 @@ from k8s_venv.registry import BaseImage, Blob, Reference, RegistryError, downloa
 if TYPE_CHECKING:
     import re
     from collections.abc import Mapping
-    from pathlib import Path
 
     from k8s_venv.config.environment import Environment
 
@@ -123,7 +122,7 @@ def check_version(environment: Environment, base: BaseImage) -> None:
         )
 
 
-@writing_cache()
+@cache.writing_cache()
 def base_blob(base: BaseImage, descriptor: Mapping[str, Any]) -> Blob:
     """Return one of the base's layers as a file, downloaded once.
 
@@ -131,17 +130,13 @@ def base_blob(base: BaseImage, descriptor: Mapping[str, Any]) -> Blob:
         K8sVenvError: it cannot be downloaded, or the cache folder not be written to.
     """
     digest, size = str(descriptor["digest"]), int(descriptor["size"])
-    path = blob_path(digest)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with one_at_a_time(path.parent / f".{path.name}.lock"):
+    path = cache.blob_path(digest)
+    with cache.exclusive_lock(cache.blob_lock(digest)):
         if not is_intact(path, digest):
-            partial = path.with_name(f".{path.name}.part")
-            try:
-                download(registry_at(base.reference.host), base.reference.repository, digest, partial)
-                partial.replace(path)
-            finally:
-                partial.unlink(missing_ok=True)
-    mark_used(path)
+            with cache.new_file(path.parent) as partial:
+                download(registry_at(base.reference.host), base.reference.repository, digest, Path(partial.name))
+                Path(partial.name).replace(path)
+    cache.mark_used(path)
     return Blob(path, digest, size)
 
 
@@ -158,7 +153,7 @@ def read_layers(base: BaseImage, wanted: re.Pattern[str], folder: Path, kept: tu
         RegistryError: a layer cannot be downloaded.
     """
     found = Tree(wanted, folder / "files", kept)
-    with using(layers_folder()):
+    with cache.shared_lock(cache.layers_folder()):
         for descriptor in base.layers:
             with base_blob(base, descriptor).path.open("rb") as stream:
                 found.add(stream, str(descriptor["mediaType"]))

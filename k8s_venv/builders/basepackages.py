@@ -12,11 +12,10 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from k8s_venv import cache
 from k8s_venv.builders.base import base_reference, check_version, read_base, read_layers
 from k8s_venv.builders.basepython import find_program
-from k8s_venv.builders.layers import digest_of, read_note, write_note
-from k8s_venv.builders.parallel import one_at_a_time
-from k8s_venv.cache import mark_used, require_cache
+from k8s_venv.builders.layers import digest_of
 from k8s_venv.errors import BuildError
 from k8s_venv.locks.installed import Installed, read_metadata
 from k8s_venv.registry import RegistryError
@@ -59,17 +58,16 @@ def base_packages(environment: Environment, base: BaseImage) -> dict[str, Instal
     """
     check_version(environment, base)
     key = digest_of(["packages", _EPOCH, environment.python, [layer["digest"] for layer in base.layers]])
-    note = require_cache() / "layers" / f"{key}.json"
-    with one_at_a_time(require_cache() / f"base-{key[:12]}.lock"):
-        known = read_note(note, packages=list)
+    note = cache.note_path("layers", key)
+    with cache.exclusive_lock(cache.base_lock(key)):
+        known = cache.read_note(note, packages=list)
         if known is None:
             try:
                 packages = _read(environment, base)
             except RegistryError as error:
                 raise BuildError(environment.name, f"its base image cannot be read. {error}") from None
             known = {"packages": [dataclasses.astuple(package) for package in packages]}
-            write_note(note, known)
-    mark_used(note)
+            cache.write_note(note, known)
     return {
         name: Installed(name, version, tuple(requires), tuple(extras))
         for name, version, requires, extras in known["packages"]

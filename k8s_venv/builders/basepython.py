@@ -8,12 +8,11 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from k8s_venv import cache
 from k8s_venv.builders.base import WrongBaseError, base_reference, check_version, read_layers
 from k8s_venv.builders.bytecode import compile_files
 from k8s_venv.builders.install import PREFIX, File
 from k8s_venv.builders.layers import EPOCH, Layer, digest_of, find_layer, make_layer
-from k8s_venv.builders.parallel import one_at_a_time
-from k8s_venv.cache import require_cache
 from k8s_venv.errors import BuildError
 
 if TYPE_CHECKING:
@@ -57,7 +56,7 @@ def inspect_base(environment: Environment, base: BaseImage, interpreter: str) ->
     """
     check_version(environment, base)
     key = _library_key(environment, base)
-    with one_at_a_time(require_cache() / f"base-{key[:12]}.lock"):
+    with cache.exclusive_lock(cache.base_lock(key)):
         made = find_layer(key) or _make(key, environment, base, interpreter)
     return made.title, made  # the title keeps what only the base's files could tell
 

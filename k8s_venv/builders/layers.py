@@ -12,15 +12,14 @@ import io
 import json
 import posixpath
 import tarfile
-import tempfile
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from k8s_venv.cache import cache_folder, mark_used, writing_cache
+from k8s_venv import cache
 from k8s_venv.registry import Blob
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Mapping
 
     from k8s_venv.builders.install import File
 
@@ -54,28 +53,18 @@ class Layer:
         return {"mediaType": self.media_type, "digest": self.blob.digest, "size": self.blob.size}
 
 
-def blob_path(digest: str) -> Path:
-    """Return where the cache keeps a blob.
-
-    Args:
-        digest: its ``sha256:…``.
-    """
-    return cache_folder() / "blobs" / digest.replace(":", "/")
-
-
 def find_layer(key: str) -> Layer | None:
     """Return the layer that was made under a key, or None.
 
     Args:
         key: a digest of all that goes into the layer.
     """
-    found = read_note(_note(key), digest=str, size=int, diff_id=str, title=str)
+    found = cache.read_note(cache.note_path("layers", key), digest=str, size=int, diff_id=str, title=str)
     if found is None:
         return None
-    blob = Blob(blob_path(found["digest"]), found["digest"], found["size"])
+    blob = Blob(cache.blob_path(found["digest"]), found["digest"], found["size"])
     with contextlib.suppress(OSError):
         if blob.path.stat().st_size == blob.size:
-            mark_used(_note(key))
             return Layer(blob, found["diff_id"], title=found["title"])
     return None
 
@@ -94,7 +83,7 @@ def is_intact(path: Path, digest: str) -> bool:
         return False
 
 
-@writing_cache()
+@cache.writing_cache()
 def make_layer(
     key: str,
     title: str,
@@ -114,68 +103,24 @@ def make_layer(
     Raises:
         K8sVenvError: the cache folder cannot be written to.
     """
-    path = cache_folder() / "blobs" / "sha256"
-    with _partial(path) as stream:
+    with cache.new_file(cache.blobs_folder()) as stream:
         packed = _Packed(stream)
         with tarfile.TarFile(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT, copybufsize=1 << 18) as archive:
             _fill(archive, {file.name: file for file in files}, links or {}, folders or {})
         packed.finish()
         stream.close()
-        blob = Blob(path / packed.digest.hexdigest(), f"sha256:{packed.digest.hexdigest()}", packed.size)
+        digest = f"sha256:{packed.digest.hexdigest()}"
+        blob = Blob(cache.blob_path(digest), digest, packed.size)
         Path(stream.name).replace(blob.path)
     layer = Layer(blob, f"sha256:{packed.plain.hexdigest()}", title=title)
     note = {"digest": blob.digest, "size": blob.size, "diff_id": layer.diff_id, "title": title}
-    write_note(_note(key), note)
+    cache.write_note(cache.note_path("layers", key), note)
     return layer
-
-
-@writing_cache()
-def write_note(path: Path, note: Mapping[str, object]) -> None:
-    """Write a small JSON document into the cache folder; no reader ever sees half of it.
-
-    Raises:
-        K8sVenvError: the cache folder cannot be written to.
-    """
-    with _partial(path.parent) as stream:
-        stream.write(json.dumps(note).encode())
-        stream.close()
-        Path(stream.name).replace(path)
-
-
-@contextlib.contextmanager
-def _partial(folder: Path) -> Iterator[IO[bytes]]:
-    """Open a hidden file that others may read once it got its name, and that is gone afterwards if it got none."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=folder, prefix=".", delete=False) as stream:
-        try:
-            Path(stream.name).chmod(0o644)
-            yield stream
-        finally:
-            Path(stream.name).unlink(missing_ok=True)
-
-
-def read_note(path: Path, **wanted: type) -> dict[str, Any] | None:
-    """Return a small JSON document, or None where it is not there, or is not what was written once.
-
-    Args:
-        path: the document.
-        wanted: what it has to have, and of which types.
-    """
-    try:
-        note = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
-        return None
-    known = isinstance(note, dict) and all(isinstance(note.get(name), kind) for name, kind in wanted.items())
-    return note if known else None
 
 
 def digest_of(content: object) -> str:
     """Return a digest of plain data."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _note(key: str) -> Path:
-    return cache_folder() / "layers" / f"{key}.json"
 
 
 class _Packed(io.RawIOBase):

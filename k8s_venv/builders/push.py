@@ -10,10 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from k8s_venv import cache
 from k8s_venv.builders.base import base_blob
 from k8s_venv.builders.image import whole
-from k8s_venv.builders.layers import digest_of, is_intact, read_note, write_note
-from k8s_venv.cache import cache_folder, mark_used
+from k8s_venv.builders.layers import digest_of, is_intact
 from k8s_venv.errors import K8sVenvError
 from k8s_venv.registry import Blob, Reference, Registry, RegistryError, upload
 from k8s_venv.registry.images import find_manifest, put_manifest
@@ -125,7 +125,7 @@ class Pusher:
             sources = [one for one in dict.fromkeys(sources) if one != repository]
             way = upload(self._registry, repository, digest, fetch, sources, count)
             if way == "sent" or not known_repositories(self._registry.host, digest):
-                write_note(_note(self._registry.host, digest), {"repository": repository})
+                cache.write_note(_note(self._registry.host, digest), {"repository": repository})
 
 
 def find_blob(image: Image, descriptor: Mapping[str, Any], folder: Path) -> Blob:
@@ -173,11 +173,9 @@ def discard_spoilt(image: Image) -> None:
 
 def known_repositories(host: str, digest: str) -> list[str]:
     """Return a repository that had a blob when it was last pushed there from here, if any did."""
-    path = _note(host, digest)
-    note = read_note(path, repository=str)
-    mark_used(path)
+    note = cache.read_note(_note(host, digest), repository=str)
     return [note["repository"]] if note else []
 
 
 def _note(host: str, digest: str) -> Path:
-    return cache_folder() / "pushed" / f"{digest_of([host, digest])}.json"
+    return cache.note_path("pushed", digest_of([host, digest]))

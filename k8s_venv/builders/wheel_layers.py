@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
-import tempfile
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from k8s_venv import cache
 from k8s_venv.builders.bytecode import compile_files
 from k8s_venv.builders.install import PREFIX, File, InstalledWheel, Target, install, site_packages
-from k8s_venv.builders.layers import EPOCH, Layer, digest_of, find_layer, make_layer, read_note, write_note
-from k8s_venv.builders.parallel import one_at_a_time
-from k8s_venv.cache import cache_folder, mark_used, require_cache, writing_cache
+from k8s_venv.builders.layers import EPOCH, Layer, digest_of, find_layer, make_layer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
+    from pathlib import Path
 
     from k8s_venv.builders.selection import Wheel
 
@@ -81,7 +78,7 @@ def known_layers(wheels: Sequence[Wheel], python: str) -> tuple[list[Layer], lis
     return layers, lacking
 
 
-@writing_cache()
+@cache.writing_cache()
 def make_layers(wheels: Sequence[Wheel], target: Target, progress: Callable[[str], None]) -> list[Layer]:
     """Return the layers of wheels, making those that are not there.
 
@@ -96,15 +93,13 @@ def make_layers(wheels: Sequence[Wheel], target: Target, progress: Callable[[str
     """
     if (found := find_layers(wheels, target.python)) is not None:
         return found
-    cache = require_cache()
     # One at a time: environments share layers, and the work for one uses every processor.
-    lock = cache / f"layers-{target.python}.lock"
-    with one_at_a_time(lock, lambda: progress("waiting for the packages of another image")):
-        prefix = f"install-{target.python}-"
-        for left in cache.glob(f"{prefix}*"):  # by a build that was killed
-            shutil.rmtree(left, ignore_errors=True)
-        with tempfile.TemporaryDirectory(dir=cache, prefix=prefix) as name:
-            return _Workshop(target, Path(name), progress).layers(wheels)
+    lock = cache.layers_lock(target.python)
+    with (
+        cache.exclusive_lock(lock, lambda: progress("waiting for the packages of another image")),
+        cache.install_folder(target.python) as folder,
+    ):
+        return _Workshop(target, folder, progress).layers(wheels)
 
 
 class _Workshop:
@@ -139,7 +134,7 @@ class _Workshop:
         folder = self._folder / f"installed{len(self._installed)}"
         installed = install(wanted, self._target, folder)
         for wheel, one in installed.items():
-            write_note(_size_note(wheel, self._python), {"size": sum(file.size for file in one.files)})
+            cache.write_note(_size_note(wheel, self._python), {"size": sum(file.size for file in one.files)})
         self._installed.update(installed)
 
     def _pack(self, group: list[Wheel], compiled: dict[str, File]) -> None:
@@ -173,11 +168,9 @@ def _key(group: Iterable[Wheel], python: str) -> str:
 
 def _size(wheel: Wheel, python: str) -> int | None:
     """Return how large an installed wheel is, if it ever was."""
-    path = _size_note(wheel, python)
-    note = read_note(path, size=int)
-    mark_used(path)
+    note = cache.read_note(_size_note(wheel, python), size=int)
     return None if note is None else int(note["size"])
 
 
 def _size_note(wheel: Wheel, python: str) -> Path:
-    return cache_folder() / "layers" / f"{digest_of(['size', EPOCH, python, wheel.digest])}.json"
+    return cache.note_path("layers", digest_of(["size", EPOCH, python, wheel.digest]))

@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
-import json
 import re
-import shutil
 import sys
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from filelock import FileLock
 from stdlib_list import in_stdlib
 
-from k8s_venv.cache import require_cache
+from k8s_venv import cache
 from k8s_venv.errors import LockError
 from k8s_venv.locks import uv
 from k8s_venv.locks.requirements import index_settings
@@ -23,6 +18,7 @@ from k8s_venv.locks.resolving import uv_platform
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from pathlib import Path
 
     from k8s_venv.config.environment import Environment
     from k8s_venv.locks.lockfile import Lock
@@ -95,16 +91,17 @@ def provided_by(environment: Environment, lock: Lock) -> Provided:
     Raises:
         LockError: the locked packages cannot be had.
     """
-    path = require_cache() / "modules" / f"{lock.digest}-{_LISTING}.json"
-    if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{path}.lock"), tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            if not path.is_file():
-                listed = Path(folder) / "listed.json"
-                listed.write_text(json.dumps(sorted(_list(environment, lock, Path(folder) / "packages"))))
-                shutil.move(listed, path)
-    modules = frozenset(json.loads(path.read_text("utf-8")))
-    return Provided(environment.python, modules, more=environment.system_site_packages)
+    note = cache.note_path("modules", f"{lock.digest}-{_LISTING}")
+    modules = cache.read_document(note)
+    if modules is None:
+        with cache.exclusive_lock(cache.lock_beside(note)):
+            modules = cache.read_document(note)  # another process may have made it
+            if modules is None:
+                with cache.install_folder(f"modules-{lock.digest}") as folder:
+                    modules = sorted(_list(environment, lock, folder))
+                cache.write_note(note, modules)
+    cache.mark_used(note)
+    return Provided(environment.python, frozenset(modules), more=environment.system_site_packages)
 
 
 @functools.cache

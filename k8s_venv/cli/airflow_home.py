@@ -14,9 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from filelock import FileLock
-
-from k8s_venv.cache import require_cache
+from k8s_venv import cache
 from k8s_venv.cli.console import console
 from k8s_venv.config.project import PROJECT_VARIABLE
 from k8s_venv.errors import K8sVenvError
@@ -76,14 +74,16 @@ def airflow_home(dags: Path, project: Path | None, *, log_level: str = "WARNING"
 def _empty_database() -> Path:
     """Return an empty Airflow database, made once for each version of Airflow."""
     version = _airflow_version()
-    path = require_cache() / f"airflow-{version}.db"
-    with FileLock(f"{path}.lock"), tempfile.TemporaryDirectory() as home:
-        if not path.exists():
-            console().print(f"Preparing a database for Airflow {version} (once)")
-            partial = Path(home) / "airflow.db"
+    path = cache.airflow_database(version)
+    with cache.exclusive_lock(cache.lock_beside(path)):
+        if path.exists():
+            return path
+        console().print(f"Preparing a database for Airflow {version} (once)")
+        with cache.install_folder(f"airflow-{version}") as home:
+            partial = home / "airflow.db"
             environ = {
                 **os.environ,
-                "AIRFLOW_HOME": home,
+                "AIRFLOW_HOME": str(home),
                 "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{partial}",
             }
             made = subprocess.run(
@@ -95,7 +95,7 @@ def _empty_database() -> Path:
             )
             if made.returncode:
                 raise K8sVenvError(f"Airflow's database could not be prepared:\n{made.stderr or made.stdout}")
-            shutil.move(partial, path)
+            partial.replace(path)
     return path
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from k8s_venv.cache import layers_folder, using
+from k8s_venv import cache
 from k8s_venv.cli.console import (
     aligned,
     console,
@@ -84,7 +84,7 @@ def build_images(
     elsewhere = bool(load or output)
     click.get_current_context().with_resource(ends_in_order())
     project = open_project(given)
-    click.get_current_context().with_resource(using(layers_folder()))
+    click.get_current_context().with_resource(cache.shared_lock(cache.layers_folder()))
     selected = project.select(environments)
     chosen = [environment for environment in selected if environment.image is None]
     project.require_registry()

@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from k8s_venv.cache import cache_folder, cache_problem, require_cache
+from k8s_venv import cache
 from k8s_venv.errors import CREDENTIALS, K8sVenvError, masked, not_installed
 from k8s_venv.locks.pipsettings import uv_variables
 
@@ -121,7 +121,7 @@ def _failure(said: str) -> Exception:
             f"The variable {name}, or pip's setting for it, is {masked(value)!r}, which uv cannot use: {reason}."
         )
     if fault := disk_fault(said):
-        return K8sVenvError(cache_problem(fault))
+        return K8sVenvError(cache.cache_problem(fault))
     return UvError(said)
 
 
@@ -148,11 +148,12 @@ def environ(indexes: Mapping[str, str]) -> dict[str, str]:
     Args:
         indexes: variables of uv for the indexes that committed files name; they win.
     """
-    cache = str(require_cache() / "uv")
+    cache.require_cache()
     given = {name: value for name, value in os.environ.items() if not name.startswith("UV_") or _PASSED.fullmatch(name)}
     for name in ("VIRTUAL_ENV", "PYTHONHOME", "PYTHONPATH"):  # the caller's are not the environment's
         given.pop(name, None)
-    given = {"UV_CACHE_DIR": cache, "UV_NO_PROGRESS": "1", "UV_NO_WRAP": "1", **given, **uv_variables(given)}
+    own = {"UV_CACHE_DIR": str(cache.uv_folder()), "UV_NO_PROGRESS": "1", "UV_NO_WRAP": "1"}
+    given = {**own, **given, **uv_variables(given)}
     if shutil.which("keyring"):  # as pip does
         given.setdefault("UV_KEYRING_PROVIDER", "subprocess")
     known = {host: user for value in given.values() for user, host in _WITH_CREDENTIALS.findall(value)}
@@ -238,7 +239,10 @@ def install_python(version: str, progress: Callable[[str], None] | None = None) 
     Raises:
         UvError: there is no such Python for this machine, or it cannot be downloaded.
     """
-    run(["python", "install", "--no-bin", "--install-dir", str(_downloaded()), f"cpython@{version}"], progress=progress)
+    run(
+        ["python", "install", "--no-bin", "--install-dir", str(cache.python_folder()), f"cpython@{version}"],
+        progress=progress,
+    )
     return next(_interpreters_off_path(version))
 
 
@@ -252,13 +256,9 @@ def is_known(version: str) -> bool:
     return bool(listed.strip()) or find_interpreter(version) is not None
 
 
-def _downloaded() -> Path:
-    return cache_folder() / "python"
-
-
 def _interpreters_off_path(version: str) -> Iterator[str]:
     pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
-    for pattern in (pyenv / f"versions/{version}.*", _downloaded() / f"cpython-{version}.*"):
+    for pattern in (pyenv / f"versions/{version}.*", cache.python_folder() / f"cpython-{version}.*"):
         for folder in sorted(pattern.parent.glob(pattern.name), reverse=True):
             found = shutil.which("python", path=str(folder / "bin"))
             if found:

@@ -19,9 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from filelock import FileLock
 
-from k8s_venv.cache import cache_folder
+from k8s_venv.cache import exclusive_lock, uv_folder
 from k8s_venv.config.project import load_project
 from k8s_venv.locks.locking import read_lock
 from k8s_venv.registry import BaseImage, Reference, Registry, find_base
@@ -192,7 +191,7 @@ def test_what_was_noted_of_a_base_and_garbled_is_read_anew(cli: Command, tmp_pat
     (tmp_path / "k8s-venv.toml").write_text(
         f'[environments.etl]\npython = "3.12"\nbase = "{base}"\nsystem-site-packages = true\nrequirements = ["pip"]\n'
     )
-    cache = {"K8S_VENV_CACHE": str(tmp_path / "cache"), "UV_CACHE_DIR": str(cache_folder() / "uv")}
+    cache = {"K8S_VENV_CACHE": str(tmp_path / "cache"), "UV_CACHE_DIR": str(uv_folder())}
     first = cli("lock", **cache)
     for note in (tmp_path / "cache" / "layers").iterdir():
         note.write_text('{"packages"')
@@ -317,9 +316,9 @@ def test_an_interrupt_ends_a_wait_for_another_build(
     cache, temporary = tmp_path / "cache", tmp_path / "temporary"
     temporary.mkdir()
     build("--dry-run", project=PROJECT)
-    monkeypatch.setenv("UV_CACHE_DIR", str(cache_folder() / "uv"))
+    monkeypatch.setenv("UV_CACHE_DIR", str(uv_folder()))
     cache.mkdir()
-    with FileLock(cache / "layers-3.12.lock"):
+    with exclusive_lock(cache / "layers-3.12.lock"):
         process = start_build(tmp_path, test_registry, K8S_VENV_CACHE=str(cache), TMPDIR=str(temporary))
         assert process.stderr is not None
         assert any("waiting for the packages of another image" in line for line in process.stderr)
@@ -455,7 +454,7 @@ def push(client: Registry, repository: str, content: bytes, media_type: str) -> 
 def test_a_full_disk_is_named_by_what_fills_it(
     build: Command, tmp_path: Path, test_registry: str, variable: str, remedy: str
 ) -> None:
-    roomy = {"UV_CACHE_DIR": str(cache_folder() / "uv"), "K8S_VENV_CACHE": str(tmp_path / "cache")}
+    roomy = {"UV_CACHE_DIR": str(uv_folder()), "K8S_VENV_CACHE": str(tmp_path / "cache")}
     build("--dry-run", project=PROJECT, **roomy)
 
     with mounted(tmp_path / "small", "size=2m") as small:

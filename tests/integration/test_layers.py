@@ -20,7 +20,7 @@ from k8s_venv.builders.install import Target
 from k8s_venv.builders.layers import Layer
 from k8s_venv.builders.selection import Wheel, select_wheels
 from k8s_venv.builders.wheel_layers import find_layers, make_layers
-from k8s_venv.cache import cache_folder
+from k8s_venv.cache import uv_folder
 from k8s_venv.config.environment import Environment
 from k8s_venv.locks.lockfile import LockedFile
 from k8s_venv.locks.locking import write_lock
@@ -125,7 +125,7 @@ print(alone == compiled(source, "/a.py"))
 @pytest.mark.parametrize("garbled", ["", "[]", "null", '{"size": null, "digest": 1}', '{"size": true}', "\0" * 99])
 def test_a_garbled_cache_is_made_anew(garbled: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wheels = locked(Environment(name="garbled", root=tmp_path, python="3.12", requirements=("idna",)))
-    monkeypatch.setenv("UV_CACHE_DIR", str(cache_folder() / "uv"))
+    monkeypatch.setenv("UV_CACHE_DIR", str(uv_folder()))
     monkeypatch.setenv("K8S_VENV_CACHE", str(tmp_path / "cache"))
     made = make_layers(wheels, target("3.12"), lambda text: None)
     for note in (tmp_path / "cache" / "layers").iterdir():
@@ -138,7 +138,7 @@ def test_a_garbled_cache_is_made_anew(garbled: str, tmp_path: Path, monkeypatch:
 
 def test_what_a_killed_build_left_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wheels = locked(Environment(name="killed", root=tmp_path, python="3.12", requirements=("idna",)))
-    monkeypatch.setenv("UV_CACHE_DIR", str(cache_folder() / "uv"))
+    monkeypatch.setenv("UV_CACHE_DIR", str(uv_folder()))
     monkeypatch.setenv("K8S_VENV_CACHE", str(tmp_path / "cache"))
     left = tmp_path / "cache" / "install-3.12-abc" / "installed0"
     left.mkdir(parents=True)

@@ -19,7 +19,7 @@ import pytest
 from k8s_venv.backends.local.backend import LocalBackend
 from k8s_venv.backends.local.environments import make_environment
 from k8s_venv.backends.process import parse_line
-from k8s_venv.cache import cache_folder
+from k8s_venv.cache import uv_folder
 from k8s_venv.calls import PackedCall, open_result, pack
 from k8s_venv.config.environment import Environment
 from k8s_venv.errors import BackendError, K8sVenvError, LockError
@@ -362,7 +362,7 @@ def requiring(root: Path, *requirements: str, python: str = HERE) -> Environment
 @pytest.fixture
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Give a test a cache of its own, with uv's downloads from the shared one."""
-    monkeypatch.setenv("UV_CACHE_DIR", str(cache_folder() / "uv"))
+    monkeypatch.setenv("UV_CACHE_DIR", str(uv_folder()))
     monkeypatch.setenv("K8S_VENV_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
@@ -646,7 +646,7 @@ def test_a_cache_that_cannot_be_written_to_is_named(
 @pytest.mark.parametrize("size", ["16k", "200k"])
 def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: str) -> None:
     environment = requiring(tmp_path, "idna==3.6")
-    monkeypatch.setenv("UV_CACHE_DIR", str(cache_folder() / "uv"))
+    monkeypatch.setenv("UV_CACHE_DIR", str(uv_folder()))
 
     with mounted(tmp_path / "small", f"size={size}") as cache:
         monkeypatch.setenv("K8S_VENV_CACHE", str(cache))

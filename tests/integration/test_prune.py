@@ -14,7 +14,7 @@ from k8s_venv.backends.local.environments import environment_in_use, make_enviro
 from k8s_venv.builders.install import Target
 from k8s_venv.builders.selection import Wheel, select_wheels
 from k8s_venv.builders.wheel_layers import make_layers
-from k8s_venv.cache import Unused, alone_with, layers_folder, using
+from k8s_venv.cache import Unused, layers_folder, shared_lock, try_exclusive_lock
 from k8s_venv.config.environment import Environment
 from k8s_venv.locks.locking import write_lock
 from tests.conftest import Command
@@ -89,7 +89,7 @@ def test_what_was_used_of_late_stays(cli: Command, cache: Path, wheels: list[Whe
 def test_what_a_build_uses_stays(cli: Command, cache: Path, wheels: list[Wheel]) -> None:
     pack(wheels)
 
-    with using(layers_folder()):
+    with shared_lock(layers_folder()):
         ran = cli("prune", "--older-than", "0")
 
     assert "A build uses" in ran.stderr
@@ -106,7 +106,7 @@ def test_an_environment_goes_when_its_lock_does(
     assert folder.exists()
 
     environment.lock_path.unlink()
-    with using(folder):
+    with shared_lock(folder):
         cli("prune")
     assert folder.exists()  # a call runs in it
     ran = cli("prune")
@@ -145,7 +145,7 @@ def test_a_call_that_finds_its_environment_removed_makes_it_again(
         with environment_in_use(environment) as python:
             there.append(python.exists())
 
-    with alone_with(folder) as alone:
+    with try_exclusive_lock(folder) as alone:
         caller = threading.Thread(target=call)
         caller.start()
         time.sleep(0.2)  # it waits for the folder

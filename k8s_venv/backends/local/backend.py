@@ -5,14 +5,17 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import shutil
 import signal
 import subprocess
+import tempfile
+import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from k8s_venv import cache
 from k8s_venv.backends.limits import END_GRACE
-from k8s_venv.backends.local.environments import environment_in_use
-from k8s_venv.backends.local.folders import call_folder
-from k8s_venv.backends.local.variables import variables
+from k8s_venv.backends.local.environments import environment_in_use, variables
 from k8s_venv.backends.pod_options import options_without_pod, plain_variables
 from k8s_venv.backends.process import LineSplitter, ignore_line, no_result, runner_command
 from k8s_venv.calls import PackedCall, Result, parse_document, write_files
@@ -22,10 +25,11 @@ from k8s_venv.wire.mapped import map_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
-    from pathlib import Path
 
     from k8s_venv.config.project import Project
 
+_CALL_FOLDER = "k8s-venv-call-"  # how the names of these folders begin
+_NEW = 60.0  # seconds; no call takes longer between making its folder and holding it
 _LOOK = 0.2  # seconds between looks at whether a silent task has ended
 _PIPE = 1 << 20  # bytes; the most that a pipe holds
 
@@ -57,7 +61,7 @@ class LocalBackend:
         own = plain_variables(environment, given.get("env_vars"), "local")
         if note:
             self._progress(note)
-        with environment_in_use(call.environment, self._progress) as python, call_folder() as folder:
+        with environment_in_use(call.environment, self._progress) as python, _call_folder() as folder:
             write_files(call, folder)
             options = ["--result", str(folder / "result"), "--secrets", "-"]
             command = runner_command(str(python), str(folder / protocol.ARCHIVE), *options)
@@ -94,6 +98,26 @@ class LocalBackend:
                 raise
             finally:
                 _kill(process)  # what it left behind, as a pod's end would
+
+
+@contextlib.contextmanager
+def _call_folder() -> Iterator[Path]:
+    """Yield a new folder of this call, which no other user may read (mode 0700); it is removed with the call.
+
+    Folders of calls whose processes were killed are removed, too.
+    """
+    with tempfile.TemporaryDirectory(prefix=_CALL_FOLDER) as name, cache.try_exclusive_lock(Path(name)):
+        _remove_abandoned(Path(name).parent)
+        yield Path(name)
+
+
+def _remove_abandoned(place: Path) -> None:
+    for folder in place.glob(f"{_CALL_FOLDER}*"):
+        with contextlib.suppress(OSError):  # it is gone, or another user's
+            if time.time() - folder.lstat().st_mtime > _NEW:
+                with cache.try_exclusive_lock(folder) as abandoned:
+                    if abandoned:
+                        shutil.rmtree(folder)
 
 
 def _lines(process: subprocess.Popen[bytes]) -> Iterator[str]:

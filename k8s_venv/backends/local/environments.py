@@ -4,18 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import subprocess
-import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from filelock import FileLock, Timeout
-
-from k8s_venv.backends.local.unused import DIGITS, note_use
-from k8s_venv.backends.local.variables import variables
-from k8s_venv.backends.process import exit_reason
-from k8s_venv.cache import CACHE_VARIABLE, cache_folder, require_cache, using, writing_cache
+from k8s_venv import cache
+from k8s_venv.backends.process import VARIABLES, exit_reason
 from k8s_venv.errors import BackendError
 from k8s_venv.locks import uv
 from k8s_venv.locks.installed import lacking
@@ -34,6 +28,32 @@ if TYPE_CHECKING:
 
 # Of what uv says while it installs, this is for the user.
 _SHOWN = ("Downloading", "Prepared", "Installed", "Bytecode")
+# A pod would not see the worker's variables either, so that what works here works there.
+_PASSED = {"PATH", "HOME", "LANG", "LANGUAGE", "TZ", "TMPDIR", "USER", "LOGNAME", "NO_PROXY", "HTTP_PROXY"}
+_PASSED |= {"HTTPS_PROXY", "ALL_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"}
+
+
+def variables(python: Path) -> dict[str, str]:
+    """Return the variables of a process in an environment.
+
+    Args:
+        python: the environment's interpreter.
+    """
+    passed = {name: value for name, value in os.environ.items() if name.upper() in _PASSED or name.startswith("LC_")}
+    # As in an image: `python` and the scripts of packages are the environment's.
+    path = os.pathsep.join([str(python.parent), os.environ.get("PATH", os.defpath)])
+    return {**passed, "PATH": path, **VARIABLES}
+
+
+@contextlib.contextmanager
+def environment_in_use(environment: Environment, progress: Progress | None = None) -> Iterator[Path]:
+    """Yield the Python of an environment, which `k8s-venv prune` leaves alone meanwhile; see ``make_environment``."""
+    while True:
+        python = make_environment(environment, progress)
+        with cache.shared_lock(python.parent.parent):
+            if python.exists():  # else it was removed just before
+                yield python
+                return
 
 
 def make_environment(environment: Environment, progress: Progress | None = None) -> Path:
@@ -52,46 +72,19 @@ def make_environment(environment: Environment, progress: Progress | None = None)
     if environment.interpreter_path is not None:
         return _existing(environment, environment.interpreter_path)
     lock = read_lock(environment)
-    folder = cache_folder() / "environments" / f"{environment.name}-{environment.python}-{lock.digest[:DIGITS]}"
+    folder = cache.environment_folder(environment.name, environment.python, lock.digest)
     python = folder / "bin" / "python"
     if python.exists():
-        note_use(folder, lock.path)
+        cache.note_environment_use(folder, lock.path)
         return python
     _require_usable(environment)
     progress = progress or (lambda line: None)
-    with writing_cache():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with _alone(folder, progress):
-            if not python.exists():
-                _make(environment, lock, folder, progress)
-    note_use(folder, lock.path)
+    waiting = f"Another process makes the environment {folder.name}; waiting for it"
+    with cache.exclusive_lock(cache.lock_beside(folder), lambda: progress(waiting)):
+        if not python.exists():
+            _make(environment, lock, folder, progress)
+    cache.note_environment_use(folder, lock.path)
     return python
-
-
-@contextlib.contextmanager
-def _alone(folder: Path, progress: Progress) -> Iterator[None]:
-    """Keep everybody else from making the same environment meanwhile."""
-    lock = FileLock(f"{folder}.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        progress(f"Another process makes the environment {folder.name}; waiting for it")
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-@contextlib.contextmanager
-def environment_in_use(environment: Environment, progress: Progress | None = None) -> Iterator[Path]:
-    """Yield the Python of an environment, which `k8s-venv prune` leaves alone meanwhile; see ``make_environment``."""
-    while True:
-        python = make_environment(environment, progress)
-        with using(python.parent.parent):
-            if python.exists():  # else it was removed just before
-                yield python
-                return
 
 
 def _existing(environment: Environment, python: Path) -> Path:
@@ -135,30 +128,22 @@ def _require_usable(environment: Environment) -> None:
         K8sVenvError: it cannot be written to.
         BackendError: nothing in it can be executed.
     """
-    folder = require_cache()
+    folder = cache.require_cache()
     if os.statvfs(folder).f_flag & getattr(os, "ST_NOEXEC", 0):
         raise BackendError(
             environment.name,
             f"cannot be made: the cache folder {folder} lies on a file system that executes nothing (mounted noexec), "
-            f"so compiled packages would not load. Set {CACHE_VARIABLE} to a folder on another one.",
+            f"so compiled packages would not load. Set {cache.CACHE_VARIABLE} to a folder on another one.",
         )
 
 
+@cache.writing_cache()
 def _make(environment: Environment, lock: Lock, folder: Path, progress: Progress) -> None:
-    # What others who were killed have left; each makes its own, since an installer may outlive who started it.
-    for left in folder.parent.glob(f"{folder.name}.part*"):
-        shutil.rmtree(left, ignore_errors=True)
-    shutil.rmtree(folder, ignore_errors=True)  # one whose interpreter is gone
-    partial = folder.with_name(f"{folder.name}.part-{uuid.uuid4().hex[:8]}")
-    try:
+    with cache.new_folder(folder) as partial:
         _require_system(environment, lock)
         _make_venv(environment, partial, progress)
         if lock.packages:
             _install(environment, lock, partial, progress)
-        partial.rename(folder)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
 
 
 def _require_system(environment: Environment, lock: Lock) -> None:
