@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Protocol, cast, get_args
 
-from k8s_venv.config.project import BackendName, Project
+from k8s_venv.config import BackendName
 from k8s_venv.errors import K8sVenvError, did_you_mean
 
 if TYPE_CHECKING:
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from k8s_venv.calls import PackedCall, Result
     from k8s_venv.config.environment import Environment
+    from k8s_venv.config.project import Project
 
 BACKEND_VARIABLE = "K8S_VENV_BACKEND"
 DEFAULT: BackendName = "kubernetes"

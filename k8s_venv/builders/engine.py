@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from k8s_venv.builders.archive import write_archive
 from k8s_venv.builders.dockerengine import EngineError
-from k8s_venv.config.environment import MACHINES
+from k8s_venv.config import MACHINES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -10,7 +10,7 @@ from packaging.markers import Marker
 from packaging.tags import Tag, compatible_tags, cpython_tags
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 
-from k8s_venv.config.environment import MACHINES
+from k8s_venv.config import MACHINES
 from k8s_venv.errors import BuildError
 
 if TYPE_CHECKING:

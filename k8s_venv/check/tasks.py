@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 
     from k8s_venv.calls.capturing import Captured
     from k8s_venv.calls.transport import Transport
+    from k8s_venv.config import BackendName
     from k8s_venv.config.environment import Environment
-    from k8s_venv.config.project import BackendName, Project
+    from k8s_venv.config.project import Project
     from k8s_venv.locks.lockfile import Lock
 
 # Airflow's names for which an environment without Airflow has something of its own.

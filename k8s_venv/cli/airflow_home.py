@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from k8s_venv import cache
 from k8s_venv.cli.console import console
-from k8s_venv.config.project import PROJECT_VARIABLE
+from k8s_venv.config import PROJECT_VARIABLE
 from k8s_venv.errors import K8sVenvError
 
 if TYPE_CHECKING:

@@ -55,7 +55,8 @@ def open_project(given: Path | None) -> Project:
     Args:
         given: what ``--project`` says, a file or a folder; by default the project is looked for from here upwards.
     """
-    from k8s_venv.config.project import PROJECT_VARIABLE, find_project, load_project, project_at  # it imports pydantic
+    from k8s_venv.config import PROJECT_VARIABLE
+    from k8s_venv.config.project import find_project, load_project, project_at  # it imports pydantic
 
     return load_project(project_at(given, f"--project (or {PROJECT_VARIABLE})") if given else find_project())
 

@@ -12,8 +12,8 @@ import tomli_w
 
 from k8s_venv.cli.console import console
 from k8s_venv.cli.dockerfile import Venv, read_packages, read_venvs
-from k8s_venv.config.environment import PLATFORMS
-from k8s_venv.config.project import FILE, has_project
+from k8s_venv.config import FILE, PLATFORMS
+from k8s_venv.config.project import has_project
 from k8s_venv.errors import K8sVenvError
 from k8s_venv.locks.resolving import host_platform
 

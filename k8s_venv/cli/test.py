@@ -13,7 +13,7 @@ from k8s_venv.calls.references import is_document
 from k8s_venv.cli.airflow_home import airflow_home
 from k8s_venv.cli.console import aligned, progress
 from k8s_venv.cli.lock import lock_missing
-from k8s_venv.config.project import BackendName
+from k8s_venv.config import BackendName
 from k8s_venv.errors import K8sVenvError
 
 if TYPE_CHECKING:

@@ -11,17 +11,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
+from k8s_venv.config import PLATFORMS
 from k8s_venv.config.value_settings import ValueSettings, refused_setting
 from k8s_venv.errors import K8sVenvError, did_you_mean
 
 OLDEST_PYTHON = (3, 8)
 # What PEP 751 allows in a lock's file name, an image's repository and a label of Kubernetes alike.
 NAME = re.compile(r"(?!.{64})[a-z0-9]+(?:(?:_{1,2}|-+)[a-z0-9]+)*")
-# Where a lock's packages can be installed; those of Linux are also what an image is made for.
-PLATFORMS = ("linux/amd64", "linux/arm64", "macos/amd64", "macos/arm64")
 _IMAGE = re.compile(r"[A-Za-z0-9][\w.:/@-]*")
-# The machine's name in platforms, by what Linux calls it.
-MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
 DEBIAN_PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]*(?:=[\w.+:~-]+)?")
 
 

@@ -12,16 +12,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from k8s_venv.config import FILE, PROJECT_VARIABLE, BackendName
 from k8s_venv.config.environment import Environment
 from k8s_venv.config.projectfile import environment_tables, explain, missing_file, unknown_key
 from k8s_venv.config.value_settings import ValueSettings
 from k8s_venv.errors import ProjectError, UnknownEnvironmentError
 
-FILE = "k8s-venv.toml"
-PROJECT_VARIABLE = "K8S_VENV_PROJECT"
 REGISTRY_VARIABLE = "K8S_VENV_REGISTRY"
-
-BackendName = Literal["kubernetes", "docker", "local"]
 
 _REGISTRY = re.compile(r"(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(?::\d+)?(?:/[a-z0-9._/-]+)?/?")
 

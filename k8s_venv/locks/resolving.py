@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-from k8s_venv.config.environment import MACHINES
+from k8s_venv.config import MACHINES
 from k8s_venv.errors import LockError, without_credentials
 from k8s_venv.locks import uv
 from k8s_venv.locks.hashes import held_to_hashes
