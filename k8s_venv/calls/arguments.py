@@ -17,8 +17,7 @@ from k8s_venv.capture.functions import function_name, place_of, written_function
 from k8s_venv.capture.modulefile import module_file
 from k8s_venv.capture.origins import Origins
 from k8s_venv.errors import CallError, SourceError
-from k8s_venv.wire.errors import MalformedError, NoCodecError
-from k8s_venv.wire.notes import Notes
+from k8s_venv.wire.errors import MalformedError, NoCodecError, Notes
 from k8s_venv.wire.shipped_types import own_name, resolver
 from k8s_venv.wire.values import dump_parts
 

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from k8s_venv.calls.pickle_digest import pickle_digest
 from k8s_venv.wire import protocol
-from k8s_venv.wire.mapped import map_file
-from k8s_venv.wire.values import document_of, dumps, head_length, loads
+from k8s_venv.wire.values import document_of, dumps, head_length, loads, map_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

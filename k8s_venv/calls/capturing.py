@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from k8s_venv.config.environment import Environment
 
 # For processes that the function starts: they import its module by name.
-_MADE_AGAIN = b"from k8s_venv.runner.again import make\nmake(__name__, __file__)\n"
+_MADE_AGAIN = b"from k8s_venv.runner.functions import make\nmake(__name__, __file__)\n"
 _IN_EVERY_CALL = {"k8s_venv", "cloudpickle", "__main__"}
 
 

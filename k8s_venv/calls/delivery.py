@@ -11,7 +11,7 @@ from k8s_venv.calls.locations import Kept, Location, location_at
 from k8s_venv.calls.results import Result
 from k8s_venv.errors import CallError
 from k8s_venv.wire import protocol
-from k8s_venv.wire.mapped import map_file
+from k8s_venv.wire.values import map_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

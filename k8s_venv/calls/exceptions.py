@@ -16,9 +16,8 @@ from k8s_venv.capture.absent import why_absent
 from k8s_venv.errors import BackendError, CallError, RemoteError, readable, visible
 from k8s_venv.runtime import FailTask, SkipTask
 from k8s_venv.wire import protocol
-from k8s_venv.wire.exceptions import attribute_setter, make, why_unsafe
 from k8s_venv.wire.masking import masked_data
-from k8s_venv.wire.shipped_types import own_name
+from k8s_venv.wire.shipped_types import attribute_setter, make_exception, own_name, why_unsafe
 from k8s_venv.wire.values import loads
 
 if TYPE_CHECKING:
@@ -192,11 +191,12 @@ def _as_itself(failure: Mapping[str, Any], held: _Held, call: SentCall) -> BaseE
     if kind is None or whole is None or why_unsafe(kind, whole):
         return None
     absent = {str(name): None for name, _ in _items(failure, "left_out")}
+    whole_held = dataclasses.replace(held, attributes={**absent, **held.attributes})
     makers: tuple[Callable[[], BaseException], ...] = (
         lambda: _restored(kind(*whole), held),
-        lambda: _restored(make(kind, held.args), held),
+        lambda: _restored(make_exception(kind, held.args), held),
         # One that does without its constructor only if all its attributes are there.
-        lambda: _restored(make(kind, held.args), dataclasses.replace(held, attributes={**absent, **held.attributes})),
+        lambda: _restored(make_exception(kind, held.args), whole_held),
     )
     for maker in makers:
         with contextlib.suppress(BaseException):  # a type that is made in another way
@@ -209,7 +209,7 @@ def _as_itself(failure: Mapping[str, Any], held: _Held, call: SentCall) -> BaseE
 def _with_another_text(kind: type[BaseException], held: _Held, shown: str) -> BaseException | None:
     """Return an exception of which parts are others here, and with them its text."""
     with contextlib.suppress(BaseException):
-        rebuilt = _restored(make(kind, held.args), held)
+        rebuilt = _restored(make_exception(kind, held.args), held)
         str(rebuilt)  # one that cannot be shown cannot be raised
         rebuilt.add_note(f"Its text was: {shown}")
         return rebuilt

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from k8s_venv.errors import CallError
-from k8s_venv.wire.mapped import map_file
+from k8s_venv.wire.values import map_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -25,8 +25,7 @@ from k8s_venv.capture.origins import is_installed, sent_name
 from k8s_venv.errors import CallError
 from k8s_venv.wire import protocol
 from k8s_venv.wire.encoder import length
-from k8s_venv.wire.errors import NoCodecError
-from k8s_venv.wire.notes import Notes
+from k8s_venv.wire.errors import NoCodecError, Notes
 from k8s_venv.wire.registry import registered
 from k8s_venv.wire.values import buffers, dump_parts
 

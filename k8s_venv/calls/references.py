@@ -21,10 +21,8 @@ from k8s_venv.capture.origins import is_installed
 from k8s_venv.errors import CallError, readable
 from k8s_venv.wire import protocol
 from k8s_venv.wire.errors import MalformedError, MissingLibraryError, UnknownTypeError
-from k8s_venv.wire.mapped import sha256_of
-from k8s_venv.wire.references import KeptReference, Reference
 from k8s_venv.wire.shipped_types import own_name, resolver
-from k8s_venv.wire.values import head_length, loads
+from k8s_venv.wire.values import KeptReference, Reference, head_length, loads, sha256_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

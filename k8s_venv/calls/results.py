@@ -19,8 +19,7 @@ from k8s_venv.capture.origins import sent_name
 from k8s_venv.errors import BackendError, CallError
 from k8s_venv.wire import protocol
 from k8s_venv.wire.errors import MalformedError, MissingLibraryError, UnknownTypeError
-from k8s_venv.wire.mapped import sha256_of
-from k8s_venv.wire.values import loads
+from k8s_venv.wire.values import loads, sha256_of
 
 if TYPE_CHECKING:
     from k8s_venv.calls.locations import Kept

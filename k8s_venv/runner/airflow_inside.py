@@ -23,7 +23,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable, Dict, Iterator, NoReturn
 
-    from k8s_venv.runner.importing import Imports
+    from k8s_venv.runner.opening import Imports
 
 
 def prepare(folder: str, imports: Imports) -> Callable[[Any], None]:

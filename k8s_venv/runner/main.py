@@ -13,25 +13,28 @@ each, than the runner itself.
 
 from __future__ import annotations
 
+import builtins
 import os
 import sys
 import time
-from _signal import SIGTERM, signal  # type: ignore[import-not-found]  # `signal` itself imports `enum` for names
+from _signal import SIGKILL, SIGTERM, signal  # type: ignore[import-not-found]  # `signal` itself imports `enum`
 from _thread import start_new_thread  # `threading` is for calls that have more threads than this one
 
 from k8s_venv.runner import report, streams
 from k8s_venv.runner.opening import beside, open_call
-from k8s_venv.runner.preserving import Preserved
-from k8s_venv.wire import protocol
+from k8s_venv.wire import protocol, quickjson
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import FrameType
-    from typing import Any, List, NoReturn, Optional
+    from typing import Any, Dict, List, NoReturn, Optional
 
 # The ways to run this program, each with the folder of a result.
 _MODES = ("--result", "--hand-over", "--read", "--release")
 LINGER = 60.0  # seconds
+# Seconds between asking this process to end and ending it, once its sender is gone.
+GRACE = 10.0
+_CHUNK = 65536
 _TERMINATED: int = 128 + SIGTERM
 
 
@@ -58,12 +61,11 @@ def main(archive: str, arguments: List[str]) -> int:
             code = run(archive, reporter, attached=options.get("--secrets") == "-")
             start_new_thread(_end_what_lingers, (code,))
             return code
-    from k8s_venv.runner import hand_over
+    from k8s_venv.runner import transfer
 
     if modes[0] == "--read":
-        return int(hand_over.send(folder, int(options.get("--from", 0))))
-    act = {"--hand-over": hand_over.wait, "--release": hand_over.release}[modes[0]]
-    return int(act(folder))
+        return transfer.send(folder, int(options.get("--from", 0)))
+    return {"--hand-over": transfer.wait, "--release": transfer.release}[modes[0]](folder)
 
 
 def run(path: str, reporter: report.Reporter, *, attached: bool = False) -> int:
@@ -80,7 +82,8 @@ def run(path: str, reporter: report.Reporter, *, attached: bool = False) -> int:
     _prepare_process()
     started = time.perf_counter()
     try:
-        call, args, kwargs, discard = open_call(path, reporter, attached=attached)
+        secrets = _receive_secrets() if attached else beside(path, protocol.SECRETS)
+        call, args, kwargs, discard = open_call(path, reporter, secrets)
         reporter.timings["open"] = time.perf_counter() - started
         reporter.timings["imports"] = _age()
         started = time.perf_counter()
@@ -116,7 +119,7 @@ def _report(error: BaseException, reporter: report.Reporter) -> int:
             return _TERMINATED  # whoever ended the call fetches nothing from the location for large values
     try:
         return 0 if reporter.failure(error) == protocol.SKIP else 1
-    except Exception as broken:  # noqa: BLE001 -- whatever the function has made of its process
+    except Exception as broken:  # noqa: BLE001 -- the function may have changed anything in its process
         ends, why = f"the call ended with {type(error).__name__}", f"{type(broken).__name__}: {broken}"
         why = reporter.mask(why) if reporter.mask else why
         os.write(1, f"{protocol.MARK}ERROR - {ends}, which cannot be reported: {why}\n".encode())
@@ -157,3 +160,104 @@ def _refuse_breakpoint(*args: Any, **kwargs: Any) -> NoReturn:
 
 def _terminate(number: int, frame: Optional[FrameType]) -> None:
     raise SystemExit(_TERMINATED)
+
+
+# --- the process after the function -----------------------------------------------------------------------
+
+_FINDING = ("meta_path", "path", "path_hooks")
+_LIMITS = ("RLIMIT_AS", "RLIMIT_CPU", "RLIMIT_DATA", "RLIMIT_FSIZE", "RLIMIT_NOFILE")
+
+
+class Preserved:
+    """Gives back, after a ``with`` block, the modules, how more are found, the built-in names, and limits.
+
+    What the block added stays, behind what was there before.
+    """
+
+    def __enter__(self) -> None:
+        self._names, self._modules, self._sys = vars(builtins), sys.modules, vars(sys)
+        self._kept_names, self._kept_modules = dict(self._names), dict(self._modules)
+        self._finding = {name: list(self._sys[name]) for name in _FINDING}
+        self._importers = dict(sys.path_importer_cache)
+        self._recursion_limit = sys.getrecursionlimit()
+        self._umask = os.umask(0)
+        os.umask(self._umask)
+
+    def __exit__(self, *error: object) -> None:
+        self._names.update(self._kept_names)  # first: what follows uses some of them
+        sys.setrecursionlimit(max(self._recursion_limit, sys.getrecursionlimit()))
+        self._modules.update(self._sys.get("modules", {}))
+        self._modules.update(self._kept_modules)
+        sys.modules = self._modules
+        for name, kept in self._finding.items():
+            found = self._sys.get(name)
+            added = [entry for entry in found if entry not in kept] if isinstance(found, list) else []
+            self._sys[name] = kept + added
+        sys.path_importer_cache = self._importers
+        os.umask(self._umask)
+        _lift_soft_limits()
+
+
+def _lift_soft_limits() -> None:
+    """Let the runner have the memory, files and time that the function denied itself."""
+    resource: Any = sys.modules.get("resource")
+    if resource is None:  # then nobody has set any
+        return
+    for limit in (getattr(resource, name) for name in _LIMITS):
+        most = resource.getrlimit(limit)[1]
+        try:
+            resource.setrlimit(limit, (most, most))
+        except (OSError, ValueError):  # the system denies it
+            continue
+
+
+# --- standard input, which brings the secrets and says that the sender still lives ---------------------------
+
+
+def _receive_secrets() -> Dict[str, Any]:
+    """Return the secrets, one line of JSON on standard input, and end this process when that is closed.
+
+    The function that is called finds an empty standard input.
+
+    Raises:
+        SystemExit: the sender was gone before it had said anything.
+    """
+    line = os.dup(0)
+    empty = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(empty, 0)
+    os.close(empty)
+    text = b""
+    while not text.endswith(b"\n"):
+        read = os.read(line, _CHUNK)
+        if not read:
+            raise SystemExit("the sender is gone")
+        text += read
+    start_new_thread(_watch, (line,))
+    secrets: Dict[str, Any] = quickjson.loads(text.decode())
+    return secrets
+
+
+def _watch(line: int) -> None:
+    # No file object: one that a thread reads from cannot be closed when the interpreter ends.
+    while os.read(line, _CHUNK):
+        pass
+    try:
+        _end_what_remains()
+    finally:  # also if the function has broken what that needs
+        os.kill(os.getpid(), SIGTERM)
+        time.sleep(GRACE)
+        os._exit(128 + SIGKILL)
+
+
+def _end_what_remains() -> None:
+    """Leave a process behind that ends this one's group when this one has ended, or does not."""
+    import warnings  # which no call waits for
+
+    parent, deadline = os.getpid(), time.monotonic() + GRACE
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of forking beside threads: what follows needs none of them
+        child = os.fork()
+    if child == 0:
+        while os.getppid() == parent and time.monotonic() < deadline:
+            time.sleep(0.1)
+        os.killpg(0, SIGKILL)

@@ -1,4 +1,7 @@
-"""Open a call's archive: what it brings is made available, and its function and arguments are made."""
+"""Open a call's archive: make what it brings available, and return its function and arguments.
+
+What only some functions import is prepared when they import it, so that no other call waits for it.
+"""
 
 from __future__ import annotations
 
@@ -7,33 +10,35 @@ import sys
 from zipimport import zipimporter
 
 from k8s_venv.runner import streams
-from k8s_venv.runner.importing import Imports
-from k8s_venv.wire import pickling, protocol, quickjson, values
-from k8s_venv.wire.notes import Notes
+from k8s_venv.runner.functions import load_function, pickled, unpickle
+from k8s_venv.wire import protocol, quickjson, values
+from k8s_venv.wire.decoder import ReferenceReader
+from k8s_venv.wire.errors import Notes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from types import ModuleType
     from typing import Any, Callable, Dict, List, Optional, Tuple
 
     from k8s_venv.runner.report import Reporter
     from k8s_venv.wire.registry import Buffer, Types
 
+    After = Callable[[ModuleType], None]
 
 _RUNTIME = "k8s_venv.runtime"
 
 
 def open_call(
-    path: str, reporter: Reporter, *, attached: bool
+    path: str, reporter: Reporter, secrets: Dict[str, Any]
 ) -> Tuple[Callable[..., Any], List[Any], Dict[str, Any], bool]:
     """Return a call's function and its arguments, by position and by name, and whether its value is not wanted.
 
     Args:
         path: the archive.
         reporter: where the result goes; it learns what this call's result is made of.
-        attached: whether the sender holds standard input and sends the secrets there.
+        secrets: connections, variables and what no log may show; nothing if the call has none.
     """
     folder = os.path.dirname(path)
-    secrets = _receive() if attached else beside(path, protocol.SECRETS)
     read = zipimporter(path).get_data
     header = quickjson.loads(read(protocol.HEADER).decode())
     _check_python(header)
@@ -47,19 +52,38 @@ def open_call(
     from_context = _install_context(read(protocol.CONTEXT), header["context"], imports)
     call, pickled_types = load_function(read, header)
     reporter.types = _shipped_types(header, call, pickled_types)
-    if header["serializer"] or "references" in reporter.delivery:
-        from k8s_venv.wire import references
+    reporter.pickle = pickled if header["serializer"] else None
+    arguments = read(protocol.ARGUMENTS) if "arguments" not in reporter.delivery else _arguments(folder, reporter)
+    packed = _decoded(arguments, _references(header, folder, reporter), reporter.types)
+    return call, packed["args"], {**from_context, **packed["kwargs"]}, header["discard_value"]
 
-        references.delivered = (reporter.delivery.get("references", {}), folder, reporter.folder)
-    if header["serializer"]:
-        reporter.pickle = pickling.pickled
-        references.unpickle = pickling.unpickle
-    arguments = _arguments(folder, reporter) if "arguments" in reporter.delivery else read(protocol.ARGUMENTS)
+
+def _arguments(folder: str, reporter: Reporter) -> Buffer:
+    from k8s_venv.runner.transfer import fetch
+
+    return fetch(folder, reporter.delivery["arguments"], reporter.folder, "its arguments")
+
+
+def _references(header: Dict[str, Any], folder: str, reporter: Reporter) -> ReferenceReader:
+    """Return what reads the values of other tasks to which the arguments refer."""
+    known = reporter.delivery.get("references", {})
+
+    def fetch_kept(digest: str) -> Optional[Buffer]:
+        if digest not in known:
+            return None
+        from k8s_venv.runner.transfer import fetch
+
+        return fetch(folder, known[digest], reporter.folder, "a value handed on by reference")
+
+    return ReferenceReader(fetch_kept, unpickle if header["serializer"] else None)
+
+
+def _decoded(arguments: Buffer, references: ReferenceReader, types: Types) -> Dict[str, Any]:
     notes = Notes()
-    packed = values.loads(arguments, pickling.unpickle, reporter.types, notes)
+    packed: Dict[str, Any] = values.loads(arguments, unpickle, types, notes, references)
     for sentence in notes.sentences(_argument):
         streams.say("WARNING", sentence)
-    return call, packed["args"], {**from_context, **packed["kwargs"]}, header["discard_value"]
+    return packed
 
 
 def _argument(path: str) -> str:
@@ -92,9 +116,7 @@ def _prepare_libraries(imports: Imports, folder: str, sources: bytes) -> None:
             linecache.cache[filename] = (len(text), None, StringIO(text).readlines(), filename)
 
     def show_records(logging: Any, stream: Any = sys.stdout) -> None:
-        from k8s_venv.runner.records import show
-
-        show(stream)
+        streams.show_records(logging, stream)
 
     def prepare_airflow() -> Any:
         from k8s_venv.runner.airflow_inside import prepare
@@ -104,33 +126,6 @@ def _prepare_libraries(imports: Imports, folder: str, sources: bytes) -> None:
     imports.after("linecache", remember_sources)
     imports.after("logging", show_records)
     imports.before("airflow", prepare_airflow)
-
-
-def load_function(read: Callable[[str], bytes], header: Dict[str, Any]) -> Tuple[Callable[..., Any], List[type]]:
-    """Return the function that an archive carries, unpickled or built from slices of its source.
-
-    Args:
-        read: reads an entry of the archive.
-        header: the call's header.
-
-    Returns:
-        The function, and the types that were pickled with it and belong to no module here.
-    """
-    built: Any = None
-    if header["recipe"]:  # with cloudpickle it holds the module's settings alone
-        from k8s_venv.wire.building import build
-
-        recipe = quickjson.loads(read(protocol.SOURCE_FUNCTION).decode())
-        built = build(recipe, lambda: values.loads(read(protocol.SOURCE_VALUES)))
-    if header["transport"] == protocol.CLOUDPICKLE:
-        return pickling.unpickle(read(protocol.PICKLED_FUNCTION))  # type: ignore[no-any-return]
-    return built, []
-
-
-def _arguments(folder: str, reporter: Reporter) -> Buffer:
-    from k8s_venv.wire.delivery import fetch
-
-    return fetch(folder, reporter.delivery["arguments"], reporter.folder, "its arguments")
 
 
 def _shipped_types(header: Dict[str, Any], call: Any, pickled: List[type]) -> Types:
@@ -187,12 +182,6 @@ def _check_python(header: Dict[str, Any]) -> None:
         )
 
 
-def _receive() -> Dict[str, Any]:
-    from k8s_venv.runner import lifeline
-
-    return lifeline.receive()
-
-
 def _install_secrets(secrets: Dict[str, Any], reporter: Reporter, imports: Imports) -> None:
     """Make connections and variables available, and keep them out of logs and reports."""
     from k8s_venv.wire.masking import masker
@@ -230,3 +219,70 @@ def _install_context(data: bytes, parameters: Optional[List[str]], imports: Impo
 
     known = runtime.get_current_context()
     return {name: known[name] for name in parameters}
+
+
+class Imports:
+    """Calls functions before and after certain modules are imported, as a finder on ``sys.meta_path``."""
+
+    def __init__(self) -> None:
+        self._before: Dict[str, Callable[[], Optional[After]]] = {}
+        self._after: Dict[str, List[After]] = {}
+
+    def before(self, name: str, prepare: Callable[[], Optional[After]]) -> None:
+        """Call a function before a module is imported.
+
+        Args:
+            name: the module's name.
+            prepare: is called once; it may return what is then called with the module after its import.
+        """
+        self._before[name] = prepare
+
+    def after(self, name: str, change: After) -> None:
+        """Call a function with a module once that is imported, which may be now.
+
+        Args:
+            name: the module's name.
+            change: is called once.
+        """
+        if name in sys.modules:
+            change(sys.modules[name])
+        else:
+            self._after.setdefault(name, []).append(change)
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        """Return the spec that others find for a module, if anything waits for that."""
+        prepare = self._before.pop(name, None)
+        prepared = prepare() if prepare is not None else None
+        if prepared is not None:
+            self.after(name, prepared)
+        if name not in self._after:
+            return None
+        found = (finder.find_spec(name, path, target) for finder in sys.meta_path if finder is not self)
+        spec = next(filter(None, found), None)
+        if spec is not None and spec.loader is not None:
+            telling: Any = _Telling(spec.loader, self._tell)
+            spec.loader = telling
+        return spec
+
+    def _tell(self, module: ModuleType) -> None:
+        for change in self._after.pop(module.__name__, ()):  # of a second spec nothing is left
+            change(module)
+
+
+class _Telling:
+    """Stands in for a module's loader, until the module is loaded."""
+
+    def __init__(self, loader: Any, tell: After) -> None:
+        self._loader = loader
+        self._tell = tell
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader, name)
+
+    def create_module(self, spec: Any) -> Any:
+        return self._loader.create_module(spec)
+
+    def exec_module(self, module: Any) -> None:
+        module.__spec__.loader = module.__loader__ = self._loader
+        self._loader.exec_module(module)
+        self._tell(module)

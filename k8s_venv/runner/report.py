@@ -8,8 +8,7 @@ import time
 
 from k8s_venv.runner import streams
 from k8s_venv.wire import protocol, quickjson, values
-from k8s_venv.wire.errors import NoCodecError
-from k8s_venv.wire.notes import Notes
+from k8s_venv.wire.errors import DeliveryError, NoCodecError, Notes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -76,7 +75,6 @@ class Reporter:
         if isinstance(error, MemoryError):
             _clear_frames(error)
         from k8s_venv.runner import failures
-        from k8s_venv.wire.errors import DeliveryError
 
         try:
             parts = values.dump_parts(self._masked(failures.describe(error, self.types, self.mask)))
@@ -146,8 +144,6 @@ class Reporter:
         return self._message is None or bool(self.delivery.get("hand_over", True))
 
     def _check_size(self, size: int) -> None:
-        from k8s_venv.wire.errors import DeliveryError
-
         if self._message is None or "result" in self.delivery:
             limit, problem = protocol.RESULT_LIMIT, "a result may take {:,}"
         elif self._hands_over:
@@ -161,8 +157,7 @@ class Reporter:
             )
 
     def _store(self, wanted: Dict[str, Any], path: str, size: int) -> bool:
-        from k8s_venv.wire.delivery import store
-        from k8s_venv.wire.errors import DeliveryError
+        from k8s_venv.runner.transfer import store
 
         try:
             store(wanted, path)

@@ -60,6 +60,29 @@ def say(level: str, text: str) -> None:
         os.write(1, marked.encode("utf-8", "backslashreplace"))
 
 
+def show_records(logging: Any, stream: Any) -> None:
+    """Show records of ``logging`` from INFO on, as Airflow does in place: on lines of their own.
+
+    Args:
+        logging: the module, which no call imports that does not use it.
+        stream: standard output, as the function finds it; a handler to which it gives another one writes there.
+    """
+
+    class Handler(logging.StreamHandler):  # type: ignore[misc]
+        def emit(self, record: Any) -> None:
+            if self.stream is not stream:
+                super().emit(record)
+                return
+            try:
+                say(record.levelname, self.format(record))
+            except Exception:  # noqa: BLE001 -- an argument's own methods
+                self.handleError(record)
+
+    root = logging.getLogger()
+    root.addHandler(Handler(stream))
+    root.setLevel(logging.INFO)
+
+
 def finish() -> None:
     """Show what is still held back."""
     for stream in (getattr(sys, "stdout", None), getattr(sys, "stderr", None)):

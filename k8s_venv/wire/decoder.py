@@ -17,9 +17,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable, Dict, List, Optional, Tuple
 
-    from k8s_venv.wire.notes import Notes
-    from k8s_venv.wire.registry import Node, Types
-
+    from k8s_venv.wire.errors import Notes
+    from k8s_venv.wire.registry import Buffer, Node, Types
 
 # Keys with the hash of another are looked for where there are so many, and only where anyone can make such.
 _MANY = 1000
@@ -33,6 +32,21 @@ class UserError(Exception):
         self.error = error
 
 
+class ReferenceReader:
+    """Reads the values that other tasks wrote, and to which a call's arguments refer.
+
+    Args:
+        fetch: returns a kept value, still encoded, for its digest; None if the sender does not say where it is.
+        unpickle: loads what another task pickled; without it that is refused.
+    """
+
+    def __init__(
+        self, fetch: Callable[[str], Optional[Buffer]], unpickle: Optional[Callable[[memoryview], Any]]
+    ) -> None:
+        self.fetch = fetch
+        self.unpickle = unpickle
+
+
 class Decoder:
     """Turn nodes back into values.
 
@@ -43,6 +57,7 @@ class Decoder:
         libraries: the versions of the libraries that wrote the value, by their names.
         forget: gives back the memory that the buffers so far took, where they are parts of a file.
         notes: receives what arrives as something plainer, because its own type cannot be made here.
+        references: reads the values that this one refers to; without it, only those that stand in it.
     """
 
     def __init__(
@@ -53,11 +68,13 @@ class Decoder:
         libraries: Optional[Dict[str, str]] = None,
         forget: Callable[[], None] = lambda: None,
         notes: Optional[Notes] = None,
+        references: Optional[ReferenceReader] = None,
     ) -> None:
         self.types = types
         self.libraries = libraries or {}
         self.unpickle = unpickle
         self.notes = notes
+        self.references = references
         self.patterns = 0  # what compiling the regular expressions so far has cost
         self.long_keys = 0  # integers so far that are too long for a key
         self.collisions = 0  # keys so far that had the hash of another

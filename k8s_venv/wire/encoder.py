@@ -22,7 +22,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple
 
-    from k8s_venv.wire.notes import Notes
+    from k8s_venv.wire.errors import Notes
     from k8s_venv.wire.registry import Buffer, Node, Piece, Types
 
 # Python refuses to read decimal integers of more digits than a limit, which is at least 640 and by default 4300;
@@ -208,7 +208,7 @@ class Encoder:
             if node is not None:
                 return node
         if self.notes is not None:
-            node = codec_module("subclasses").encode(self, value, depth)
+            node = codec_module("standard").encode_subclass(self, value, depth)
             if node is not None:
                 return node
         return self._pickled(value, f"{kind.__module__}.{kind.__qualname__}")

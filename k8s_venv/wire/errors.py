@@ -1,9 +1,15 @@
-"""What can be wrong with a value on its way."""
+"""What can be wrong with a value on its way, and which of its parts arrive as something plainer."""
 
 from __future__ import annotations
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable, Dict, List, Optional
+
 _LONGEST_PATH = 200
 _LONGEST = 500  # characters of what is wrong
+_NOTES_SHOWN = 10  # parts that are named, of many
+_NOTES_KEPT = 100
 
 
 class NoCodecError(TypeError):
@@ -120,3 +126,54 @@ class WrongPythonError(RuntimeError):
 
 class RestoringError(RuntimeError):
     """What a function or an argument consists of cannot be restored in the environment."""
+
+
+class Note:
+    """A note about one part of a value that arrives as something plainer: never the value.
+
+    Args:
+        text: what becomes of the part; empty where only its reader will know.
+        node: learns where it stands, for its reader.
+        path: where the part stands.
+    """
+
+    def __init__(self, text: str, node: Optional[Dict[str, Any]], path: str) -> None:
+        self.text = text
+        self.node = node
+        self.path = path
+
+
+class Notes:
+    """Notes about the parts of one value; of many parts, the first are kept."""
+
+    def __init__(self) -> None:
+        self.kept: List[Note] = []
+        self.count = 0
+
+    def add(self, text: str, node: Optional[Dict[str, Any]] = None, path: str = "") -> None:
+        """Add a note about the part at hand; see ``Note``."""
+        self.count += bool(text)
+        if len(self.kept) < _NOTES_KEPT:
+            self.kept.append(Note(text, node, path))
+
+    def place(self, known: int, step: str) -> None:
+        """Let the notes from a number on say how the container around their parts reaches these.
+
+        Args:
+            known: how many there were before.
+            step: such as ``[0]``.
+        """
+        for note in self.kept[known:]:
+            note.path = (step + note.path)[:_LONGEST_PATH]
+            if note.node is not None:
+                note.node["place"] = note.path
+
+    def sentences(self, shown: Callable[[str], str]) -> List[str]:
+        """Return the notes as sentences.
+
+        Args:
+            shown: returns a path as the user knows it.
+        """
+        sentences = [f"{shown(note.path)} is {note.text}." for note in self.kept if note.text][:_NOTES_SHOWN]
+        more = self.count - len(sentences)
+        return [*sentences, f"{more} more parts arrive as something plainer."] if more > 0 else sentences

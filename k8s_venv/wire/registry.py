@@ -1,17 +1,19 @@
 """Which codec carries what: the modules of the built-in ones; users register theirs in ``runtime``.
 
-The codecs of types beyond Python's literals stand in modules of their own, imported when a value needs them,
-because every import costs each pod its start.
+The codecs of types beyond Python's literals stand in modules of their own, imported when a value needs them, as are
+the libraries that define those types: every import costs each pod its start.
 """
 
 from __future__ import annotations
 
 import sys
 
+from k8s_venv.wire.errors import MissingLibraryError
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import mmap
-    from typing import Any, Callable, Dict, Optional, Union
+    from typing import Any, Callable, Dict, Optional, Tuple, Union
 
     Buffer = Union[bytes, bytearray, memoryview, mmap.mmap]
     Node = Dict[str, Any]
@@ -42,35 +44,23 @@ LIBRARIES = frozenset(["numpy", "pandas", "polars", "pyarrow"])
 
 # By the package that defines a value's type, and by the first part of a wire name.
 MODULE_OF_PACKAGE = {
-    "builtins": "standard",
-    "collections": "containers",
-    "datetime": "scalars",
-    "decimal": "scalars",
-    "fractions": "standard",
-    "ipaddress": "standard",
-    "re": "standard",
-    "numpy": "tables_numpy",
-    "pandas": "tables_pandas",
-    "pathlib": "scalars",
-    "pendulum": "pendulum_types",
-    "polars": "tables_arrow",
-    "pyarrow": "tables_arrow",
-    "uuid": "scalars",
-    "k8s_venv": "references",
+    **dict.fromkeys(
+        ["builtins", "collections", "decimal", "fractions", "ipaddress", "pathlib", "re", "uuid"], "standard"
+    ),
+    **dict.fromkeys(["datetime", "pendulum"], "times"),
+    **dict.fromkeys(["numpy", "polars", "pyarrow"], "arrays"),
+    "pandas": "frames",
+    "k8s_venv": "values",
 }
 MODULE_OF_NAME = {
-    **dict.fromkeys(["date", "datetime", "decimal", "path", "time", "timedelta", "uuid"], "scalars"),
-    **dict.fromkeys(["counter", "defaultdict", "deque", "ordereddict"], "containers"),
-    **dict.fromkeys(["dataclass", "enum", "flag", "namedtuple"], "shipped_types"),
-    **dict.fromkeys(["complex", "fraction", "ipaddress", "pattern", "range", "slice"], "standard"),
-    "exception": "exceptions",
-    "subclass": "subclasses",
-    "numpy": "tables_numpy",
-    "pandas": "tables_pandas",
-    "polars": "tables_arrow",
-    "pyarrow": "tables_arrow",
-    "kept": "references",
-    "reference": "references",
+    **dict.fromkeys(["counter", "defaultdict", "deque", "ordereddict"], "standard"),
+    **dict.fromkeys(["complex", "decimal", "fraction", "ipaddress", "path", "pattern"], "standard"),
+    **dict.fromkeys(["range", "slice", "subclass", "uuid"], "standard"),
+    **dict.fromkeys(["date", "datetime", "time", "timedelta"], "times"),
+    **dict.fromkeys(["dataclass", "enum", "exception", "flag", "namedtuple"], "shipped_types"),
+    **dict.fromkeys(["numpy", "polars", "pyarrow"], "arrays"),
+    "pandas": "frames",
+    **dict.fromkeys(["kept", "reference"], "values"),
 }
 
 
@@ -88,3 +78,26 @@ def registered(kind: str) -> Dict[Any, Any]:
         kind: ``types`` or ``names``.
     """
     return getattr(sys.modules.get("k8s_venv.runtime"), f"registered_{kind}", {})
+
+
+def library(name: str, *alternatives: str) -> Any:
+    """Import a library by name, or the first of its alternatives.
+
+    Raises:
+        MissingLibraryError: none of them can be imported; the reason is its cause.
+    """
+    import importlib
+
+    candidates = (name, *alternatives)
+    for candidate in candidates:
+        try:
+            return importlib.import_module(candidate)
+        except ImportError as error:
+            reason = error
+    raise MissingLibraryError(candidates[-1]) from reason
+
+
+def version(module: Any) -> Tuple[int, int]:
+    """Return a library's major and minor version."""
+    major, minor = module.__version__.split(".")[:2]
+    return int(major), int(minor)

@@ -1,4 +1,4 @@
-"""Objects from what the sender's ``capture.state`` pickled, and functions from their own piece of source."""
+"""Restore objects from what the sender's ``capture.state`` pickled, and functions from their own piece of source."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import functools
 import importlib
 import io
 import pickle
+import sys
 import types
 
 TYPE_CHECKING = False
@@ -14,6 +15,11 @@ if TYPE_CHECKING:
     from typing import Any, Callable, Dict, List, Tuple
 
     Function = Callable[..., Any]
+
+
+def named(module: str, qualname: str) -> Any:
+    """Return what an argument refers to by its name in a module that was built from source."""
+    return functools.reduce(getattr, qualname.split("."), sys.modules[module])
 
 
 class Builder(pickle.Unpickler):

@@ -3,9 +3,14 @@
 A value becomes a *node*: what JSON can say exactly stands as itself, everything else as an object with the key
 ``$`` that names its codec. Buffers (arrays, byte strings, plain JSON) follow the document in the order in which
 nodes refer to them, each of them once. ``README.md`` beside this file is the specification.
+
+A value can hold references to others, which are handed on encoded: whoever reads one decodes it, with the types of
+its own call.
 """
 
 from __future__ import annotations
+
+import os
 
 from k8s_venv.wire import quickjson
 from k8s_venv.wire.decoder import Decoder, UserError, field
@@ -14,12 +19,18 @@ from k8s_venv.wire.registry import Later
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Tuple
+    from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Tuple, Union
 
-    from k8s_venv.wire.notes import Notes
-    from k8s_venv.wire.registry import Buffer, Piece, Types
+    from k8s_venv.wire.decoder import ReferenceReader
+    from k8s_venv.wire.encoder import Encoder
+    from k8s_venv.wire.errors import Notes
+    from k8s_venv.wire.registry import Buffer, Node, Piece, Types
 
 MAGIC = b"K8SV\x01"
+_STEP = 8 * 1024 * 1024  # bytes
+
+
+# --- writing ----------------------------------------------------------------------------------------------
 
 
 def dump_parts(
@@ -65,11 +76,15 @@ def buffers(pieces: Iterable[Piece]) -> Iterator[Buffer]:
         yield piece.make() if isinstance(piece, Later) else piece
 
 
+# --- reading ----------------------------------------------------------------------------------------------
+
+
 def loads(
     data: Buffer,
     unpickle: Optional[Callable[[memoryview], Any]] = None,
     types: Optional[Types] = None,
     notes: Optional[Notes] = None,
+    references: Optional[ReferenceReader] = None,
 ) -> Any:
     """Decode what ``dumps`` wrote.
 
@@ -78,6 +93,7 @@ def loads(
         unpickle: loads pickled parts; without it they are refused. What it raises is passed on as it is.
         types: finds the types that travelled with the call; without it their instances are refused.
         notes: receives what arrives as something plainer because its type cannot be unpickled here.
+        references: reads the values that this one refers to; without it, only those that stand in it.
 
     Raises:
         MalformedError: ``data`` is not an encoded value, or one that this side cannot hold.
@@ -88,7 +104,7 @@ def loads(
         pieces = _split_buffers(view, field(document, "buffers", list))
         libraries = field(document, "libraries", dict) if "libraries" in document else {}
         versions = {str(name): str(version) for name, version in libraries.items()}
-        decoder = Decoder(pieces, unpickle, types, versions, _forgetting(data), notes)
+        decoder = Decoder(pieces, unpickle, types, versions, lambda: forget(data), notes, references)
         return decoder.value(document["value"])
     except (MalformedError, MissingLibraryError):
         raise
@@ -102,9 +118,6 @@ def loads(
 
 def document_of(data: Buffer) -> Any:
     """Return the JSON document of an encoded value.
-
-    Args:
-        data: the encoded value.
 
     Raises:
         MalformedError: ``data`` is not an encoded value.
@@ -132,14 +145,6 @@ def _document_start(view: memoryview) -> Tuple[int, int]:
     return start, start + length
 
 
-def _forgetting(data: Buffer) -> Callable[[], None]:
-    if type(data).__module__ != "mmap":
-        return lambda: None
-    from k8s_venv.wire.mapped import forget
-
-    return lambda: forget(data)
-
-
 def _split_head(view: memoryview) -> Tuple[Any, memoryview]:
     start, end = _document_start(view)
     if end > len(view):
@@ -150,8 +155,122 @@ def _split_head(view: memoryview) -> Tuple[Any, memoryview]:
 def _split_buffers(view: memoryview, lengths: List[int]) -> List[memoryview]:
     if any(type(length) is not int or length < 0 for length in lengths) or sum(lengths) != view.nbytes:
         raise MalformedError("the buffers are not as long as announced")
-    buffers, position = [], 0
+    pieces, position = [], 0
     for length in lengths:
-        buffers.append(view[position : position + length])
+        pieces.append(view[position : position + length])
         position += length
-    return buffers
+    return pieces
+
+
+# --- references to other values ---------------------------------------------------------------------------
+
+
+class Reference:
+    """An encoded value inside another one.
+
+    Args:
+        payload: what ``dumps`` wrote.
+    """
+
+    def __init__(self, payload: bytes) -> None:
+        self.payload = self.start = payload
+
+
+class KeptReference:
+    """An encoded value that is kept somewhere; the sender says where.
+
+    Args:
+        sha256: its digest, in hexadecimal.
+        start: its beginning, up to the end of its JSON document.
+    """
+
+    def __init__(self, sha256: str, start: bytes) -> None:
+        self.sha256 = sha256
+        self.start = start
+
+
+def encode(encoder: Encoder, value: Any, depth: int) -> Optional[Node]:
+    """Return the node for a reference, or None for anything else of this package."""
+    if not isinstance(value, (Reference, KeptReference)):
+        return None
+    if encoder.types is not None:
+        # Whoever decodes it needs the types that it names: they have to travel with this call as well.
+        for module, name in _types_in(document_of(value.start)["value"]):
+            encoder.types(module, name)
+    if isinstance(value, KeptReference):
+        return {"$": "kept", "v": value.sha256}
+    return {"$": "reference", "b": encoder.buffer(value.payload)}
+
+
+def _types_in(node: Any) -> Iterator[Tuple[str, str]]:
+    if isinstance(node, list):
+        for item in node:
+            yield from _types_in(item)
+    elif isinstance(node, dict):
+        if "$" in node and "module" in node:
+            yield str(node["module"]), str(node["name"])
+        yield from _types_in(list(node.values()))
+
+
+def _decode_reference(decoder: Decoder, node: Node) -> Any:
+    return _load_reference(decoder, decoder.buffer(node["b"]))
+
+
+def _decode_kept(decoder: Decoder, node: Node) -> Any:
+    digest = field(node, "v", str)
+    payload = decoder.references.fetch(digest) if decoder.references is not None else None
+    if payload is None:
+        raise MalformedError("a value that is kept elsewhere, and delivery.json does not say where")
+    return _load_reference(decoder, payload)
+
+
+def _load_reference(decoder: Decoder, payload: Buffer) -> Any:
+    reader = decoder.references
+    return loads(payload, reader.unpickle if reader else None, decoder.types, references=reader)
+
+
+DECODERS: Dict[str, Callable[[Decoder, Node], Any]] = {"reference": _decode_reference, "kept": _decode_kept}
+
+
+# --- large values as mapped files -------------------------------------------------------------------------
+
+
+def map_file(file: Union[str, int]) -> Buffer:
+    """Return a file's content as a buffer that outlives the file's name; only the part in use takes memory.
+
+    Args:
+        file: its path, or its descriptor.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    import mmap
+
+    descriptor = os.open(file, os.O_RDONLY) if isinstance(file, str) else file
+    try:
+        if os.fstat(descriptor).st_size == 0:
+            return b""  # which no system maps
+        return mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
+    finally:
+        if isinstance(file, str):
+            os.close(descriptor)
+
+
+def sha256_of(buffer: Buffer) -> str:
+    """Return a buffer's digest, in hexadecimal."""
+    from hashlib import sha256
+
+    digest, view = sha256(), memoryview(buffer)
+    for start in range(0, len(view), _STEP):
+        digest.update(view[start : start + _STEP])
+        forget(buffer)
+    return digest.hexdigest()
+
+
+def forget(buffer: Any) -> None:
+    """Give the memory back into which a mapped file was read; what is needed again is read again."""
+    if type(buffer).__module__ == "mmap":
+        import mmap
+
+        if hasattr(mmap, "MADV_DONTNEED"):  # which Windows lacks
+            buffer.madvise(mmap.MADV_DONTNEED)

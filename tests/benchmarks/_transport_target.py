@@ -23,7 +23,7 @@ SECONDS = 20  # of processor time, for one function; three times as long by the 
 
 def ours(job):
     sys.path.append(job["archive"] + "/beside")
-    from k8s_venv.runner.opening import load_function
+    from k8s_venv.runner.functions import load_function
 
     read = zipimporter(job["archive"]).get_data
     loaded, _ = load_function(read, json.loads(read("call.json")))
@@ -100,9 +100,9 @@ def run(job, stream):
 def import_once(archive):
     """Import here what each archive has the same, instead of in each child."""
     sys.path[:0] = [archive, archive + "/vendor"]
-    from k8s_venv.runner import opening
+    from k8s_venv.runner import functions
 
-    assert opening
+    assert functions
     with contextlib.suppress(ImportError):  # it travels between equal versions only
         import cloudpickle
 

@@ -22,7 +22,7 @@ LIBRARIES = ("lxml", "beautifulsoup4", "ruamel.yaml", "tomlkit", "markupsafe", "
 CARRY = """
 import json
 from k8s_venv.wire import values
-from k8s_venv.wire.notes import Notes
+from k8s_venv.wire.errors import Notes
 {code}
 notes = Notes()
 arrived = values.loads(b"".join(values.buffers(values.dump_parts(value, notes=notes))))

@@ -22,8 +22,9 @@ from k8s_venv.calls.spool import Spool
 from k8s_venv.config.environment import Environment
 from k8s_venv.config.value_settings import ValueSettings
 from k8s_venv.errors import CallError, K8sVenvError
+from k8s_venv.runner import transfer
 from k8s_venv.runner.opening import beside
-from k8s_venv.wire import delivery, protocol
+from k8s_venv.wire import protocol
 from k8s_venv.wire.errors import DeliveryError
 from k8s_venv.wire.values import dumps, loads
 
@@ -49,8 +50,8 @@ def test_a_value_goes_in_and_comes_back(url: str, file: Path, tmp_path: Path) ->
     location = location_at(url)
 
     location.put("work.arguments", file)
-    inside = delivery.fetch("", entry(file, **location.entry("work.arguments")), str(tmp_path), "its arguments")
-    delivery.store(location.entry("work.result", writing=True), str(file))
+    inside = transfer.fetch("", entry(file, **location.entry("work.arguments")), str(tmp_path), "its arguments")
+    transfer.store(location.entry("work.result", writing=True), str(file))
 
     content = file.read_bytes()
     assert bytes(inside) == bytes(location.fetch("work.result", len(content))) == content
@@ -81,14 +82,14 @@ def test_altered_arguments_are_refused_inside(url: str, file: Path, tmp_path: Pa
     altered = entry(file, **location.entry("work.arguments")) | {"sha256": "0" * 64}
 
     with pytest.raises(DeliveryError, match="did not arrive as they were sent"):
-        delivery.fetch("", altered, str(tmp_path), "its arguments")
+        transfer.fetch("", altered, str(tmp_path), "its arguments")
 
 
 def test_missing_arguments_are_told_without_the_url(url: str, file: Path, tmp_path: Path) -> None:
     missing = entry(file, **location_at(url).entry("nothing"))
 
     with pytest.raises(DeliveryError, match="its arguments cannot be read") as caught:
-        delivery.fetch("", missing, str(tmp_path), "its arguments")
+        transfer.fetch("", missing, str(tmp_path), "its arguments")
 
     assert "Signature" not in str(caught.value)
 
@@ -128,7 +129,7 @@ def unpacked(parcels: list[dict[str, bytes]], folder: Path) -> bytes:
         for name, data in parcel.items():
             (folder / name).write_bytes(data)
     said = beside(f"{folder}/call.pyz", "delivery.json")["arguments"]
-    return bytes(delivery.fetch(str(folder), said, str(folder), "its arguments"))
+    return bytes(transfer.fetch(str(folder), said, str(folder), "its arguments"))
 
 
 @given(
@@ -152,7 +153,7 @@ def test_a_lost_or_altered_parcel_is_told(tmp_path: Path) -> None:
         unpacked(parcels, tmp_path)
     (tmp_path / "arguments.1").unlink()
     with pytest.raises(DeliveryError, match="No such file"):
-        delivery.fetch(
+        transfer.fetch(
             str(tmp_path), beside(f"{tmp_path}/call.pyz", "delivery.json")["arguments"], str(tmp_path), "its arguments"
         )
 
@@ -239,7 +240,7 @@ def test_deliveries_of_earlier_versions_are_read(tmp_path: Path) -> None:
     said = beside(f"{GOLDEN}/call.pyz", "delivery.json")
 
     for place in (said["arguments"], *said["references"].values()):
-        assert loads(delivery.fetch(str(GOLDEN), place, str(tmp_path), "its arguments")) == VALUE
+        assert loads(transfer.fetch(str(GOLDEN), place, str(tmp_path), "its arguments")) == VALUE
 
 
 def test_a_location_that_needs_a_package(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -279,22 +280,22 @@ class _CutsShort(http.server.BaseHTTPRequestHandler):
 
 
 def test_a_download_that_is_cut_short_is_begun_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(delivery, "_PAUSE", 0.01)
+    monkeypatch.setattr(transfer, "_PAUSE", 0.01)
     with http.server.HTTPServer(("127.0.0.1", 0), _CutsShort) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         whole = hashlib.sha256(b"half of it all").hexdigest()
         place = {"size": 14, "sha256": whole, "url": f"http://127.0.0.1:{server.server_port}/x?signature=hidden"}
         try:
-            assert bytes(delivery.fetch("", place, str(tmp_path), "its arguments")) == b"half of it all"
+            assert bytes(transfer.fetch("", place, str(tmp_path), "its arguments")) == b"half of it all"
         finally:
             server.shutdown()
 
 
 @pytest.mark.parametrize("url", ["nonsense:x?signature=hidden", "http://127.0.0.1:9/a b?signature=hidden"])
 def test_a_signed_url_is_in_no_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str) -> None:
-    monkeypatch.setattr(delivery, "_PAUSE", 0.01)
+    monkeypatch.setattr(transfer, "_PAUSE", 0.01)
 
     with pytest.raises(DeliveryError) as caught:
-        delivery.fetch("", {"size": 1, "sha256": "", "url": url}, str(tmp_path), "its arguments")
+        transfer.fetch("", {"size": 1, "sha256": "", "url": url}, str(tmp_path), "its arguments")
 
     assert "hidden" not in str(caught.value)

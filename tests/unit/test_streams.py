@@ -65,9 +65,9 @@ def test_windows_ends_of_lines_are_ends_of_lines() -> None:
 
 PROGRAM = """
 import logging, sys
-from k8s_venv.runner import records, streams
+from k8s_venv.runner import streams
 streams.install()
-records.show(sys.stdout)
+streams.show_records(logging, sys.stdout)
 print("out")
 print("err", file=sys.stderr)
 sys.stdout.buffer.write(b"\\xff raw\\n")
@@ -99,9 +99,9 @@ def parts_of(program: str) -> list[tuple[str, str]]:
     """Run a program as the runner runs functions, with both streams in one text; return what a sender makes of it."""
     before = """
 import logging, sys
-from k8s_venv.runner import records, streams
+from k8s_venv.runner import streams
 streams.install()
-records.show(sys.stdout)
+streams.show_records(logging, sys.stdout)
 """
     command = [sys.executable, "-c", f"{before}{program}\nstreams.finish()"]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=True)

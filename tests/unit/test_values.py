@@ -556,7 +556,8 @@ print(json.dumps(sorted(sys.modules)))
     ).stdout
     loaded = set(json.loads(output))
     assert not loaded & {"datetime", "decimal", "uuid", "pathlib", "dataclasses", "inspect", "numpy", "pandas"}
-    assert not {name for name in loaded if name.startswith("k8s_venv.runner.tables")}
+    codecs = {"arrays", "frames", "masking", "restoring", "shipped_types", "standard", "times"}
+    assert not {f"k8s_venv.wire.{name}" for name in codecs} & loaded
 
 
 def test_bytes_are_not_copied_by_the_encoder() -> None:

@@ -15,8 +15,7 @@ from typing import Any
 import pytest
 
 from k8s_venv.wire import values
-from k8s_venv.wire.errors import MalformedError, NoCodecError
-from k8s_venv.wire.notes import Notes
+from k8s_venv.wire.errors import MalformedError, NoCodecError, Notes
 
 
 class Text(str):

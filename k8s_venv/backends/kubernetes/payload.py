@@ -23,8 +23,8 @@ from k8s_venv.calls import Delivery, Result, secret_contents
 from k8s_venv.calls.results import inline_result
 from k8s_venv.errors import BackendError, CallError
 from k8s_venv.wire import protocol
-from k8s_venv.wire.mapped import map_file
 from k8s_venv.wire.protocol import MARK
+from k8s_venv.wire.values import map_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator

@@ -21,7 +21,7 @@ from k8s_venv.backends.process import LineSplitter, ignore_line, no_result, runn
 from k8s_venv.calls import PackedCall, Result, parse_document, write_files
 from k8s_venv.errors import BackendError
 from k8s_venv.wire import protocol
-from k8s_venv.wire.mapped import map_file
+from k8s_venv.wire.values import map_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
