@@ -17,8 +17,7 @@ from k8s_venv import load
 from k8s_venv.calls import open_result, pack, refer, to_document
 from k8s_venv.config.environment import Environment
 from k8s_venv.errors import CallError
-from k8s_venv.wire.mapped import sha256_of
-from k8s_venv.wire.values import dumps
+from k8s_venv.wire.values import dumps, sha256_of
 from tests.calls import DAG_NAME, load_dag_file, run_packed
 from tests.interpreters import interpreter
 

@@ -17,7 +17,7 @@ from k8s_venv.config.environment import Environment
 from k8s_venv.errors import CallError
 from k8s_venv.locks.locking import write_lock
 from k8s_venv.locks.uv import find_interpreter
-from k8s_venv.wire.mapped import sha256_of
+from k8s_venv.wire.values import sha256_of
 
 
 class Color(enum.Enum):

@@ -13,7 +13,7 @@ from k8s_venv.backends.pod_options import amount, amounts, plain_variables
 from k8s_venv.backends.process import CONTAINER_VARIABLES, SCRATCH_FOLDER, runner_command
 from k8s_venv.errors import BackendError
 from k8s_venv.wire import protocol
-from k8s_venv.wire.mapped import map_file
+from k8s_venv.wire.values import map_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
