@@ -9,8 +9,8 @@ from k8s_venv.airflow.compat import AIRFLOW, DecoratedOperator, TaskDecorator, t
 from k8s_venv.airflow.operators import IsolatedBranchOperator, IsolatedOperator, IsolatedShortCircuitOperator
 from k8s_venv.airflow.options import check_options, parameters_of
 from k8s_venv.airflow.validation import check_declared, named_environment, project_of, require_function
-from k8s_venv.capture.decorators import DECORATOR_MARK
-from k8s_venv.capture.modulefile import remember
+from k8s_venv.capture.functions import DECORATOR_MARK
+from k8s_venv.capture.module_source import remember
 from k8s_venv.errors import K8sVenvError
 
 if TYPE_CHECKING:

@@ -36,8 +36,8 @@ from k8s_venv.backends.pod_options import HONOURED, check_own, check_resources
 from k8s_venv.backends.process import line_logger
 from k8s_venv.calls import Result, SentCall, open_result, pack, refer, sent_call
 from k8s_venv.calls.exceptions import RemoteTraceback
-from k8s_venv.capture.beside import code_folders
-from k8s_venv.capture.modulefile import remember
+from k8s_venv.capture.module_source import remember
+from k8s_venv.capture.origins import code_folders
 from k8s_venv.errors import BackendError, K8sVenvError, RemoteError
 from k8s_venv.runtime import FailTask, SkipTask
 

@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from k8s_venv.calls.references import with_references
 from k8s_venv.calls.transport import same_python
-from k8s_venv.capture.beside import file_of, import_roots
 from k8s_venv.capture.functions import function_name, place_of, written_function
-from k8s_venv.capture.modulefile import module_file
-from k8s_venv.capture.origins import Origins
+from k8s_venv.capture.module_source import module_file
+from k8s_venv.capture.origins import Origins, file_of, import_roots
 from k8s_venv.errors import CallError, SourceError
 from k8s_venv.wire.errors import MalformedError, NoCodecError, Notes
 from k8s_venv.wire.shipped_types import own_name, resolver

@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from k8s_venv.calls.arguments import Arguments, encode_arguments
 from k8s_venv.calls.transport import Transport, by_rule
-from k8s_venv.capture.absent import line_of_path_change, modules_among
-from k8s_venv.capture.beside import dotted_name, imported_names, modules_beside, package_of
 from k8s_venv.capture.functions import (
     function_name,
     place_of,
@@ -23,11 +21,20 @@ from k8s_venv.capture.functions import (
     written_function,
 )
 from k8s_venv.capture.imports import Calls, imports_in
-from k8s_venv.capture.modulefile import module_file
+from k8s_venv.capture.module_source import module_file
 from k8s_venv.capture.names import names_in
-from k8s_venv.capture.origins import is_editable, is_installed_file
-from k8s_venv.capture.shadowing import shadowing
-from k8s_venv.capture.slicing import Slicer
+from k8s_venv.capture.origins import (
+    dotted_name,
+    imported_names,
+    is_editable,
+    is_installed_file,
+    line_of_path_change,
+    modules_among,
+    modules_beside,
+    package_of,
+    shadowing,
+)
+from k8s_venv.capture.slicer import Slicer
 from k8s_venv.errors import CallError, SourceError
 from k8s_venv.wire import protocol
 from k8s_venv.wire.restoring import parse_slice

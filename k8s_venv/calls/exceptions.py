@@ -12,7 +12,7 @@ import dataclasses
 import sys
 from typing import TYPE_CHECKING, Any
 
-from k8s_venv.capture.absent import why_absent
+from k8s_venv.capture.origins import why_absent
 from k8s_venv.errors import BackendError, CallError, RemoteError, readable, visible
 from k8s_venv.runtime import FailTask, SkipTask
 from k8s_venv.wire import protocol

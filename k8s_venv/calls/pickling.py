@@ -20,7 +20,7 @@ import cloudpickle
 from k8s_venv.capture.functions import function_name, home_of, outer_values, written_function
 from k8s_venv.capture.imports import imports_of_code
 from k8s_venv.capture.origins import Origins, is_importable, is_installed, is_installed_file, sent_name
-from k8s_venv.capture.sender_only import of_airflow
+from k8s_venv.capture.values import of_airflow
 from k8s_venv.errors import CallError
 from k8s_venv.wire.restoring import Builder, named
 from k8s_venv.wire.shipped_types import is_reloaded

@@ -1,19 +1,23 @@
-"""What a piece of source imports, wherever it stands: by a statement, or by a call with a constant text."""
+"""What a piece of source imports, anywhere in it: by a statement, or by a call as ``import_module("jobs.load")``."""
 
 from __future__ import annotations
 
 import ast
 import dataclasses
 import dis
-from types import CodeType
+import importlib.util
+import sys
+from types import CodeType, ModuleType
 from typing import TYPE_CHECKING, Any
 
-from k8s_venv.capture.bindings import MAIN_TESTS
+from k8s_venv.capture.names import BLOCKS, MAIN_TESTS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-_BLOCKS = ("body", "orelse", "finalbody", "handlers", "cases")
+    from k8s_venv.capture.module_source import ModuleFile
+    from k8s_venv.capture.names import Binding
+
 _MISSING = {"ImportError", "ModuleNotFoundError", "Exception", "BaseException"}
 _CALLS = {"import_module", "__import__", "run_module"}  # what imports a module by its name
 _LOOKUPS = {"find_spec", "import_string", "resolve_name"}  # what may do so
@@ -30,10 +34,10 @@ class Import:
 
     Args:
         module: the module's name, as it is written.
-        names: what is taken from it, which may be modules too.
+        names: the names after ``from … import``, which may be modules too.
         line: its line, counted from 1.
-        optional: whether what stands around it expects that the module may be missing.
-        level: the number of dots before the name; a name that keeps some belongs to no package.
+        optional: whether the code around it expects that the module may be missing.
+        level: the number of dots before the name.
         data: whether it is a call that reads a file of the module, which is a package.
     """
 
@@ -45,11 +49,7 @@ class Import:
     data: bool = False
 
     def absolute(self, package: str) -> Import:
-        """Return it with the module's full name, as far as the importing file's package gives one.
-
-        Args:
-            package: the package, or nothing for a file that belongs to none.
-        """
+        """Return it with the module's full name, as far as the package of the importing file gives one."""
         parents = package.split(".") if package else []
         if not self.level or len(parents) < self.level:
             return self
@@ -58,16 +58,12 @@ class Import:
 
     @property
     def modules(self) -> list[str]:
-        """Return the full names of the modules that it may import; ``package.*`` is a star import."""
+        """Return the full names of the modules that it may import; ``package.*`` stands for a star import."""
         return [] if self.level else [self.module, *(f"{self.module}.{name}" for name in self.names)]
 
 
 def imports_of_code(code: CodeType) -> Iterator[str]:
-    """Yield the dotted names that a function without readable source imports, as ``Import.modules`` has them.
-
-    Args:
-        code: the function's.
-    """
+    """Yield the dotted names that a function without readable source imports, as ``Import.modules`` has them."""
     given: list[Any] = [None, None]
     for instruction in dis.get_instructions(code):
         if instruction.opname == "IMPORT_NAME":
@@ -83,12 +79,12 @@ def imports_of_code(code: CodeType) -> Iterator[str]:
 
 @dataclasses.dataclass(frozen=True)
 class Calls:
-    """How a file imports by a text.
+    """How a file imports modules by calls.
 
     Args:
-        functions: the functions that do so, by the names under which it calls them.
-        texts: the texts that its names stand for.
-        dotted: all its texts that may be names of modules, for calls whose text is computed.
+        functions: the functions that import, by the names under which the file calls them.
+        texts: the texts that the file's names stand for.
+        dotted: all texts of the file that may be names of modules, for calls whose argument is computed.
     """
 
     functions: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -96,25 +92,8 @@ class Calls:
     dotted: tuple[str, ...] = ()
 
 
-def imports_in(nodes: Iterable[ast.AST], calls: Calls) -> Iterator[Import]:
-    """Yield the imports in pieces of a syntax tree, those inside functions included.
-
-    What stands under ``if TYPE_CHECKING:`` is never imported.
-
-    Args:
-        nodes: the pieces.
-        calls: how their file imports by a text.
-    """
-    return _imports(nodes, calls, optional=False)
-
-
 def import_calls(tree: ast.AST, text: str) -> Calls:
-    """Return how a file imports by a text.
-
-    Args:
-        tree: its syntax tree.
-        text: its source.
-    """
+    """Return how a file imports modules by calls, from its syntax tree and text."""
     reads_data = any(module in text for module in _DATA_MODULES)
     known = {name: name for name in _CALLS | _LOOKUPS | (_DATA if reads_data else set()) if name in text}
     if not known:
@@ -137,7 +116,7 @@ def _dotted_texts(tree: ast.AST) -> Iterator[str]:
 
 
 def _texts_of_names(tree: ast.AST) -> dict[str, tuple[str, ...]]:
-    """Return the texts that each name stands for which a file binds to texts, or to the items of a list of them."""
+    """Return the texts that each name stands for, if a file binds it to a text, or to the items of a list of texts."""
     found: dict[str, tuple[str, ...]] = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Assign):
@@ -156,7 +135,14 @@ def _texts_of_names(tree: ast.AST) -> dict[str, tuple[str, ...]]:
     return found
 
 
-def _imports(nodes: Iterable[ast.AST], calls: Calls, *, optional: bool) -> Iterator[Import]:
+def imports_in(nodes: Iterable[ast.AST], calls: Calls, *, optional: bool = False) -> Iterator[Import]:
+    """Yield the imports in pieces of a syntax tree, except those under ``if TYPE_CHECKING:``.
+
+    Args:
+        nodes: the pieces.
+        calls: how their file imports by calls.
+        optional: the code around them expects that a module may be missing.
+    """
     for node in nodes:
         if isinstance(node, ast.Import):
             yield from (Import(alias.name, (), node.lineno, optional) for alias in node.names)
@@ -170,15 +156,15 @@ def _imports(nodes: Iterable[ast.AST], calls: Calls, *, optional: bool) -> Itera
             if isinstance(node, ast.Call) and _name_of(node.func) in calls.functions:
                 yield from _imports_by_call(node, calls, optional=optional)
             inside = optional or _expects_missing(node)
-            yield from _imports(_children(node, calls), calls, optional=inside)
+            yield from imports_in(_children(node, calls), calls, optional=inside)
 
 
 def _children(node: ast.AST, calls: Calls) -> Iterator[ast.AST]:
-    """Yield the parts of a node in which imports can stand: expressions only where some import by a text."""
+    """Yield the parts of a node that can hold imports: expressions only in a file that imports by calls."""
     if calls.functions:
         yield from ast.iter_child_nodes(node)
         return
-    for block in _BLOCKS:
+    for block in BLOCKS:
         inner = getattr(node, block, ())
         yield from inner if isinstance(inner, list) else ()  # a lambda's body is an expression
 
@@ -188,11 +174,42 @@ def _imports_of_choice(node: ast.If | ast.IfExp, calls: Calls, *, optional: bool
     orelse = node.orelse if isinstance(node, ast.If) else [node.orelse]
     optional = optional or any(_name_of(part) in _ABOUT_PYTHON for part in ast.walk(node.test))
     if calls.functions:
-        yield from _imports([node.test], calls, optional=optional)
+        yield from imports_in([node.test], calls, optional=optional)
     if not _is_type_checking(node.test) and not _is_main(node.test):
-        yield from _imports(body, calls, optional=optional)
+        yield from imports_in(body, calls, optional=optional)
     if not (isinstance(node.test, ast.UnaryOp) and _is_type_checking(node.test.operand)):
-        yield from _imports(orelse, calls, optional=optional)
+        yield from imports_in(orelse, calls, optional=optional)
+
+
+def _is_type_checking(test: ast.expr) -> bool:
+    if isinstance(test, ast.BoolOp) and isinstance(test.op, ast.And):
+        return any(map(_is_type_checking, test.values))
+    return _name_of(test) == "TYPE_CHECKING"
+
+
+def _is_main(test: ast.expr) -> bool:
+    """Return whether a test asks for the process's main module, which no module that travels is."""
+    return isinstance(test, ast.Compare) and ast.unparse(test) in MAIN_TESTS
+
+
+def _expects_missing(node: ast.AST) -> bool:
+    """Return whether a statement catches the error of an import inside it and goes on."""
+    if isinstance(node, ast.Try | ast.TryStar):
+        return any(_catches_missing(handler) for handler in node.handlers)
+    if isinstance(node, ast.With):
+        suppressed = [item.context_expr for item in node.items if isinstance(item.context_expr, ast.Call)]
+        return any(_name_of(call.func) == "suppress" and _names_missing(call) for call in suppressed)
+    return False
+
+
+def _catches_missing(handler: ast.ExceptHandler) -> bool:
+    if isinstance(handler.body[-1], ast.Raise):
+        return False
+    return handler.type is None or _names_missing(handler.type)
+
+
+def _names_missing(node: ast.AST) -> bool:
+    return any(_name_of(part) in _MISSING for part in ast.walk(node))
 
 
 def _imports_by_call(node: ast.Call, calls: Calls, *, optional: bool) -> Iterator[Import]:
@@ -223,12 +240,12 @@ def _imports_by_call(node: ast.Call, calls: Calls, *, optional: bool) -> Iterato
         elif level and isinstance(package, ast.Attribute) and _name_of(package) in _OWN_PACKAGE:  # `helpers.__name__`
             found = dataclasses.replace(found, optional=True).absolute(ast.unparse(package.value))
         elif level and _name_of(package) not in _OWN_PACKAGE:
-            continue  # its package is only known where it runs
+            continue  # its package is known only in the environment
         yield found
 
 
 def _candidates(node: ast.Call, package: ast.expr | None, calls: Calls) -> Iterator[Import]:
-    """Yield what a call with a computed text may import: any module that a text of its file names."""
+    """Yield the modules that a call with a computed argument may import: all those that a text of its file names."""
     is_own = _name_of(package) in _OWN_PACKAGE
     for text in calls.dotted:
         level = len(text) - len(text.lstrip("."))
@@ -240,7 +257,7 @@ def _candidates(node: ast.Call, package: ast.expr | None, calls: Calls) -> Itera
 
 
 def _texts(node: ast.expr | None, calls: Calls) -> list[str]:
-    """Return the texts that an expression can be; ``package.**`` is one that begins so and goes on with any module."""
+    """Return the texts that an expression can be; ``package.**`` stands for any module of the package."""
     if isinstance(node, ast.Constant):
         return [node.value] if isinstance(node.value, str) else []
     if isinstance(node, ast.Name):
@@ -267,36 +284,57 @@ def _of_dunder_import(args: list[ast.expr], given: dict[str | None, ast.expr]) -
     return number, tuple(name for name in names if isinstance(name, str))
 
 
-def _expects_missing(node: ast.AST) -> bool:
-    """Return whether a statement catches the error of an import inside it and goes on."""
-    if isinstance(node, ast.Try | ast.TryStar):
-        return any(_catches_missing(handler) for handler in node.handlers)
-    if isinstance(node, ast.With):
-        suppressed = [item.context_expr for item in node.items if isinstance(item.context_expr, ast.Call)]
-        return any(_name_of(call.func) == "suppress" and _names_missing(call) for call in suppressed)
-    return False
-
-
-def _catches_missing(handler: ast.ExceptHandler) -> bool:
-    if isinstance(handler.body[-1], ast.Raise):
-        return False
-    return handler.type is None or _names_missing(handler.type)
-
-
-def _names_missing(node: ast.AST) -> bool:
-    return any(_name_of(part) in _MISSING for part in ast.walk(node))
-
-
-def _is_type_checking(test: ast.expr) -> bool:
-    if isinstance(test, ast.BoolOp) and isinstance(test.op, ast.And):
-        return any(map(_is_type_checking, test.values))
-    return _name_of(test) == "TYPE_CHECKING"
-
-
-def _is_main(test: ast.expr) -> bool:
-    """Return whether a test is of the process's main module, which nothing is that travels."""
-    return isinstance(test, ast.Compare) and ast.unparse(test) in MAIN_TESTS
-
-
 def _name_of(node: ast.AST | None) -> str:
     return str(getattr(node, "attr", getattr(node, "id", "")))
+
+
+@dataclasses.dataclass(frozen=True)
+class RepeatedImport:
+    """An import of one name; the other names of its line may not exist in the environment.
+
+    Args:
+        file: the number of its file among the module's.
+        statement: the statement that it is a part of.
+        text: the statement that imports only this name.
+    """
+
+    file: int
+    statement: ast.Import | ast.ImportFrom
+    text: str
+
+
+def imports_of_name(name: str, value: Any, bindings: list[tuple[int, Binding]]) -> Iterator[RepeatedImport]:
+    """Yield the imports that give a name its value, among statements that bind it, each with its file's number."""
+    for number, binding in bindings:
+        node = binding.statement
+        assert isinstance(node, ast.Import | ast.ImportFrom)  # noqa: S101 -- the caller looked
+        if isinstance(node, ast.ImportFrom) and node.module == "__future__":
+            continue
+        for alias in node.names:
+            if (alias.asname or alias.name.partition(".")[0]) == name and _is_import_of(alias, node, value):
+                what = f"{alias.name} as {alias.asname}" if alias.asname else alias.name
+                yield RepeatedImport(number, node, f"{_from(node)}import {what}\n")
+
+
+def _is_import_of(alias: ast.alias, node: ast.stmt, value: Any) -> bool:
+    """Return whether an import can have given a name its value, if several statements bind the name."""
+    if isinstance(node, ast.Import) and alias.asname and isinstance(value, ModuleType):
+        loaded = sys.modules.get(alias.name)
+        return loaded is None or loaded is value or value.__name__ == alias.name
+    return True
+
+
+def star_import(name: str, value: Any, files: Sequence[ModuleFile], names: Mapping[str, Any]) -> RepeatedImport | None:
+    """Return the import of a name whose value came by a star import in one of the module's files, or None."""
+    for number, file in enumerate(files):
+        for node in file.statements:
+            if isinstance(node, ast.ImportFrom) and node.names[0].name == "*":
+                module = "." * node.level + (node.module or "")
+                full = importlib.util.resolve_name(module, names.get("__package__") or "")
+                if getattr(sys.modules.get(full), name, files) is value:
+                    return RepeatedImport(number, node, f"{_from(node)}import {name}\n")
+    return None
+
+
+def _from(node: ast.Import | ast.ImportFrom) -> str:
+    return f"from {'.' * node.level}{node.module or ''} " if isinstance(node, ast.ImportFrom) else ""

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from k8s_venv.calls.capturing import capture
 from k8s_venv.calls.syntax import is_newer, newer_syntax
-from k8s_venv.capture.absent import why_absent
 from k8s_venv.capture.functions import place_of
 from k8s_venv.capture.imports import Import
+from k8s_venv.capture.origins import why_absent
 from k8s_venv.check.provides import Provided, provided_by, providers
 from k8s_venv.check.undelivered import Declared, undelivered
 from k8s_venv.errors import CallError, K8sVenvError, LockError

@@ -1,6 +1,6 @@
 """The function of a call: unpickled, or built from slices of the DAG file's source.
 
-The slices run between the two sets of values that the sender's ``capture.state`` pickles. Most functions need neither,
+The slices run between the two sets of values that the sender's ``capture.values`` pickles. Most functions need neither,
 and all of them wait for this: what only reads such values stands in ``wire.restoring``.
 """
 

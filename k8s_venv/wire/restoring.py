@@ -1,4 +1,4 @@
-"""Restore objects from what the sender's ``capture.state`` pickled, and functions from their own piece of source."""
+"""Restore objects from what the sender's ``capture.values`` pickled, and functions from their own piece of source."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from k8s_venv.calls import Result, open_result, pack, parse_document, sealed_value, to_document
-from k8s_venv.capture.slicing import Slicer
+from k8s_venv.capture.slicer import Slicer
 from k8s_venv.config.environment import Environment
 from k8s_venv.errors import BackendError, CallError
 from tests.interpreters import interpreter

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from k8s_venv.capture.absent import why_absent
-from k8s_venv.capture.beside import imported_names, modules_beside
+from k8s_venv.capture.origins import imported_names, modules_beside, why_absent
 
 
 @pytest.fixture

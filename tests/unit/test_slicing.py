@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from k8s_venv.calls.syntax import newer_syntax
-from k8s_venv.capture.modulefile import remember
-from k8s_venv.capture.slicing import Slicer
+from k8s_venv.capture.module_source import remember
+from k8s_venv.capture.slicer import Slicer
 from k8s_venv.errors import CallError
 
 Load = Callable[[str], ModuleType]

@@ -1,4 +1,4 @@
-"""The slices of its modules that one function needs, and the state that goes with them: what ``source`` is for."""
+"""One function -> the slices of its modules, the values that go with them, and the files beside it."""
 
 from __future__ import annotations
 
@@ -8,23 +8,28 @@ from pathlib import Path
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
-from k8s_venv.capture.annotations import are_read
-from k8s_venv.capture.beside import dotted_name, modules_beside
-from k8s_venv.capture.decorators import is_ours
-from k8s_venv.capture.follow import ModuleSlice
 from k8s_venv.capture.functions import (
     function_name,
     home_of,
+    is_ours,
     outer_values,
     place_of,
     refuse_nonlocal,
     written_function,
 )
-from k8s_venv.capture.modulefile import files_of, has_text, module_file
-from k8s_venv.capture.origins import Origins, is_installed, is_installed_file, sent_name
-from k8s_venv.capture.parts import Parts, StateError
-from k8s_venv.capture.sender_only import bound_to_process, of_airflow, type_name
-from k8s_venv.capture.state import place_of_global, portable
+from k8s_venv.capture.module_slice import ModuleSlice
+from k8s_venv.capture.module_source import files_of, has_text, module_file
+from k8s_venv.capture.names import are_read
+from k8s_venv.capture.origins import Origins, dotted_name, is_installed, is_installed_file, modules_beside, sent_name
+from k8s_venv.capture.values import (
+    Parts,
+    StateError,
+    bound_to_process,
+    of_airflow,
+    place_of_global,
+    portable,
+    type_name,
+)
 from k8s_venv.errors import CallError, SourceError
 
 if TYPE_CHECKING:
@@ -205,7 +210,7 @@ class Slicer:
 
     def _collect(self) -> None:
         self._modules: dict[str, ModuleSlice] = {}
-        self._unnamed: set[int] = set()
+        self._rebuilt: set[int] = set()
         self._own_name: str | None = None
         self.__dict__.pop("beside", None)  # of what was collected before
         self._target: Any = self._function
@@ -216,7 +221,7 @@ class Slicer:
         if self._settings_of is not None:
             self._target = None
         try:
-            target = portable(self._target, self._origins, self._unnamed)
+            target = portable(self._target, self._origins, self._rebuilt)
             self._follow(target.globals | {each for each in self._needed if self._origins.is_sliced(each[0])})
         except StateError as error:
             raise self._blame(error) from None
@@ -235,13 +240,13 @@ class Slicer:
         early = {m.name: m.early for m in self._modules.values()}
         late = {m.name: m.late for m in self._modules.values()}
         for module in self._modules.values():
-            self._unnamed |= module.built()
+            self._rebuilt |= module.built()
         home = sent_name(self._home) if self._own_name else None
         state = {"globals": _renamed(late), "function": self._target, "home": home, "name": self._own_name}
         try:
             self._early = portable(_renamed(early), self._origins)
             made = {key: place for module in self._modules.values() for key, place in module.made_before().items()}
-            self._late = portable(state, self._origins, self._unnamed, made)
+            self._late = portable(state, self._origins, self._rebuilt, made)
             self._place = self._place_of_target(home, made)
         except StateError as error:
             raise self._blame(error) from None
@@ -257,7 +262,7 @@ class Slicer:
             return (home, self._own_name) if home and self._own_name else None
         if self._own_name is not None:
             return None
-        return place_of_global(self._target, self._origins, self._unnamed, made)
+        return place_of_global(self._target, self._origins, self._rebuilt, made)
 
     def _module(self, name: str, filename: str | None = None) -> ModuleSlice:
         if name not in self._modules:
@@ -281,7 +286,7 @@ class Slicer:
         if "." in qualname or inner.__name__ == "<lambda>" or names.get(inner.__name__) is self._function:
             return
         if self._function is inner:
-            self._unnamed.add(id(inner))
+            self._rebuilt.add(id(inner))
             if type(names.get(inner.__name__)).__module__.partition(".")[0] == "airflow":
                 self._claim(inner.__name__)  # the name stands for the task; its function may call itself
             return
@@ -335,7 +340,7 @@ class Slicer:
             line = self.inner.__code__.co_firstlineno
             for name, value in outer_values(self.inner).items():
                 try:
-                    portable(value, self._origins, self._unnamed)
+                    portable(value, self._origins, self._rebuilt)
                 except StateError as own:
                     final = bound_to_process(value) or of_airflow(value)
                     if final:

@@ -12,12 +12,19 @@ import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from k8s_venv.capture.annotations import quoted
-from k8s_venv.capture.bindings import Binding, bindings_of, only_defines, own_statements
-from k8s_venv.capture.definitions import Definitions, Function, first_line
-from k8s_venv.capture.facts import Facts, facts_of
-from k8s_venv.capture.functions import written_function
+from k8s_venv.capture.functions import Definitions, first_line, written_function
 from k8s_venv.capture.imports import Calls, Import, import_calls, imports_in
+from k8s_venv.capture.names import (
+    Binding,
+    Definition,
+    Function,
+    Uses,
+    bindings_of,
+    names_in_annotations,
+    own_statements,
+    quoted,
+    uses,
+)
 from k8s_venv.errors import CallError, SourceError
 
 if TYPE_CHECKING:
@@ -25,6 +32,7 @@ if TYPE_CHECKING:
     from types import CodeType, FunctionType
 
 _CELLS = ("<ipython-input-", "<python-input-")
+_as_loaded: dict[str, _Loaded] = {}
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -46,15 +54,19 @@ class Slice:
         return {"file": filename, "line": self.line, "text": self.text}
 
 
-class _Loaded(NamedTuple):
-    """A file as it was when the functions of tasks were loaded from it."""
+@dataclasses.dataclass(frozen=True)
+class Facts:
+    """What a statement uses and imports.
 
-    version: tuple[int, int]
-    data: bytes
-    functions: weakref.WeakSet[FunctionType]
+    Args:
+        uses: the names it looks up.
+        imports: the imports anywhere in it.
+        fields: the annotated fields of the classes in it: each class's name, and the names in the annotation.
+    """
 
-
-_as_loaded: dict[str, _Loaded] = {}
+    uses: Uses
+    imports: tuple[Import, ...]
+    fields: tuple[tuple[str, frozenset[str]], ...]
 
 
 class ModuleFile:
@@ -90,7 +102,8 @@ class ModuleFile:
     @functools.cached_property
     def active_statements(self) -> list[ast.stmt]:
         """Return the module's own statements that do more than import or define something."""
-        return [node for node in self.statements if not only_defines(node)]
+        plain = ast.Import | ast.ImportFrom | Definition
+        return [each for each in self.statements if getattr(each, "decorator_list", ()) or not isinstance(each, plain)]
 
     def facts(self, node: ast.stmt) -> Facts:
         """Return what is known about a statement without knowing what the module's names stand for."""
@@ -104,22 +117,17 @@ class ModuleFile:
         return list(imports_in([self.tree], self.import_calls))
 
     def imports_of(self, node: ast.AST, package: str) -> list[Import]:
-        """Return the imports anywhere in a piece of the file.
-
-        Args:
-            node: the piece.
-            package: the file's package, for relative imports.
-        """
+        """Return the imports anywhere in a piece of the file, which belongs to a package, with full names."""
         return [each.absolute(package) for each in imports_in([node], self.import_calls)]
 
     @functools.cached_property
     def import_calls(self) -> Calls:
-        """Return how the file imports by a text."""
+        """Return how the file imports modules by calls."""
         return import_calls(self.tree, self.text)
 
     @functools.cached_property
     def bindings(self) -> dict[str, list[Binding]]:
-        """Return what binds each name of the module, in order."""
+        """Return the statements that bind each name of the module, in order."""
         return bindings_of(self.statements)
 
     @functools.cached_property
@@ -127,7 +135,7 @@ class ModuleFile:
         return Definitions(self.tree)
 
     def definition_of(self, code: CodeType) -> Function | ast.Lambda:
-        """Return where a function is defined, by its line and name.
+        """Return the definition of a function, found by its line and name.
 
         Raises:
             SourceError: there is no such definition.
@@ -142,7 +150,7 @@ class ModuleFile:
         return node
 
     def class_definition(self, kind: type) -> ast.ClassDef | None:
-        """Return where a class is defined, or None when that is not in this file."""
+        """Return the definition of a class, or None if it is not in this file."""
         return self._definitions.class_(kind)
 
     def slice(
@@ -152,15 +160,15 @@ class ModuleFile:
 
         Args:
             node: the statement.
-            from_line: leaves out what stands before this line, such as decorators.
-            replaced: expressions in it, each with what takes its place.
+            from_line: leave out the lines before this one, such as decorators.
+            replaced: expressions in it, each with the name that takes its place.
         """
         replaced = {**quoted(node), **(replaced or {})}
         start = from_line or self._at_sign(first_line(node), node)
         end = node.end_lineno or start
         # Columns count bytes of UTF-8.
         pieces = [line.encode() for line in self._lines[start - 1 : end]]
-        # What follows on the last line is another statement, or a comment.
+        # Another statement or a comment may follow on the last line.
         pieces[-1] = pieces[-1][: node.end_col_offset]
         for expression in sorted(replaced, key=lambda each: (each.lineno, each.col_offset), reverse=True):
             if expression.lineno >= start:
@@ -170,7 +178,7 @@ class ModuleFile:
         return Slice(start, node.col_offset, b"".join(pieces).decode() + "\n")
 
     def _at_sign(self, line: int, node: ast.AST) -> int:
-        """Return the line of a decorator's ``@``, which can stand before its expression's."""
+        """Return the line of a decorator's ``@``, which can stand on a line before the expression."""
         if getattr(node, "decorator_list", None):
             while line > 1 and not self._lines[line - 1].lstrip().startswith("@"):
                 line -= 1
@@ -178,18 +186,23 @@ class ModuleFile:
 
 
 def _replace(pieces: list[bytes], expression: ast.expr, start: int, name: str) -> None:
-    """Put a name in an expression's place, on as many lines.
-
-    Args:
-        pieces: the lines.
-        expression: the expression.
-        start: the number of the first line.
-        name: the name.
-    """
+    """Put a name in an expression's place, on as many lines, in pieces whose first line has the number ``start``."""
     first, last = expression.lineno - start, (expression.end_lineno or expression.lineno) - start
     before, after = pieces[first][: expression.col_offset], pieces[last][expression.end_col_offset :]
     between = [b""] * (last - first)
     pieces[first : last + 1] = [before + b"(" + name.encode() + b"\n" * len(between) + b")" + after, *between]
+
+
+def facts_of(node: ast.stmt, filename: str, calls: Calls) -> Facts:
+    """Return the facts about a statement of a file, which imports modules by certain calls."""
+    fields = [
+        (kind.name, frozenset(names_in_annotations(field)))
+        for kind in ast.walk(node)
+        if isinstance(kind, ast.ClassDef)
+        for field in kind.body
+        if isinstance(field, ast.AnnAssign)
+    ]
+    return Facts(uses(node, filename), tuple(imports_in([node], calls)), tuple(fields))
 
 
 def module_file(filename: str, *, as_main: bool = False) -> ModuleFile:
@@ -200,7 +213,7 @@ def module_file(filename: str, *, as_main: bool = False) -> ModuleFile:
         as_main: it ran as the process's ``__main__``.
 
     Raises:
-        SourceError: the source cannot be had, or does not parse.
+        SourceError: the source cannot be read, or does not parse.
     """
     loaded = _as_loaded.get(filename)
     version: Any = loaded.version if loaded else _version(filename)
@@ -210,38 +223,23 @@ def module_file(filename: str, *, as_main: bool = False) -> ModuleFile:
     return _parsed(filename, version, as_main)
 
 
-def remember(function: Any) -> None:
-    """Keep the text that a task's function was loaded from, since its file may change until the task runs.
-
-    Args:
-        function: the function, as soon as it was loaded; of one that was given before, the text of then stays.
-    """
-    inner = written_function(function)
-    filename = inner.__code__.co_filename if inner is not None else ""
-    loaded = _as_loaded.get(filename)
-    if inner is None or (loaded is not None and inner in loaded.functions):
-        return
-    version = _version(filename)
-    if version is None:
-        return
-    if loaded is None or loaded.version != version:
+def files_of(names: dict[str, Any], filename: str) -> list[ModuleFile]:
+    """Return the files of a module that has certain names: one, or in a notebook one for each cell, in order."""
+    as_main = names.get("__name__") == "__main__"
+    if names.get("__file__") or not (filename.startswith(_CELLS) or "ipykernel_" in filename):
+        return [module_file(filename, as_main=as_main)]
+    cells = [name for name in linecache.cache if name.startswith(_CELLS) or "ipykernel_" in name]
+    found = []
+    for name in cells:
         try:
-            loaded = _as_loaded[filename] = _Loaded(version, Path(filename).read_bytes(), weakref.WeakSet())
-        except OSError:
-            return
-    loaded.functions.add(inner)
-
-
-def _version(filename: str) -> tuple[int, int] | None:
-    try:
-        status = Path(filename).stat()
-    except OSError:
-        return None
-    return status.st_mtime_ns, status.st_size
+            found.append(module_file(name, as_main=as_main))
+        except CallError:  # a cell that never ran
+            continue
+    return found
 
 
 def has_text(filename: str) -> bool:
-    """Return whether the text of a file, or of what was typed in a notebook, is known."""
+    """Return whether the text of a file, or of a notebook's cell, is known."""
     return bool(_lines(filename))
 
 
@@ -267,21 +265,34 @@ def _lines(filename: str) -> list[str]:
     return io.StringIO(text if text.endswith("\n") else f"{text}\n").readlines()
 
 
-def files_of(names: dict[str, Any], filename: str) -> list[ModuleFile]:
-    """Return a module's files: one, or in a notebook or at the prompt one for each cell, in order.
+def remember(function: Any) -> None:
+    """Keep the text that a task's function was loaded from, since its file may change until the task runs.
 
     Args:
-        names: what the module's names stand for.
-        filename: the file of the function.
+        function: the function, right after it was loaded. A second call with the same function changes nothing.
     """
-    as_main = names.get("__name__") == "__main__"
-    if names.get("__file__") or not (filename.startswith(_CELLS) or "ipykernel_" in filename):
-        return [module_file(filename, as_main=as_main)]
-    cells = [name for name in linecache.cache if name.startswith(_CELLS) or "ipykernel_" in name]
-    found = []
-    for name in cells:
-        try:
-            found.append(module_file(name, as_main=as_main))
-        except CallError:  # a cell that never ran
-            continue
-    return found
+    inner = written_function(function)
+    filename = inner.__code__.co_filename if inner is not None else ""
+    loaded = _as_loaded.get(filename)
+    version = _version(filename)
+    if inner is None or version is None or (loaded is not None and inner in loaded.functions):
+        return
+    if loaded is None or loaded.version != version:
+        loaded = _as_loaded[filename] = _Loaded(version, Path(filename).read_bytes(), weakref.WeakSet())
+    loaded.functions.add(inner)
+
+
+class _Loaded(NamedTuple):
+    """A file as it was when the functions of tasks were loaded from it."""
+
+    version: tuple[int, int]
+    data: bytes
+    functions: weakref.WeakSet[FunctionType]
+
+
+def _version(filename: str) -> tuple[int, int] | None:
+    try:
+        status = Path(filename).stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size
