@@ -48,6 +48,8 @@ environments_argument = click.argument(
     "environments", nargs=-1, metavar="[ENVIRONMENT]...", shell_complete=_environment_names
 )
 
+environment_argument = click.argument("environment", shell_complete=_environment_names)
+
 
 def open_project(given: Path | None) -> Project:
     """Load the project that a command works on.

@@ -69,6 +69,8 @@ _COMMANDS = {
     "list": _Listed("list", "list_environments", "List the project's environments, or the named ones."),
     "lock": _Listed("lock", "lock", "Lock environments to exact versions with hashes."),
     "prune": _Listed("prune", "prune", "Remove from the cache folder what was not used for long."),
+    "run": _Listed("run", "run", "Run a program inside an environment."),
+    "shell": _Listed("shell", "shell", "Open a shell inside an environment."),
     "test": _Listed("test", "test", "Run a DAG file's DAG once, in this process."),
 }
 

@@ -56,11 +56,15 @@ class KubernetesBackend:
             run.finish("delete_pod")
 
     def _pod(self, call: PackedCall, namespace: str) -> k8s.V1Pod:
-        options = self._options(call.environment)
-        if "image" not in options:
-            options["image"] = image_of(call.environment, self._project)
-        options["labels"] = {**render.labels(call.environment.name), **options.get("labels", {})}
         name = render.pod_name(f"{call.environment.name}-{call.function}", self._identity)
+        return self.pod(call.environment, namespace, name)
+
+    def pod(self, environment: Environment, namespace: str, name: str) -> k8s.V1Pod:
+        """Return the pod of a call, or of another program, in an environment."""
+        options = self._options(environment)
+        if "image" not in options:
+            options["image"] = image_of(environment, self._project)
+        options["labels"] = {**render.labels(environment.name), **options.get("labels", {})}
         secret = render.fresh_secret_name(name)
         return render.pod(name, namespace, DEADLINE, options, secret)
 
