@@ -80,7 +80,7 @@ def _installed_in(python: Path) -> dict[str, str]:
 
 def _locked_in(environment: Environment) -> dict[str, str]:
     """Return the versions of an environment's locked packages, by name."""
-    return {package["name"]: package["version"] for package in locked_packages(environment) if "version" in package}
+    return {package.name: package.version for package in locked_packages(environment) if package.version}
 
 
 def _install(

@@ -6,11 +6,12 @@ import contextlib
 import json
 import signal
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import click
 
 from k8s_venv.cli.console import console, environment_argument, open_project
+from k8s_venv.config import BackendName
 from k8s_venv.errors import K8sVenvError
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class Command(click.Command):
 @click.command(cls=Command)
 @environment_argument
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- COMMAND [ARGUMENT]...")
-@click.option("--backend", type=click.Choice(BACKENDS), help="Where it runs. By default as tasks do.")
+@click.option("--backend", type=click.Choice(get_args(BackendName)), help="Where it runs. By default as tasks do.")
 @click.option("--with", "extra", multiple=True, metavar="PACKAGE", help="Add a package for this run alone.")
 @click.option("--connection", "connections", multiple=True, metavar="ID", help="Give it a connection of Airflow.")
 @click.option("--variable", "variables", multiple=True, metavar="KEY", help="Give it a variable of Airflow.")
@@ -100,8 +101,7 @@ def run_program(program: Program, project: Project, backend: str | None) -> int:
         backend: what the command line says.
     """
     from k8s_venv.backends import choose_backend
-    from k8s_venv.backends.variables import plain_variables
-    from k8s_venv.backends.without_pod import options_without_pod
+    from k8s_venv.backends.pod_options import options_without_pod, plain_variables
     from k8s_venv.cli.lock import lock_missing
 
     chosen = choose_backend(backend, project)
@@ -150,7 +150,7 @@ def _from_airflow(
     from k8s_venv.cli.airflow_home import airflow_home
 
     with airflow_home(Path.cwd(), project):
-        from k8s_venv.airflow.secrets import SecretNames, resolve_secrets
+        from k8s_venv.airflow.context import SecretNames, resolve_secrets
 
         names = SecretNames(optional_connections=tuple(connections), optional_variables=tuple(variables))
         found = resolve_secrets(names, environment)

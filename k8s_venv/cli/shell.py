@@ -8,12 +8,13 @@ import shlex
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import click
 
 from k8s_venv.cli.console import environment_argument, open_project
-from k8s_venv.cli.run import BACKENDS, ends_with_the_terminal, run_program
+from k8s_venv.cli.run import ends_with_the_terminal, run_program
+from k8s_venv.config import BackendName
 from k8s_venv.errors import K8sVenvError
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ _IMAGES_SHELL = ("sh", "-c", "command -v bash >/dev/null && exec bash || exec sh
 
 @click.command()
 @environment_argument
-@click.option("--backend", type=click.Choice(BACKENDS), help="Where it runs. By default as tasks do.")
+@click.option("--backend", type=click.Choice(get_args(BackendName)), help="Where it runs. By default as tasks do.")
 @click.option("--with", "extra", multiple=True, metavar="PACKAGE", help="Add a package for this shell alone.")
 @click.pass_obj
 def shell(given: Path | None, environment: str, backend: str | None, extra: tuple[str, ...]) -> None:

@@ -64,3 +64,12 @@ def test_the_commands_about_locks_work(examples: Path) -> None:
     listed = {line.split()[0]: line.split() for line in run.stdout.splitlines()}
     assert listed["requests-old"][2] == "fresh"
     assert listed["requests-old"][-1] == "conflicting_requests.old"
+
+
+def test_the_commands_that_run_programs_work(examples: Path) -> None:
+    locked = _run("k8s-venv lock requests-new", examples)
+    assert locked.returncode == 0, locked.stderr
+    run = _run(" && ".join(commands(README, "Inside an environment")), examples)
+
+    assert run.returncode == 0, run.stderr
+    assert "pytest" in run.stdout.splitlines()[-1]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Any
 
-from k8s_venv.backends.attached import attend, on_terminal, starter
 from k8s_venv.backends.docker.backend import DockerBackend, _connect, _end, _explained
-from k8s_venv.backends.docker.options import LABEL, container_options
+from k8s_venv.backends.docker.container import LABEL, container_options
 from k8s_venv.backends.overlay import overlay
+from k8s_venv.backends.program import attend, on_terminal, starter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

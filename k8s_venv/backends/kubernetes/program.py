@@ -10,15 +10,15 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 from kubernetes.stream import stream
-from websocket import ABNF
+from websocket import ABNF, WebSocketException
 
-from k8s_venv.backends.attached import attend, on_terminal, starter
 from k8s_venv.backends.kubernetes import diagnose, pod_status, render
 from k8s_venv.backends.kubernetes.api import PodApi
 from k8s_venv.backends.kubernetes.backend import KubernetesBackend, _connect
 from k8s_venv.backends.kubernetes.patience import without_retries
 from k8s_venv.backends.kubernetes.stages import Judge, Timeouts
 from k8s_venv.backends.overlay import overlay
+from k8s_venv.backends.program import attend, on_terminal, starter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -125,13 +125,19 @@ class _Streams:
         )
 
     def send(self, data: bytes) -> None:
-        with self._lock:
-            self._socket.write_stdin(data)
+        try:
+            with self._lock:
+                self._socket.write_stdin(data)
+        except WebSocketException as error:
+            raise ConnectionError(str(error)) from None
 
     def receive(self) -> Iterator[tuple[int, bytes]]:
         # Not through the client's `update`, which waits for the network while TLS holds what has come already.
         while True:
-            code, frame = self._socket.sock.recv_data_frame(True)
+            try:
+                code, frame = self._socket.sock.recv_data_frame(True)
+            except (WebSocketException, OSError):
+                return  # the connection broke; how the pod ends is read from its status
             if code == ABNF.OPCODE_CLOSE:
                 return
             if code in (ABNF.OPCODE_BINARY, ABNF.OPCODE_TEXT) and len(frame.data) > 1 and frame.data[0] in _OUTPUT:

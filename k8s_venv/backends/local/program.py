@@ -10,8 +10,7 @@ import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from k8s_venv.backends.local.environments import environment_in_use
-from k8s_venv.backends.local.variables import variables
+from k8s_venv.backends.local.environments import environment_in_use, variables
 from k8s_venv.backends.overlay import overlay, search_paths
 from k8s_venv.errors import BackendError
 
