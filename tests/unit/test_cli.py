@@ -17,7 +17,7 @@ from tests.conftest import Command
 from tests.faults import BASE
 from tests.terminal import run_on_terminal
 
-COMMANDS = ["build-images", "check", "explain", "helm-values", "init", "list", "lock", "prune", "test"]
+COMMANDS = ["build-images", "check", "explain", "helm-values", "init", "list", "lock", "prune", "run", "shell", "test"]
 LONG = "an-environment-whose-name-is-rather-long-and-must-not-be-cut"
 
 

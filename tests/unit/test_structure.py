@@ -12,7 +12,7 @@ PACKAGE = Path(k8s_venv.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 MOST_MODULES = 237
-MOST_LINES = 31_500
+MOST_LINES = 32_500
 LONGEST_MODULE = 500
 LONGEST_FUNCTION = 56
 
