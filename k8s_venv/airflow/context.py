@@ -19,7 +19,7 @@ from k8s_venv.airflow.compat import (
     is_sensitive,
     mask_secret,
 )
-from k8s_venv.calls.context_objects import CONTEXT_ALIASES, CONTEXT_OBJECTS
+from k8s_venv.calls.packing import CONTEXT_ALIASES, CONTEXT_OBJECTS
 from k8s_venv.errors import K8sVenvError
 from k8s_venv.wire.masking import SHORTEST
 

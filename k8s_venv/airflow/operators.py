@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from k8s_venv.backends.docker.backend import DockerBackend
     from k8s_venv.backends.local.backend import LocalBackend
     from k8s_venv.calls import PackedCall
-    from k8s_venv.calls.transport import Serializer, Transport
+    from k8s_venv.calls.packed import Serializer, Transport
     from k8s_venv.config.environment import Environment
     from k8s_venv.config.project import Project
 

@@ -141,7 +141,7 @@ class IsolatedPodOperator(KubernetesPodOperator):
         return IsolatedPodTrigger(
             uid=self.pod.metadata.uid,
             seen=run.seen,
-            arguments=run.kept_arguments,
+            arguments=run.stored_arguments,
             secrets={kind: list(self.call.secrets.get(kind, ())) for kind in ("connections", "variables")},
             deadline=deadline,
             taken_over=run.taken_over,

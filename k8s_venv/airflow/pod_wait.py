@@ -43,7 +43,7 @@ class PodWait(KubernetesPodTrigger):
         seen: when each of the pod's phases was seen, in seconds since the epoch.
         deadline: when the task's ``execution_timeout`` ends, in seconds since the epoch.
         taken_over: whether the pod is one of an earlier try.
-        arguments: where the call's arguments lie, if in no Secret; see ``Delivery.kept_arguments``.
+        arguments: where the call's arguments lie, if in no Secret; see ``PayloadTransfer.stored_arguments``.
         secrets: the ids of the ``connections`` and the keys of the ``variables`` that the call has.
         schedule_timeout: how long the pod may wait for a node, in seconds.
         on_kill_action: ``delete_pod`` or ``keep_pod``.

@@ -11,7 +11,7 @@ from k8s_venv.airflow.compat import conf
 from k8s_venv.airflow.options import check_options
 from k8s_venv.backends import choose_backend
 from k8s_venv.backends.pod_options import check_resources
-from k8s_venv.calls.transport import check_serializer, check_transport
+from k8s_venv.calls.packed import check_serializer, check_transport
 from k8s_venv.capture.functions import place_of, refuse_generator
 from k8s_venv.config.project import Project, find_project, load_project, project_at
 from k8s_venv.errors import CallError, K8sVenvError

@@ -1,14 +1,13 @@
 """The sender's side of a call: a function becomes an archive, a result becomes a value or an exception."""
 
-from k8s_venv.calls.delivery import Delivery, call_files, remove_arguments, secret_contents, write_files
-from k8s_venv.calls.packed import PackedCall, SentCall
+from k8s_venv.calls.packed import PackedCall, Result, SentCall
 from k8s_venv.calls.packing import pack, sent_call
-from k8s_venv.calls.references import refer, to_document
-from k8s_venv.calls.results import Result, open_result, parse_document, sealed_value
+from k8s_venv.calls.results import open_result, parse_document, refer, sealed_value, to_document
+from k8s_venv.calls.transfer import PayloadTransfer, call_files, remove_arguments, secret_contents, write_files
 
 __all__ = [
-    "Delivery",
     "PackedCall",
+    "PayloadTransfer",
     "Result",
     "SentCall",
     "call_files",

@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from k8s_venv.calls.references import with_references
-from k8s_venv.calls.transport import same_python
+from k8s_venv.calls.packed import same_python
+from k8s_venv.calls.results import with_references
 from k8s_venv.capture.functions import function_name, place_of, written_function
 from k8s_venv.capture.module_source import module_file
 from k8s_venv.capture.origins import Origins, file_of, import_roots
@@ -23,9 +23,9 @@ from k8s_venv.wire.values import dump_parts
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from k8s_venv.calls.locations import Kept
+    from k8s_venv.calls.packed import Transport
     from k8s_venv.calls.pickling import ArgumentPickler
-    from k8s_venv.calls.transport import Transport
+    from k8s_venv.calls.transfer import StoredValue
     from k8s_venv.config.environment import Environment
     from k8s_venv.wire.registry import Piece
 
@@ -40,7 +40,7 @@ class Arguments:
         names: the names of the project's own modules that they refer to, each with its module.
         modules: the modules of the project that have to travel with them as whole files.
         pickled: whether any of them is pickled.
-        kept: the size and the place of those that are kept somewhere, by their digests.
+        stored: the size and the place of those that are stored at a location, by their digests.
         notes: a sentence for each part that will arrive as something plainer; of many, for the first.
     """
 
@@ -49,7 +49,7 @@ class Arguments:
     names: set[tuple[str, str]]
     modules: set[str]
     pickled: bool
-    kept: Mapping[str, tuple[int, Kept]]
+    stored: Mapping[str, tuple[int, StoredValue]]
     notes: list[str]
 
 
@@ -75,9 +75,9 @@ def encode_arguments(
     """
     types = ProjectTypes(function, environment.root)
     pickle = _pickler(function, environment, transport)
-    kept: dict[str, tuple[int, Kept]] = {}
+    stored: dict[str, tuple[int, StoredValue]] = {}
     notes = Notes()
-    packed = with_references({"args": list(args), "kwargs": dict(kwargs)}, environment, kept)
+    packed = with_references({"args": list(args), "kwargs": dict(kwargs)}, environment, stored)
 
     def shown(path: str) -> str:
         return _argument_path(path, list(_parameter_names(function)), len(args), list(kwargs))
@@ -100,7 +100,7 @@ def encode_arguments(
         names |= pickle.names
         modules |= pickle.modules
     told = [f"Argument {sentence}" for sentence in notes.sentences(shown)]
-    return Arguments(pieces, types.found, names, modules, pickle is not None and pickle.used, kept, told)
+    return Arguments(pieces, types.found, names, modules, pickle is not None and pickle.used, stored, told)
 
 
 def _pickler(function: Callable[..., Any], environment: Environment, transport: Transport) -> ArgumentPickler | None:

@@ -10,15 +10,16 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import pickle
+import re
 import zipfile
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from k8s_venv.calls.pickle_digest import pickle_digest
 from k8s_venv.wire import protocol
 from k8s_venv.wire.values import document_of, dumps, head_length, loads, map_file
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from k8s_venv.calls.packed import PackedCall
     from k8s_venv.wire.registry import Buffer
@@ -32,6 +33,12 @@ _PACKED_BY = {"protocol", "sender"}
 _PLACES = {"file", "line"}
 # In the JSON of an encoded value, where its digest is not that of its bytes; in a text these quotes are escaped.
 _VARYING = tuple(b'{"$":"%s"' % kind for kind in (b"set", b"frozenset", b"cloudpickle"))
+
+# Following a pickle is slow: of a larger one, in bytes, the digest is that of its bytes.
+_LONGEST_PICKLE = 4 * 1024 * 1024
+# What cloudpickle has make a class, with a random number (in hexadecimal) among the arguments.
+_CLASS_MAKERS = {"_make_skeleton_class", "_make_skeleton_enum", "_make_typevar"}
+_RANDOM = re.compile(r"[0-9a-f]{32}")
 
 
 def call_digest(call: PackedCall) -> str:
@@ -130,7 +137,7 @@ class _Value:
         kind = node.get("$") if isinstance(node, dict) else None
         if kind in ("set", "frozenset"):
             # Its buffers stand in the order of the set.
-            return {"$": kind, "v": sorted((self.apart(item) for item in node["v"]), key=_text)}
+            return {"$": kind, "v": sorted((self.apart(item) for item in node["v"]), key=json.dumps)}
         if kind == "cloudpickle":
             return {"$": kind, "b": pickle_digest(self.place(node["b"]))}
         return _each(node, self.in_order)
@@ -156,20 +163,171 @@ def _each(node: Any, change: Callable[[Any], Any]) -> Any:
     return node
 
 
-def _of_pickle(data: bytes) -> str:
-    return pickle_digest(data)
-
-
 def _of_bytes(data: Buffer) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
 def _of_json(value: Any) -> str:
-    return _of_bytes(_text(value).encode())
+    return _of_bytes(json.dumps(value).encode())
 
 
-def _text(value: Any) -> str:
-    return json.dumps(value)
+# --- pickles --------------------------------------------------------------------------------------------------
+
+
+def pickle_digest(data: bytes, persistent: Sequence[str] = ()) -> str:
+    """Return the digest of a pickle, in hexadecimal: equal for equal values, in whichever process they were pickled.
+
+    A set is pickled in the order in which it is walked, which differs from process to process, and cloudpickle gives
+    each class that it takes by value a random number. So what the pickle would make is digested: sets sorted, and
+    without those numbers.
+
+    Args:
+        data: the pickle.
+        persistent: the digests of the objects that it refers to as ``("coded", number)``.
+    """
+    if len(data) <= _LONGEST_PICKLE:
+        try:
+            return _Digester().digest(_Follower(data, persistent).load())
+        except Exception:  # noqa: BLE001, S110 -- it uses what is not followed here
+            pass
+    return _of_bytes(data)
+
+
+class _Made:
+    """What a pickle makes of something that it names, in place of that: its kind, and what it is made of."""
+
+    def __init__(self, kind: str, *parts: Any) -> None:
+        self.kind = kind
+        self.parts = list(parts)
+
+    def __call__(self, *arguments: Any) -> _Made:
+        return _Made("call", self, arguments)
+
+    def __setstate__(self, state: Any) -> None:
+        self.parts.append(_Made("state", state))
+
+    def append(self, item: Any) -> None:
+        self.parts.append(_Made("list", item))
+
+    def extend(self, items: Sequence[Any]) -> None:
+        self.parts.append(_Made("list", *items))
+
+    def __setitem__(self, key: Any, item: Any) -> None:
+        self.parts.append(_Made("dict", key, item))
+
+    def add(self, item: Any) -> None:
+        self.parts.append(_Made("set", item))
+
+
+class _Follower(pickle._Unpickler):
+    """Follows a pickle without importing or calling anything that it names."""
+
+    def __init__(self, data: bytes, persistent: Sequence[str]) -> None:
+        super().__init__(io.BytesIO(data))
+        self.stack: list[Any] = []
+        self._persistent = persistent
+
+    def find_class(self, module: str, name: str) -> Any:
+        return _Made("global", module, name)
+
+    def persistent_load(self, name: Any) -> Any:
+        if name[0] == "coded" and self._persistent:
+            return _Made("coded", self._persistent[name[1]])
+        return _Made("persistent", name)
+
+    def _new(self) -> None:
+        arguments, kind = self.stack.pop(), self.stack.pop()
+        self.stack.append(_Made("new", kind, arguments))
+
+    def _new_with_keywords(self) -> None:
+        keywords, arguments, kind = self.stack.pop(), self.stack.pop(), self.stack.pop()
+        self.stack.append(_Made("new", kind, arguments, keywords))
+
+    def _set_items(self) -> None:
+        items: list[Any] = self.pop_mark()  # type: ignore[attr-defined]
+        changed = self.stack[-1]
+        if isinstance(changed, _Made):
+            changed.parts.append(_Made("dict", *items))
+        else:
+            changed.update(zip(items[::2], items[1::2], strict=True))
+
+    def _drop(self) -> None:
+        """Leave out an object; a call whose result is dropped was made to set the state of the object below it."""
+        dropped = self.stack.pop()
+        if isinstance(dropped, _Made) and dropped.kind == "call":
+            self.stack[-1].parts.append(dropped)
+
+    dispatch: ClassVar[Any] = {
+        **pickle._Unpickler.dispatch,
+        pickle.NEWOBJ[0]: _new,
+        pickle.NEWOBJ_EX[0]: _new_with_keywords,
+        pickle.SETITEMS[0]: _set_items,
+        pickle.POP[0]: _drop,
+    }
+
+
+class _Digester:
+    """Digests what a pickle makes, also if it contains itself."""
+
+    def __init__(self) -> None:
+        self._open: dict[int, int] = {}  # how deep those objects stand that are being digested
+        self._known: dict[int, tuple[str, Any]] = {}  # with the object itself, or another could get its id
+
+    def digest(self, value: Any) -> str:
+        """Return the digest of an object and all that it consists of."""
+        return self._digest(value)[0]
+
+    def _digest(self, value: Any) -> tuple[str, int]:
+        """Return an object's digest, and how deep the outermost object stands that it refers back to."""
+        kind, parts = _anatomy(value)
+        depth = len(self._open)
+        if parts is None:
+            return _hashed(kind, [repr(value)]), depth
+        if id(value) in self._known:
+            return self._known[id(value)][0], depth
+        if id(value) in self._open:
+            return _hashed("again", [str(self._open[id(value)])]), self._open[id(value)]
+        self._open[id(value)] = depth
+        found = [self._digest(part) for part in parts]
+        del self._open[id(value)]
+        digests = [digest for digest, _ in found]
+        digest = _hashed(kind, sorted(digests) if kind in ("set", "frozenset") else digests)
+        outermost = min((each for _, each in found), default=depth)
+        if outermost >= depth:  # it means the same wherever it stands
+            self._known[id(value)] = digest, value
+        return digest, outermost
+
+
+def _anatomy(value: Any) -> tuple[str, list[Any] | None]:
+    """Return an object's kind, and what it consists of, or None for text, a number and the like."""
+    if isinstance(value, _Made):
+        return value.kind, _without_random_numbers(value)
+    if value is None or isinstance(value, bool):
+        return {None: "NONE", True: "NEWTRUE", False: "NEWFALSE"}[value], []
+    kind = type(value).__name__
+    if isinstance(value, dict):
+        return kind, [part for pair in value.items() for part in pair]
+    return kind, list(value) if isinstance(value, list | tuple | set | frozenset) else None
+
+
+def _without_random_numbers(value: _Made) -> list[Any]:
+    """Return the parts of an object without the random numbers that cloudpickle gives to classes."""
+    function = value.parts[0] if value.kind == "call" else None
+    if not isinstance(function, _Made) or function.kind != "global":
+        return value.parts
+    (module, name), (_, arguments, *changes) = function.parts, value.parts
+    if not module.startswith("cloudpickle") or name not in _CLASS_MAKERS:
+        return value.parts
+    told = tuple(part for part in arguments if not (isinstance(part, str) and _RANDOM.fullmatch(part)))
+    return [function, told, *changes]
+
+
+def _hashed(kind: str, texts: Sequence[str]) -> str:
+    digest = hashlib.sha256(kind.encode())
+    for text in texts:
+        data = text.encode("utf-8", "surrogatepass")
+        digest.update(b"%d:" % len(data) + data)
+    return digest.hexdigest()
 
 
 _DIGESTS: Mapping[str, Callable[[bytes], str]] = {
@@ -178,5 +336,5 @@ _DIGESTS: Mapping[str, Callable[[bytes], str]] = {
     protocol.ARGUMENTS: _of_value,
     protocol.SOURCE_FUNCTION: _of_recipe,
     protocol.SOURCE_VALUES: _of_state,
-    protocol.PICKLED_FUNCTION: _of_pickle,
+    protocol.PICKLED_FUNCTION: pickle_digest,
 }

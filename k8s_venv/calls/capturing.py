@@ -1,4 +1,21 @@
-"""Capture what of a function and its arguments travels: for a call, and for looking at it without one."""
+"""Capture what of a function and its arguments travels: for a call, and for looking at it without one.
+
+A rule chooses how a function travels. It is applied when a call is packed, never after something has failed elsewhere.
+
+1. By **source** (``capture``) wherever its text and values say all that it needs, to any Python from 3.8 on.
+   Between equal minor versions as well: what is built again by its own statements keeps its identities (sentinels,
+   registries, singletons), and depends neither on the order in which a pickle restores it nor on equal versions of
+   the packages on both sides.
+2. By **cloudpickle** (``pickling``) what source cannot say, between equal minor versions of CPython only: functions
+   without source text (typed at the plain prompt, made by ``exec``), and values without a portable form that no
+   statement of the module makes, such as a closure's instance of an installed package's class.
+3. What belongs to the sender's process (open files, locks, sockets, ``nonlocal`` state, Airflow's own objects), and
+   what neither way can carry, is **refused**.
+
+``transport=`` on a task asks for one of the two ways and leaves no other. So does ``transport`` of an environment or of
+the project for the tasks that choose none, with one exception: ``cloudpickle`` holds there for calls between equal
+minor versions, and the rule for all others.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +23,14 @@ import ast
 import dataclasses
 import functools
 import json
+import platform
 import sys
 import tokenize
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from k8s_venv.calls.arguments import Arguments, encode_arguments
-from k8s_venv.calls.transport import Transport, by_rule
+from k8s_venv.calls.packed import Transport, check_transport, same_python
 from k8s_venv.capture.functions import (
     function_name,
     place_of,
@@ -201,7 +219,7 @@ def capture(
     Args:
         function: the function.
         environment: where it will run.
-        transport: overrides the rule, which stands in ``transport``.
+        transport: overrides the rule.
         args: its positional arguments.
         kwargs: its keyword arguments.
 
@@ -226,7 +244,38 @@ def capture(
         _refuse_shadowing(found)
         return found
 
-    return by_rule(function, environment, transport, attempt)
+    return _by_rule(function, environment, transport, attempt)
+
+
+def _by_rule(
+    function: Callable[..., Any],
+    environment: Environment,
+    asked: Transport | None,
+    attempt: Callable[[Transport, str], Captured],
+) -> Captured:
+    """Capture a function in the way that the rule chooses.
+
+    Args:
+        function: the function.
+        environment: where it will run.
+        asked: the way that the task asks for, if any.
+        attempt: captures it in one way; its second argument is the reason.
+    """
+    python = environment.python
+    try:
+        check_transport(asked, environment)
+    except CallError as error:
+        raise CallError(f"{function_name(function)}(): {error.problem}", *place_of(function)) from None
+    if asked is not None:
+        return attempt(asked, "the task asks for it")
+    if environment.transport == "source" or (environment.transport and same_python(python)):
+        return attempt(environment.transport, "the project file asks for it")
+    if not same_python(python):
+        return attempt("source", f"the environment runs Python {python}, this is {platform.python_version()}")
+    try:
+        return attempt("source", "its text and values say all that it needs")
+    except SourceError as refused:
+        return attempt("cloudpickle", f"both sides run Python {python}, and source cannot say it: {refused.problem}")
 
 
 def _refuse_uncallable(function: Any) -> None:

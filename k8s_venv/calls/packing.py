@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import importlib.resources
 import importlib.util
@@ -9,6 +10,8 @@ import io
 import json
 import marshal
 import platform
+import subprocess
+import sys
 import tempfile
 import zipfile
 import zlib
@@ -17,9 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from k8s_venv._version import __version__
 from k8s_venv.calls.capturing import capture
-from k8s_venv.calls.packed import PackedCall, SentCall
-from k8s_venv.calls.syntax import check_syntax
-from k8s_venv.calls.transport import check_serializer, same_python
+from k8s_venv.calls.packed import PackedCall, SentCall, Spool, check_serializer, same_python
 from k8s_venv.capture.functions import function_name, home_of, place_of, without_partial
 from k8s_venv.capture.origins import is_installed, sent_name
 from k8s_venv.errors import CallError
@@ -30,16 +31,26 @@ from k8s_venv.wire.registry import registered
 from k8s_venv.wire.values import buffers, dump_parts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from k8s_venv.calls.capturing import Captured
-    from k8s_venv.calls.spool import Spool
-    from k8s_venv.calls.transport import Serializer, Transport
+    from k8s_venv.calls.packed import Serializer, Transport
     from k8s_venv.config.environment import Environment
-    from k8s_venv.wire.registry import Piece
 
 _MARSHAL_VERSION = 4  # which all Pythons read from 3.4 on
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the oldest time a zip can hold; the same call gives the same bytes
+
+# The objects of Airflow's context that travel, with the plain attributes that they have inside an environment.
+CONTEXT_OBJECTS: Mapping[str, tuple[str, ...]] = {
+    "dag": ("dag_id", "description", "tags"),
+    "dag_run": (
+        *("dag_id", "run_id", "run_type", "conf", "logical_date", "run_after", "start_date"),
+        *("data_interval_start", "data_interval_end"),
+    ),
+    "task": ("task_id", "owner", "retries"),
+    "ti": ("dag_id", "task_id", "run_id", "try_number", "map_index", "max_tries"),
+}
+CONTEXT_ALIASES = {"task_instance": "ti"}
 
 
 def pack(
@@ -61,7 +72,7 @@ def pack(
         args: its positional arguments.
         kwargs: its keyword arguments.
         environment: where it will run.
-        transport: overrides the rule, which stands in ``transport``.
+        transport: overrides the rule, which stands in ``capturing``.
         context: Airflow's context, as ``values``, ``objects`` and ``parameters``, or None outside Airflow.
         secrets: the connections and variables to deliver, and what of them no log may show.
         discard_value: tells the runner to report success without the value.
@@ -78,11 +89,9 @@ def pack(
     if captured.transport == "source" and not same_python(environment.python):
         check_syntax(captured.source, environment.python)
     namespaces = _namespaces(function)
-    own = {*namespaces, *(module for module, _ in captured.arguments.names)}
-    modules = frozenset({*own, *captured.beside_modules})
+    modules = frozenset({*namespaces, *(module for module, _ in captured.arguments.names), *captured.beside_modules})
     entries, spool = _with_arguments(captured)
-    notes = Notes()
-    entries[protocol.CONTEXT] = _encode_context(function, context, notes)
+    entries[protocol.CONTEXT], notes = _encode_context(function, context)
     entries[protocol.HEADER] = json.dumps(_header(captured, modules, context, discard_value, serializer)).encode()
     pickled = captured.transport == "cloudpickle" or captured.arguments.pickled or serializer is not None
     runner = _runner_archive(same_minor=same_python(environment.python), with_cloudpickle=pickled)
@@ -96,9 +105,9 @@ def pack(
         secrets=dict(secrets or {}),
         serializer=serializer,
         arguments=spool,
-        references=captured.arguments.kept,
+        references=captured.arguments.stored,
         own_size=len(archive) - len(runner),
-        notes=(*captured.arguments.notes, *notes.sentences(lambda path: f"Airflow's context: {path}")),
+        notes=(*captured.arguments.notes, *notes),
         namespaces=namespaces,
     )
 
@@ -158,19 +167,12 @@ def _loses_instances(kind: Any) -> bool:
 
 
 def _with_arguments(captured: Captured) -> tuple[dict[str, bytes], Spool | None]:
-    """Return the archive's entries with the arguments among them, or else the file that these are kept in."""
+    """Return the archive's entries with the arguments among them, or else the file with the arguments."""
     entries, pieces = dict(captured.entries), captured.arguments.pieces
-    if sum(map(length, pieces)) > protocol.ARGUMENTS_INSIDE:
-        return entries, _spooled(pieces)
-    entries[protocol.ARGUMENTS] = b"".join(buffers(pieces))
-    return entries, None
-
-
-def _spooled(pieces: list[Piece]) -> Spool:
-    from k8s_venv.calls.spool import Spool
-
+    if sum(map(length, pieces)) <= protocol.ARGUMENTS_INSIDE:
+        return {**entries, protocol.ARGUMENTS: b"".join(buffers(pieces))}, None
     try:
-        return Spool(buffers(pieces))
+        return entries, Spool(buffers(pieces))
     except OSError as error:
         raise CallError(f"The arguments cannot be kept in {tempfile.gettempdir()}: {error}.") from None
 
@@ -197,14 +199,17 @@ def _header(
     }
 
 
-def _encode_context(function: Callable[..., Any], context: Mapping[str, Any] | None, notes: Notes) -> bytes:
+def _encode_context(function: Callable[..., Any], context: Mapping[str, Any] | None) -> tuple[bytes, list[str]]:
+    """Return Airflow's context encoded, with a sentence for each part that will arrive as something plainer."""
+    notes = Notes()
     try:
-        return b"".join(buffers(dump_parts(context, notes=notes)))
+        encoded = b"".join(buffers(dump_parts(context, notes=notes)))
     except NoCodecError as error:
         raise CallError(
             f"Airflow's context for {function_name(function)}() cannot travel: {error.path} is {error.kind}.",
             *place_of(function),
         ) from None
+    return encoded, notes.sentences(lambda path: f"Airflow's context: {path}")
 
 
 @functools.cache
@@ -262,3 +267,90 @@ def _zip(entries: Mapping[str, bytes], archive: bytes) -> bytes:
                 info.compress_type = zipfile.ZIP_DEFLATED
             target.writestr(info, data)
     return stream.getvalue()
+
+
+# --- syntax that an older Python cannot parse -----------------------------------------------------------------
+
+# Ruff knows in which version each construct came (`target-version`, from Python 3.7 on); `ast.parse` with
+# `feature_version` misses some. A worker without ruff leaves it to `k8s-venv check`, and to the environment's Python,
+# which refuses the same line.
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """Syntax that a version lacks.
+
+    Args:
+        file: where it stands.
+        line: its line, counted from 1.
+        problem: what it is, as a sentence.
+    """
+
+    file: str
+    line: int
+    problem: str
+
+
+def check_syntax(slices: Iterable[tuple[str, int, str]], python: str) -> None:
+    """Refuse source that a Python version cannot parse.
+
+    Args:
+        slices: each piece's file, first line and text.
+        python: the minor version, such as ``3.8``.
+
+    Raises:
+        CallError: there is some.
+    """
+    for first in newer_syntax(slices, python)[:1]:
+        raise CallError(
+            f"{first.problem}; the environment runs Python {python}. Write it in the older way, or raise `python`.",
+            first.file,
+            first.line,
+        )
+
+
+def newer_syntax(slices: Iterable[tuple[str, int, str]], python: str) -> list[Finding]:
+    """Return the syntax in pieces of source that a Python version cannot parse.
+
+    Args:
+        slices: each piece's file, first line and text; indentation may be kept.
+        python: the minor version, such as ``3.8``.
+    """
+    if _version(python) >= sys.version_info[:2]:
+        return []  # the sender's own parser has read it; newer ones read what older ones did
+    lines: list[str] = []
+    places: list[tuple[str, int]] = []
+    for file, first, text in slices:
+        prefix = ["if 1:\n"] if text[:1] in (" ", "\t") else []
+        body = prefix + io.StringIO(text if text.endswith("\n") else text + "\n").readlines()
+        lines += body
+        places += [(file, first - len(prefix) + number) for number in range(len(body))]
+    findings = []
+    for message in _ruff("".join(lines), python) if lines else ():
+        file, line = places[min(message["location"]["row"], len(places)) - 1]
+        findings.append(Finding(file, line, message["message"].rstrip(".")))
+    return findings
+
+
+def is_newer(python: str) -> bool:
+    """Return whether a minor version is newer than this Python, which then may not know all of its syntax."""
+    return _version(python) > sys.version_info[:2]
+
+
+def _version(python: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in python.split("."))
+
+
+@functools.lru_cache(maxsize=64)
+def _ruff(source: str, python: str) -> list[dict[str, Any]]:
+    try:
+        from ruff.__main__ import find_ruff_bin
+    except ModuleNotFoundError:
+        return []
+    command = [find_ruff_bin(), "check", "--isolated", "--no-cache", "--select", "E9", "--output-format", "json"]
+    command += ["--target-version", f"py{python.replace('.', '')}", "-"]
+    done = subprocess.run(command, input=source, capture_output=True, text=True, encoding="utf-8", check=False)
+    if done.returncode not in (0, 1):
+        raise CallError(f"The syntax check failed: {done.stderr.strip()}")
+    # A slice by itself can look wrong in other ways; this is what a version lacks.
+    return [message for message in json.loads(done.stdout) if "(syntax was" in message["message"]]

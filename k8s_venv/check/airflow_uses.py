@@ -11,7 +11,7 @@ import types
 from typing import TYPE_CHECKING, Any, Literal
 
 from k8s_venv import runtime
-from k8s_venv.calls.context_objects import CONTEXT_ALIASES, CONTEXT_OBJECTS
+from k8s_venv.calls.packing import CONTEXT_ALIASES, CONTEXT_OBJECTS
 from k8s_venv.capture.functions import written_function
 from k8s_venv.check.reached import reached
 

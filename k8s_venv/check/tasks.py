@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from k8s_venv.calls.capturing import capture
-from k8s_venv.calls.syntax import is_newer, newer_syntax
+from k8s_venv.calls.packing import is_newer, newer_syntax
 from k8s_venv.capture.functions import place_of
 from k8s_venv.capture.imports import Import
 from k8s_venv.capture.origins import why_absent
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from k8s_venv.calls.capturing import Captured
-    from k8s_venv.calls.transport import Transport
+    from k8s_venv.calls.packed import Transport
     from k8s_venv.config import BackendName
     from k8s_venv.config.environment import Environment
     from k8s_venv.config.project import Project

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, get_args
 import click
 
 from k8s_venv.backends import BACKEND_VARIABLE
-from k8s_venv.calls.references import is_document
+from k8s_venv.calls.results import is_document
 from k8s_venv.cli.airflow_home import airflow_home
 from k8s_venv.cli.console import aligned, progress
 from k8s_venv.cli.lock import lock_missing

@@ -85,9 +85,10 @@ class Environment(BaseModel):
     @field_validator("values")
     @classmethod
     def _possible(cls, values: ValueSettings) -> ValueSettings:
-        problem = values.problem()
-        if problem:
-            raise ValueError(problem)
+        if not (values.exec or values.status or values.location):
+            raise ValueError(
+                "with exec = false and status = false no result can come back: name a `location`, or allow one of them"
+            )
         return values
 
     @field_validator("packages")

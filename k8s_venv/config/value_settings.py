@@ -9,7 +9,6 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ByteSize, Confi
 
 from k8s_venv.errors import did_you_mean
 
-MIB = 1024 * 1024
 _BUCKET = re.compile(r"s3://[a-z0-9][a-z0-9.-]+(?:/[\w.=/-]*)?")
 
 
@@ -17,7 +16,7 @@ def _location(value: str) -> str:
     value = value.removeprefix("file://").rstrip("/")
     if not (_BUCKET.fullmatch(value) or (value.startswith("/") and "/../" not in f"{value}/")):
         raise ValueError(
-            f"{value!r} is no location: name a folder that workers and pods mount alike, such as /mnt/values, or "
+            f"{value!r} is not a location: name a folder that workers and pods mount alike, such as /mnt/values, or "
             "s3://BUCKET/PREFIX"
         )
     return value
@@ -36,24 +35,16 @@ class ValueSettings(BaseModel):
         location: where large ones are kept meanwhile: a folder that workers and pods mount alike, or
             ``s3://bucket/prefix``. An environment reaches a bucket through URLs that the sender signs.
         above: the size in bytes from which on values go there.
-        exec: whether a large result may be read through ``pods/exec``, where there is no location for it.
+        exec: whether a large result may be read through ``pods/exec``, if there is no location for it.
         status: whether small results may stand in the pod's status, which everybody reads who may read pods.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     location: Annotated[str, AfterValidator(_location)] | None = None
-    above: Annotated[ByteSize, BeforeValidator(_size)] = ByteSize(MIB)
+    above: Annotated[ByteSize, BeforeValidator(_size)] = ByteSize(1024 * 1024)
     exec: bool = True
     status: bool = True
-
-    def problem(self) -> str | None:
-        """Return why no result could ever come back, or None where one can."""
-        if self.exec or self.status or self.location:
-            return None
-        return (
-            "with exec = false and status = false no result can come back: name a `location`, or allow one of the two"
-        )
 
 
 def refused_setting(error: ValueError) -> str:

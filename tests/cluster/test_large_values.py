@@ -24,8 +24,8 @@ from k8s_venv.backends.kubernetes.backend import KubernetesBackend
 from k8s_venv.backends.kubernetes.namespaces import Namespace
 from k8s_venv.backends.kubernetes.payload import PodPayload
 from k8s_venv.calls import PackedCall, Result, open_result, pack, refer
-from k8s_venv.calls.locations import location_at
-from k8s_venv.calls.references import load
+from k8s_venv.calls.results import load
+from k8s_venv.calls.transfer import location_at
 from k8s_venv.config.project import Project, load_project
 from k8s_venv.errors import BackendError, CallError, K8sVenvError
 from tests.cluster.conftest import RunFile

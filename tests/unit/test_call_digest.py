@@ -16,8 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from k8s_venv.calls import PackedCall, pack
-from k8s_venv.calls.call_digest import call_digest
-from k8s_venv.calls.pickle_digest import pickle_digest
+from k8s_venv.calls.call_digest import call_digest, pickle_digest
 from k8s_venv.config.environment import Environment
 
 LIMIT = {"rows": 10}
@@ -272,6 +271,16 @@ def test_a_class_that_cloudpickle_takes_by_value_has_one_digest() -> None:
     assert made("x") != made("x")
     assert pickle_digest(made("x")) == pickle_digest(made("x"))
     assert pickle_digest(made("0" * 32)) != pickle_digest(made("1" * 32))
+
+
+def test_classes_that_cloudpickle_takes_by_value_are_told_apart() -> None:
+    import cloudpickle
+
+    def made(*names: str) -> bytes:
+        data: bytes = cloudpickle.dumps([type(name, (), {"__module__": "__main__"}) for name in names])
+        return data
+
+    assert pickle_digest(made("A", "B", "C")) != pickle_digest(made("A", "B", "D"))
 
 
 @pytest.mark.parametrize("data", [b"", b"\x80", b"no pickle", b"\x80\x05h\x00.", b"\x80\x05e.", b"\x80\x05N0."])

@@ -22,7 +22,7 @@ from k8s_venv.backends.kubernetes.client_types import typed
 from k8s_venv.backends.kubernetes.payload import Parcels, withdraw_arguments
 from k8s_venv.backends.process import runner_command
 from k8s_venv.calls import PackedCall, pack
-from k8s_venv.calls.spool import Spool
+from k8s_venv.calls.packed import Spool
 from k8s_venv.config.environment import Environment
 from k8s_venv.config.project import Project
 from k8s_venv.wire import protocol

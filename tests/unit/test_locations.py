@@ -15,10 +15,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from k8s_venv.calls import Delivery, PackedCall, parse_document, secret_contents
-from k8s_venv.calls.locations import location_at
-from k8s_venv.calls.references import MARK, load
-from k8s_venv.calls.spool import Spool
+from k8s_venv.calls import PackedCall, PayloadTransfer, parse_document, secret_contents
+from k8s_venv.calls.packed import Spool
+from k8s_venv.calls.results import MARK, load
+from k8s_venv.calls.transfer import location_at
 from k8s_venv.config.environment import Environment
 from k8s_venv.config.value_settings import ValueSettings
 from k8s_venv.errors import CallError, K8sVenvError
@@ -172,7 +172,7 @@ def test_what_is_above_the_threshold_goes_to_the_location(tmp_path: Path) -> Non
 
     assert len(parcels) == 1
     assert unpacked(parcels, tmp_path) == data
-    Delivery(packed, "work").close()
+    PayloadTransfer(packed, "work").close()
     assert not list(folder.iterdir())
 
 

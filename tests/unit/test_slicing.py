@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from k8s_venv.calls.syntax import newer_syntax
+from k8s_venv.calls.packing import newer_syntax
 from k8s_venv.capture.module_source import remember
 from k8s_venv.capture.slicer import Slicer
 from k8s_venv.errors import CallError

@@ -42,9 +42,9 @@ def test_an_environment_says_what_it_wants_otherwise(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ('location = "values"', r":2: `location` of \[values\]: 'values' is no location: name a folder"),
-        ('location = "gs://b"', "is no location"),
-        ('location = "/mnt/../etc"', "is no location"),
+        ('location = "values"', r":2: `location` of \[values\]: 'values' is not a location: name a folder"),
+        ('location = "gs://b"', "is not a location"),
+        ('location = "/mnt/../etc"', "is not a location"),
         ('above = "much"', r":2: `above` of \[values\]: "),
         ("above = true", "must be a size"),
         ("exce = false", r":2: Unknown key 'exce' in \[values\]. Did you mean 'exec'\?"),
@@ -61,7 +61,7 @@ def test_what_cannot_be_is_refused_with_its_line(tmp_path: Path, settings: str, 
     [
         ({"exce": False}, "values has no setting 'exce'. Did you mean 'exec'? Known: above, exec, location, status"),
         ({"exec": False, "status": False}, "with exec = false and status = false no result can come back"),
-        ({"location": "here"}, "values['location']: 'here' is no location"),
+        ({"location": "here"}, "values['location']: 'here' is not a location"),
     ],
 )
 def test_a_tasks_settings_are_checked(settings: dict[str, Any], sentence: str) -> None:

@@ -189,9 +189,9 @@ class PodRun:
             self._payload.close()
 
     @property
-    def kept_arguments(self) -> tuple[str, str] | None:
-        """Return where the arguments may lie, if in no Secret; see ``Delivery``."""
-        return self._payload.kept_arguments if self._payload is not None else None
+    def stored_arguments(self) -> tuple[str, str] | None:
+        """Return where the arguments may lie, if in no Secret; see ``PayloadTransfer``."""
+        return self._payload.stored_arguments if self._payload is not None else None
 
     def _watch(self) -> End:
         judge = Judge(self._timeouts, self.seen)

@@ -19,7 +19,7 @@ from kubernetes.stream.ws_client import ERROR_CHANNEL, STDERR_CHANNEL, STDOUT_CH
 from websocket import ABNF, WebSocketException
 
 from k8s_venv.backends.kubernetes import render
-from k8s_venv.calls import Delivery, Result, secret_contents
+from k8s_venv.calls import PayloadTransfer, Result, secret_contents
 from k8s_venv.calls.results import inline_result
 from k8s_venv.errors import BackendError, CallError
 from k8s_venv.wire import protocol
@@ -82,7 +82,7 @@ class Parcels:
     def withdraw(self) -> None:
         """Remove the arguments from the location for large values: no pod will ask for them."""
         with contextlib.suppress(CallError):
-            Delivery(self._call, self._name).close()
+            PayloadTransfer(self._call, self._name).close()
 
 
 def withdraw_arguments(call: PackedCall, pod: k8s.V1Pod) -> None:
@@ -94,7 +94,7 @@ def withdraw_arguments(call: PackedCall, pod: k8s.V1Pod) -> None:
     """
     for name in render.secret_names(pod)[:1]:
         with contextlib.suppress(CallError):
-            Delivery(call, name).close()
+            PayloadTransfer(call, name).close()
 
 
 class PodPayload:
@@ -131,17 +131,17 @@ class PodPayload:
         self._held = True
         return Result(document, self._download(document), checked=True)
 
-    def _delivery(self) -> Delivery:
-        return Delivery(self._call, render.secret_names(self._pod)[0])
+    def _delivery(self) -> PayloadTransfer:
+        return PayloadTransfer(self._call, render.secret_names(self._pod)[0])
 
     @property
-    def kept_arguments(self) -> tuple[str, str] | None:
-        """Return where the arguments may lie, if in no Secret; see ``Delivery``."""
-        return self._delivery().kept_arguments if self._call.environment.values.location else None
+    def stored_arguments(self) -> tuple[str, str] | None:
+        """Return where the arguments may lie, if in no Secret; see ``PayloadTransfer``."""
+        return self._delivery().stored_arguments if self._call.environment.values.location else None
 
     def close(self) -> None:
         """Remove the arguments from the location for large values; the call has ended."""
-        if self.kept_arguments is None:
+        if self.stored_arguments is None:
             return
         try:
             self._delivery().close()
