@@ -3,12 +3,10 @@
 https://github.com/opencontainers/distribution-spec/blob/v1.1.0/spec.md
 """
 
+from k8s_venv.registry.blobs import Blob, download, upload
 from k8s_venv.registry.client import Registry, registry_at, stop_registries
-from k8s_venv.registry.downloads import download
 from k8s_venv.registry.errors import DENIED, RegistryError
-from k8s_venv.registry.images import BaseImage, find_base, image_exists, resolve_base
-from k8s_venv.registry.reference import Reference
-from k8s_venv.registry.uploads import Blob, upload
+from k8s_venv.registry.images import BaseImage, Reference, find_base, image_exists, resolve_base
 
 __all__ = [
     "DENIED",

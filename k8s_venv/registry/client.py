@@ -1,42 +1,66 @@
-"""One registry over HTTP: authentication, retries, and what its answers mean.
+"""One registry over HTTP: its address, connections, authentication, retries.
 
-No library on the package index does mounts, resumed uploads and retries after 429; this is what the
-specification asks for, over requests.
+No library on the package index mounts blobs, resumes uploads and retries after 429, so this is what the specification
+asks for, over requests. Its own retries (urllib3's ``Retry``) would send an upload again instead of resuming it, and
+would sleep through an interrupt.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import itertools
+import os
+import ssl
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin, urlsplit, urlunsplit
 
-from k8s_venv.registry.addresses import address_of, is_plain
-from k8s_venv.registry.credentials import Credentials, find_credentials
-from k8s_venv.registry.errors import DENIED, InterruptedTransferError, RegistryError, reason, refusal
-from k8s_venv.registry.tokens import Challenge, Scopes, Token, basic, read_token, token_request
+import requests
+from requests.adapters import HTTPAdapter
+
+from k8s_venv.errors import K8sVenvError
+from k8s_venv.registry.credentials import DOCKER_HUB, Challenge, Credentials, Token, find_credentials
+from k8s_venv.registry.errors import DENIED, RegistryError, reason, refusal
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    import requests
+_PLAIN_HTTP_VARIABLE = "K8S_VENV_PLAIN_HTTP"
+_DOCKER_HUB_HOST = "registry-1.docker.io"
+_LOCAL = ("localhost", "127.0.0.1", "[::1]")
+_CONNECTIONS = 32  # threads of several images share one session
 
 RETRIED = (408, 429, 500, 502, 503, 504)
-# How servers, and the storage that they send us on to, answer HEAD where they know GET alone; where GET is refused as
-# well, its answer says why.
+# How servers answer HEAD if they support GET alone, as do the addresses of storage that registries redirect to. If GET
+# is refused as well, its answer has the reason.
 HEAD_REFUSED = (401, 403, 405, 501)
 _TIMEOUT = (5, 120)  # seconds to connect, and between two pieces of an answer
-_UNHEARD = 3  # tries of a registry that has not answered once: one that is not there is named soon
+_UNHEARD = 3  # tries of a registry that has never answered: if it does not exist, the user reads so soon
 _LONGEST_BACKOFF = 10.0  # seconds
-_LONGEST_WAIT = 120.0  # seconds; a registry that asks for more is not waited for
+_LONGEST_WAIT = 120.0  # seconds; if a registry asks for more, the request fails
+
+
+def _is_plain(host: str) -> bool:
+    """Return whether HTTP without encryption is right for a host: only for this machine and on request."""
+    requested = [name.strip().lower() for name in os.environ.get(_PLAIN_HTTP_VARIABLE, "").split(",")]
+    return _is_local(host) or host.lower() in requested
+
+
+def _is_local(host: str) -> bool:
+    return host in _LOCAL or host.rpartition(":")[0] in _LOCAL
+
+
+def _origin(url: str) -> tuple[str, str | None, int]:
+    """Return what names a server: credentials for one address are for all with the same origin."""
+    place = urlsplit(url)
+    return place.scheme, place.hostname, place.port or (443 if place.scheme == "https" else 80)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Request:
-    """A request, to be sent as often as it takes."""
+    """A request, which may be sent several times."""
 
     method: str
     url: str
@@ -46,7 +70,7 @@ class _Request:
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
-    def scopes(self) -> Scopes:
+    def scopes(self) -> frozenset[str]:
         """Return the access that it needs."""
         written = [f"repository:{self.push}:pull,push"] if self.push else []
         return frozenset([*(f"repository:{name}:pull" for name in self.pull), *written])
@@ -56,19 +80,20 @@ class Registry:
     """A registry's client; safe to use from several threads.
 
     Args:
-        host: the registry, with its port where it has one.
-        attempts: how often a request is tried that meets a busy, failing or silent registry.
+        host: the registry, with its port if it has one.
+        attempts: how often a request is tried if the registry is busy, fails or does not answer.
     """
 
     def __init__(self, host: str, attempts: int = 6) -> None:
         self.host = host
         self.attempts = attempts
-        self.address = address_of(host)
+        scheme = "http" if _is_plain(host) else "https"
+        self.address = f"{scheme}://{_DOCKER_HUB_HOST if host == DOCKER_HUB else host}"
         self._stopping = threading.Event()
         self._heard = False
-        self._asking: dict[Scopes, threading.Lock] = {}
+        self._asking: dict[frozenset[str], threading.Lock] = {}
         self._challenge: Challenge | None = None
-        self._tokens: dict[Scopes, Token] = {}
+        self._tokens: dict[frozenset[str], Token] = {}
 
     @functools.cached_property
     def _credentials(self) -> Credentials | None:
@@ -76,22 +101,16 @@ class Registry:
 
     @functools.cached_property
     def _session(self) -> requests.Session:
-        from k8s_venv.registry.transport import open_session
-
-        return open_session(self.host, self.address)
+        return _open_session(self.host, self.address)
 
     def stop(self) -> None:
-        """End what is under way in other threads, and begin nothing any more."""
+        """End what runs in other threads, and begin nothing more."""
         self._stopping.set()
 
-    def require_going(self) -> None:
-        """Give up when the client was told to stop.
-
-        Raises:
-            InterruptedTransferError: it was.
-        """
+    def raise_if_stopped(self) -> None:
+        """Raise a ``RegistryError`` if the client was told to stop."""
         if self._stopping.is_set():
-            raise InterruptedTransferError(f"The transfer with the registry {self.host} was interrupted.", lasting=True)
+            raise RegistryError(f"The transfer with the registry {self.host} was interrupted.", lasting=True)
 
     def request(
         self,
@@ -106,7 +125,7 @@ class Registry:
         stream: bool = False,
         retry: bool = True,
     ) -> requests.Response:
-        """Send a request; authenticate when the registry asks for it.
+        """Send a request; authenticate if the registry asks for it.
 
         Args:
             method: the HTTP method.
@@ -116,80 +135,72 @@ class Registry:
             expect: the statuses that the caller understands.
             headers: further headers.
             data: the body.
-            stream: whether the answer's body is left to be read in pieces.
-            retry: whether to try again here; else that is the caller's to do.
+            stream: whether the caller reads the answer's body in pieces.
+            retry: whether to try again here; else the caller does so.
 
         Raises:
-            RegistryError: the registry cannot be reached or answers something else.
+            RegistryError: the registry cannot be reached or answers with another status.
         """
-        asked = _Request(method, self._url(place), tuple(pull), push, headers or {}, {"data": data, "stream": stream})
-        for attempt in itertools.count(1):
+        request = _Request(method, self._url(place), tuple(pull), push, headers or {}, {"data": data, "stream": stream})
+        attempt = 0
+        while True:
+            attempt += 1
             try:
-                response = self._authenticated(asked)
+                response = self._send_authenticated(request)
                 if response.status_code in expect:
                     return response
-                raise self._refused(response, asked)
+                raise self._refused(response, request)
             except RegistryError as error:
-                if not (retry and self.may_retry(error, attempt)):
+                if not retry:
                     raise
                 self.wait(error, attempt)
-        raise AssertionError  # never: the loop has no end of its own
 
-    def may_retry(self, error: RegistryError, attempt: int) -> bool:
-        """Return whether what failed may succeed when it is tried again.
+    def wait(self, error: RegistryError, attempt: int, retried: Iterable[int] = RETRIED) -> None:
+        """Wait before another try: as long as the registry asks for, or longer with each try.
 
         Args:
-            error: how it failed.
-            attempt: how often it was tried, counted from 1.
-        """
-        if error.lasting or (error.retry_after or 0) > _LONGEST_WAIT:
-            return False
-        silent = error.status is None
-        most = self.attempts if self._heard or not silent else min(_UNHEARD, self.attempts)
-        return attempt < most and (silent or error.status in RETRIED)
-
-    def wait(self, error: RegistryError, attempt: int) -> None:
-        """Wait before the next try, as long as the registry asks for, or longer with each one.
+            error: how the last try failed.
+            attempt: how often it was tried.
+            retried: the statuses after which another try may succeed.
 
         Raises:
-            InterruptedTransferError: the client was told to stop.
+            RegistryError: the error itself if another try would fail, too; or the client was told to stop.
         """
+        most = min(_UNHEARD, self.attempts) if error.status is None and not self._heard else self.attempts
+        passing = not error.lasting and (error.status is None or error.status in retried)
+        if not passing or attempt >= most or (error.retry_after or 0) > _LONGEST_WAIT:
+            raise error
         backoff = min(_LONGEST_BACKOFF, 0.3 * 2**attempt)
         self._stopping.wait(backoff if error.retry_after is None else error.retry_after)
-        self.require_going()
+        self.raise_if_stopped()
 
-    def _authenticated(self, asked: _Request) -> requests.Response:
-        """Send a request, and once more when the registry wants to see something with it."""
-        from k8s_venv.registry.transport import same_origin
-
-        token = self._tokens.get(asked.scopes)
-        if self._challenge and not (token and token.lasts):
-            token = self._authenticate(self._challenge, asked, token)
-        response = self._send(asked, token)
-        # What another host asks for, it does not get from here.
-        if response.status_code == 401 and same_origin(response.url, self.address):
-            new = self._authenticate(Challenge.of(response), asked, token)
+    def _send_authenticated(self, request: _Request) -> requests.Response:
+        """Send a request, and once more if the registry asks for credentials."""
+        token = self._tokens.get(request.scopes)
+        if self._challenge and not (token and token.is_valid):
+            token = self._authenticate(self._challenge, request, token)
+        response = self._send(request, token)
+        # A host that the registry redirects to does not get its credentials.
+        if response.status_code == 401 and _origin(response.url) == _origin(self.address):
+            new = self._authenticate(Challenge.of(response), request, token)
             if new and new != token:
-                return self._send(asked, new)
+                return self._send(request, new)
         return response
 
-    def _send(self, asked: _Request, token: Token | None = None) -> requests.Response:
-        import requests
-
-        from k8s_venv.registry.transport import same_origin
-
-        self.require_going()
-        headers = dict(asked.headers)
+    def _send(self, request: _Request, token: Token | None = None) -> requests.Response:
+        self.raise_if_stopped()
+        headers = dict(request.headers)
         # An upload may go to another host, which this registry's token is not for.
-        if token and same_origin(asked.url, self.address):
+        own = _origin(request.url) == _origin(self.address)
+        if token and own:
             headers["Authorization"] = token.header
         try:
             response = self._session.request(
-                asked.method, asked.url, headers=headers, timeout=_TIMEOUT, **asked.options
+                request.method, request.url, headers=headers, timeout=_TIMEOUT, **request.options
             )
         except (requests.RequestException, OSError) as error:
             lasting = isinstance(error, requests.exceptions.SSLError | requests.exceptions.InvalidURL)
-            place = "" if same_origin(asked.url, self.address) else f" at {urlsplit(asked.url).netloc}"
+            place = "" if own else f" at {urlsplit(request.url).netloc}"
             way = " through the proxy" if isinstance(error, requests.exceptions.ProxyError) else ""
             problem = f"The registry {self.host} cannot be reached{place}{way}: {reason(error)}."
             raise RegistryError(problem, lasting=lasting) from None
@@ -197,11 +208,11 @@ class Registry:
         return response
 
     def _url(self, place: str) -> str:
-        """Return the address of a path, or of what a registry behind a proxy calls its own address."""
+        """Return the full address of a path, or of an address by which a registry behind a proxy knows itself."""
         if "://" not in place:
             return urljoin(f"{self.address}/v2/", place)
         given, own = urlsplit(place), urlsplit(self.address)
-        if given.scheme == "http" and own.scheme == "https" and not is_plain(given.netloc):
+        if given.scheme == "http" and own.scheme == "https" and not _is_plain(given.netloc):
             if given.hostname != own.hostname:
                 raise RegistryError(
                     f"The registry {self.host} wants data sent to {given.netloc}, without encryption.", lasting=True
@@ -209,52 +220,106 @@ class Registry:
             return urlunsplit(given._replace(scheme="https", netloc=own.netloc))
         return place
 
-    def _authenticate(self, challenge: Challenge, asked: _Request, used: Token | None) -> Token | None:
-        """Get what the registry wants to see, once for all threads that need the same."""
-        scopes = asked.scopes
+    def _authenticate(self, challenge: Challenge, request: _Request, used: Token | None) -> Token | None:
+        """Return a token for a request, which all threads with the same need share; None if there is none."""
+        scopes = request.scopes
         with self._asking.setdefault(scopes, threading.Lock()):
             known = self._tokens.get(scopes)
-            if known and known != used and known.lasts:
+            if known and known != used and known.is_valid:
                 return known
-            found = self._credentials
-            if challenge.kind == "basic" and found and found.user:
-                token = basic(found)
+            credentials = self._credentials
+            if challenge.kind == "basic" and credentials and credentials.user:
+                token = Token.basic(credentials)
             elif challenge.kind == "bearer":
-                token = self._ask_for_token(challenge, asked, found)
+                token = self._request_token(challenge, request, credentials)
             else:
                 return None
-            # The scope and the error are of this request alone.
-            self._challenge = dataclasses.replace(challenge, scope="", error="")
+            self._challenge = dataclasses.replace(challenge, scope="")  # the scope belongs to this request alone
             self._tokens[scopes] = token
             return token
 
-    def _ask_for_token(self, challenge: Challenge, asked: _Request, found: Credentials | None) -> Token:
-        method, realm, headers, options = token_request(challenge, asked.scopes, found, self.address)
-        asking = _Request(method, realm, asked.pull, asked.push, headers, options)
+    def _request_token(self, challenge: Challenge, request: _Request, credentials: Credentials | None) -> Token:
+        method, realm, options = challenge.token_request(request.scopes, credentials, self.address)
         started = time.monotonic()
-        response = self._send(asking)
+        response = self._send(_Request(method, realm, options=options))
         if response.status_code != 200:
-            raise self._refused(response, asked)
-        return read_token(response, started)
+            raise self._refused(response, request)
+        return Token.read(response, started)
 
-    def _refused(self, response: requests.Response, asked: _Request) -> RegistryError:
-        found = self._credentials if response.status_code in (401, DENIED) else None
-        return refusal(response, self.host, found, asked.pull, asked.push)
+    def _refused(self, response: requests.Response, request: _Request) -> RegistryError:
+        credentials = self._credentials if response.status_code in (401, DENIED) else None
+        return refusal(response, self.host, credentials, request.pull, request.push)
 
 
 _registries: dict[str, Registry] = {}
 
 
 def registry_at(host: str) -> Registry:
-    """Return this process's client of a registry, with its connections and tokens.
-
-    Args:
-        host: the registry, with its port where it has one.
-    """
+    """Return this process's client of a registry, with its connections and tokens; see ``Registry``."""
     return _registries.setdefault(host, Registry(host))
 
 
 def stop_registries() -> None:
-    """End what this process's clients have under way, since it was told to end."""
+    """End what this process's clients are doing, since the process was told to end."""
     for registry in tuple(_registries.values()):
         registry.stop()
+
+
+def _open_session(host: str, address: str) -> requests.Session:
+    """Return a session for a registry; it is safe to use from several threads.
+
+    Raises:
+        K8sVenvError: the registry's certificates in Docker's folder cannot be used.
+    """
+    session = _Session()
+    session.headers.update({"User-Agent": "k8s-venv", "Accept-Encoding": "identity"})
+    session.auth = lambda request: request
+    # As Docker does, this machine is never reached through a proxy.
+    session.trust_env = not _is_local(host)
+    session.mount("https://", _Adapter(ssl.create_default_context()))
+    session.mount(f"{address}/", _Adapter(_context(host)))
+    return session
+
+
+class _Session(requests.Session):
+    """Sends credentials only to their own server, and never those of ~/.netrc, which are for other programs."""
+
+    def rebuild_auth(self, prepared_request: requests.PreparedRequest, response: requests.Response) -> None:
+        url = str(prepared_request.url)
+        place = urlsplit(url)
+        if place.scheme == "http" and response.url.startswith("https:") and not _is_plain(place.netloc):
+            here = urlsplit(response.url).netloc
+            raise RegistryError(f"{here} redirects to {place.netloc}, without encryption.", lasting=True)
+        if "Authorization" in prepared_request.headers and self.should_strip_auth(response.url, url):  # type: ignore[no-untyped-call]
+            del prepared_request.headers["Authorization"]
+
+
+class _Adapter(HTTPAdapter):
+    """Trusts the machine's authorities beside those of requests, or those that its variables name."""
+
+    def __init__(self, context: ssl.SSLContext) -> None:
+        self._context = context
+        super().__init__(pool_connections=_CONNECTIONS, pool_maxsize=_CONNECTIONS)
+
+    def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
+        super().init_poolmanager(*arguments, ssl_context=self._context, **options)
+
+    def proxy_manager_for(self, proxy: str, **options: Any) -> Any:
+        return super().proxy_manager_for(proxy, ssl_context=self._context, **options)
+
+
+def _context(host: str) -> ssl.SSLContext:
+    """Return a context with a registry's own authority and our certificate for it, from the folders of Docker.
+
+    https://docs.docker.com/engine/security/certificates/
+    """
+    context = ssl.create_default_context()
+    for folder in (Path("/etc/docker/certs.d"), Path.home() / ".config/docker/certs.d"):
+        try:
+            for path in sorted((folder / host).glob("*.crt")):
+                context.load_verify_locations(path)
+            for path in sorted((folder / host).glob("*.cert")):
+                context.load_cert_chain(path, path.with_suffix(".key"))
+        except (OSError, ssl.SSLError) as error:
+            raise K8sVenvError(f"The certificates in {folder / host} cannot be used: {error}.") from None
+    return context

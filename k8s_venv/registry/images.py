@@ -1,4 +1,4 @@
-"""The images of a registry: manifests, their configuration, and the base that an environment is built on."""
+"""The images of a registry: their references, manifests and configuration."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from k8s_venv.registry.client import HEAD_REFUSED, Registry, registry_at
+from k8s_venv.registry.credentials import DOCKER_HUB
 from k8s_venv.registry.errors import RegistryError, document
-from k8s_venv.registry.reference import Reference
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     import requests
 
+# Other names of Docker Hub.
+_DOCKER_HUB = ("index.docker.io", "registry-1.docker.io", "registry.hub.docker.com")
 _MANIFESTS = (
     "application/vnd.oci.image.index.v1+json",
     "application/vnd.docker.distribution.manifest.list.v2+json",
@@ -23,6 +25,51 @@ _MANIFESTS = (
     "application/vnd.docker.distribution.manifest.v2+json",
 )
 _INDEX_TYPES = _MANIFESTS[:2]
+
+
+@dataclasses.dataclass(frozen=True)
+class Reference:
+    """A reference: ``registry.example.com/team/name:tag@sha256:…``, with Docker's defaults for what is left out.
+
+    Args:
+        host: the registry, with its port if it has one.
+        repository: the image's name on that registry.
+        tag: its tag, or nothing beside a digest.
+        digest: its digest, or nothing.
+    """
+
+    host: str
+    repository: str
+    tag: str = ""
+    digest: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> Reference:
+        """Read a reference as Docker does: ``python:3.12`` is ``docker.io/library/python:3.12``.
+
+        Args:
+            text: the reference.
+        """
+        name, _, digest = text.partition("@")
+        first, slash, rest = name.partition("/")
+        # A first part that is no host belongs to a name on Docker Hub; no repository has capital letters.
+        if not slash or not ("." in first or ":" in first or first == "localhost" or first != first.lower()):
+            first, rest = DOCKER_HUB, name
+        first = DOCKER_HUB if first.lower() in _DOCKER_HUB else first.lower()
+        repository, colon, tag = rest.partition(":")
+        if first == DOCKER_HUB and "/" not in repository:
+            repository = f"library/{repository}"
+        return cls(first, repository, tag if colon else "" if digest else "latest", digest)
+
+    @property
+    def target(self) -> str:
+        """Return the digest if there is one, else the tag."""
+        return self.digest or self.tag
+
+    def __str__(self) -> str:
+        """Return the whole reference."""
+        tag = f":{self.tag}" if self.tag else ""
+        return f"{self.host}/{self.repository}{tag}{'@' if self.digest else ''}{self.digest}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,17 +94,17 @@ class BaseImage:
 
 
 def find_manifest(registry: Registry, reference: Reference) -> str | None:
-    """Return the digest of an image's manifest or index, or None when the registry does not have it.
+    """Return the digest of an image's manifest or index, or None if the registry does not have it.
 
     Raises:
-        RegistryError: the registry cannot be asked.
+        RegistryError: the registry cannot be reached or refuses.
     """
     response = _ask_for_manifest(registry, "HEAD", reference)
     if response.status_code == 404:
         return None
     if digest := response.headers.get("Docker-Content-Digest"):
         return digest
-    try:  # it does not answer HEAD, or without a digest, or without the reason for a refusal
+    try:  # HEAD is not supported, or its answer has no digest, or no reason for a refusal
         return _read(registry, reference)[1]
     except RegistryError as error:
         if error.status == 404:
@@ -69,14 +116,14 @@ def image_exists(reference: str) -> bool:
     """Return whether a registry has an image.
 
     Raises:
-        RegistryError: the registry cannot be asked.
+        RegistryError: the registry cannot be reached or refuses.
     """
     wanted = Reference.parse(reference)
     return find_manifest(registry_at(wanted.host), wanted) is not None
 
 
 def list_tags(registry: Registry, repository: str) -> list[str]:
-    """Return the tags of a repository; none when the registry does not know it."""
+    """Return the tags of a repository; an empty list if the registry does not know it."""
     response = registry.request("GET", f"{repository}/tags/list", pull=[repository], expect=(200, 404))
     return list(document(response).get("tags") or ()) if response.status_code == 200 else []
 
@@ -114,14 +161,14 @@ def content_digest(content: bytes) -> str:
 
 
 def resolve_base(reference: str, attempts: int = 6) -> str:
-    """Return the digest of the image, or index of images, that a base's reference names now.
+    """Return the digest of the image, or index of images, that a reference names now.
 
     Args:
-        reference: the image; one with a digest is not asked for.
+        reference: the image; for one with a digest, no registry is asked.
         attempts: how often a request is tried.
 
     Raises:
-        RegistryError: the registry cannot be asked, or does not have it.
+        RegistryError: the registry cannot be reached, or does not have it.
     """
     wanted = Reference.parse(reference)
     if wanted.digest:
@@ -141,7 +188,7 @@ def find_base(registry: Registry, reference: Reference, platform: str) -> BaseIm
         platform: such as ``linux/arm64``.
 
     Raises:
-        RegistryError: the registry cannot be asked, or does not have it for that platform.
+        RegistryError: the registry cannot be reached, or does not have it for that platform.
     """
     manifest, digest = _read(registry, reference)
     if manifest.get("mediaType") in _INDEX_TYPES or "manifests" in manifest:

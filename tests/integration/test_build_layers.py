@@ -24,8 +24,8 @@ from k8s_venv.cache import exclusive_lock, uv_folder
 from k8s_venv.config.project import load_project
 from k8s_venv.locks.locking import read_lock
 from k8s_venv.registry import BaseImage, Reference, Registry, find_base
+from k8s_venv.registry.blobs import Blob, upload
 from k8s_venv.registry.images import encoded, list_tags, put_manifest, read_blob
-from k8s_venv.registry.uploads import Blob, upload
 from tests.conftest import Command
 from tests.disks import mounted
 from tests.registry_proxy import Fault, Proxy, registry_proxy

@@ -9,8 +9,8 @@ import pytest
 import trustme
 
 from k8s_venv.errors import K8sVenvError
-from k8s_venv.registry import Blob, Registry, RegistryError, upload, uploads
-from k8s_venv.registry.uploads import has_blob
+from k8s_venv.registry import Blob, Registry, RegistryError, blobs, upload
+from k8s_venv.registry.blobs import has_blob
 from tests.registry_proxy import Fault, Proxy, registry_proxy
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("no_settings")]
@@ -39,10 +39,12 @@ def test_a_blob_that_cannot_be_mounted_is_sent(proxy: Proxy, blob: Blob, reposit
     assert has_blob(Registry(proxy.host), repository, blob.digest)
 
 
+@pytest.mark.parametrize("unit", ["", "bytes="])
 def test_an_upload_that_breaks_off_goes_on_after_the_last_whole_piece(
-    proxy: Proxy, blob: Blob, repository: str, monkeypatch: pytest.MonkeyPatch
+    proxy: Proxy, blob: Blob, repository: str, unit: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(uploads, "_PIECE", 1_000_000)
+    monkeypatch.setattr(blobs, "_PIECE", 1_000_000)
+    proxy.changed = lambda headers: headers.update({"Range": unit + headers["Range"]} if "Range" in headers else {})
     cut, refused = Fault("PATCH", UPLOADS, after=500_000), Fault("PATCH", UPLOADS, 503, skip=1)
     proxy.faults = [cut, refused]
 

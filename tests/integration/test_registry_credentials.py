@@ -12,8 +12,8 @@ import pytest
 
 from k8s_venv.errors import K8sVenvError
 from k8s_venv.registry import Blob, Registry, RegistryError, upload
+from k8s_venv.registry.blobs import has_blob
 from k8s_venv.registry.credentials import find_credentials
-from k8s_venv.registry.uploads import has_blob
 from tests.registry_proxy import Fault, Proxy, registry_proxy
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("no_settings", "nobody")]
@@ -159,6 +159,18 @@ def test_an_identity_token_is_exchanged(proxy: Proxy, blob: Blob, repository: st
     assert proxy.count("POST", "/token") > 0
 
 
+def test_an_identity_token_of_a_helper_is_exchanged(
+    proxy: Proxy, blob: Blob, repository: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proxy.users, proxy.identity_token = {"ada": "s3cret"}, "long-lived"
+    (tmp_path / "config.json").write_text(json.dumps({"credsStore": "ours"}))
+    helper(tmp_path, """echo '{"Username": "<token>", "Secret": "long-lived"}'""")
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+
+    assert upload(Registry(proxy.host), repository, blob.digest, lambda: blob) == "sent"
+    assert proxy.count("POST", "/token") > 0
+
+
 def test_what_a_registry_wants_to_see_is_asked_for_once(
     proxy: Proxy, blob: Blob, repository: str, tmp_path: Path
 ) -> None:
@@ -197,7 +209,7 @@ def test_a_token_is_renewed_before_its_end(
     now = time.monotonic()
 
     for seconds in (200, 295):
-        monkeypatch.setattr("k8s_venv.registry.tokens.time.monotonic", lambda later=now + seconds: later)
+        monkeypatch.setattr("k8s_venv.registry.credentials.time.monotonic", lambda later=now + seconds: later)
         has_blob(registry, repository, NOTHING)
 
     assert proxy.count("GET", "/token") == 2
@@ -291,6 +303,7 @@ def test_a_helper_that_fails_is_named_without_what_it_printed_of_secrets(
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     cases = {
         'echo "credentials not found in native keychain"; exit 1': "refused a request without credentials",
+        "echo 'The specified item could not be found in the keychain.'; exit 1": "a request without credentials",
         "echo 'the vault is sealed' >&2; exit 3": f"ours failed for {proxy.host}: the vault is sealed",
         """echo '{"Username": "ada", "Secret": "s3cret"}'; exit 1""": "it printed a secret, which is not shown here",
         "echo no JSON": "gave no JSON",

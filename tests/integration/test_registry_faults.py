@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from k8s_venv.registry import Blob, Reference, Registry, RegistryError, download, upload, uploads
+from k8s_venv.registry import Blob, Reference, Registry, RegistryError, blobs, download, upload
+from k8s_venv.registry.blobs import has_blob
 from k8s_venv.registry.images import find_manifest, list_tags, put_manifest
-from k8s_venv.registry.uploads import has_blob
 from tests.registry_proxy import Fault, Proxy
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("no_settings")]
@@ -37,6 +37,28 @@ def test_a_connection_that_breaks_is_taken_up_again(
     assert has_blob(registry, repository, blob.digest)
 
 
+# A registry that restarted, or that cleans up, answers 404; one that got a piece twice, 416; Amazon's answers 400.
+@pytest.mark.parametrize("method", ["PATCH", "PUT"])
+@pytest.mark.parametrize("status", [400, 404, 416])
+def test_an_upload_that_the_registry_forgot_begins_again(
+    proxy: Proxy, blob: Blob, repository: str, method: str, status: int
+) -> None:
+    proxy.faults = [Fault(method, UPLOADS, status), Fault("GET", UPLOADS, 404)]
+
+    assert upload(Registry(proxy.host), repository, blob.digest, lambda: blob) == "sent"
+    assert has_blob(Registry(proxy.host), repository, blob.digest)
+    assert proxy.count("POST") == 2
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 405])
+def test_a_registry_that_refuses_to_mount_gets_the_bytes(
+    proxy: Proxy, blob: Blob, repository: str, status: int
+) -> None:
+    proxy.faults = [Fault("POST", "mount=", status)]
+
+    assert upload(Registry(proxy.host), repository, blob.digest, lambda: blob, ["nobody/has-it"]) == "sent"
+
+
 def test_an_upload_whose_last_answer_got_lost_is_not_sent_again(proxy: Proxy, blob: Blob, repository: str) -> None:
     proxy.faults = [Fault("PUT", UPLOADS, after=0)]  # the registry got it, and has the blob
 
@@ -55,7 +77,7 @@ def test_a_file_that_is_gone_is_not_the_registrys_fault(proxy: Proxy, blob: Blob
 def test_a_busy_registry_that_is_asked_how_far_an_upload_got_does_not_lose_it(
     proxy: Proxy, blob: Blob, repository: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(uploads, "_PIECE", 1_000_000)
+    monkeypatch.setattr(blobs, "_PIECE", 1_000_000)
     busy = Fault("GET", UPLOADS, 429, {"Retry-After": "0"}, skip=1)
     proxy.faults = [Fault("PATCH", UPLOADS, 413), Fault("PATCH", UPLOADS, 503, {"Retry-After": "0"}, skip=2), busy]
 
@@ -91,7 +113,7 @@ def test_a_registry_that_asks_for_an_hour_is_not_waited_for(proxy: Proxy, reposi
 def test_a_registry_that_refuses_a_whole_blob_gets_it_in_pieces(
     proxy: Proxy, blob: Blob, repository: str, least: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(uploads, "_PIECE", 1_000_000)
+    monkeypatch.setattr(blobs, "_PIECE", 1_000_000)
     if least:
         proxy.changed = lambda headers: headers.update({"OCI-Chunk-Min-Length": str(least)})
     proxy.faults = [Fault("PATCH", UPLOADS, 413)]
@@ -105,7 +127,7 @@ def test_a_registry_that_refuses_a_whole_blob_gets_it_in_pieces(
 def test_a_proxy_that_takes_little_at_a_time_gets_ever_smaller_pieces(
     proxy: Proxy, blob: Blob, repository: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(uploads, "_PIECE", 2_000_000)
+    monkeypatch.setattr(blobs, "_PIECE", 2_000_000)
     proxy.faults = [Fault("PATCH", UPLOADS, 413, times=2)]
 
     upload(Registry(proxy.host), repository, blob.digest, lambda: blob)
@@ -179,6 +201,10 @@ def test_a_registry_that_keeps_another_manifest_is_named(proxy: Proxy, repositor
         (
             Fault("PUT", "/manifests/", 403, body=said("DENIED", "adding 5 MiB would exceed the quota of 1 GiB.")),
             "The registry HOST denies pushing to REPOSITORY: adding 5 MiB would exceed the quota of 1 GiB.",
+        ),
+        (
+            Fault("PUT", "/manifests/", 403, body=said("DENIED", "registry contains 1 repositories, limit is 1")),
+            "The registry HOST denies pushing to REPOSITORY: registry contains 1 repositories, limit is 1.",
         ),
         (
             Fault("PUT", "/manifests/", 403, body=said("DENIED", "no")),

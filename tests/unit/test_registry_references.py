@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import socket
+import time
+
 import pytest
+import requests
 
 from k8s_venv.registry import Reference, Registry, RegistryError
-from k8s_venv.registry.credentials import Credentials
-from k8s_venv.registry.tokens import Challenge, token_request
+from k8s_venv.registry.credentials import Challenge, Credentials
+from k8s_venv.registry.errors import refusal
 
 DIGEST = f"sha256:{'0' * 64}"
 
@@ -19,6 +24,7 @@ DIGEST = f"sha256:{'0' * 64}"
         ("docker.io/python:3.12", "docker.io", "library/python", "3.12"),
         ("index.docker.io/team/etl:1", "docker.io", "team/etl", "1"),
         ("registry-1.docker.io/team/etl:1", "docker.io", "team/etl", "1"),
+        ("registry.hub.docker.com/library/python:3.12", "docker.io", "library/python", "3.12"),
         ("ghcr.io/team/etl", "ghcr.io", "team/etl", "latest"),
         ("GHCR.io/team/etl", "ghcr.io", "team/etl", "latest"),
         ("Registry/etl:1", "registry", "etl", "1"),
@@ -63,7 +69,32 @@ def test_data_and_credentials_go_nowhere_without_encryption() -> None:
     with pytest.raises(RegistryError, match=r"example.com wants data sent to storage.example.com, without encryption"):
         registry.request("PUT", "http://storage.example.com/upload")
     with pytest.raises(RegistryError, match=r"wants its credentials sent to http://auth.example.com/token, without"):
-        token_request(Challenge("bearer", "http://auth.example.com/token"), [], found, registry.address)
+        Challenge("bearer", "http://auth.example.com/token").token_request([], found, registry.address)
+
+
+def test_a_registry_that_does_not_exist_is_named_soon() -> None:
+    with socket.create_server(("localhost", 0)) as server:
+        host = f"localhost:{server.getsockname()[1]}"
+    started = time.monotonic()
+
+    with pytest.raises(RegistryError, match=f"^The registry {host} cannot be reached: Connection refused.$"):
+        Registry(host).request("GET", "x")
+
+    assert time.monotonic() - started < 10  # six tries take 18 seconds
+
+
+def test_a_repository_that_amazon_does_not_make_by_itself_is_made_with_a_command() -> None:
+    host = "123456789012.dkr.ecr.eu-west-1.amazonaws.com"
+    response = requests.Response()
+    response.status_code = 404
+    response._content = json.dumps(
+        {"errors": [{"code": "NAME_UNKNOWN", "message": "The repository with name 'team/etl' does not exist"}]}
+    ).encode()
+
+    assert str(refusal(response, host, None, (), "team/etl")) == (
+        f"The registry {host} has no repository team/etl: The repository with name 'team/etl' does not exist. "
+        "Create it: `aws ecr create-repository --region eu-west-1 --repository-name team/etl`."
+    )
 
 
 def test_a_proxys_password_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
