@@ -272,18 +272,3 @@ def _of_values(task: Task, captured: Captured) -> list[tuple[str, Import]]:
 
 def _top(module: str) -> str:
     return module.partition(".")[0]
-
-
-def files_to_load(paths: Iterable[Path]) -> Iterator[Path]:
-    """Yield the Python files that paths name, those of folders included.
-
-    Args:
-        paths: files and folders.
-    """
-    for path in paths:
-        if path.is_dir():
-            yield from sorted(
-                file for file in path.rglob("*.py") if not file.is_dir() and "__pycache__" not in file.parts
-            )
-        else:
-            yield path

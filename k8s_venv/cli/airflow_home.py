@@ -1,4 +1,4 @@
-"""An Airflow for one command: its home and database, made before Airflow is imported."""
+"""An Airflow for commands that load DAG files: its home and database, made before Airflow is imported."""
 
 from __future__ import annotations
 
@@ -20,22 +20,45 @@ from k8s_venv.config import PROJECT_VARIABLE
 from k8s_venv.errors import K8sVenvError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 _DAGS_FOLDER = "AIRFLOW__CORE__DAGS_FOLDER"
 _PLUGINS_FOLDER = "AIRFLOW__CORE__PLUGINS_FOLDER"
-# Whoever loads a DAG file tells its faults.
-_NAMESPACES = "airflow.task.operators=INFO,py.warnings=ERROR,airflow.dag_processing=CRITICAL"
+# Settings that the user's own win over. Logs have the lines that tasks print and faults, not those of Airflow's parts.
+_SETTINGS = {
+    "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+    "AIRFLOW__CORE__DAGBAG_IMPORT_ERROR_TRACEBACK_DEPTH": "100",
+    # The command itself reports the faults of a DAG file.
+    "AIRFLOW__LOGGING__NAMESPACE_LEVELS": (
+        "airflow.task.operators=INFO,py.warnings=ERROR,airflow.dag_processing=CRITICAL"
+    ),
+    "AIRFLOW__LOGGING__LOG_FORMAT": "%(message)s",
+    "AIRFLOW__METRICS__TIMER_UNIT_CONSISTENCY": "True",  # Airflow 2 warns without it
+}
+
+
+def files_to_load(paths: Iterable[Path]) -> Iterator[Path]:
+    """Yield the Python files that paths name, those of folders included.
+
+    Args:
+        paths: files and folders.
+    """
+    for path in paths:
+        if path.is_dir():
+            found = path.rglob("*.py")
+            yield from sorted(file for file in found if not file.is_dir() and "__pycache__" not in file.parts)
+        else:
+            yield path
 
 
 @contextlib.contextmanager
-def airflow_home(dags: Path, project: Path | None, *, log_level: str = "WARNING") -> Iterator[None]:
+def airflow_home(path: Path, project: Path | None, *, log_level: str = "CRITICAL") -> Iterator[None]:
     """Give Airflow a home for one command, unless the user has one; this must come before Airflow's import.
 
     Args:
-        dags: the folder of the DAG files.
-        project: what ``--project`` says, for the tasks in them.
-        log_level: from which level Airflow's own parts speak.
+        path: a DAG file, or the folder of DAG files.
+        project: the value of ``--project``, for the tasks in them.
+        log_level: the lowest level at which Airflow's own parts log.
 
     Raises:
         K8sVenvError: Airflow is not installed.
@@ -44,23 +67,9 @@ def airflow_home(dags: Path, project: Path | None, *, log_level: str = "WARNING"
         raise K8sVenvError("DAG files need Airflow: pip install 'k8s-venv[airflow]'.")
     if project:
         os.environ[PROJECT_VARIABLE] = str(project.resolve())
-    whole = next((folder for folder in (dags, *dags.parents) if folder.name == "dags"), dags)
-    configured = os.environ.get(_DAGS_FOLDER, str(whole))
-    if not dags.is_relative_to(configured):  # where Airflow would look for the files, and not find them
-        os.environ[_DAGS_FOLDER] = str(dags)
-    os.environ.setdefault(_DAGS_FOLDER, configured)
-    for folder in (str(dags), configured):
-        if folder not in sys.path:
-            sys.path.append(folder)  # as Airflow's own processes do
-    if "AIRFLOW_HOME" not in os.environ and (whole.parent / "plugins").is_dir():
-        os.environ.setdefault(_PLUGINS_FOLDER, str(whole.parent / "plugins"))  # beside the DAGs, as in Airflow's home
-    os.environ.setdefault("AIRFLOW__CORE__LOAD_EXAMPLES", "False")
-    os.environ.setdefault("AIRFLOW__CORE__DAGBAG_IMPORT_ERROR_TRACEBACK_DEPTH", "100")
-    # What tasks print, and what goes wrong; not what Airflow's parts tell one another.
-    os.environ.setdefault("AIRFLOW__LOGGING__LOGGING_LEVEL", log_level)
-    os.environ.setdefault("AIRFLOW__LOGGING__NAMESPACE_LEVELS", _NAMESPACES)
-    os.environ.setdefault("AIRFLOW__LOGGING__LOG_FORMAT", "%(message)s")
-    os.environ.setdefault("AIRFLOW__METRICS__TIMER_UNIT_CONSISTENCY", "True")  # Airflow 2 warns without it
+    _find_dags(path.resolve() if path.is_dir() else path.resolve().parent)
+    for name, value in {**_SETTINGS, "AIRFLOW__LOGGING__LOGGING_LEVEL": log_level}.items():
+        os.environ.setdefault(name, value)
     with contextlib.ExitStack() as at_the_end:
         at_the_end.callback(gc.freeze)  # or Python searches all of Airflow's objects for garbage before it ends
         if "AIRFLOW_HOME" not in os.environ:
@@ -69,6 +78,16 @@ def airflow_home(dags: Path, project: Path | None, *, log_level: str = "WARNING"
             os.environ["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] = f"sqlite:///{home}/airflow.db"
             shutil.copy(_empty_database(), Path(home) / "airflow.db")
         yield
+
+
+def _find_dags(dags: Path) -> None:
+    """Let Airflow and Python find the modules of DAG files, as Airflow's own processes do."""
+    whole = next((folder for folder in (dags, *dags.parents) if folder.name == "dags"), dags)
+    configured = os.environ.get(_DAGS_FOLDER, str(whole))
+    os.environ[_DAGS_FOLDER] = configured if dags.is_relative_to(configured) else str(dags)
+    sys.path += [folder for folder in dict.fromkeys((str(dags), configured)) if folder not in sys.path]
+    if "AIRFLOW_HOME" not in os.environ and (whole.parent / "plugins").is_dir():
+        os.environ.setdefault(_PLUGINS_FOLDER, str(whole.parent / "plugins"))  # beside the DAGs, as in Airflow's home
 
 
 def _empty_database() -> Path:

@@ -13,8 +13,8 @@ from k8s_venv import cache
 from k8s_venv.cli.console import (
     aligned,
     console,
-    ends_in_order,
     environments_argument,
+    interruptible,
     megabytes,
     open_project,
     progress,
@@ -82,7 +82,7 @@ def build_images(
 
     _check_usage(check=check, load=load, output=output)
     elsewhere = bool(load or output)
-    click.get_current_context().with_resource(ends_in_order())
+    click.get_current_context().with_resource(interruptible())
     project = open_project(given)
     click.get_current_context().with_resource(cache.shared_lock(cache.layers_folder()))
     selected = project.select(environments)

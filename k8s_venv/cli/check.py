@@ -6,26 +6,24 @@ import json
 import re
 import reprlib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from k8s_venv.check.tasks import Finding, check_tasks, files_to_load
-from k8s_venv.cli.airflow_home import airflow_home
+from k8s_venv.cli.airflow_home import airflow_home, files_to_load
 from k8s_venv.cli.console import console, counted
-from k8s_venv.errors import K8sVenvError
+from k8s_venv.errors import K8sVenvError, masked
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from k8s_venv.calls.capturing import Captured
-    from k8s_venv.check.tasks import Task
+    from k8s_venv.check.tasks import Finding, Task
 
 _LONGEST_VALUE = 100  # characters
 _NAMED_TASKS = 3  # of those that one finding is about
-_PLAIN_MODULES = {"builtins", "datetime", "decimal", "uuid", "pathlib", "collections"}
+_PLAIN_MODULES = {"builtins", "datetime", "decimal", "uuid", "pathlib"}
 _SECRET_NAME = re.compile(r"(?i)pass|secret|token|api_?key|credential|private|conn|dsn")
-_PASSWORD_IN_URL = re.compile(r"(\w+://[^\s/:@]*:)[^\s@]+@")
 
 
 @click.command()
@@ -44,8 +42,8 @@ def check(given: Path | None, paths: tuple[Path, ...], registry: bool, form: str
     """Check the isolated tasks of DAG files without running them.
 
     Files and folders; by default the working folder. Each file is loaded as Airflow loads it. For each isolated task:
-    is its environment declared and its lock fresh, can the target's Python parse what travels, can everything that it
-    uses travel, and does the lock, or the folder of the DAG, provide every import?
+    is its environment declared and its lock fresh, can the environment's Python parse the source that travels, can all
+    that it uses travel, and does the lock, or the folder of the DAG, provide every import?
 
     One line for each place and message, as path:line: tasks: message; JSON has an object for each task. The exit code
     is 1 when there are findings.
@@ -60,10 +58,11 @@ def check(given: Path | None, paths: tuple[Path, ...], registry: bool, form: str
         from k8s_venv.registry import image_exists
 
         exists = image_exists
-    files = list(files_to_load(paths or (Path.cwd(),)))
-    start = (paths[0] if paths else Path.cwd()).resolve()
-    with airflow_home(start if start.is_dir() else start.parent, given, log_level="CRITICAL"):
+    places = paths or (Path.cwd(),)
+    files = list(files_to_load(places))
+    with airflow_home(places[0], given):
         from k8s_venv.airflow.loading import load_tasks
+        from k8s_venv.check.tasks import check_tasks
 
         tasks: list[Task] = []
         findings: list[Finding] = []
@@ -93,7 +92,7 @@ def explain(given: Path | None, dag_file: Path, task: str) -> None:
     Example:
         k8s-venv explain dags/sales.py clean
     """  # noqa: D301 -- click leaves the lines after a \b as they are
-    with airflow_home(dag_file.resolve().parent, given, log_level="CRITICAL"):
+    with airflow_home(dag_file, given):
         from k8s_venv.airflow.loading import load_tasks
         from k8s_venv.calls.capturing import capture
 
@@ -108,83 +107,72 @@ def explain(given: Path | None, dag_file: Path, task: str) -> None:
 
 
 def _explain(task: Task, captured: Captured) -> None:
-    from k8s_venv.locks.locking import read_lock
-
     environment = task.environment
     click.echo(f"task         {task.name}")
     click.echo(f"environment  {environment.name}, Python {environment.python}")
-    if not task.needs_lock:
-        image = (
-            "an image that the task names" if task.brings_image else environment.pod.get("image") or environment.image
-        )
+    if task.needs_lock:
+        _explain_image(task)
+    else:
+        image = environment.pod.get("image") or environment.image
+        image = "an image that the task names" if task.brings_image else image
         own = environment.interpreter if task.backend == "local" else image
         click.echo(f"lock         not used: it runs in {own}")
-    else:
-        try:
-            lock = read_lock(environment)
-            click.echo(f"lock         {lock.path.name}, {counted(len(lock.packages), 'package')}")
-            image = environment.image_reference(task.project.require_registry(), lock.digest)
-            click.echo(f"image        {image}")
-        except K8sVenvError as error:
-            click.echo(f"image        not known: {error}")
     click.echo(f"transport    {captured.transport}, because {captured.why}")
     click.echo("archive      the runner, the arguments, and:")
     for name, data in sorted(captured.entries.items()):
         click.echo(f"             {name}, {len(data):,} bytes")
     state = captured.slicer.sent_state() if captured.slicer else {}
     if state:
-        click.echo("values       as they are now, shortened; what its name or form calls secret is not shown:")
+        click.echo("values       as they are now, shortened; secrets, by their names or form, are not shown:")
     for name, value in sorted(state.items()):
-        click.echo(f"             {name} = {_shown(name, value)}")
+        text = "***" if _is_secret(name) else masked(_Shortened().repr(value))
+        click.echo(f"             {name} = {text if len(text) <= _LONGEST_VALUE else text[:_LONGEST_VALUE] + '…'}")
     for file, line, text in captured.source:
         click.echo(f"\n--- {file}:{line}")
         click.echo(text.rstrip())
 
 
-def _shown(name: str, value: object) -> str:
-    """Return a short text for a value, without what looks like a secret."""
+def _explain_image(task: Task) -> None:
+    from k8s_venv.locks.locking import read_lock
+
+    try:
+        lock = read_lock(task.environment)
+        click.echo(f"lock         {lock.path.name}, {counted(len(lock.packages), 'package')}")
+        image = task.environment.image_reference(task.project.require_registry(), lock.digest)
+        click.echo(f"image        {image}")
+    except K8sVenvError as error:
+        click.echo(f"image        not known: {error}")
+
+
+class _Shortened(reprlib.Repr):
+    """Shortens values, and shows neither secrets nor the texts of objects, which may hold some."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxstring = self.maxother = 60
+        self.maxlevel = 3
+        self.maxdict = self.maxlist = self.maxtuple = self.maxset = self.maxfrozenset = self.maxdeque = 6
+
+    def repr_str(self, x: str, level: int) -> str:
+        return super().repr_str(masked(x), level)
+
+    def repr_dict(self, x: dict[Any, Any], level: int) -> str:
+        shown = {key: "***" if isinstance(key, str) and _is_secret(key) else value for key, value in x.items()}
+        return super().repr_dict(shown, level)
+
+    def repr_instance(self, x: Any, level: int) -> str:
+        kind = type(x)
+        return super().repr_instance(x, level) if kind.__module__ in _PLAIN_MODULES else f"<{kind.__qualname__}>"
+
+
+def _is_secret(name: str) -> bool:
     from k8s_venv.airflow.compat import is_sensitive
 
-    if is_sensitive(name) or _SECRET_NAME.search(name):
-        return "***"
-    shown = reprlib.Repr(maxstring=60, maxother=60, maxdict=6, maxlist=6, maxtuple=6, maxset=6, maxlevel=3)
-    try:
-        text = shown.repr(_without_secrets(value, is_sensitive))
-    except Exception:  # noqa: BLE001 -- whatever a value's own methods raise
-        text = f"<{type(value).__name__}>"
-    text = text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}…"
-    return _PASSWORD_IN_URL.sub(r"\1***@", text)
-
-
-def _without_secrets(value: object, is_sensitive: Callable[[str], bool]) -> object:
-    if type(value) is dict:
-        return {
-            key: "***"
-            if isinstance(key, str) and (is_sensitive(key) or _SECRET_NAME.search(key))
-            else _without_secrets(item, is_sensitive)
-            for key, item in value.items()
-        }
-    if type(value) is list:
-        return [_without_secrets(item, is_sensitive) for item in value]
-    if type(value) is tuple:
-        return tuple(_without_secrets(item, is_sensitive) for item in value)
-    if type(value) is str and _PASSWORD_IN_URL.search(value):
-        return _PASSWORD_IN_URL.sub(r"\1***@", value)
-    return value if type(value).__module__ in _PLAIN_MODULES else _Named(type(value).__qualname__)
-
-
-class _Named:
-    """Stands for a value whose own text might say anything."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-
-    def __repr__(self) -> str:
-        return f"<{self._name}>"
+    return is_sensitive(name) or _SECRET_NAME.search(name) is not None
 
 
 def _by_place(findings: list[Finding]) -> dict[tuple[str, int, str], list[str]]:
-    """Return the tasks of each path, line and message: one line may fail in many tasks."""
+    """Return the tasks of each path, line and message: one line may be at fault in many tasks."""
     tasks: dict[tuple[str, int, str], list[str]] = {}
     for each in findings:
         tasks.setdefault((each.path, each.line, each.message), []).append(each.task)

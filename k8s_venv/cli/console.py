@@ -1,4 +1,4 @@
-"""How commands speak: progress per environment, live on a terminal and as plain lines elsewhere."""
+"""The output of commands: progress per environment, live on a terminal and as plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from k8s_venv.config.project import Project
 
-_PATIENCE = 10.0  # seconds for a command that was told to end
+_GRACE = 10.0  # seconds that an interrupted command has to end
 
 Report = Callable[[str, str], None]
 
@@ -35,8 +35,20 @@ def console() -> Console:
     return Console(stderr=True, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
+def open_project(given: Path | None) -> Project:
+    """Load the project that a command works on.
+
+    Args:
+        given: the file or folder that ``--project`` names; by default the project is looked for from here upwards.
+    """
+    from k8s_venv.config import PROJECT_VARIABLE
+    from k8s_venv.config.project import find_project, load_project, project_at  # it imports pydantic
+
+    return load_project(project_at(given, f"--project (or {PROJECT_VARIABLE})") if given else find_project())
+
+
 def _environment_names(context: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
-    """Return the environments that a shell can complete a word to."""
+    """Return the environments to which a shell can complete a word."""
     try:
         project = open_project(context.find_root().params.get("project"))
     except K8sVenvError:
@@ -51,20 +63,8 @@ environments_argument = click.argument(
 environment_argument = click.argument("environment", shell_complete=_environment_names)
 
 
-def open_project(given: Path | None) -> Project:
-    """Load the project that a command works on.
-
-    Args:
-        given: what ``--project`` says, a file or a folder; by default the project is looked for from here upwards.
-    """
-    from k8s_venv.config import PROJECT_VARIABLE
-    from k8s_venv.config.project import find_project, load_project, project_at  # it imports pydantic
-
-    return load_project(project_at(given, f"--project (or {PROJECT_VARIABLE})") if given else find_project())
-
-
 def show_error(error: K8sVenvError | str) -> None:
-    """Print an error beside others, where a command goes on after it."""
+    """Print an error of a command that continues."""
     console().print(f"Error: {error}", style="red")
 
 
@@ -79,7 +79,7 @@ def megabytes(size: int) -> str:
 
 
 def aligned(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a table as text; unlike rich's it is never cut to a width, since names are there to be copied.
+    """Return a table as text; unlike rich's it is never cut to a width, since users copy names from it.
 
     Args:
         header: the columns' names.
@@ -96,43 +96,45 @@ def aligned(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 @contextlib.contextmanager
-def ends_in_order() -> Iterator[None]:
-    """Let SIGTERM end a command as Ctrl-C does, with what it began; told twice, or after a while, it ends at once."""
-    told = False
+def interruptible() -> Iterator[None]:
+    """Let SIGTERM end a command as Ctrl-C does, with its threads and processes.
+
+    A second signal ends the command at once, as does a thread that waits for longer than ten seconds.
+    """
+    interrupted = False
 
     def leave(number: int) -> None:
         console().show_cursor()
         console().print("Interrupted.")
         os._exit(128 + number)
 
-    def tell(number: int, frame: object) -> None:
-        nonlocal told
-        if told:
+    def interrupt(number: int, frame: object) -> None:
+        nonlocal interrupted
+        if interrupted:
             leave(number)
-        told = True
-        # A thread may wait for somebody who does not answer.
-        timer = threading.Timer(_PATIENCE, leave, [number])
+        interrupted = True
+        timer = threading.Timer(_GRACE, leave, [number])
         timer.daemon = True
         timer.start()
         raise KeyboardInterrupt(number)
 
-    before = {number: signal.signal(number, tell) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
         for number, handler in before.items():
-            signal.signal(number, signal.SIG_IGN if told else handler)  # it is about to end
+            signal.signal(number, signal.SIG_IGN if interrupted else handler)
 
 
 @contextlib.contextmanager
 def progress(names: list[str]) -> Iterator[tuple[Report, Report]]:
-    """Show what happens to each of several environments.
+    """Show the progress of several environments.
 
     Args:
         names: the environments.
 
     Yields:
-        A function that says what happens to one now, and one that says how it ended.
+        A function that shows what an environment does now, and one that shows how it ended.
     """
     started = time.monotonic()
     width = max((len(name) for name in names), default=0)

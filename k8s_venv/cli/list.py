@@ -13,8 +13,9 @@ import click
 from k8s_venv.cli.console import (
     aligned,
     console,
-    ends_in_order,
+    counted,
     environments_argument,
+    interruptible,
     megabytes,
     open_project,
     show_error,
@@ -26,27 +27,26 @@ if TYPE_CHECKING:
     from k8s_venv.config.environment import Environment
     from k8s_venv.config.project import Project
 
-
 _AT_ONCE = 8
 
 
 @dataclasses.dataclass
 class Row:
-    """What is known of an environment.
+    """The facts of an environment that a row of the table shows.
 
     Args:
         environment: its name.
         python: its minor version.
         platforms: where it can be installed.
-        lock: ``fresh``, ``stale``, ``missing``, or ``none`` where an image of one's own needs none.
-        why: what is wrong with the lock.
-        packages: how many packages are locked.
-        image: the reference of its image, where that is known.
-        exists: whether a registry has the image, or None where none was asked.
+        lock: ``fresh``, ``stale``, ``missing``, or ``none`` if its own image or interpreter needs none.
+        why: why the lock is stale.
+        packages: the number of locked packages.
+        image: the reference of its image, if it is known.
+        exists: whether the registry has the image, or None if no registry was asked.
         size: the bytes of the image's layers, compressed, on its first platform.
-        created: when the image was made (RFC 3339), or None for one from layers, which is the same whenever it is made.
-        tasks: which tasks use it, or None where that was not asked.
-        problem: why a registry could not be asked, if so.
+        created: when the image was made (RFC 3339); None for an image from layers, which does not depend on the time.
+        tasks: the tasks that use it, or None if ``--tasks`` was not given.
+        problem: the registry's error, if it could not be asked.
     """
 
     environment: str
@@ -89,7 +89,7 @@ def list_environments(
         k8s-venv list --registry              which images exist, how large are they, and how old?
         k8s-venv list --json | jq -r '.[] | select(.lock == "stale") | .environment'
     """  # noqa: D301 -- click leaves the lines after a \b as they are
-    click.get_current_context().with_resource(ends_in_order())
+    click.get_current_context().with_resource(interruptible())
     project = open_project(given)
     chosen = project.select(environments)
     rows = [_row(project, environment) for environment in chosen]
@@ -129,7 +129,7 @@ def _row(project: Project, environment: Environment) -> Row:
 
 
 def _ask_registry(row: Row, environment: Environment) -> None:
-    """Look an image up in its registry; note what keeps it from being looked up."""
+    """Look up an image in its registry; note an error in its row."""
     try:
         if row.image is not None:
             _look_up(row, row.image, environment)
@@ -147,18 +147,16 @@ def _look_up(row: Row, image: str, environment: Environment) -> None:
     if row.exists:
         found = find_base(registry, wanted, environment.image_platforms[0])
         row.size = sum(int(layer["size"]) for layer in found.layers)
-        if environment.image is not None or environment.image_builder != "layers":  # those say their base's time
+        if environment.image is not None or environment.image_builder != "layers":  # layers keep their base's time
             row.created = found.config.get("created")
 
 
 def _add_tasks(project: Project, given: Path | None, rows: list[Row], paths: tuple[Path, ...]) -> None:
-    """Load DAG files, and note each isolated task of this project at its environment."""
-    from k8s_venv.check.tasks import files_to_load
-    from k8s_venv.cli.airflow_home import airflow_home
+    """Load DAG files, and note each isolated task of this project in the row of its environment."""
+    from k8s_venv.cli.airflow_home import airflow_home, files_to_load
 
-    start = paths[0].resolve()
     used: dict[str, list[str]] = {row.environment: [] for row in rows}
-    with airflow_home(start if start.is_dir() else start.parent, given, log_level="CRITICAL"):
+    with airflow_home(paths[0], given):
         from k8s_venv.airflow.loading import load_tasks
 
         for file in files_to_load(paths):
@@ -197,10 +195,9 @@ def _age(created: str | None) -> str:
     """Return the time since a moment in the largest unit that fits, such as ``3 days``."""
     try:
         seconds = (datetime.now(UTC) - datetime.fromisoformat(created or "")).total_seconds()
-    except (ValueError, TypeError):  # none, or one without a zone
+    except (ValueError, TypeError):  # no time, or one without a zone
         return "-"
     for unit, length in (("day", 86_400), ("hour", 3_600), ("minute", 60)):
         if seconds >= length:
-            count = int(seconds // length)
-            return f"{count} {unit}{'s' if count > 1 else ''}"
+            return counted(int(seconds // length), unit)
     return "now"

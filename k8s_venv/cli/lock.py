@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
@@ -13,8 +14,8 @@ from packaging.utils import canonicalize_name
 from k8s_venv.cli.console import (
     console,
     counted,
-    ends_in_order,
     environments_argument,
+    interruptible,
     open_project,
     progress,
     show_error,
@@ -76,7 +77,7 @@ def lock(
         _check(chosen)
         return
     _require_known(chosen, packages)
-    with ends_in_order():
+    with interruptible():
         lock_environments(chosen, Renewal(everything=upgrade, packages=packages))
 
 
@@ -84,12 +85,12 @@ def lock_environments(environments: Iterable[Environment], renewal: Renewal | No
     """Lock environments, several at once, with progress; one failure does not stop the others.
 
     Args:
-        environments: which ones.
+        environments: the environments.
         renewal: which versions of older locks are not kept.
-        pin: whether registries are asked for the base images of today.
+        pin: whether registries are asked for the digests of the base images.
 
     Raises:
-        K8sVenvError: one of them could not be locked; of several, the last, after the others were shown.
+        K8sVenvError: an environment could not be locked; the errors of all but the last are printed before.
     """
     chosen = list(environments)
     for sentence in ignored_settings(os.environ):
@@ -101,11 +102,11 @@ def lock_environments(environments: Iterable[Environment], renewal: Renewal | No
 
         def lock_one(environment: Environment) -> K8sVenvError | None:
             try:
-                said, notes = _lock(environment, renewal or Renewal(), lambda line: report(environment.name, line), pin)
+                outcome, notes = _lock(environment, renewal or Renewal(), partial(report, environment.name), pin)
             except (LockError, BuildError) as error:
                 finished(environment.name, "failed")
                 return error
-            finished(environment.name, said)
+            finished(environment.name, outcome)
             for note in notes:
                 console().print(f"Note: {environment.name}: {note}")
             return None
@@ -114,7 +115,7 @@ def lock_environments(environments: Iterable[Environment], renewal: Renewal | No
             failures = [failure for failure in pool.map(lock_one, chosen) if failure]
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
-            uv.stop()  # or the threads would wait for it
+            uv.stop()  # else the threads wait for it
             raise
     for failure in failures[:-1]:
         show_error(failure)
@@ -125,7 +126,7 @@ def lock_environments(environments: Iterable[Environment], renewal: Renewal | No
 def _lock(
     environment: Environment, renewal: Renewal, report: Callable[[str], None], pin: bool
 ) -> tuple[str, list[str]]:
-    """Lock one environment, and return what became of it and what is worth a look."""
+    """Lock one environment, and return a summary, and notes for its user."""
     before = locked_packages(environment)
     base, unpinned, own = "", "", None
     if pin and environment.image is None:
@@ -146,10 +147,10 @@ def _lock(
 
 
 def lock_missing(environments: Iterable[Environment], *, pin: bool = True) -> None:
-    """Lock the environments that never were; a stale lock is left for its owner to renew.
+    """Lock the environments that were never locked; their owner renews stale locks.
 
     Args:
-        environments: which ones.
+        environments: the environments.
         pin: see ``lock_environments``.
     """
     missing = [environment for environment in environments if not environment.lock_path.exists()]
@@ -158,24 +159,23 @@ def lock_missing(environments: Iterable[Environment], *, pin: bool = True) -> No
 
 
 def _check(environments: Sequence[Environment]) -> None:
-    """Print what is wrong with locks, a line each, and end with 1 when there is something."""
+    """Print a line for each lock that is missing or stale, and exit with 1 if there is one."""
     wrong = 0
     for environment in environments:
         if environment.made_elsewhere and not environment.lock_path.exists():
-            continue  # only the backend that does not use the image, or the interpreter, needs a lock
+            continue  # a lock is only needed where its image or interpreter is not used
         try:
             check_lock(environment)
         except LockError as error:
             wrong += 1
             click.echo(str(error))
-    count = "1 environment" if len(environments) == 1 else f"{len(environments)} environments"
-    console().print(f"{count}, {wrong} without a fresh lock")
+    console().print(f"{counted(len(environments), 'environment')}, {wrong} without a fresh lock")
     if wrong:
         raise click.exceptions.Exit(1)
 
 
 def _require_known(environments: Sequence[Environment], packages: Sequence[str]) -> None:
-    """Refuse to upgrade what no lock has, since nothing would happen then."""
+    """Refuse to upgrade a package that no lock has: the command would do nothing."""
     if not packages:
         return
     locked = {package.name for environment in environments for package in locked_packages(environment)}
@@ -187,14 +187,14 @@ def _require_known(environments: Sequence[Environment], packages: Sequence[str])
 
 
 def _changes(before: Sequence[LockedPackage], after: Sequence[LockedPackage]) -> str:
-    """Return in which packages two locks differ, such as ``: idna 3.6 → 3.7, + certifi 2024.2.2``."""
+    """Return the packages in which two locks differ, such as ``: idna 3.6 → 3.7, + certifi 2024.2.2``."""
     old, new = (_versions(packages) for packages in (before, after))
-    said = [f"{name} {old[name]} → {new[name]}" for name in sorted(old.keys() & new.keys()) if old[name] != new[name]]
-    said += [f"+ {name} {new[name]}" for name in sorted(new.keys() - old.keys())]
-    said += [f"− {name}" for name in sorted(old.keys() - new.keys())]
-    if len(said) > _MOST_CHANGES:
-        said[_MOST_CHANGES:] = [f"and {len(said) - _MOST_CHANGES} more"]
-    return ": " + ", ".join(said) if said else ", the same versions"
+    changes = [f"{name} {old[name]} → {new[name]}" for name in sorted(old.keys() & new) if old[name] != new[name]]
+    changes += [f"+ {name} {new[name]}" for name in sorted(new.keys() - old)]
+    changes += [f"− {name}" for name in sorted(old.keys() - new)]
+    if len(changes) > _MOST_CHANGES:
+        changes[_MOST_CHANGES:] = [f"and {len(changes) - _MOST_CHANGES} more"]
+    return ": " + ", ".join(changes) if changes else ", the same versions"
 
 
 def _versions(packages: Sequence[LockedPackage]) -> dict[str, str]:

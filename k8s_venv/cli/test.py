@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
@@ -9,7 +10,6 @@ from typing import TYPE_CHECKING, get_args
 import click
 
 from k8s_venv.backends import BACKEND_VARIABLE
-from k8s_venv.calls.results import is_document
 from k8s_venv.cli.airflow_home import airflow_home
 from k8s_venv.cli.console import aligned, progress
 from k8s_venv.cli.lock import lock_missing
@@ -19,7 +19,6 @@ from k8s_venv.errors import K8sVenvError
 if TYPE_CHECKING:
     from k8s_venv.airflow.inprocess import TaskOutcome
     from k8s_venv.config.environment import Environment
-
 
 _LONGEST_VALUE = 2000  # characters of a value in the table
 
@@ -32,21 +31,21 @@ _LONGEST_VALUE = 2000  # characters of a value in the table
 def test(given: Path | None, dag_file: Path, backend: str | None, dag_id: str | None) -> None:
     """Run a DAG file's DAG once, in this process.
 
-    With --backend local no cluster is needed: each environment is made here from its lock (and locked first, where it
-    never was); with --backend docker, a Docker Engine and the images that `k8s-venv build-images` made. Without it,
-    tasks run where the DAG, K8S_VENV_BACKEND or the project say, by default on Kubernetes.
+    --backend local needs no cluster: each environment is made here from its lock, and locked first if it never was.
+    --backend docker needs a Docker Engine and the images that `k8s-venv build-images` made. Without it, tasks run where
+    the DAG, K8S_VENV_BACKEND or the project says, by default on Kubernetes.
 
     \b
     Examples:
         k8s-venv test --backend local dags/sales.py
         k8s-venv test dags/sales.py --dag sales_daily
 
-    Airflow needs no set-up: unless AIRFLOW_HOME is set, the run gets a database of its own, which is removed
-    afterwards.
+    Airflow needs no set-up: unless AIRFLOW_HOME is set, the run gets a database of its own, which is removed at the
+    end.
     """  # noqa: D301 -- click leaves the lines after a \b as they are
     if backend:
         os.environ[BACKEND_VARIABLE] = backend
-    with airflow_home(dag_file.resolve().parent, given):
+    with airflow_home(dag_file, given, log_level="WARNING"):
         state, outcomes = _run(dag_file.resolve(), dag_id)
     _show(outcomes)
     if state != "success":
@@ -58,12 +57,9 @@ def _run(dag_file: Path, dag_id: str | None) -> tuple[str, list[TaskOutcome]]:
     from k8s_venv.airflow.loading import isolated_tasks, load_dag
 
     dag = load_dag(dag_file, dag_id)
-    local: dict[str, Environment] = {}
-    for task in isolated_tasks(dag):
-        if task.backend == "local":
-            local[task.environment.name] = task.environment
-    unpinned = [environment for environment in local.values() if environment.interpreter is None]
-    lock_missing(unpinned, pin=False)  # no image is made here
+    local = {task.environment.name: task.environment for task in isolated_tasks(dag) if task.backend == "local"}
+    # No image is made here, so none of its base is pinned.
+    lock_missing([environment for environment in local.values() if environment.interpreter is None], pin=False)
     _make_local(local)
     return run_dag(dag)
 
@@ -73,23 +69,17 @@ def _make_local(environments: dict[str, Environment]) -> None:
 
     with progress(list(environments)) as (report, finished):
         for name, environment in environments.items():
-
-            def said(line: str, name: str = name) -> None:
-                report(name, line)
-
-            python = make_environment(environment, said)
+            python = make_environment(environment, functools.partial(report, name))
             finished(name, f"ready: Python {environment.python} in {python.parent.parent}")
 
 
 def _show(outcomes: list[TaskOutcome]) -> None:
-    rows = []
-    for outcome in outcomes:
-        rows.append((_name(outcome), outcome.state, f"{outcome.seconds:.1f}", _shown(outcome.value)))
+    rows = [(_name(each), each.state, f"{each.seconds:.1f}", _shown(each.value)) for each in outcomes]
     click.echo(aligned(("task", "state", "seconds", "value"), rows))
 
 
 def _failure(dag_file: Path, state: str, outcomes: list[TaskOutcome]) -> str:
-    """Return which tasks of a run failed, and why."""
+    """Return a sentence with the tasks that failed, and their causes."""
     failed = [(_name(outcome), outcome.error) for outcome in outcomes if outcome.state == "failed"]
     if not failed:
         return f"The run of {dag_file} ended as {state}."
@@ -106,9 +96,10 @@ def _name(outcome: TaskOutcome) -> str:
 
 
 def _shown(value: object) -> str:
+    from k8s_venv.airflow.compat import redact
+    from k8s_venv.calls.results import is_document
+
     if isinstance(value, dict) and is_document(value):
         return f"by reference, {value['size']:,} bytes"
-    from k8s_venv.airflow.compat import redact
-
     text = "" if value is None else redact(repr(value))
     return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}… ({len(text):,} characters)"

@@ -435,6 +435,7 @@ from airflow.sdk import dag, task
 
 LIMITS = {"rows": 10, "api_key": "hidden-1"}
 DATABASE = "postgresql://user:hidden-2@host/db"
+INDEX = "https://hidden-5@host/simple"
 SERVICE_PASSWORD = "hidden-3"
 LONG = list(range(1000))
 
@@ -447,7 +448,7 @@ client = Client()
 def secrets():
     @task.isolated("old")
     def work():
-        return LIMITS, DATABASE, SERVICE_PASSWORD, LONG, client
+        return LIMITS, DATABASE, INDEX, SERVICE_PASSWORD, LONG, client
 
     work()
 
@@ -462,7 +463,7 @@ def test_explain_shows_values_shortened_and_without_secrets(project: Path, tmp_p
     values = run(project, "explain", "secrets.py", "work").stdout.partition("values  ")[2].partition("\n---")[0]
 
     assert "LIMITS = {'api_key': '***', 'rows': 10}" in values
-    assert "DATABASE = 'postgresql://user:***@host/db'" in values
+    assert "DATABASE = 'postgresql://***@host/db'" in values
     assert "SERVICE_PASSWORD = ***" in values
     assert "LONG = [0, 1, 2, 3, 4, 5, ...]" in values
     assert "client = <Client>" in values
