@@ -101,7 +101,7 @@ class Registry:
 
     @functools.cached_property
     def _session(self) -> requests.Session:
-        return _open_session(self.host, self.address)
+        return _Session(self.host, self.address)
 
     def stop(self) -> None:
         """End what runs in other threads, and begin nothing more."""
@@ -265,24 +265,20 @@ def stop_registries() -> None:
         registry.stop()
 
 
-def _open_session(host: str, address: str) -> requests.Session:
-    """Return a session for a registry; it is safe to use from several threads.
-
-    Raises:
-        K8sVenvError: the registry's certificates in Docker's folder cannot be used.
-    """
-    session = _Session()
-    session.headers.update({"User-Agent": "k8s-venv", "Accept-Encoding": "identity"})
-    session.auth = lambda request: request
-    # As Docker does, this machine is never reached through a proxy.
-    session.trust_env = not _is_local(host)
-    session.mount("https://", _Adapter(ssl.create_default_context()))
-    session.mount(f"{address}/", _Adapter(_context(host)))
-    return session
-
-
 class _Session(requests.Session):
-    """Sends credentials only to their own server, and never those of ~/.netrc, which are for other programs."""
+    """A session for a registry, which may be used from several threads.
+
+    It sends credentials only to their own server, and never those of ~/.netrc, which are for other programs.
+    """
+
+    def __init__(self, host: str, address: str) -> None:
+        super().__init__()
+        self.headers.update({"User-Agent": "k8s-venv", "Accept-Encoding": "identity"})
+        self.auth = lambda request: request
+        # As Docker does, this machine is never reached through a proxy.
+        self.trust_env = not _is_local(host)
+        self.mount("https://", _Adapter(ssl.create_default_context()))
+        self.mount(f"{address}/", _Adapter(_context(host)))
 
     def rebuild_auth(self, prepared_request: requests.PreparedRequest, response: requests.Response) -> None:
         url = str(prepared_request.url)

@@ -15,8 +15,9 @@ from k8s_venv.builders.install import Target
 from k8s_venv.builders.selection import Wheel, select_wheels
 from k8s_venv.builders.wheel_layers import make_layers
 from k8s_venv.cache import Unused, layers_folder, shared_lock, try_exclusive_lock
+from k8s_venv.check.provides import provided_by
 from k8s_venv.config.environment import Environment
-from k8s_venv.locks.locking import write_lock
+from k8s_venv.locks.locking import read_lock, write_lock
 from tests.conftest import Command
 from tests.interpreters import interpreter
 from tests.wheels import make_wheel
@@ -84,6 +85,22 @@ def test_what_was_used_of_late_stays(cli: Command, cache: Path, wheels: list[Whe
     assert files(cache / "blobs")
     assert cli("prune", "--older-than", "0").returncode == 0
     assert not files(cache / "blobs")
+
+
+def test_the_list_of_modules_of_a_lock_that_is_checked_every_day_stays(
+    cli: Command, cache: Path, bare_environment: Callable[[str], Environment]
+) -> None:
+    environment = bare_environment("3.12")
+    provided_by(environment, read_lock(environment))
+    age(cache / "modules", 31)
+    provided_by(environment, read_lock(environment))
+
+    cli("prune")
+
+    assert files(cache / "modules")
+    age(cache / "modules", 31)
+    cli("prune")
+    assert not files(cache / "modules")
 
 
 def test_what_a_build_uses_stays(cli: Command, cache: Path, wheels: list[Wheel]) -> None:

@@ -52,7 +52,9 @@ def test_no_other_module_spells_a_path_in_the_cache_or_locks_there() -> None:
     used = {name: names_in(path) for name, path in others.items()}
 
     # Inside an environment, the runner has a lock of its own.
-    assert {name for name in used if {"fcntl", "filelock"} & used[name] and not name.startswith("runner/")} == set()
+    assert {
+        name for name in used if {"flock", "lockf", "filelock"} & used[name] and not name.startswith("runner/")
+    } == set()
     # `prune` and messages show the folder, uv's caller only makes sure of it.
     showing = {"cli/prune.py", "backends/local/environments.py", "locks/uv.py"}
     assert {name for name in used if {"cache_folder", "require_cache", "CACHE_VARIABLE"} & used[name]} <= showing

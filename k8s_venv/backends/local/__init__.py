@@ -1,1 +1,1 @@
-"""The local backend: a virtual environment from the lock, and the runner as a subprocess of ours."""
+"""The local backend: a virtual environment from the lock, and the runner as a subprocess."""

@@ -1,4 +1,4 @@
-"""Runs calls as subprocesses of ours."""
+"""Run calls as subprocesses on this machine."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 _CALL_FOLDER = "k8s-venv-call-"  # how the names of these folders begin
 _NEW = 60.0  # seconds; no call takes longer between making its folder and holding it
-_LOOK = 0.2  # seconds between looks at whether a silent task has ended
-_PIPE = 1 << 20  # bytes; the most that a pipe holds
+_LOOK = 0.2  # seconds between two looks at whether a silent task has ended
+_PIPE = 1 << 20  # bytes; no pipe holds more
 
 
 class LocalBackend:
@@ -78,7 +78,7 @@ class LocalBackend:
         # A session of its own, so that what the task starts ends with it.
         with subprocess.Popen(
             command,
-            stdin=subprocess.PIPE,  # it ends when this is closed, which is when we are gone
+            stdin=subprocess.PIPE,  # the task ends when this is closed, also by our own death
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             env=env,
@@ -88,7 +88,7 @@ class LocalBackend:
             self._process = process
             try:
                 assert process.stdin is not None  # noqa: S101 -- it is a pipe
-                with contextlib.suppress(BrokenPipeError):  # it died already
+                with contextlib.suppress(BrokenPipeError):  # the process has ended already
                     process.stdin.write(secrets + b"\n")
                 for line in _lines(process):
                     log(line)
@@ -97,7 +97,7 @@ class LocalBackend:
                 _end(process)
                 raise
             finally:
-                _kill(process)  # what it left behind, as a pod's end would
+                _kill(process)  # and what it has started, as the end of a pod does
 
 
 @contextlib.contextmanager
@@ -121,11 +121,11 @@ def _remove_abandoned(place: Path) -> None:
 
 
 def _lines(process: subprocess.Popen[bytes]) -> Iterator[str]:
-    """Yield what a process prints until it has ended, even where a child of its keeps the output open."""
+    """Yield the lines that a process prints until it has ended, even if its child keeps the output open."""
     assert process.stdout is not None  # noqa: S101 -- it is a pipe
     splitter, ended, data = LineSplitter(), False, b"-"
     while data and not ended:
-        ended = process.poll() is not None  # asked first: all that it printed is in the pipe then
+        ended = process.poll() is not None  # before reading: then the pipe has all that it printed
         if select.select([process.stdout], [], [], 0 if ended else _LOOK)[0]:
             data = process.stdout.read(_PIPE) or b""
             yield from splitter.feed(data)
@@ -133,7 +133,7 @@ def _lines(process: subprocess.Popen[bytes]) -> Iterator[str]:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Ask a process and its children to end, and end them when they do not."""
+    """Ask a process and its children to end; kill them if they do not."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGTERM)
     with contextlib.suppress(subprocess.TimeoutExpired):
@@ -142,7 +142,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
-    # PermissionError is what macOS says of a group in which only zombies are left.
+    # macOS raises PermissionError for a group in which only zombies are left.
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
 

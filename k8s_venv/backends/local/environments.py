@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     Progress = Callable[[str], None]
 
-# Of what uv says while it installs, this is for the user.
+# The user sees the lines of uv that begin so.
 _SHOWN = ("Downloading", "Prepared", "Installed", "Bytecode")
 # A pod would not see the worker's variables either, so that what works here works there.
 _PASSED = {"PATH", "HOME", "LANG", "LANGUAGE", "TZ", "TMPDIR", "USER", "LOGNAME", "NO_PROXY", "HTTP_PROXY"}
@@ -47,7 +47,7 @@ def variables(python: Path) -> dict[str, str]:
 
 @contextlib.contextmanager
 def environment_in_use(environment: Environment, progress: Progress | None = None) -> Iterator[Path]:
-    """Yield the Python of an environment, which `k8s-venv prune` leaves alone meanwhile; see ``make_environment``."""
+    """Yield the Python of an environment, which `k8s-venv prune` does not remove now; see ``make_environment``."""
     while True:
         python = make_environment(environment, progress)
         with cache.shared_lock(python.parent.parent):
@@ -57,9 +57,9 @@ def environment_in_use(environment: Environment, progress: Progress | None = Non
 
 
 def make_environment(environment: Environment, progress: Progress | None = None) -> Path:
-    """Return the Python of an environment: the interpreter that it names, or one made from its lock on first use.
+    """Return the Python of an environment: the interpreter that it names, or one that is made from its lock at first.
 
-    It is made once, even when several processes ask at once, and appears whole or not at all.
+    It is made once, even if several processes ask at the same time, and appears whole or not at all.
 
     Args:
         environment: which one.
@@ -88,7 +88,7 @@ def make_environment(environment: Environment, progress: Progress | None = None)
 
 
 def _existing(environment: Environment, python: Path) -> Path:
-    """Return an interpreter that somebody else made, after asking it for its version.
+    """Return an interpreter that the project file names, after a check of its version.
 
     Raises:
         BackendError: it does not run, or is another Python than declared.
@@ -101,7 +101,7 @@ def _existing(environment: Environment, python: Path) -> Path:
     except (OSError, subprocess.CalledProcessError) as error:
         raise BackendError(
             environment.name,
-            f"its interpreter {python} cannot be run: {_why(error)}. Correct `interpreter` of "
+            f"its interpreter {python} cannot be run: {_reason(error)}. Correct `interpreter` of "
             f"[environments.{environment.name}], or leave it out to have one made from the lock.",
         ) from None
     found = asked.stdout.decode("utf-8", "replace").strip()
@@ -114,19 +114,19 @@ def _existing(environment: Environment, python: Path) -> Path:
     return python
 
 
-def _why(error: OSError | subprocess.CalledProcessError) -> str:
+def _reason(error: OSError | subprocess.CalledProcessError) -> str:
     if isinstance(error, OSError):
         return str(error.strerror)
-    said = error.stderr.decode("utf-8", "replace").strip().splitlines()
-    return said[-1] if said else exit_reason(error.returncode)
+    lines = error.stderr.decode("utf-8", "replace").strip().splitlines()
+    return lines[-1] if lines else exit_reason(error.returncode)
 
 
 def _require_usable(environment: Environment) -> None:
-    """Refuse a cache folder that an environment cannot be made in, or could not run from.
+    """Refuse a cache folder in which an environment cannot be made or cannot run.
 
     Raises:
         K8sVenvError: it cannot be written to.
-        BackendError: nothing in it can be executed.
+        BackendError: its file system executes nothing.
     """
     folder = cache.require_cache()
     if os.statvfs(folder).f_flag & getattr(os, "ST_NOEXEC", 0):
@@ -147,7 +147,7 @@ def _make(environment: Environment, lock: Lock, folder: Path, progress: Progress
 
 
 def _require_system(environment: Environment, lock: Lock) -> None:
-    """Refuse an interpreter that lacks what the lock left out because it had it."""
+    """Refuse an interpreter without the packages that the lock left out because the interpreter has them."""
     if lock.system and (without := lacking(lock.system, system_packages(environment))):
         raise BackendError(
             environment.name,
