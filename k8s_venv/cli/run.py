@@ -20,12 +20,10 @@ if TYPE_CHECKING:
     from k8s_venv.backends.program import Program
     from k8s_venv.config.project import Project
 
-# As `get_args(BackendName)`, whose module imports pydantic.
 _HINTS = {
     "connection": 'AIRFLOW_CONN_ID=\'{"conn_type": "http", …}\'',
     "variable": "AIRFLOW_VAR_KEY=value",
 }
-BACKENDS = ("kubernetes", "docker", "local")
 
 
 class Command(click.Command):

@@ -29,9 +29,9 @@ tolerations = [{ key = "spot", operator = "Exists", toleration_seconds = 60 }]
 """
 
 
-def values_of(cli: Command, folder: Path, text: str, *arguments: str, **environ: str) -> dict[str, Any]:
+def values_of(in_process: Command, folder: Path, text: str, *arguments: str, **environ: str) -> dict[str, Any]:
     (folder / "k8s-venv.toml").write_text(text)
-    ran = cli("helm-values", *arguments, **environ)
+    ran = in_process("helm-values", *arguments, **environ)
     assert ran.returncode == 0, ran.stderr
     found: dict[str, Any] = yaml.safe_load(ran.stdout)["environments"]
     return found
@@ -43,18 +43,20 @@ def locked(folder: Path, *requirements: str) -> Environment:
     return environment
 
 
-def test_a_built_environment_has_the_reference_that_workers_compute(cli: Command, tmp_path: Path) -> None:
+def test_a_built_environment_has_the_reference_that_workers_compute(in_process: Command, tmp_path: Path) -> None:
     wheel = make_wheel(tmp_path / "wheels", "ours", "1.5")
     environment = locked(tmp_path, f"ours @ {wheel.as_uri()}")
     text = f'registry = "registry.example.com/x"\n{BUILT}requirements = ["ours @ {wheel.as_uri()}"]\n'
 
-    values = values_of(cli, tmp_path, text)
+    values = values_of(in_process, tmp_path, text)
 
     reference = environment.image_reference("registry.example.com/x", read_lock(environment).digest)
     assert values == {"built": {"image": reference, "python": "3.12", "packages": {"ours": "1.5"}}}
 
 
-def test_what_an_image_has_by_its_python_is_compared_and_what_it_lacks_is_not(cli: Command, tmp_path: Path) -> None:
+def test_what_an_image_has_by_its_python_is_compared_and_what_it_lacks_is_not(
+    in_process: Command, tmp_path: Path
+) -> None:
     wheels = tmp_path / "wheels"
     make_wheel(wheels, "newer")
     make_wheel(wheels, "elsewhere")
@@ -65,15 +67,15 @@ def test_what_an_image_has_by_its_python_is_compared_and_what_it_lacks_is_not(cl
     text = f'registry = "registry.example.com/x"\n{BUILT}requirements = "requirements.txt"\n'
     both = f'{text}platforms = ["linux/amd64", "linux/arm64"]\n'
     (tmp_path / "k8s-venv.toml").write_text(both)
-    assert cli("lock").returncode == 0
+    assert in_process("lock").returncode == 0
 
-    values = values_of(cli, tmp_path, both)
+    values = values_of(in_process, tmp_path, both)
 
     assert values["built"]["packages"] == {"newer": "1.0", "ours": "1.0"}
 
 
-def test_pod_options_become_the_charts_values(cli: Command, tmp_path: Path) -> None:
-    values = values_of(cli, tmp_path, POD)
+def test_pod_options_become_the_charts_values(in_process: Command, tmp_path: Path) -> None:
+    values = values_of(in_process, tmp_path, POD)
 
     assert values["ready"] == {
         "image": "registry.example.com/ours/ready:7",
@@ -87,35 +89,35 @@ def test_pod_options_become_the_charts_values(cli: Command, tmp_path: Path) -> N
     }
 
 
-def test_the_chart_takes_what_is_printed(cli: Command, tmp_path: Path) -> None:
+def test_the_chart_takes_what_is_printed(in_process: Command, tmp_path: Path) -> None:
     (tmp_path / "k8s-venv.toml").write_text(BUILT + POD)
     locked(tmp_path)
 
-    ran = cli("helm-values", "--output", "environments.yaml", K8S_VENV_REGISTRY="localhost:5000/x")
+    ran = in_process("helm-values", "--output", "environments.yaml", K8S_VENV_REGISTRY="localhost:5000/x")
 
     assert (ran.returncode, ran.stdout) == (0, "")
     helm("lint", "--strict", str(CHART), "--kube-version", "1.34", "--values", str(tmp_path / "environments.yaml"))
 
 
-def test_names_choose_environments(cli: Command, tmp_path: Path) -> None:
-    assert list(values_of(cli, tmp_path, BUILT + POD, "ready")) == ["ready"]
+def test_names_choose_environments(in_process: Command, tmp_path: Path) -> None:
+    assert list(values_of(in_process, tmp_path, BUILT + POD, "ready")) == ["ready"]
 
 
-def test_the_pod_options_image_wins_as_it_does_for_tasks(cli: Command, tmp_path: Path) -> None:
-    values = values_of(cli, tmp_path, BUILT + 'pod = { image = "mirror.example.com/x:1" }\n')
+def test_the_pod_options_image_wins_as_it_does_for_tasks(in_process: Command, tmp_path: Path) -> None:
+    values = values_of(in_process, tmp_path, BUILT + 'pod = { image = "mirror.example.com/x:1" }\n')
 
     assert values == {"built": {"image": "mirror.example.com/x:1", "python": "3.12"}}
 
 
-def test_the_namespaces_own_account_is_not_made(cli: Command, tmp_path: Path) -> None:
-    values = values_of(cli, tmp_path, POD.replace('"reader"', '"default"'))
+def test_the_namespaces_own_account_is_not_made(in_process: Command, tmp_path: Path) -> None:
+    values = values_of(in_process, tmp_path, POD.replace('"reader"', '"default"'))
 
     assert values["ready"]["serviceAccount"] == {"create": False, "name": "default"}
 
 
-def refusal(cli: Command, folder: Path, text: str) -> str:
+def refusal(in_process: Command, folder: Path, text: str) -> str:
     (folder / "k8s-venv.toml").write_text(text)
-    ran = cli("helm-values", "--output", "values.yaml")
+    ran = in_process("helm-values", "--output", "values.yaml")
     assert ran.returncode == 1
     assert "Traceback" not in ran.stderr
     assert not (folder / "values.yaml").exists()
@@ -131,22 +133,22 @@ def refusal(cli: Command, folder: Path, text: str) -> str:
         (POD.replace('{ disk = "fast" }', '"fast"'), "its pod option 'node_selector' must be a table"),
     ],
 )
-def test_what_cannot_be_known_gets_a_sentence(cli: Command, tmp_path: Path, text: str, sentence: str) -> None:
-    assert sentence in refusal(cli, tmp_path, text)
+def test_what_cannot_be_known_gets_a_sentence(in_process: Command, tmp_path: Path, text: str, sentence: str) -> None:
+    assert sentence in refusal(in_process, tmp_path, text)
 
 
-def test_a_stale_lock_is_refused(cli: Command, tmp_path: Path) -> None:
+def test_a_stale_lock_is_refused(in_process: Command, tmp_path: Path) -> None:
     locked(tmp_path)
 
-    said = refusal(cli, tmp_path, f'registry = "r.example.com"\n{BUILT.replace("3.12", "3.11")}')
+    said = refusal(in_process, tmp_path, f'registry = "r.example.com"\n{BUILT.replace("3.12", "3.11")}')
 
     assert "its lock is stale: its Python was 3.12 when it was locked, and now 3.11" in said
 
 
-def test_a_file_that_cannot_be_written_gets_a_sentence(cli: Command, tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_written_gets_a_sentence(in_process: Command, tmp_path: Path) -> None:
     (tmp_path / "k8s-venv.toml").write_text(POD)
 
-    ran = cli("helm-values", "--output", "nowhere/values.yaml")
+    ran = in_process("helm-values", "--output", "nowhere/values.yaml")
 
     assert ran.returncode == 1
     assert "Error: nowhere/values.yaml cannot be written: No such file or directory." in ran.stderr

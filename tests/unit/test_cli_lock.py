@@ -3,12 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import socket
-import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -39,16 +33,6 @@ def project(tmp_path: Path) -> Path:
     make_wheel(tmp_path / "wheels", "own-lib", "1.0")
     make_wheel(tmp_path / "wheels", "own-ml", "1.0", requires=["own-lib"])
     return tmp_path
-
-
-def test_check_passes_on_fresh_locks_without_a_request(project: Path, cli: Command) -> None:
-    assert cli("lock").returncode == 0
-
-    # No uv, no cache, no network: only the project's files are read.
-    ran = cli("lock", "--check", K8S_VENV_CACHE="/dev/null/cache", PATH="/nowhere", ALL_PROXY="http://localhost:1")
-
-    assert (ran.returncode, ran.stdout) == (0, "")
-    assert ran.stderr == "2 environments, 0 without a fresh lock\n"
 
 
 def test_check_names_what_is_stale_and_why_and_writes_nothing(project: Path, in_process: Command) -> None:
@@ -139,52 +123,3 @@ def test_list_says_why_a_lock_is_stale(project: Path, in_process: Command) -> No
     assert "etl: its lock is stale: 'own-lib==1.0' was added; " in table.stderr
     assert (found["environment"], found["lock"], found["image"], found["tasks"]) == ("etl", "stale", None, None)
     assert found["why"].startswith("its lock is stale: 'own-lib==1.0' was added; ")
-
-
-# As Ctrl-C on a terminal does, which every process of the command gets; and as a supervisor does.
-@pytest.mark.parametrize(
-    ("interrupt", "number"), [(os.killpg, signal.SIGINT), (os.kill, signal.SIGINT), (os.kill, signal.SIGTERM)]
-)
-def test_an_interrupted_lock_leaves_the_older_one_and_nothing_else(
-    project: Path, cli: Command, interrupt: Callable[[int, int], None], number: signal.Signals
-) -> None:
-    cli("lock")
-    before = {path.name: path.read_bytes() for path in project.iterdir() if path.is_file()}
-    with socket.create_server(("127.0.0.1", 0)) as silent:  # it accepts, and never answers
-        url = f"http://127.0.0.1:{silent.getsockname()[1]}/simple"
-        (project / "etl.txt").write_text(f"--index-url {url}\nown-lib\n")
-        process = subprocess.Popen(
-            [sys.executable, "-c", "from k8s_venv.cli import main; main()", "lock"],
-            cwd=project,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-            env={**os.environ, "UV_HTTP_TIMEOUT": "300"},
-        )
-        silent.settimeout(60)
-        silent.accept()
-        interrupt(process.pid, number)
-        said = process.communicate(timeout=60)[1]
-
-    assert process.returncode == 128 + number
-    assert said.splitlines()[-1] == "Interrupted."
-    after = {path.name: path.read_bytes() for path in project.iterdir() if path.is_file()}
-    assert after.keys() == before.keys()
-    assert after["pylock.etl.toml"] == before["pylock.etl.toml"]
-
-
-def test_several_locks_at_once_in_a_folder_of_any_name_agree(project: Path, tmp_path: Path) -> None:
-    folder, link = project / "größe und raum", project / "link"
-    folder.mkdir()
-    link.symlink_to(folder)
-    for name in ("k8s-venv.toml", "etl.txt", "wheels"):
-        (project / name).rename(folder / name)
-    command = [sys.executable, "-c", "from k8s_venv.cli import main; main()", "lock"]
-
-    running = [subprocess.Popen(command, cwd=each, stderr=subprocess.PIPE) for each in (folder, link, folder)]
-
-    assert [process.wait() for process in running if process.communicate()] == [0, 0, 0]
-    assert sorted(path.name for path in folder.iterdir()) == [
-        *("etl.txt", "k8s-venv.toml", "pylock.etl.toml", "pylock.training.toml", "wheels")
-    ]
-    assert subprocess.run([*command, "--check"], cwd=link, check=False).returncode == 0

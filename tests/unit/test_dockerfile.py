@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from k8s_venv.cli.dockerfile import Venv, read_packages, read_venvs
+from k8s_venv.cli.init import Venv, read_packages, read_venvs
 from k8s_venv.config.project import load_project
 from k8s_venv.errors import ProjectError
 from tests.conftest import Command
@@ -66,8 +66,8 @@ def test_packages_are_read_with_comments_and_several_on_a_line(tmp_path: Path) -
 # Wrong lines, and what is said of them.
 WRONG = {
     "nothing": ("FROM x\n", None, "has no line PYENV <python-version> <venv-name> [<requirements-file>]"),
-    "one word": ("PYENV 3.8", 1, "has 1 words after it; it is PYENV"),
-    "four words": ("FROM x\nPYENV 3.8 a b c", 2, "has 4 words after it"),
+    "one word": ("PYENV 3.8", 1, "has 1 argument; write PYENV"),
+    "four words": ("FROM x\nPYENV 3.8 a b c", 2, "has 4 arguments"),
     "no version": ("PYENV python3.8 etl", 1, "'python3.8' is not a Python version such as 3.8."),
     "the name first": ("PYENV etl 3.8", 1, "'etl' is not a Python version such as 3.8. The version comes first."),
     "an old version": ("PYENV 3.6 etl", 1, "The Python version must be 3.8 or a newer Python 3"),
@@ -118,10 +118,10 @@ def test_whatever_stands_in_a_dockerfile_it_is_read_or_refused_in_one_sentence(t
         assert said.endswith((".", "?"))
 
 
-def test_a_project_is_made_from_a_dockerfile_and_locks(dockerfile: Path, cli: Command, tmp_path: Path) -> None:
+def test_a_project_is_made_from_a_dockerfile_and_locks(dockerfile: Path, in_process: Command, tmp_path: Path) -> None:
     (tmp_path / "packages.txt").write_text("libpq5\n")
 
-    ran = cli("init", "airflow", "--from-dockerfile", "Dockerfile")
+    ran = in_process("init", "airflow", "--from-dockerfile", "Dockerfile")
 
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout == "airflow/k8s-venv.toml\n"
@@ -132,44 +132,44 @@ def test_a_project_is_made_from_a_dockerfile_and_locks(dockerfile: Path, cli: Co
         "epsilon": ("3.11", None, ("libpq5",)),
         "my-ray": ("3.10", "../requirements.ray.txt", ("libpq5",)),
     }
-    assert cli("--project", "airflow", "lock", "epsilon").returncode == 0
+    assert in_process("--project", "airflow", "lock", "epsilon").returncode == 0
 
 
-def test_a_wrong_dockerfile_leaves_nothing_behind(cli: Command, tmp_path: Path) -> None:
+def test_a_wrong_dockerfile_leaves_nothing_behind(in_process: Command, tmp_path: Path) -> None:
     (tmp_path / "Dockerfile").write_text("FROM x\nPYENV 3.8\n")
 
-    ran = cli("init", "--from-dockerfile", "Dockerfile")
+    ran = in_process("init", "--from-dockerfile", "Dockerfile")
 
     assert ran.returncode == 1
-    assert "Error: Dockerfile:2: This PYENV line has 1 words" in ran.stderr
+    assert "Error: Dockerfile:2: This PYENV line has 1 argument;" in ran.stderr
     assert not (tmp_path / "k8s-venv.toml").exists()
 
 
-def test_nothing_is_ever_overwritten(cli: Command, tmp_path: Path) -> None:
+def test_nothing_is_ever_overwritten(in_process: Command, tmp_path: Path) -> None:
     (tmp_path / "hello-requirements.txt").write_text("mine")
 
-    refused = cli("init")
+    refused = in_process("init")
 
     assert refused.returncode == 1
     assert "hello-requirements.txt in" in refused.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["hello-requirements.txt"]
     (tmp_path / "pyproject.toml").write_text('[tool.k8s-venv.environments.etl]\npython = "3.12"\n')
-    assert "has a project already" in cli("init").stderr
+    assert "has a project already" in in_process("init").stderr
     assert not (tmp_path / "k8s-venv.toml").exists()
 
 
-def test_what_cannot_be_written_whole_is_not_begun(cli: Command, tmp_path: Path) -> None:
+def test_what_cannot_be_written_whole_is_not_begun(in_process: Command, tmp_path: Path) -> None:
     (tmp_path / "dags").write_text("a file")
 
-    refused = cli("init")
+    refused = in_process("init")
 
     assert refused.returncode == 1
     assert "dags cannot be written: File exists. Nothing was written." in refused.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["dags"]
 
 
-def test_the_starter_project_is_complete(cli: Command, tmp_path: Path) -> None:
-    made = cli("init", "new")
+def test_the_starter_project_is_complete(in_process: Command, tmp_path: Path) -> None:
+    made = in_process("init", "new")
 
     assert made.stdout.splitlines() == ["new/k8s-venv.toml", "new/hello-requirements.txt", "new/dags/hello_isolated.py"]
     content = tomllib.loads((tmp_path / "new" / "k8s-venv.toml").read_text("utf-8"))
