@@ -8,24 +8,24 @@ hub for its sidecar, and knows only JSON results.
 from __future__ import annotations
 
 import contextlib
+import copy
 import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
+from airflow.providers.cncf.kubernetes.pod_generator import PodGenerator
 from kubernetes.client import models as k8s
 from kubernetes.config import ConfigException
 
-from k8s_venv.airflow import pod_spec
 from k8s_venv.airflow.compat import AirflowTaskTimeout, deployment
 from k8s_venv.backends import image_of
 from k8s_venv.backends.kubernetes import diagnose, render
 from k8s_venv.backends.kubernetes.api import PodApi
-from k8s_venv.backends.kubernetes.client_types import typed
-from k8s_venv.backends.kubernetes.engine import Keep, PodRun
-from k8s_venv.backends.kubernetes.namespaces import context_namespace, own_namespace
-from k8s_venv.backends.kubernetes.stages import Timeouts, from_json
+from k8s_venv.backends.kubernetes.options import context_namespace, own_namespace, typed
+from k8s_venv.backends.kubernetes.pod_runner import Keep, PodRunner
+from k8s_venv.backends.kubernetes.pod_state import PodOutcome, Timeouts
 from k8s_venv.backends.process import line_logger
 from k8s_venv.calls import remove_arguments
 from k8s_venv.errors import BackendError, CallError, K8sVenvError
@@ -47,30 +47,25 @@ class IsolatedPodOperator(KubernetesPodOperator):
     """
 
     def __init__(self, *, call: SentCall, name: str, **options: Any) -> None:
-        template = pod_spec.template(options)
+        options = typed(options)
         on_kill_action = _on_kill_action(options.pop("on_kill_action", None))
-        options = {**pod_spec.defaults(template), **options, **pod_spec.security(template, options)}
+        template = _template(options)
+        secret = render.fresh_secret_name(name)
+        pod = render.pod(name, call.environment.name, options, secret=secret, template=template)
         super().__init__(
             name=name,
-            cmds=render.command(),
             base_container_name=render.BASE,
             random_name_suffix=False,
             do_xcom_push=False,
             deferrable=False,
             log_pod_spec_on_failure=False,
-            labels={
-                **render.labels(call.environment.name),
-                **(template.metadata.labels or {}),
-                **options.pop("labels", {}),
-            },
-            volumes=[*options.pop("volumes", ()), *render.volumes(render.fresh_secret_name(name))],
-            volume_mounts=[*options.pop("volume_mounts", ()), *render.mounts()],
-            env_vars=render.environment_variables(options.pop("env_vars", ())),
-            # The provider merges everything else into this, and the cluster's mutation hook sees the whole.
-            full_pod_spec=pod_spec.with_sidecar(pod_spec.with_runtime_class(template, options), options),
-            **options,
+            # The provider merges the other options into this, and the cluster's mutation hook sees the whole.
+            full_pod_spec=pod,
+            **{name: value for name, value in options.items() if name not in render.OPTIONS},
         )
         self.call = call
+        self._rendered = pod
+        self._runner: PodRunner | None = None
         self._waits = False
         self._origin = ""  # of the namespace
         self._on_kill_action = on_kill_action
@@ -92,7 +87,7 @@ class IsolatedPodOperator(KubernetesPodOperator):
             LockError: the environment was never locked, or its lock is stale.
             ProjectError: no registry is configured.
         """
-        merged = typed({**call.environment.pod, **options})
+        merged = {**call.environment.pod, **options}
         if outer.execution_timeout is not None:
             merged.setdefault("active_deadline_seconds", int(outer.execution_timeout.total_seconds()) + 600)
         if not merged.get("image"):
@@ -116,13 +111,13 @@ class IsolatedPodOperator(KubernetesPodOperator):
         Raises:
             BackendError: the pod could not be run, or ended without a result.
         """
-        run = self._start(context)
+        runner = self._start(context)
         self._waits = True
         try:
-            return run.wait()
+            return runner.wait()
         finally:
             self._waits = False
-            self._finish(run)
+            self._finish(runner)
 
     def begin(self, context: Context) -> IsolatedPodTrigger:
         """Create the pod and return what waits for it in the triggerer.
@@ -133,18 +128,18 @@ class IsolatedPodOperator(KubernetesPodOperator):
         from k8s_venv.airflow.trigger import IsolatedPodTrigger
 
         self.convert_config_file_to_dict()  # before there is a pod that an unreadable file would leave behind
-        run = self._start(context)
+        runner = self._start(context)
         assert self.pod is not None  # noqa: S101 -- it was just made
         deadline = None
         if self.execution_timeout is not None and context["ti"].start_date is not None:
             deadline = (context["ti"].start_date + self.execution_timeout).timestamp()
         return IsolatedPodTrigger(
             uid=self.pod.metadata.uid,
-            seen=run.seen,
-            arguments=run.stored_arguments,
+            seen=runner.seen,
+            arguments=runner.stored_arguments,
             secrets={kind: list(self.call.secrets.get(kind, ())) for kind in ("connections", "variables")},
             deadline=deadline,
-            taken_over=run.taken_over,
+            taken_over=runner.taken_over,
             pod_name=self.pod.metadata.name,
             pod_namespace=self.pod.metadata.namespace,
             trigger_start_time=datetime.datetime.now(datetime.UTC),
@@ -176,18 +171,18 @@ class IsolatedPodOperator(KubernetesPodOperator):
         """
         metadata = k8s.V1ObjectMeta(name=event["name"], namespace=event["namespace"], uid=event["uid"])
         self.pod = k8s.V1Pod(metadata=metadata)
-        run = self._run(self.pod)
+        runner = self._new_runner(self.pod)
         if not event.get("why"):
-            self._end(run, event)
+            self._end(runner, event)
             raise self._given_up(event)
-        end = from_json(event)
-        run.taken_over = event["taken_over"]
-        if run.must_start_again(end):
+        outcome = PodOutcome.from_json(event)
+        runner.taken_over = event["taken_over"]
+        if runner.must_start_again(outcome):
             return None
         try:
-            return run.collect(end)
+            return runner.collect(outcome)
         finally:
-            self._finish(run)
+            self._finish(runner)
 
     def on_kill(self) -> None:
         """Delete the pod of a task that was ended, unless the task keeps such pods.
@@ -198,7 +193,8 @@ class IsolatedPodOperator(KubernetesPodOperator):
         if self.pod is None or self._on_kill_action == "keep_pod":
             self._killed = True
             return
-        environment, metadata = self.call.environment, self.pod.metadata
+        pod = self._runner.pod if self._runner is not None else self.pod
+        environment, metadata = self.call.environment, pod.metadata
         api = PodApi(self.client, metadata.namespace, environment, self.log.info)
         self._killed = True  # before anybody sees that the pod ends
         try:
@@ -215,25 +211,31 @@ class IsolatedPodOperator(KubernetesPodOperator):
         if self.config_file:
             self._config_dict = yaml.safe_load(Path(self.config_file).read_text("utf-8"))
 
-    def _start(self, context: Context) -> PodRun:
+    def build_pod_request_obj(self, context: Context | None = None, **options: Any) -> k8s.V1Pod:
+        """Return the pod as the provider and the mutation hook complete it; the rendered one does not change."""
+        self.full_pod_spec = copy.deepcopy(self._rendered)
+        pod = super().build_pod_request_obj(context, **options)
+        # The triggerer watches by these labels, so the hook cannot take them away.
+        return render.with_metadata(pod, labels={**pod.metadata.labels, **render.LABELS})
+
+    def _start(self, context: Context) -> PodRunner:
         """Create the pod, or take over the one that an earlier try left."""
         self._origin = self._find_namespace()
         self.pod_request_obj = self.build_pod_request_obj(context)
-        self.pod_request_obj.metadata.labels.update(render.LABELS)  # by which the triggerer watches
-        run = self._run(self.pod_request_obj)
+        runner = self._new_runner(self.pod_request_obj)
         self.pod = self.pod_request_obj  # `on_kill` deletes it, also while it is being created
-        self.pod = run.create()
+        self.pod = runner.create()
         if self._killed:
-            run.finish("delete_pod")
+            runner.finish("delete_pod")
             raise diagnose.killed(self.call.environment, self.call.function)
         self.log.info("Running in pod %s/%s.", self.pod.metadata.namespace, self.pod.metadata.name)
         try:
             context["ti"].xcom_push(key="pod_name", value=self.pod.metadata.name)
             context["ti"].xcom_push(key="pod_namespace", value=self.pod.metadata.namespace)
         except BaseException:
-            run.finish("delete_pod")
+            runner.finish("delete_pod")
             raise
-        return run
+        return runner
 
     def _find_namespace(self) -> str:
         """Take the namespace of the kubeconfig's context where nothing else names one; return where it comes from.
@@ -260,8 +262,8 @@ class IsolatedPodOperator(KubernetesPodOperator):
             return found.origin
         return ""
 
-    def _run(self, pod: k8s.V1Pod) -> PodRun:
-        return PodRun(
+    def _new_runner(self, pod: k8s.V1Pod) -> PodRunner:
+        self._runner = PodRunner(
             self.client,
             pod,
             self.call,
@@ -272,10 +274,11 @@ class IsolatedPodOperator(KubernetesPodOperator):
             killed=lambda: self._killed,
             origin=self._origin,
         )
+        return self._runner
 
-    def _end(self, run: PodRun, event: dict[str, Any]) -> None:
+    def _end(self, runner: PodRunner, event: dict[str, Any]) -> None:
         """End a call that its trigger gave up; it may have done so itself."""
-        run.finish("delete_pod")
+        runner.finish("delete_pod")
         if event.get("arguments"):
             try:
                 remove_arguments(event["arguments"])
@@ -283,7 +286,7 @@ class IsolatedPodOperator(KubernetesPodOperator):
                 self.log.warning("%s", error)
 
     def _given_up(self, event: dict[str, Any]) -> BaseException:
-        """Return why a trigger waited no longer for a pod that had not ended."""
+        """Return the error for a trigger that stopped waiting for a pod that had not ended."""
         if event.get("timeout"):
             return AirflowTaskTimeout(f"{self.call.function}() took longer than its execution_timeout.")
         if event.get("refused"):
@@ -296,12 +299,29 @@ class IsolatedPodOperator(KubernetesPodOperator):
             )
         return BackendError(self.call.environment.name, problem)
 
-    def _finish(self, run: PodRun) -> None:
+    def _finish(self, runner: PodRunner) -> None:
         if not self._killed:
             action: Keep = self.on_finish_action.value
-            run.finish(action)
+            runner.finish(action)
         elif self._on_kill_action == "delete_pod":
-            run.leave()
+            runner.leave()
+
+
+def _template(options: dict[str, Any]) -> k8s.V1Pod | None:
+    """Take the pod's template out of the options: the file or dictionary, and the specification over it.
+
+    Args:
+        options: those of ``KubernetesPodOperator``; the three that make the template are removed.
+    """
+    file, content = options.pop("pod_template_file", None), options.pop("pod_template_dict", None)
+    given: k8s.V1Pod | None = options.pop("full_pod_spec", None)
+    if file:
+        template = PodGenerator.deserialize_model_file(file)
+    elif content:
+        template = PodGenerator.deserialize_model_dict(content)
+    else:
+        return given
+    return PodGenerator.reconcile_pods(template, given)
 
 
 def _on_kill_action(given: Any) -> str:

@@ -1,8 +1,13 @@
-"""Wait for a deferred task's pod: the part of the trigger that needs the Kubernetes provider and its client."""
+"""Wait for a deferred task's pod: the part of the trigger that needs the Kubernetes provider and its client.
+
+One watch serves all deferred pods of a namespace, so what a triggerer asks the API server does not grow with the tasks.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -12,25 +17,37 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 from asgiref.sync import sync_to_async
 from kubernetes_asyncio import client
 from kubernetes_asyncio.client.exceptions import ApiException
+from kubernetes_asyncio.watch import Watch
 
 from k8s_venv.airflow.compat import task_state
 from k8s_venv.airflow.context import SecretNames, resolve_secrets
-from k8s_venv.airflow.shared_watch import refusal, subscribe
-from k8s_venv.backends.kubernetes import render, stages
+from k8s_venv.backends.kubernetes import pod_state, render
+from k8s_venv.backends.kubernetes.api import PermissionGrace
+from k8s_venv.backends.kubernetes.diagnose import missing_right, request_problem
 from k8s_venv.backends.kubernetes.logs import printed_lines
-from k8s_venv.backends.kubernetes.refusals import missing_right, why
+from k8s_venv.backends.limits import REQUEST_TIMEOUT, RETRY_PAUSE
 from k8s_venv.backends.process import line_logger
 from k8s_venv.errors import CallError
 from k8s_venv.wire.masking import masker
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Hashable, Mapping, Sequence
+
+    from airflow.providers.cncf.kubernetes.hooks.kubernetes import AsyncKubernetesHook
 
 # How long a pod may stay unknown to the watch before it is asked for, and what counts as "at the deadline"; in seconds.
 _UNKNOWN = 10.0
 _LONGEST = 3600.0
 _NEARLY = 2.0
 _LAST_LINES = 1000
+
+_SELECTOR = ",".join(f"{name}={value}" for name, value in render.LABELS.items())
+# How long the API server keeps one connection open, in seconds, and how long it may say nothing beyond that.
+_SECONDS = 240
+_SLACK = 15
+
+_log = logging.getLogger(__name__)
+_watches: dict[Hashable, _NamespaceWatch] = {}
 
 
 class PodWait(KubernetesPodTrigger):
@@ -113,21 +130,23 @@ class PodWait(KubernetesPodTrigger):
         return await task_state(self.task_instance) not in ("deferred", "scheduled", "queued", "running")
 
     async def _wait(self) -> dict[str, Any]:
-        judge = stages.Judge(stages.Timeouts(self.schedule_timeout, self.startup_timeout), dict(self.seen))
+        tracker = pod_state.PodPhaseTracker(
+            pod_state.Timeouts(self.schedule_timeout, self.startup_timeout), dict(self.seen)
+        )
         access = (self.kubernetes_conn_id, self.cluster_context, self.in_cluster, repr(self.config_dict))
         started = time.monotonic()
         watched = False
         async with subscribe(self.hook, access, self.pod_namespace, self.pod_name, self.uid) as states:
             while True:
-                patience = min(judge.patience(), _LONGEST) if watched else _UNKNOWN
+                patience = min(tracker.next_look(), _LONGEST) if watched else _UNKNOWN
                 pod, gone = await states.next(min(patience, self._time_left()))
                 watched = pod is not None
                 if not watched and time.monotonic() - started > _UNKNOWN:
                     pod, gone = await self._look()
                 if pod is not None or gone:
-                    end = judge.see("DELETED" if gone else "MODIFIED", stages.to_pod(pod) if pod else None)
-                    if end is not None:
-                        return stages.to_json(end, pod)
+                    outcome = tracker.observe("DELETED" if gone else "MODIFIED", pod_state.to_pod(pod) if pod else None)
+                    if outcome is not None:
+                        return outcome.to_json(pod)
                 if self._is_over():
                     await self._end_in_time()
                     return {"timeout": True}
@@ -152,7 +171,7 @@ class PodWait(KubernetesPodTrigger):
                     raise await refusal(response)
                 if response.status >= 400:
                     return None, False
-                pod = stages.summary(await response.json())
+                pod = pod_state.summary(await response.json())
         except (OSError, TimeoutError, aiohttp.ClientError):
             return None, False  # the server is away: the watch says so, and tries again
         return (pod, False) if pod["metadata"]["uid"] == self.uid else (None, True)
@@ -190,7 +209,7 @@ class PodWait(KubernetesPodTrigger):
                 elif response.status not in (400, 404):  # it never ran, or is gone
                     raise await refusal(response)
             except ApiException as error:
-                self.log.warning("The log of pod %s could not be read. %s", self.pod_name, why(error))
+                self.log.warning("The log of pod %s could not be read. %s", self.pod_name, request_problem(error))
 
     async def _mask(self) -> Callable[[str], str]:
         """Return what hides the call's secrets in what other programs printed, which the runner did not see."""
@@ -209,7 +228,9 @@ class PodWait(KubernetesPodTrigger):
             except ApiException as error:
                 if error.status not in (404, 409):  # it is gone, or another one has its name
                     pod = f"{self.pod_namespace}/{self.pod_name}"
-                    self.log.error("The pod %s could not be deleted and is still there. %s", pod, why(error))
+                    self.log.error(
+                        "The pod %s could not be deleted and is still there. %s", pod, request_problem(error)
+                    )
         if self.arguments:
             try:
                 await asyncio.to_thread(_remove, self.arguments)
@@ -233,3 +254,208 @@ class _Event(TriggerEvent):
         return f"TriggerEvent<{ {**shown, 'phase': phase}!r}>"
 
     __str__ = __repr__
+
+
+class Subscription:
+    """The states of one pod, of which only the last one counts.
+
+    Every try of a task gives its pod the same name. So what is heard of another uid says nothing: it may be late news
+    of the pod before.
+
+    Args:
+        uid: the pod's.
+    """
+
+    def __init__(self, uid: str) -> None:
+        self._uid = uid
+        self._news = asyncio.Event()
+        self._pod: dict[str, Any] | None = None
+        self._gone = False
+        self._problem: Exception | None = None
+
+    def is_of(self, pod: dict[str, Any]) -> bool:
+        """Return whether a pod is the one whose states these are."""
+        return bool(pod["metadata"]["uid"] == self._uid)
+
+    def put(self, pod: dict[str, Any], *, gone: bool = False) -> None:
+        """Take note of a state, if it is this pod's."""
+        if self.is_of(pod):
+            self._pod, self._gone = pod, self._gone or gone
+            self._news.set()
+
+    def miss(self) -> None:
+        """Take note that a list lacks the pod: it is gone if it was seen before, else it may be newer than the list."""
+        if self._pod is not None:
+            self._gone = True
+            self._news.set()
+
+    def fail(self, problem: Exception) -> None:
+        """Let those who wait know that nothing comes any more, and why."""
+        self._problem = problem
+        self._news.set()
+
+    async def next(self, seconds: float) -> tuple[dict[str, Any] | None, bool]:
+        """Wait for news, at most for a while.
+
+        Args:
+            seconds: how long.
+
+        Returns:
+            The pod's last known state, as ``pod_state.summary`` gives it, and whether the pod is gone.
+
+        Raises:
+            ApiException: the account may not watch pods.
+        """
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._news.wait(), max(0.0, seconds))
+        self._news.clear()
+        if self._problem is not None:
+            raise self._problem
+        return self._pod, self._gone
+
+
+@contextlib.asynccontextmanager
+async def subscribe(
+    hook: AsyncKubernetesHook, access: Hashable, namespace: str, name: str, uid: str
+) -> AsyncIterator[Subscription]:
+    """Follow one pod over the watch of its namespace, which is opened when needed and closed when not.
+
+    Args:
+        hook: reaches the cluster.
+        access: what is the same for hooks that reach the same cluster in the same way.
+        namespace: the pod's namespace.
+        name: the pod's name.
+        uid: its uid.
+
+    Yields:
+        The pod's states.
+    """
+    key = (id(asyncio.get_running_loop()), access, namespace)
+    watch = _watches.get(key)
+    if watch is None or watch.over:
+        watch = _watches[key] = _NamespaceWatch(hook, namespace)
+    subscription = Subscription(uid)
+    watch.add(name, subscription)
+    try:
+        yield subscription
+    finally:
+        watch.remove(name, subscription)
+        if watch.idle:
+            if _watches.get(key) is watch:
+                del _watches[key]
+            await watch.close()
+
+
+async def refusal(response: Any) -> ApiException:
+    """Return the exception for an answer that refuses, with the API server's reason."""
+    error = ApiException(response.status, response.reason)
+    error.body = await response.text()
+    return error
+
+
+class _NamespaceWatch:
+    """All pods of ours in a namespace, kept up to date by one list and one watch."""
+
+    def __init__(self, hook: AsyncKubernetesHook, namespace: str) -> None:
+        self._hook = hook
+        self._namespace = namespace
+        self._pods: dict[str, dict[str, Any]] = {}
+        self._permission = PermissionGrace()
+        self._version = ""  # the state that the cluster had when it last said something
+        self._subscriptions: dict[str, list[Subscription]] = {}
+        self._task = asyncio.create_task(self._run(), name=f"k8s-venv-watch-{namespace}")
+
+    @property
+    def idle(self) -> bool:
+        return not self._subscriptions
+
+    @property
+    def over(self) -> bool:
+        return self._task.done()
+
+    def add(self, name: str, subscription: Subscription) -> None:
+        self._subscriptions.setdefault(name, []).append(subscription)
+        if name in self._pods:
+            subscription.put(self._pods[name])
+
+    def remove(self, name: str, subscription: Subscription) -> None:
+        self._subscriptions[name].remove(subscription)
+        if not self._subscriptions[name]:
+            del self._subscriptions[name]
+
+    async def close(self) -> None:
+        self._task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._task
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                async with self._hook.get_conn() as connection:
+                    api = client.CoreV1Api(connection)
+                    if not self._version:
+                        await self._list(api)
+                    await self._watch(api)
+                    continue
+            except ApiException as error:
+                if error.status in (401, 403) and self._permission.refuse():
+                    self._fail(error)
+                    return
+                if error.status == 410:  # so long away that the server has forgotten: list again
+                    self._version = ""
+                problem: object = f"{error.status} {error.reason}"
+            except (OSError, TimeoutError, aiohttp.ClientError) as error:
+                problem = error
+            except Exception as error:  # noqa: BLE001 -- those who wait must hear of any failure
+                self._fail(error)
+                return
+            _log.warning("The watch on the pods of namespace %s broke: %s", self._namespace, problem)
+            await asyncio.sleep(RETRY_PAUSE)
+
+    async def _list(self, api: Any) -> None:
+        response = await api.list_namespaced_pod(
+            self._namespace, label_selector=_SELECTOR, _preload_content=False, _request_timeout=REQUEST_TIMEOUT[1]
+        )
+        if response.status >= 400:
+            raise await refusal(response)
+        listed = await response.json()
+        self._pods = {pod["metadata"]["name"]: pod_state.summary(pod) for pod in listed["items"]}
+        for name, subscriptions in self._subscriptions.items():
+            pod = self._pods.get(name)
+            for subscription in subscriptions:
+                if pod is not None and subscription.is_of(pod):
+                    subscription.put(pod)
+                else:
+                    subscription.miss()
+        self._version = listed["metadata"]["resourceVersion"]
+
+    async def _watch(self, api: Any) -> None:
+        """Follow the pods until the server ends the connection."""
+        stream = Watch(return_type="object").stream(
+            api.list_namespaced_pod,
+            self._namespace,
+            label_selector=_SELECTOR,
+            resource_version=self._version,
+            allow_watch_bookmarks=True,
+            timeout_seconds=_SECONDS,
+            _request_timeout=_SECONDS + _SLACK,
+        )
+        async for event in stream:
+            pod = event["raw_object"]
+            if event["type"] != "BOOKMARK":
+                self._put(pod["metadata"]["name"], pod_state.summary(pod), gone=event["type"] == "DELETED")
+            self._version = pod["metadata"]["resourceVersion"]
+            self._permission.allow()
+
+    def _put(self, name: str, pod: dict[str, Any], *, gone: bool) -> None:
+        if gone:
+            self._pods.pop(name, None)
+        else:
+            self._pods[name] = pod
+        for subscription in self._subscriptions.get(name, ()):
+            subscription.put(pod, gone=gone)
+
+    def _fail(self, problem: Exception) -> None:
+        for subscriptions in self._subscriptions.values():
+            for subscription in subscriptions:
+                subscription.fail(problem)

@@ -167,7 +167,7 @@ def _pairs(environment: Environment, given: Any, backend: str) -> list[tuple[str
     if not given:
         return []
     if hasattr(given, "items"):
-        return [(str(name), _text(value)) for name, value in given.items()]
+        return [(str(name), variable_text(value)) for name, value in given.items()]
     pairs = []
     for variable in given:
         name = str(_field(variable, "name"))
@@ -177,11 +177,12 @@ def _pairs(environment: Environment, given: Any, backend: str) -> list[tuple[str
                 f"its variable {name!r} in `env_vars` takes its value from Kubernetes, which the {backend} backend has "
                 "not. Give it a value.",
             )
-        pairs.append((name, _text(_field(variable, "value"))))
+        pairs.append((name, variable_text(_field(variable, "value"))))
     return pairs
 
 
-def _text(value: Any) -> str:
+def variable_text(value: Any) -> str:
+    """Return the text of a variable that may be written as another type."""
     return "" if value is None else str(value)
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from k8s_venv.backends.kubernetes import render
-from k8s_venv.backends.kubernetes.engine import PodRun
-from k8s_venv.backends.kubernetes.stages import Timeouts
+from k8s_venv.backends.kubernetes.pod_runner import PodRunner
+from k8s_venv.backends.kubernetes.pod_state import Timeouts
 from k8s_venv.calls import open_result, pack
 from k8s_venv.config.environment import Environment
 from tests import waiting
@@ -46,11 +46,11 @@ class Cluster:
         return pack(function, arguments, {}, environment=Environment(name="x", root=self.folder, python=python))
 
     def pod(self, name: str = "", deadline: int = 300, attempt: str = "1", **options: Any) -> Any:
+        name = name or f"fault-{uuid.uuid4().hex[:8]}"
         labels = {"try_number": attempt, **options.pop("labels", {})}
-        options = {"image": self.image, "labels": labels, **options}
-        pod = render.pod(name or f"fault-{uuid.uuid4().hex[:8]}", self.namespace, deadline, options)
-        pod.spec.volumes = render.volumes(render.fresh_secret_name(pod.metadata.name))
-        return pod
+        options = {"image": self.image, "active_deadline_seconds": deadline, "labels": labels, **options}
+        secret = render.fresh_secret_name(name)
+        return render.pod(name, "x", options, secret=secret, namespace=self.namespace)
 
     def run(
         self,
@@ -77,7 +77,7 @@ class Cluster:
             if len(outcome.lines) == 1:
                 while_running()
 
-        run = PodRun(client or self.client, pod, call, log, outcome.said.append, timeouts)
+        run = PodRunner(client or self.client, pod, call, log, outcome.said.append, timeouts)
         try:
             run.create()
             outcome.value = open_result(run.wait(), call)

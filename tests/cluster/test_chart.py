@@ -210,7 +210,7 @@ def task_pod(release: Release, name: str, code: str) -> None:
     from k8s_venv.backends.kubernetes import render
 
     image = next(iter(yaml.safe_load(release.values.read_text("utf-8"))["environments"].values()))["image"]
-    pod = render.pod(name, release.namespace, 3600, {"image": image})
+    pod = render.pod(name, "x", {"image": image}, secret=name, namespace=release.namespace)
     pod.spec.containers = pod.spec.containers[:1]
     pod.spec.containers[0].command = ["python", "-c", code]
     pod.spec.containers[0].volume_mounts = []

@@ -20,8 +20,8 @@ import kubernetes
 import kubernetes_asyncio
 
 from k8s_venv.backends.kubernetes import render
-from k8s_venv.backends.kubernetes.engine import PodRun
-from k8s_venv.backends.kubernetes.stages import Timeouts
+from k8s_venv.backends.kubernetes.pod_runner import PodRunner
+from k8s_venv.backends.kubernetes.pod_state import Timeouts
 from k8s_venv.calls import open_result, pack
 from k8s_venv.config.project import load_project
 from k8s_venv.errors import BackendError
@@ -59,11 +59,11 @@ class Account:
     image: str
     said: list[str] = dataclasses.field(default_factory=list)
 
-    def start(self, function: Callable[..., Any], *args: Any, **options: Any) -> PodRun:
+    def start(self, function: Callable[..., Any], *args: Any, **options: Any) -> PodRunner:
         """Return a call that is ready to be made."""
         environment = load_project(self.project / "k8s-venv.toml").environment("current")
         name = options.pop("name", f"rights-{uuid.uuid4().hex[:8]}")
-        pod = render.pod(name, self.namespace, 600, {"image": self.image})
+        pod = render.pod(name, "current", {"image": self.image}, secret=name, namespace=self.namespace)
         if options.get("missing"):  # a volume, without which the pod waits
             pod.spec.volumes.append({"name": "missing", "configMap": {"name": "missing"}})
             pod.spec.containers[0].volume_mounts.append({"name": "missing", "mountPath": "/missing"})
@@ -71,7 +71,7 @@ class Account:
         self.said.clear()
         # The node complains of the volume only after it has looked.
         timeouts = Timeouts(schedule=PATIENCE, startup=10) if options.get("missing") else direct.PATIENCE
-        return PodRun(self.client, pod, call, self.said.append, self.said.append, timeouts)
+        return PodRunner(self.client, pod, call, self.said.append, self.said.append, timeouts)
 
     def run(self, function: Callable[..., Any], *args: Any, action: Any = "delete_pod", **options: Any) -> Any:
         """Make a call as the operator does."""

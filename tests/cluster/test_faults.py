@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from k8s_venv.backends.kubernetes.stages import Timeouts
+from k8s_venv.backends.kubernetes.pod_state import Timeouts
 from tests.airflow_home import airflow_home
 from tests.cluster.conftest import RunFile
 from tests.cluster.direct import Cluster, Outcome, add_one, sleep

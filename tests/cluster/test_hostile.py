@@ -56,7 +56,7 @@ def test_a_result_that_is_announced_too_large_is_refused_before_a_byte_is_read(c
 
 @pytest.mark.parametrize("script", [DRIP, CHATTER], ids=["a byte a second", "talk"])
 def test_a_result_that_never_ends_is_given_up(cluster: Cluster, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(payload, "_PATIENCE", 8.0)
+    monkeypatch.setattr(payload, "_STALLED", 8.0)
 
     outcome = cluster.run(with_sidecar(cluster, script), cluster.call(announce, document(100_000)))
 

@@ -21,8 +21,8 @@ import kubernetes
 
 from k8s_venv.backends.kubernetes import backend as kubernetes_backend
 from k8s_venv.backends.kubernetes.backend import KubernetesBackend
-from k8s_venv.backends.kubernetes.namespaces import Namespace
-from k8s_venv.backends.kubernetes.payload import PodPayload
+from k8s_venv.backends.kubernetes.options import Namespace
+from k8s_venv.backends.kubernetes.payload import PodResult
 from k8s_venv.calls import PackedCall, Result, open_result, pack, refer
 from k8s_venv.calls.results import load
 from k8s_venv.calls.transfer import location_at
@@ -79,9 +79,9 @@ def cleaning(size: int) -> bytes:
 def test_a_large_result_arrives_whole_though_the_connection_breaks(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    starts, frames = [], PodPayload._frames
+    starts, frames = [], PodResult._frames
 
-    def breaking(self: PodPayload, socket: Any, deadline: Any) -> Iterator[bytes]:
+    def breaking(self: PodResult, socket: Any, deadline: Any) -> Iterator[bytes]:
         starts.append(0)
         for data in frames(self, socket, deadline):
             yield data
@@ -89,7 +89,7 @@ def test_a_large_result_arrives_whole_though_the_connection_breaks(
             if starts[-1] > 20 * MEGABYTE:
                 raise ConnectionResetError("the connection broke")
 
-    monkeypatch.setattr(PodPayload, "_frames", breaking)
+    monkeypatch.setattr(PodResult, "_frames", breaking)
 
     value = cluster.run(noise, 50 * MEGABYTE)
 
@@ -314,13 +314,13 @@ def test_values_stay_out_of_the_pods_status(
     cluster: Cluster, client: Any, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read = []
-    fetch = PodPayload.fetch
+    fetch = PodResult.fetch
 
-    def remembering(self: PodPayload, document: Any) -> Result:
+    def remembering(self: PodResult, document: Any) -> Result:
         read.append(document)
         return fetch(self, document)
 
-    monkeypatch.setattr(PodPayload, "fetch", remembering)
+    monkeypatch.setattr(PodResult, "fetch", remembering)
 
     assert cluster.run(len, b"small", status=False) == 5
     assert [document.inline for document in read] == [None]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from k8s_venv.backends.kubernetes.engine import PodRun
+from k8s_venv.backends.kubernetes.pod_runner import PodRunner
 from k8s_venv.calls import open_result
 from tests.cluster.direct import PATIENCE, Cluster
 from tests.waiting import eventually
@@ -24,7 +24,7 @@ def pour(megabytes: int, seconds: float) -> int:
 def collected_late(cluster: Cluster, call: Any) -> list[str]:
     """Run a call whose log is opened only when it has ended, as that of a deferred task is."""
     lines: list[str] = []
-    run = PodRun(cluster.client, cluster.pod(), call, lines.append, print, PATIENCE)
+    run = PodRunner(cluster.client, cluster.pod(), call, lines.append, print, PATIENCE)
     pod = run.create()
     try:
 

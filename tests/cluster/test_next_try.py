@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from k8s_venv.backends.kubernetes import render, takeover
-from k8s_venv.backends.kubernetes.engine import PodRun
-from k8s_venv.backends.kubernetes.payload import Parcels
-from k8s_venv.backends.kubernetes.stages import Timeouts
+from k8s_venv.backends.kubernetes.payload import CallSecrets
+from k8s_venv.backends.kubernetes.pod_runner import PodRunner
+from k8s_venv.backends.kubernetes.pod_state import Timeouts
 from k8s_venv.calls import open_result
 from tests.cluster.direct import PATIENCE, Cluster, Outcome, add_one, sleep
 from tests.waiting import eventually
@@ -84,7 +84,7 @@ def test_a_result_that_nobody_read_is_not_lost(cluster: Cluster) -> None:
     await_success(cluster, name)
     uid = read(cluster, name).metadata.uid
 
-    run = PodRun(cluster.client, cluster.pod(name, attempt="2"), cluster.call(sleep, 1), print, print, PATIENCE)
+    run = PodRunner(cluster.client, cluster.pod(name, attempt="2"), cluster.call(sleep, 1), print, print, PATIENCE)
     try:
         assert run.create().metadata.uid == uid
         assert open_result(run.wait(), cluster.call(sleep, 1)) == "slept"
@@ -113,7 +113,7 @@ def test_the_pod_of_another_call_is_ended_before_this_one_starts(cluster: Cluste
     said: list[str] = []
 
     pod = cluster.pod(name, attempt="2", env_vars=variables)
-    run = PodRun(cluster.client, pod, call, print, said.append, PATIENCE)
+    run = PodRunner(cluster.client, pod, call, print, said.append, PATIENCE)
     try:
         assert run.create().metadata.uid != before
         assert open_result(run.wait(), call) == (2 if function is add_one else "slept")
@@ -131,7 +131,7 @@ def test_a_pod_of_an_earlier_release_is_ended_before_this_one_starts(cluster: Cl
     cluster.client.patch_namespaced_pod(name, cluster.namespace, {"metadata": {"annotations": {takeover.CALL: None}}})
     before = read(cluster, name).metadata.uid
 
-    run = PodRun(cluster.client, cluster.pod(name, attempt="2"), cluster.call(sleep, 1), print, print, PATIENCE)
+    run = PodRunner(cluster.client, cluster.pod(name, attempt="2"), cluster.call(sleep, 1), print, print, PATIENCE)
     try:
         assert run.create().metadata.uid != before
         assert open_result(run.wait(), cluster.call(sleep, 1)) == "slept"
@@ -141,12 +141,12 @@ def test_a_pod_of_an_earlier_release_is_ended_before_this_one_starts(cluster: Cl
 
 def test_no_argument_can_be_read_from_a_pod(cluster: Cluster) -> None:
     name = fresh("secretive")
-    run = PodRun(cluster.client, cluster.pod(name), cluster.call(add_one, 4711), print, print, PATIENCE)
+    run = PodRunner(cluster.client, cluster.pod(name), cluster.call(add_one, 4711), print, print, PATIENCE)
     first = run.create()
     run.finish("delete_pod")
     cluster.await_gone(name)
 
-    run = PodRun(cluster.client, cluster.pod(name), cluster.call(add_one, 4711), print, print, PATIENCE)
+    run = PodRunner(cluster.client, cluster.pod(name), cluster.call(add_one, 4711), print, print, PATIENCE)
     second = run.create()
     run.finish("delete_pod")
 
@@ -159,7 +159,7 @@ def test_no_argument_can_be_read_from_a_pod(cluster: Cluster) -> None:
 
 def failed(cluster: Cluster, name: str) -> None:
     """Leave a pod that has failed, and that nobody has read."""
-    run = PodRun(cluster.client, cluster.pod(name), cluster.call(raise_error), print, print, PATIENCE)
+    run = PodRunner(cluster.client, cluster.pod(name), cluster.call(raise_error), print, print, PATIENCE)
     run.create()
     with pytest.raises(ValueError, match="this try failed"):
         open_result(run.wait(), cluster.call(raise_error))
@@ -172,7 +172,7 @@ def test_a_try_after_a_failure_starts_again_within_two_seconds(cluster: Cluster)
     eventually(lambda: read(cluster, name).status.phase == "Failed")
     # Less than a pod may take to go, more than it has if its time counts from its own creation.
     timeouts = Timeouts(schedule=60, startup=PATIENCE.startup)
-    run = PodRun(cluster.client, cluster.pod(name, attempt="2"), cluster.call(raise_error), print, print, timeouts)
+    run = PodRunner(cluster.client, cluster.pod(name, attempt="2"), cluster.call(raise_error), print, print, timeouts)
     began = time.monotonic()
 
     run.create()
@@ -205,7 +205,7 @@ def test_the_time_to_be_scheduled_counts_from_the_new_pods_creation(cluster: Clu
 def test_a_kept_pod_is_never_taken_for_the_next_tries(cluster: Cluster) -> None:
     name = fresh("kept")
     call = cluster.call(add_one, 1)
-    run = PodRun(cluster.client, cluster.pod(name), call, print, print, PATIENCE)
+    run = PodRunner(cluster.client, cluster.pod(name), call, print, print, PATIENCE)
     run.create()
     run.wait()
     run.finish("keep_pod")
@@ -236,7 +236,7 @@ def left_without_secrets(cluster: Cluster, name: str, call: Any, made: int, coun
     """Create a pod that waits for some Secrets, and as many of them as its worker had time for."""
     pod = cluster.pod(name)
     if count > 1:
-        render.split_call(pod, count)
+        pod = render.with_secrets(pod, count)
     pod.metadata.annotations = {takeover.CALL: takeover.CallIdentity(call, pod).seal()}
     created = cluster.client.create_namespaced_pod(cluster.namespace, pod)
     for secret in render.secret_names(created)[:made]:
@@ -274,14 +274,14 @@ def length(data: bytes) -> int:
 def test_a_pod_that_waits_with_all_its_secrets_is_taken_over(cluster: Cluster) -> None:
     name = fresh("waiting")
     call, pod = cluster.call(add_one, 1), cluster.pod(name)
-    parcels = Parcels(call, pod)
+    secrets = CallSecrets(call, pod)
     pod.metadata.annotations = {takeover.CALL: takeover.CallIdentity(call, pod).seal()}
     pod.spec.node_selector = {"not": "yet"}
     created = cluster.client.create_namespaced_pod(cluster.namespace, pod)
-    for secret in parcels.secrets(created):
+    for secret in secrets.for_pod(created):
         cluster.client.create_namespaced_secret(cluster.namespace, secret)
 
-    run = PodRun(cluster.client, cluster.pod(name, attempt="2"), call, print, print, PATIENCE)
+    run = PodRunner(cluster.client, cluster.pod(name, attempt="2"), call, print, print, PATIENCE)
     taken = run.create()
     run.finish("delete_pod")
 
@@ -300,7 +300,7 @@ def test_a_pod_that_its_own_task_ended_was_not_deleted_from_outside(cluster: Clu
             killed.append(line)
             cluster.delete(pod)
 
-    run = PodRun(cluster.client, pod, call, log, outcome.said.append, PATIENCE, killed=lambda: bool(killed))
+    run = PodRunner(cluster.client, pod, call, log, outcome.said.append, PATIENCE, killed=lambda: bool(killed))
     run.create()
     with pytest.raises(Exception, match=r"sleep\(\) was ended, since its task was killed") as caught:
         run.wait()
@@ -320,7 +320,7 @@ def test_a_killed_task_that_had_taken_a_pod_over_starts_no_other(cluster: Cluste
             killed.append(line)
             cluster.delete(pod, grace_period_seconds=1)
 
-    run = PodRun(cluster.client, pod, cluster.call(sleep, 60), log, print, PATIENCE, killed=lambda: bool(killed))
+    run = PodRunner(cluster.client, pod, cluster.call(sleep, 60), log, print, PATIENCE, killed=lambda: bool(killed))
     run.create()
     assert run.taken_over
     with pytest.raises(Exception, match=r"since its task was killed"):

@@ -18,8 +18,8 @@ pytest.importorskip("kubernetes", reason="the kubernetes client is not installed
 
 import kubernetes
 
-from k8s_venv.backends.kubernetes.engine import PodRun
-from k8s_venv.backends.kubernetes.stages import Timeouts
+from k8s_venv.backends.kubernetes.pod_runner import PodRunner
+from k8s_venv.backends.kubernetes.pod_state import Timeouts
 from tests.airflow_home import airflow_home
 from tests.chart import kubeconfig
 from tests.cluster.direct import PATIENCE, Cluster, add_one, sleep
@@ -100,7 +100,7 @@ def test_a_pod_that_may_not_be_deleted_is_named(cluster: Cluster, without: Witho
 def test_a_kept_pod_that_may_not_be_marked_is_named(cluster: Cluster, without: Without) -> None:
     said: list[str] = []
     pod = cluster.pod()
-    run = PodRun(without("patch", "pods"), pod, cluster.call(add_one, 1), print, said.append, PATIENCE)
+    run = PodRunner(without("patch", "pods"), pod, cluster.call(add_one, 1), print, said.append, PATIENCE)
     run.create()
     run.wait()
 
@@ -168,7 +168,7 @@ def test_the_pod_of_another_call_that_may_not_be_deleted_is_named_and_keeps_its_
     cluster: Cluster, without: Without
 ) -> None:
     name = f"other-{uuid.uuid4().hex[:8]}"
-    run = PodRun(cluster.client, cluster.pod(name), cluster.call(sleep, 60), print, print, PATIENCE)
+    run = PodRunner(cluster.client, cluster.pod(name), cluster.call(sleep, 60), print, print, PATIENCE)
     left = run.create()
 
     outcome = cluster.run(cluster.pod(name, attempt="2"), cluster.call(add_one, 1), client=without("delete", "pods"))

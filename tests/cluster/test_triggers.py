@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from k8s_venv.backends.kubernetes.engine import PodRun
-from k8s_venv.backends.kubernetes.stages import from_json
+from k8s_venv.backends.kubernetes.pod_runner import PodRunner
+from k8s_venv.backends.kubernetes.pod_state import PodOutcome
 from k8s_venv.calls import open_result
 from k8s_venv.errors import BackendError
 from tests.airflow_home import airflow_home
@@ -35,7 +35,7 @@ class Deferred:
         self.call = cluster.call(function, *arguments)
         self.lines: list[str] = []
         self.pod = cluster.pod(f"trigger-{uuid.uuid4().hex[:8]}")
-        self.run = PodRun(cluster.client, self.pod, self.call, self.lines.append, print, PATIENCE)
+        self.run = PodRunner(cluster.client, self.pod, self.call, self.lines.append, print, PATIENCE)
         created = self.run.create()
         self.trigger = IsolatedPodTrigger(
             uid=created.metadata.uid,
@@ -55,7 +55,7 @@ class Deferred:
 
     def collect(self, event: dict[str, Any]) -> Any:
         try:
-            return open_result(self.run.collect(from_json(event)), self.call)
+            return open_result(self.run.collect(PodOutcome.from_json(event)), self.call)
         finally:
             self.run.finish("delete_pod")
 
@@ -145,16 +145,16 @@ def test_a_triggerer_that_restarts_leaves_the_pod_alone(defer: Callable[..., Def
 
 
 def test_all_deferred_pods_share_one_watch(defer: Callable[..., Deferred], monkeypatch: pytest.MonkeyPatch) -> None:
-    from k8s_venv.airflow import shared_watch
+    from k8s_venv.airflow import pod_wait
 
     made = []
 
-    class Counted(shared_watch._NamespaceWatch):
+    class Counted(pod_wait._NamespaceWatch):
         def __init__(self, *args: Any) -> None:
             super().__init__(*args)
             made.append(self)
 
-    monkeypatch.setattr(shared_watch, "_NamespaceWatch", Counted)
+    monkeypatch.setattr(pod_wait, "_NamespaceWatch", Counted)
     deferred = [defer(sleep, 5) for _ in range(3)]
 
     async def wait() -> list[dict[str, Any]]:
@@ -164,7 +164,7 @@ def test_all_deferred_pods_share_one_watch(defer: Callable[..., Deferred], monke
 
     assert len(made) == 1
     assert [each.collect(event) for each, event in zip(deferred, events, strict=True)] == ["slept"] * 3
-    assert not shared_watch._watches
+    assert not pod_wait._watches
 
 
 def test_the_triggerers_log_shows_no_result(defer: Callable[..., Deferred]) -> None:

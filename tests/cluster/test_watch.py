@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from k8s_venv.backends.kubernetes.watch import DELETED, pod_events
+from k8s_venv.backends.kubernetes.api import pod_events
+from k8s_venv.backends.kubernetes.pod_state import DELETED
 from tests.cluster.direct import Cluster
 
 SOON = 2.0  # seconds

@@ -8,7 +8,7 @@ import datetime
 import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -18,8 +18,10 @@ from aiohttp import web
 from kubernetes_asyncio.client import ApiClient, Configuration
 from kubernetes_asyncio.client.exceptions import ApiException
 
-from k8s_venv.airflow.shared_watch import Subscription, subscribe
 from tests.airflow_home import airflow_home
+
+if TYPE_CHECKING:
+    from k8s_venv.airflow.pod_wait import Subscription
 
 PODS = "/api/v1/namespaces/work/pods"
 Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -95,6 +97,17 @@ async def server(*answers: Answer) -> AsyncIterator[Any]:
         yield Hook(runner.addresses[0][1])
     finally:
         await runner.cleanup()
+
+
+@pytest.fixture(autouse=True)
+def _airflow() -> None:
+    airflow_home()  # before Airflow is imported
+
+
+def subscribe(*arguments: Any) -> Any:
+    from k8s_venv.airflow.pod_wait import subscribe
+
+    return subscribe(*arguments)
 
 
 async def heard(states: Subscription, seconds: float = 10) -> tuple[str | None, bool]:

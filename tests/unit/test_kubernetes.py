@@ -16,10 +16,10 @@ from pathlib import Path
 from kubernetes.client import ApiClient
 from kubernetes.client import models as k8s
 
-from k8s_venv.backends.kubernetes import diagnose, pod_status, render, stages, takeover
+from k8s_venv.backends.kubernetes import diagnose, pod_state, render, takeover
 from k8s_venv.backends.kubernetes.backend import KubernetesBackend
-from k8s_venv.backends.kubernetes.client_types import typed
-from k8s_venv.backends.kubernetes.payload import Parcels, withdraw_arguments
+from k8s_venv.backends.kubernetes.options import typed
+from k8s_venv.backends.kubernetes.payload import CallSecrets, withdraw_arguments
 from k8s_venv.backends.process import runner_command
 from k8s_venv.calls import PackedCall, pack
 from k8s_venv.calls.packed import Spool
@@ -53,22 +53,27 @@ def plain(thing: Any) -> Any:
 def test_the_whole_pod() -> None:
     options = {"image": "registry/x:1", "env_vars": {"REGION": "eu"}, "image_pull_secrets": ["pull"]}
 
-    pod = plain(render.pod("work-1", "tasks", 600, options))
+    pod = plain(render.pod("work-1", "x", options, secret="work-1-a", namespace="tasks"))
 
     assert pod == {
         "metadata": {
             "name": "work-1",
             "namespace": "tasks",
-            "labels": {"app.kubernetes.io/managed-by": "k8s-venv"},
+            "labels": {
+                "app.kubernetes.io/name": "x",
+                "app.kubernetes.io/component": "task",
+                "app.kubernetes.io/part-of": "k8s-venv",
+                "app.kubernetes.io/managed-by": "k8s-venv",
+            },
         },
         "spec": {
             "restartPolicy": "Never",
-            "activeDeadlineSeconds": 600,
+            "activeDeadlineSeconds": 7 * 24 * 3600,
             "automountServiceAccountToken": False,
             "imagePullSecrets": [{"name": "pull"}],
             "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
             "volumes": [
-                {"name": "k8s-venv-call", "secret": {"secretName": "work-1"}},
+                {"name": "k8s-venv-call", "secret": {"secretName": "work-1-a"}},
                 {"name": "k8s-venv-scratch", "emptyDir": {}},
                 {"name": "k8s-venv-result", "emptyDir": {}},
             ],
@@ -128,13 +133,11 @@ def test_a_pod_rendered_outside_airflow_is_the_golden_one() -> None:
 
 
 def test_the_secret_belongs_to_its_pod() -> None:
-    pod = render.pod("work-1", "tasks", 600, {"image": "registry/x:1"})
+    pod = render.pod("work-1", "x", {"image": "registry/x:1"}, secret=render.fresh_secret_name("work-1"))
     pod.metadata.uid = "u1"
-    pod.spec.volumes = render.volumes(render.fresh_secret_name("work-1"))
+    with_connection = call(connections={"db": {"conn_type": "postgres", "password": "hidden"}})
 
-    secret = plain(
-        Parcels(call(connections={"db": {"conn_type": "postgres", "password": "hidden"}}), pod).secrets(pod)[0]
-    )
+    secret = plain(CallSecrets(with_connection, pod).for_pod(pod)[0])
 
     assert secret["immutable"] is True
     assert secret["metadata"]["name"] == pod.spec.volumes[0].secret.secret_name != "work-1"
@@ -144,10 +147,10 @@ def test_the_secret_belongs_to_its_pod() -> None:
 
 def test_the_arguments_of_a_pod_that_was_removed_do_not_stay_where_large_values_are_kept(tmp_path: Path) -> None:
     mounted = typed({"volume_mounts": [{"name": "shared", "mountPath": str(tmp_path)}]})
-    left = render.pod("a", "tasks", 600, {"image": "registry/x:1", **mounted})
+    left = render.pod("a", "x", {"image": "registry/x:1", **mounted}, secret="a")
     values = ENVIRONMENT.with_values({"location": str(tmp_path), "above": 0})
     large = dataclasses.replace(call(), environment=values, arguments=Spool([b"x" * 100]))
-    Parcels(large, left)  # and then the worker died
+    CallSecrets(large, left)  # and then the worker died
     assert [path.name for path in tmp_path.iterdir()] == ["a.arguments"]
 
     withdraw_arguments(large, left)
@@ -183,7 +186,7 @@ def test_names_are_valid_and_stable(label: str) -> None:
 def pod_with(state: dict[str, Any], *, deleted: dict[str, Any] | None = None, **status: Any) -> Any:
     """A pod as the API server tells it, with the call's container in a state."""
     container = {"name": "base", "image": "registry/x:1", "imageID": "", "ready": False, "restartCount": 0}
-    return stages.to_pod(
+    return pod_state.to_pod(
         {
             "metadata": {"name": "work-1", "namespace": "tasks", "uid": "u1", **(deleted or {})},
             "spec": {"containers": [{"name": "base"}]},
@@ -220,7 +223,7 @@ def test_an_image_that_may_come_yet_is_waited_for(reason: str, message: str) -> 
     pod = waiting(reason, message)
     pod.status.conditions = [k8s.V1PodCondition(type="PodScheduled", status="True")]
 
-    assert pod_status.cannot_start(pod) is None
+    assert pod_state.cannot_start(pod) is None
     late = str(diagnose.startup_timeout(pod, ENVIRONMENT, 120))
     assert "Is it built?" not in late
     assert "is the registry there, and does the node reach it?" in late
@@ -231,7 +234,7 @@ def test_an_image_that_does_not_exist_is_not_waited_for_whatever_its_name(name: 
     pod = waiting("ErrImagePull", f'failed to resolve reference "{name}": {name}: not found')
     pod.status.container_statuses[0].image = name
 
-    assert pod_status.cannot_start(pod)
+    assert pod_state.cannot_start(pod)
     assert "named by the task's or the environment's `image`" in str(diagnose.startup_failure(pod, ENVIRONMENT))
 
 
@@ -266,12 +269,12 @@ def test_the_exit_code_tells_the_cause(code: int, says: str) -> None:
 def test_what_ended_before_its_pod_was_deleted_ended_by_itself(at: str, was: bool) -> None:
     deleted = {"deletionTimestamp": "2026-01-01T00:01:00Z", "deletionGracePeriodSeconds": 30}
 
-    assert pod_status.was_ended(pod_with(ended(1, at=at), deleted=deleted)) is was
+    assert pod_state.was_ended(pod_with(ended(1, at=at), deleted=deleted)) is was
 
 
 def test_a_message_of_the_users_is_no_result() -> None:
-    assert pod_status.message(pod_with(ended(1, message='{"level": "info"}'))) == ""
-    assert pod_status.message(pod_with(ended(0, message='{"protocol": 1}'))) == '{"protocol": 1}'
+    assert pod_state.message(pod_with(ended(1, message='{"level": "info"}'))) == ""
+    assert pod_state.message(pod_with(ended(0, message='{"protocol": 1}'))) == '{"protocol": 1}'
 
 
 def document(outcome: str) -> str:
@@ -284,31 +287,31 @@ def add(number: int) -> int:
 
 def identity(number: int = 1, image: str = "registry/x:1", **options: Any) -> takeover.CallIdentity:
     packed = pack(add, (number,), {}, environment=Environment(name="x", root=Path(__file__).parent, python="3.12"))
-    return takeover.CallIdentity(packed, render.pod("work-1", "tasks", 600, {"image": image, **options}))
+    return takeover.CallIdentity(packed, render.pod("work-1", "x", {"image": image, **options}, secret="a"))
 
 
 def of_try(pod: Any, number: str, what: takeover.CallIdentity | None = None) -> Any:
     """Return a pod as a try of some call made it."""
-    pod.metadata.labels = {takeover.TRY: number}
+    pod.metadata.labels = {render.TRY: number}
     pod.metadata.annotations = {takeover.CALL: (what or identity()).seal()}
     return pod
 
 
 ENDS = [
-    ({"waiting": {}}, takeover.Fate.TAKEN),
-    ({"running": {}}, takeover.Fate.TAKEN),
-    (ended(0, message=document("value")), takeover.Fate.TAKEN),
-    (ended(0, message=document("skip")), takeover.Fate.TAKEN),
-    (ended(1, message=document("fail")), takeover.Fate.TAKEN),
-    (ended(1, message=document("failure")), takeover.Fate.FAILED),
-    (ended(137, "OOMKilled"), takeover.Fate.FAILED),
+    ({"waiting": {}}, takeover.ExistingPod.TAKEN),
+    ({"running": {}}, takeover.ExistingPod.TAKEN),
+    (ended(0, message=document("value")), takeover.ExistingPod.TAKEN),
+    (ended(0, message=document("skip")), takeover.ExistingPod.TAKEN),
+    (ended(1, message=document("fail")), takeover.ExistingPod.TAKEN),
+    (ended(1, message=document("failure")), takeover.ExistingPod.FAILED),
+    (ended(137, "OOMKilled"), takeover.ExistingPod.FAILED),
 ]
 
 
 @pytest.mark.parametrize(("state", "fate"), ENDS)
-def test_what_becomes_of_the_pod_of_an_earlier_try(state: dict[str, Any], fate: takeover.Fate) -> None:
-    assert takeover.fate(of_try(pod_with(state), "1"), "2", identity()) is fate
-    assert takeover.fate(of_try(pod_with(state), "1"), "1", identity()) is takeover.Fate.TAKEN
+def test_what_becomes_of_the_pod_of_an_earlier_try(state: dict[str, Any], fate: takeover.ExistingPod) -> None:
+    assert takeover.decide(of_try(pod_with(state), "1"), "2", identity()) is fate
+    assert takeover.decide(of_try(pod_with(state), "1"), "1", identity()) is takeover.ExistingPod.TAKEN
 
 
 @pytest.mark.parametrize("state", [state for state, _ in ENDS])
@@ -325,8 +328,8 @@ def test_a_pod_of_another_call_is_never_taken_over(
 ) -> None:
     pod = of_try(pod_with(state), "1", other())
 
-    assert takeover.fate(pod, "2", identity()) is takeover.Fate.OTHER
-    assert takeover.fate(pod, "1", identity()) is takeover.Fate.OTHER
+    assert takeover.decide(pod, "2", identity()) is takeover.ExistingPod.OTHER
+    assert takeover.decide(pod, "1", identity()) is takeover.ExistingPod.OTHER
 
 
 @pytest.mark.parametrize("annotations", [None, {}, {"other": "thing"}])
@@ -334,7 +337,7 @@ def test_a_pod_that_does_not_say_which_call_it_runs_is_never_taken_over(annotati
     pod = of_try(pod_with(ended(0, message=document("value"))), "1")
     pod.metadata.annotations = annotations
 
-    assert takeover.fate(pod, "2", identity()) is takeover.Fate.UNKNOWN
+    assert takeover.decide(pod, "2", identity()) is takeover.ExistingPod.UNKNOWN
 
 
 @pytest.mark.parametrize("garbled", ["x", "zz.00", "00", "00.00", ".", "\u00e4." + "0" * 64])
@@ -342,7 +345,7 @@ def test_an_annotation_that_somebody_garbled_says_another_call(garbled: str) -> 
     pod = of_try(pod_with({"running": {}}), "1")
     pod.metadata.annotations = {takeover.CALL: garbled}
 
-    assert takeover.fate(pod, "1", identity()) is takeover.Fate.OTHER
+    assert takeover.decide(pod, "1", identity()) is takeover.ExistingPod.OTHER
 
 
 def test_two_pods_of_the_same_call_cannot_be_told_to_be_so_by_looking_at_them() -> None:
@@ -351,20 +354,20 @@ def test_two_pods_of_the_same_call_cannot_be_told_to_be_so_by_looking_at_them() 
 
 def test_a_pod_that_leaves_or_was_dealt_with_is_never_taken_over() -> None:
     leaving = {"deletionTimestamp": "2026-01-01T00:01:00Z"}
-    assert takeover.fate(pod_with({"running": {}}, deleted=leaving), "1", identity()) is takeover.Fate.LEAVING
-    checked = {"labels": {takeover.CHECKED: "True"}}
-    assert takeover.fate(pod_with(ended(0), deleted=checked), "1", identity()) is takeover.Fate.CHECKED
+    assert takeover.decide(pod_with({"running": {}}, deleted=leaving), "1", identity()) is takeover.ExistingPod.LEAVING
+    checked = {"labels": {render.CHECKED: "True"}}
+    assert takeover.decide(pod_with(ended(0), deleted=checked), "1", identity()) is takeover.ExistingPod.CHECKED
 
 
-@pytest.mark.parametrize(("what", "fate"), [(1, takeover.Fate.TAKEN), (2, takeover.Fate.OTHER)])
+@pytest.mark.parametrize(("what", "fate"), [(1, takeover.ExistingPod.TAKEN), (2, takeover.ExistingPod.OTHER)])
 @pytest.mark.parametrize("state", [{"waiting": {}}, {"running": {}}])
 def test_beside_a_kept_pod_that_still_runs_no_other_starts(
-    state: dict[str, Any], what: int, fate: takeover.Fate
+    state: dict[str, Any], what: int, fate: takeover.ExistingPod
 ) -> None:
     kept = of_try(pod_with(state), "1")
-    kept.metadata.labels[takeover.CHECKED] = "True"
+    kept.metadata.labels[render.CHECKED] = "True"
 
-    assert takeover.fate(kept, "2", identity(what)) is fate
+    assert takeover.decide(kept, "2", identity(what)) is fate
 
 
 def test_an_end_travels_as_plain_data() -> None:
@@ -376,23 +379,23 @@ def test_an_end_travels_as_plain_data() -> None:
         },
         "status": {"phase": "Failed", "reason": "Evicted", "message": "no disk"},
     }
-    end = stages.End("ended", stages.to_pod(pod), {"created": 1.0}, 120.0)
+    end = pod_state.PodOutcome("ended", pod_state.to_pod(pod), {"created": 1.0}, 120.0)
 
-    fields = json.loads(json.dumps(stages.to_json(end, stages.summary(pod))))
+    fields = json.loads(json.dumps(end.to_json(pod_state.summary(pod))))
 
     assert "hidden" not in str(fields)
-    again = stages.from_json(fields)
+    again = pod_state.PodOutcome.from_json(fields)
     assert render.secret_names(again.pod) == ["work-1-a"]
-    assert (again.why, again.seen, again.allowed) == ("ended", {"created": 1.0}, 120.0)
+    assert (again.reason, again.seen, again.allowed) == ("ended", {"created": 1.0}, 120.0)
     assert "evicted from its node: no disk." in str(diagnose.death(again.pod, ENVIRONMENT, "work"))
 
 
 def test_phases_add_up_even_where_clocks_differ() -> None:
     seen = {"created": 100.0, "scheduled": 100.1, "ready": 100.4, "running": 101.0, "ended": 101.5}
 
-    text = stages.phases(seen, {"imports": 0.1, "run": 0.2, "clock": 101.3})
+    text = pod_state.phases(seen, {"imports": 0.1, "run": 0.2, "clock": 101.3})
     assert text == (
         "Phases: scheduled 0.10 s, start 0.30 s, image 0.60 s, imports 0.10 s, run 0.20 s, result 0.20 s; "
         "together 1.50 s."
     )
-    assert "result 0.00 s" in stages.phases(seen, {"imports": 0.1, "run": 0.2, "clock": 999.0})
+    assert "result 0.00 s" in pod_state.phases(seen, {"imports": 0.1, "run": 0.2, "clock": 999.0})

@@ -13,8 +13,8 @@ pytest.importorskip("kubernetes", reason="the kubernetes client is not installed
 from kubernetes.client.exceptions import ApiException
 from kubernetes.config import ConfigException
 
-from k8s_venv.backends.kubernetes import refusals
-from k8s_venv.backends.kubernetes.namespaces import Namespace, context_namespace
+from k8s_venv.backends.kubernetes import diagnose
+from k8s_venv.backends.kubernetes.options import Namespace, context_namespace
 from k8s_venv.config.environment import Environment
 
 CONFIG: dict[str, Any] = {
@@ -57,6 +57,6 @@ def test_a_kubeconfig_that_is_not_there_is_the_clients_own_error(tmp_path: Path)
 def test_a_refusal_says_where_the_namespace_comes_from(tmp_path: Path) -> None:
     environment = Environment(name="etl", root=tmp_path, python="3.12")
 
-    refusal = refusals.refused(ApiException(403, "Forbidden"), environment, "pod", "x", "from the pod template")
+    refusal = diagnose.refused(ApiException(403, "Forbidden"), environment, "pod", "x", "from the pod template")
 
     assert "Kubernetes refused the pod in namespace 'x' (from the pod template): Forbidden." in str(refusal)

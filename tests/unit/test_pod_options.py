@@ -127,7 +127,7 @@ WRITTEN: list[tuple[str, Any, Any]] = [
 @pytest.mark.parametrize(("option", "written", "expected"), WRITTEN)
 def test_what_is_written_as_in_a_manifest_has_the_clients_types(option: str, written: Any, expected: Any) -> None:
     client = pytest.importorskip("kubernetes.client", reason="the kubernetes client is not installed")
-    from k8s_venv.backends.kubernetes.client_types import typed
+    from k8s_venv.backends.kubernetes.options import typed
 
     made = typed({option: written})[option]
 
@@ -149,7 +149,7 @@ LOST = [
 @pytest.mark.parametrize(("option", "written", "sentence"), LOST)
 def test_a_key_that_kubernetes_does_not_know_is_named(option: str, written: Any, sentence: str) -> None:
     pytest.importorskip("kubernetes.client", reason="the kubernetes client is not installed")
-    from k8s_venv.backends.kubernetes.client_types import typed
+    from k8s_venv.backends.kubernetes.options import typed
 
     with pytest.raises(K8sVenvError, match=sentence):
         typed({option: written})

@@ -12,7 +12,7 @@ from kubernetes.client import ApiClient
 from kubernetes.client import models as k8s
 
 from k8s_venv.backends.kubernetes import render
-from k8s_venv.backends.kubernetes.security import container_security, pod_security
+from k8s_venv.backends.kubernetes.options import container_security, pod_security
 from k8s_venv.errors import K8sVenvError
 
 POD = {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
@@ -76,7 +76,7 @@ def test_a_misspelt_key_is_refused() -> None:
 def test_a_call_outside_airflow_takes_them_too() -> None:
     options = {"image": "x:1", "security_context": {"fsGroup": 5}, "container_security_context": {"runAsUser": 6}}
 
-    spec = plain(render.pod("work-1", "tasks", 600, options))["spec"]
+    spec = plain(render.pod("work-1", "x", options, secret="a"))["spec"]
 
     assert spec["securityContext"] == {**POD, "fsGroup": 5}
     assert [container["securityContext"] for container in spec["containers"]] == [{**CONTAINER, "runAsUser": 6}] * 2
@@ -92,13 +92,13 @@ def test_a_call_outside_airflow_takes_them_too() -> None:
     ],
 )
 def test_the_sidecar_limits_what_its_call_limits(limits: dict[str, str], sidecar: dict[str, str]) -> None:
-    pod = render.pod("work-1", "tasks", 600, {"image": "x:1", "container_resources": {"limits": limits}})
+    pod = render.pod("work-1", "x", {"image": "x:1", "container_resources": {"limits": limits}}, secret="a")
 
     assert pod.spec.containers[1].resources.limits == {"memory": "128Mi", **sidecar}
 
 
 def test_a_message_may_be_as_long_as_the_kubelet_leaves_room_for() -> None:
-    pod = render.pod("work-1", "tasks", 600, {"image": "x:1"})
+    pod = render.pod("work-1", "x", {"image": "x:1"}, secret="a")
     assert render.message_limit(pod) == 4096
 
     pod.spec.init_containers = [k8s.V1Container(name="prepare")]

@@ -6,7 +6,7 @@ import time
 
 from kubernetes.client import models as k8s
 
-from k8s_venv.backends.kubernetes.stages import Judge, Timeouts
+from k8s_venv.backends.kubernetes.pod_state import PodPhaseTracker, Timeouts
 
 
 def pod(*conditions: str) -> k8s.V1Pod:
@@ -15,26 +15,26 @@ def pod(*conditions: str) -> k8s.V1Pod:
 
 
 def test_a_pod_is_looked_at_again_before_its_time_to_start_is_over() -> None:
-    judge = Judge(Timeouts(schedule=120, startup=4), {"created": time.time()})
+    tracker = PodPhaseTracker(Timeouts(schedule=120, startup=4), {"created": time.time()})
 
-    judge.see("ADDED", pod())
+    tracker.observe("ADDED", pod())
 
-    assert judge.patience() <= 4  # it may be scheduled at once, and the watch that shows this goes on
+    assert tracker.next_look() <= 4  # it may be scheduled at once, and the watch that shows this goes on
 
 
 def test_a_pod_that_a_node_took_is_late_after_its_time_to_start() -> None:
-    judge = Judge(Timeouts(schedule=120, startup=0), {"created": time.time()})
+    tracker = PodPhaseTracker(Timeouts(schedule=120, startup=0), {"created": time.time()})
 
-    end = judge.see("MODIFIED", pod("PodScheduled"))
+    end = tracker.observe("MODIFIED", pod("PodScheduled"))
 
     assert end is not None
-    assert (end.why, end.allowed) == ("late", 0)
+    assert (end.reason, end.allowed) == ("late", 0)
 
 
 def test_a_pod_that_no_node_takes_is_late_after_its_time_to_be_scheduled() -> None:
-    judge = Judge(Timeouts(schedule=0, startup=120), {"created": time.time()})
+    tracker = PodPhaseTracker(Timeouts(schedule=0, startup=120), {"created": time.time()})
 
-    end = judge.see("ADDED", pod())
+    end = tracker.observe("ADDED", pod())
 
     assert end is not None
-    assert (end.why, end.allowed) == ("late", 0)
+    assert (end.reason, end.allowed) == ("late", 0)

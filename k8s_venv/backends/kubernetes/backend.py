@@ -8,8 +8,8 @@ import kubernetes
 
 from k8s_venv.backends import image_of
 from k8s_venv.backends.kubernetes import render
-from k8s_venv.backends.kubernetes.engine import PodRun
-from k8s_venv.backends.kubernetes.namespaces import Namespace, context_namespace, own_namespace
+from k8s_venv.backends.kubernetes.options import Namespace, context_namespace, own_namespace
+from k8s_venv.backends.kubernetes.pod_runner import PodRunner
 from k8s_venv.errors import BackendError, did_you_mean
 
 if TYPE_CHECKING:
@@ -21,13 +21,9 @@ if TYPE_CHECKING:
     from k8s_venv.config.environment import Environment
     from k8s_venv.config.project import Project
 
-# A caller that dies between creating the pod and its Secret leaves a pod that waits: never longer than this.
-DEADLINE = 24 * 3600
-_OPTIONS = (
-    *("annotations", "cluster_context", "config_file", "container_resources", "container_security_context"),
-    *("env_vars", "image", "image_pull_policy", "image_pull_secrets", "in_cluster", "labels", "namespace"),
-    *("node_selector", "security_context", "service_account_name", "tolerations", "volume_mounts", "volumes"),
-)
+# The pod options that name the cluster and the namespace.
+_CONNECTION = frozenset(("cluster_context", "config_file", "in_cluster", "namespace"))
+_OPTIONS = sorted(render.OPTIONS | _CONNECTION)
 
 
 class KubernetesBackend:
@@ -48,7 +44,7 @@ class KubernetesBackend:
         """Run a call as a pod; see ``Backend.run``."""
         client, namespace = _connect(call.environment)
         pod = self._pod(call, namespace.name)
-        run = PodRun(client, pod, call, log, lambda _: None, origin=namespace.origin)
+        run = PodRunner(client, pod, call, log, lambda _: None, origin=namespace.origin)
         try:
             run.create()
             return run.wait()
@@ -64,9 +60,8 @@ class KubernetesBackend:
         options = self._options(environment)
         if "image" not in options:
             options["image"] = image_of(environment, self._project)
-        options["labels"] = {**render.labels(environment.name), **options.get("labels", {})}
         secret = render.fresh_secret_name(name)
-        return render.pod(name, namespace, DEADLINE, options, secret)
+        return render.pod(name, environment.name, options, secret=secret, namespace=namespace)
 
     def _options(self, environment: Environment) -> dict[str, Any]:
         """Return the pod options, of which Airflow's operator knows more than this backend.

@@ -1,14 +1,15 @@
-"""Why a pod did not bring a result, from what Kubernetes knows about it."""
+"""The messages about a pod that brought no result, and about a request that Kubernetes refused or did not answer."""
 
 from __future__ import annotations
 
+import json
 import re
 from typing import TYPE_CHECKING, Any
 
-from k8s_venv.backends.kubernetes import pod_status
-from k8s_venv.backends.kubernetes.refusals import sentence
+from k8s_venv.backends.kubernetes import pod_state
 from k8s_venv.backends.kubernetes.render import BASE
-from k8s_venv.backends.process import exit_reason
+from k8s_venv.backends.limits import RETRY_FOR
+from k8s_venv.backends.process import cannot_run_python, no_result, out_of_memory
 from k8s_venv.errors import BackendError
 
 if TYPE_CHECKING:
@@ -18,13 +19,30 @@ if TYPE_CHECKING:
 _OTHER_REGISTRY = ("no such host", "x509", "certificate", "http response to https client")
 _SHOWN = 500  # characters of a message that is no result
 _OTHER_MACHINE = re.compile(r"exec \S*: exec format error")  # what runc says in the container's place
+# What the API server's refusals mean, by words that it, or one of its admission plugins, uses.
+_HINTS = {
+    "violates PodSecurity": "The namespace's Pod Security level does not admit the pod's options.",
+    "exceeded quota": "The namespace's quota is used up.",
+    "failed quota": "The namespace's quota needs an amount for it: add it to `container_resources`.",
+    " per Container is ": "The namespace's LimitRange says so: change `container_resources`.",
+    " per Pod is ": "The namespace's LimitRange says so: change `container_resources`.",
+    "being terminated": "The namespace is being deleted.",
+    "denied the request": "It is a policy of the cluster: change the pod's options, or ask whoever runs the cluster.",
+    "denied request": "It is a policy of the cluster: change the pod's options, or ask whoever runs the cluster.",
+    "failed calling webhook": "One of the cluster's admission webhooks does not answer: ask whoever runs the cluster.",
+    "quantities must match": "Amounts in `container_resources` are written such as 500m or 2Gi.",
+    " in API group ": "Airflow's account needs more rights in that namespace: ask whoever runs the cluster.",
+    "Unauthorized": "The cluster does not know the account: is its token or certificate still valid?",
+}
+# How the API server (RBAC) refuses what an account has no right to.
+_LACKS = re.compile(r'User "([^"]+)" cannot (\w+) resource "([\w/]+)"')
 
 
 def startup_failure(pod: Any, environment: Environment) -> BackendError:
-    """Return why a pod that waits will never start."""
-    status = pod_status.cannot_start(pod)
+    """Return the error for a pod that waits and will never start."""
+    status = pod_state.cannot_start(pod)
     waiting = status.state.waiting
-    if waiting.reason in pod_status.IMAGE_REASONS:
+    if waiting.reason in pod_state.IMAGE_REASONS:
         return _image_missing(environment, status.image, waiting.message or "")
     return BackendError(
         environment.name,
@@ -33,14 +51,7 @@ def startup_failure(pod: Any, environment: Environment) -> BackendError:
 
 
 def startup_timeout(pod: Any, environment: Environment, seconds: float, warning: str = "") -> BackendError:
-    """Return why a pod did not start in time.
-
-    Args:
-        pod: its last state.
-        environment: whose call it was.
-        seconds: the time that it had.
-        warning: the last warning among its events.
-    """
+    """Return the error for a pod that did not start within some seconds, with the last warning among its events."""
     conditions = {condition.type: condition for condition in (pod.status.conditions or [])}
     scheduled = conditions.get("PodScheduled")
     if scheduled is None or scheduled.status != "True":
@@ -50,13 +61,13 @@ def startup_timeout(pod: Any, environment: Environment, seconds: float, warning:
             f"no node could take its pod within {seconds:.0f} s: {sentence(reason)} Ask for less in "
             "`container_resources`, or raise `schedule_timeout_seconds`.",
         )
-    state = pod_status.container_state(pod)
+    state = pod_state.container_state(pod)
     waiting = state.waiting if state else None
     reason = f"{waiting.reason}: {waiting.message}" if waiting and waiting.message else "the node is still preparing it"
     remedy = ""
-    if waiting and waiting.reason in pod_status.IMAGE_REASONS:
+    if waiting and waiting.reason in pod_state.IMAGE_REASONS:
         remedy = "Its node cannot pull the image now: is the registry there, and does the node reach it? "
-        if not pod_status.is_backing_off(waiting.message, pod.spec.containers[0].image or ""):
+        if not pod_state.is_backing_off(waiting.message, pod.spec.containers[0].image or ""):
             warning = ""  # the container's own message says more
     return BackendError(
         environment.name,
@@ -66,39 +77,27 @@ def startup_timeout(pod: Any, environment: Environment, seconds: float, warning:
 
 
 def killed(environment: Environment, function: str) -> BackendError:
-    """Return that a call was ended with its task.
-
-    Args:
-        environment: whose call it was.
-        function: the function's name.
-    """
+    """Return the error for a call that was ended with its task."""
     return BackendError(
         environment.name,
-        f"{function}() was ended, since its task was killed: somebody cleared or marked it, its time was over, or its "
-        "worker was stopped.",
+        f"{function}() was ended, since its task was killed: somebody cleared or marked it, its time was over, or "
+        "its worker was stopped.",
     )
 
 
 def gone(environment: Environment, function: str, cause: str = "") -> BackendError:
-    """Return that a pod was removed before its call had left a result.
-
-    Args:
-        environment: whose call it was.
-        function: the function's name.
-        cause: why, as a sentence.
-    """
-    return BackendError(
-        environment.name, f"{function}() ended without a result: its pod was deleted from outside. {cause}".rstrip()
-    )
+    """Return the error for a pod that was removed before its call had left a result, with the cause as a sentence."""
+    problem = f"{function}() ended without a result: its pod was deleted from outside. {cause}".rstrip()
+    return BackendError(environment.name, problem)
 
 
 def death(pod: Any, environment: Environment, function: str, last_line: str = "", left: str = "") -> BackendError:
-    """Return why a pod ended without a result.
+    """Return the error for a pod that ended without a result.
 
     Args:
         pod: its last state.
-        environment: whose call it was.
-        function: the function's name.
+        environment: whose program it ran.
+        function: the function's name, or the program's.
         last_line: the last line of its log, if it was read.
         left: its termination message, where that is no result.
     """
@@ -111,19 +110,19 @@ def death(pod: Any, environment: Environment, function: str, last_line: str = ""
             f"{function}() ran longer than its pod's `active_deadline_seconds` allows "
             f"({pod.spec.active_deadline_seconds} s). Raise it on the task or in the environment's `pod` options.",
         )
-    disrupted = pod_status.disruption(pod)
+    disrupted = pod_state.disruption(pod)
     if disrupted is not None:
         return BackendError(name, f"{function}() was evicted from its node ({disrupted.reason}): {disrupted.message}.")
-    if pod_status.was_ended(pod) and not pod.status.reason:
+    if pod_state.was_ended(pod) and not pod.status.reason:
         return gone(environment, function)
-    failed = pod_status.failed_init_container(pod)
+    failed = pod_state.failed_init_container(pod)
     if failed is not None:
         return BackendError(
             name,
             f"the init container {failed.name!r} left with exit code {failed.state.terminated.exit_code}; the log "
             "above ends with its last lines.",
         )
-    state = pod_status.container_state(pod)
+    state = pod_state.container_state(pod)
     if state and state.terminated:
         problem = _container_death(pod, state.terminated, function, last_line, left)
         return BackendError(name, problem, state.terminated.exit_code)
@@ -135,18 +134,15 @@ def death(pod: Any, environment: Environment, function: str, last_line: str = ""
 
 def _container_death(pod: Any, ended: Any, function: str, last_line: str, left: str) -> str:
     if ended.reason == "OOMKilled":
-        return (
-            f"{function}() used more memory than its container may ({_memory_limit(pod)}) and was killed. Raise it "
-            "with `container_resources`, on the task or in the environment's `pod` options."
-        )
+        return out_of_memory(function, _memory_limit(pod))
     if ended.reason in ("StartError", "ContainerCannotRun"):
-        return f"its image cannot run `python`: {ended.message or ended.reason}. An image needs `python` on its PATH."
+        return cannot_run_python(ended.message or ended.reason)
     if _OTHER_MACHINE.fullmatch(last_line):
         return (
             f"its image cannot run on its node, which is another kind of machine ({last_line}). Build it for that "
             "platform (`platforms` of the environment), or choose nodes with `node_selector`."
         )
-    reason = f"{function}() ended without a result: {exit_reason(ended.exit_code)}."
+    reason = no_result(function, ended.exit_code)
     if not left:
         return reason
     shown = left if len(left) <= _SHOWN else f"{left[:_SHOWN]}[…]"
@@ -173,3 +169,69 @@ def _memory_limit(pod: Any) -> str:
         if container.name == BASE and container.resources and container.resources.limits:
             return f"limit {container.resources.limits.get('memory', 'of the namespace')}"
     return "no limit of its own: the node ran out"
+
+
+def refused(error: Any, environment: Environment, what: str, namespace: str, origin: str = "") -> BackendError:
+    """Return the error for a request that the API server refused.
+
+    Args:
+        error: the client's exception.
+        environment: whose call it was.
+        what: the object of the request.
+        namespace: where it was made.
+        origin: where the namespace comes from, if that is known.
+    """
+    reason = _message(error)
+    hint = next((hint for sign, hint in _HINTS.items() if sign in reason), "Check the pod's options.")
+    hint = missing_right(error) or hint
+    if error.status == 404:
+        hint = f"Does the namespace {namespace!r} exist?"
+    place = f"namespace {namespace!r} ({origin})" if origin else f"namespace {namespace!r}"
+    return BackendError(environment.name, f"Kubernetes refused the {what} in {place}: {reason} {hint}")
+
+
+def unreachable(error: Exception, environment: Environment) -> BackendError:
+    """Return the error for an API server that did not answer, though it was asked again for a while."""
+    cause = getattr(error, "reason", None) or error
+    return BackendError(
+        environment.name, f"the Kubernetes API server did not answer for {RETRY_FOR:.0f} s: {sentence(str(cause))}"
+    )
+
+
+def missing_right(error: Any) -> str:
+    """Return which right the account lacks, as a sentence, or nothing if a request was refused for another reason."""
+    lacks = _LACKS.search(status_field(error, "message")) if getattr(error, "status", None) == 403 else None
+    if lacks is None:
+        return ""
+    return (
+        f"The account {lacks[1]} needs the right to `{lacks[2]}` `{lacks[3]}` in that namespace: ask whoever runs the "
+        "cluster."
+    )
+
+
+def request_problem(error: Any) -> str:
+    """Return why a request was refused or had no answer, as a sentence, with the right that is missing."""
+    return missing_right(error) or sentence(str(getattr(error, "reason", None) or error))
+
+
+def is_limited(error: Any) -> bool:
+    """Return whether a namespace's LimitRange does not take the resources that a pod asks for."""
+    return bool(error.status == 403 and " per Container is " in _message(error))
+
+
+def sentence(text: str | None) -> str:
+    """Return a text, such as a message of Kubernetes, with a full stop at its end."""
+    text = (text or "no reason is given").strip()
+    return text if text.endswith(".") else f"{text}."
+
+
+def status_field(error: Any, field: str) -> str:
+    """Return a field of the ``Status`` of a refusal, ``message`` or ``reason``, or nothing."""
+    try:
+        return str(json.loads(error.body)[field])
+    except (ValueError, KeyError, TypeError):
+        return ""
+
+
+def _message(error: Any) -> str:
+    return sentence(status_field(error, "message") or str(error.reason))

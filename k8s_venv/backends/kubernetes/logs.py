@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from kubernetes.client.exceptions import ApiException
 from urllib3.exceptions import HTTPError
 
-from k8s_venv.backends.kubernetes.refusals import why
+from k8s_venv.backends.kubernetes.diagnose import request_problem
 from k8s_venv.wire.protocol import BEGIN, MARK
 
 if TYPE_CHECKING:
@@ -25,11 +25,11 @@ _TIMESTAMP = re.compile(r"^(\d{4}-\d\d-\d\dT[\d:]+)(?:\.(\d+))?(Z|[+-]\d\d:\d\d)
 _LONGEST = 256 * 1024  # bytes of a line that are passed on at once
 # A connection that says nothing for so long, in seconds, may be dead: a new one is made.
 _SILENCE = 120.0
-# What a line may be under way, in seconds: so much is read again after a broken connection, and dropped by its stamp.
+# How long a line may be under way, in seconds: as much is read again after a broken connection, and then dropped.
 _UNDER_WAY = 30.0
 # Seconds without a line after which a log that lags behind its container counts as stuck.
 _STALLED = 10.0
-# Nothing tells whether the line before was the last one that was put aside.
+# Whether the line before was the last one that was put aside is not known.
 _MISSING = f"{MARK}WARNING - Lines may be missing here: the node put the log aside that had grown."
 _NO_BEGINNING = f"{MARK}WARNING - Lines are missing here: the node put the log's beginning aside before it was read."
 # Lines that an image's Python may print before the runner begins; where more come, it began before them.
@@ -54,7 +54,7 @@ class LogFollower:
         self._pod = (name, namespace)
         self._container = container
         self._log = log
-        self._begun = False  # whether the log's first line came, or the lack of it was said
+        self._begun = False  # whether the log's first line came, or its absence was logged
         self._early: list[str] = []  # lines that came before it
         self._last = ""  # the stamp of the last line
         self._read_at: float | None = None  # when it came
@@ -72,7 +72,7 @@ class LogFollower:
             self._thread.start()
 
     def stop(self) -> None:
-        """Pass nothing on any more."""
+        """Stop passing lines on."""
         with self._lock:
             self._stopped = True
 
@@ -100,11 +100,11 @@ class LogFollower:
             except ApiException as error:
                 if error.status == 400:  # it never ran
                     return ""
-                problem = why(error)
+                problem = request_problem(error)
                 if error.status in (403, 404):  # it may not be read, or is gone
                     break
             except (HTTPError, OSError) as error:
-                problem = why(error)
+                problem = request_problem(error)
             else:
                 return ""
             time.sleep(_RETRY * attempt)
@@ -146,7 +146,7 @@ class LogFollower:
                 with self._open(follow=True) as lines:
                     self._pass_on(lines, lambda: not self._stopped)
             except ApiException as error:
-                if error.status == 403:  # asking each second would not help; `finish` tells
+                if error.status == 403:  # asking each second would not help; `finish` returns why
                     return
             except (HTTPError, OSError):
                 pass
@@ -218,29 +218,19 @@ class LogFollower:
 
 
 class _Line(NamedTuple):
-    """A line of a log.
+    """A line of a log."""
 
-    Args:
-        stamp: when it was printed, in UTC and of a fixed length, so that text compares as time.
-        text: the line.
-        continued: whether it continues the one before, since lines may be of any length.
-    """
-
-    stamp: str
+    stamp: str  # when it was printed, in UTC and of a fixed length, so that text compares as time
     text: str
-    continued: bool = False
+    continued: bool = False  # whether it continues the one before, since lines may be of any length
 
 
 class KubeletError(OSError):
-    """What the kubelet says in a log's place, once its answer has begun: it alone has no time before it."""
+    """The kubelet's own words in a log's place, once its answer has begun: they alone have no time before them."""
 
 
 def printed_lines(data: bytes) -> list[str]:
-    """Return what a container printed, without what the kubelet added.
-
-    Args:
-        data: a part of its log, with timestamps.
-    """
+    """Return the lines that a container printed, for a part of its log with timestamps."""
     lines = [_line(line, continued=False) for line in data.split(b"\n")]
     return [line.text for line in lines if line.stamp and line.text != BEGIN]
 

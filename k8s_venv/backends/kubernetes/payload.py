@@ -1,6 +1,7 @@
-"""A call's bulk: into its pod by Secrets, and back from the pod's status or through the container beside it.
+"""The files of a call on their way into its pod, by Secrets, and its result on the way out.
 
-What is too large for either is kept at the location for large values, if there is one.
+A result comes in the pod's status, or through ``exec`` in the sidecar. Files that are too large for these are stored at
+the location for large values, if there is one.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
 # A large result, in seconds: how long reading may fail without a byte of progress (the sidecar may still be starting,
 # its image be pulled again), between two attempts, and of silence in one.
-_PATIENCE = 120.0
+_STALLED = 120.0
 # Bytes a second; what comes more slowly, on the whole, is given up: a pod could keep its worker for ever.
 _LEAST_RATE = 64 * 1024
 _PAUSE = 1.0
@@ -44,20 +45,19 @@ _SILENCE = 30
 _BROKEN = (OSError, WebSocketException)
 
 
-class Parcels:
-    """All files of a call, as the Secrets that its pod waits for.
+class CallSecrets:
+    """The Secrets with all files of a call, which its pod waits for.
 
     Args:
         call: the call.
         pod: the pod, before it is created.
 
     Raises:
-        CallError: they are more than a few Secrets hold, and there is no location for large values.
+        CallError: a few Secrets do not hold the files, and there is no location for large values.
         BackendError: the pod does not see that location.
     """
 
     def __init__(self, call: PackedCall, pod: k8s.V1Pod) -> None:
-        self._call = call
         location = call.environment.values.location
         if location and location.startswith("/") and not render.is_mounted(pod, location):
             raise BackendError(
@@ -65,12 +65,11 @@ class Parcels:
                 f"its pods do not see {location}, the location for large values: give it `volumes` and "
                 "`volume_mounts` with a volume that is mounted there, as it is on the workers.",
             )
-        self._name = render.secret_names(pod)[0]
-        self._files = secret_contents(call, self._name, render.SECRET_LIMIT, render.SECRETS)
-        if len(self._files) > 1:
-            render.split_call(pod, len(self._files))
+        (name,) = render.secret_names(pod)
+        self._files = secret_contents(call, name, render.SECRET_LIMIT, render.SECRETS)
+        self.pod = pod if len(self._files) == 1 else render.with_secrets(pod, len(self._files))
 
-    def secrets(self, pod: k8s.V1Pod) -> list[k8s.V1Secret]:
+    def for_pod(self, pod: k8s.V1Pod) -> list[k8s.V1Secret]:
         """Return the Secrets for the created pod."""
         names, files = render.secret_names(pod), list(self._files)
         limit = render.message_limit(pod)
@@ -79,26 +78,16 @@ class Parcels:
             files[0] = {**files[0], protocol.DELIVERY: json.dumps({**settings, "message": limit}).encode()}
         return [render.call_secret(pod, name, each) for name, each in zip(names, files, strict=True)]
 
-    def withdraw(self) -> None:
-        """Remove the arguments from the location for large values: no pod will ask for them."""
-        with contextlib.suppress(CallError):
-            PayloadTransfer(self._call, self._name).close()
-
 
 def withdraw_arguments(call: PackedCall, pod: k8s.V1Pod) -> None:
-    """Remove the arguments of a pod that is gone from the location for large values.
-
-    Args:
-        call: the call of the same task.
-        pod: the pod.
-    """
+    """Remove the arguments for a pod that is gone, or was never made, from the location for large values."""
     for name in render.secret_names(pod)[:1]:
         with contextlib.suppress(CallError):
             PayloadTransfer(call, name).close()
 
 
-class PodPayload:
-    """What one pod hands over.
+class PodResult:
+    """Reads the result of one pod, and removes what its call left at the location for large values.
 
     Args:
         client: a ``CoreV1Api``.
@@ -109,8 +98,6 @@ class PodPayload:
 
     def __init__(self, client: Any, pod: k8s.V1Pod, call: SentCall, log: Callable[[str], None]) -> None:
         self._client = client
-        self._namespace = pod.metadata.namespace
-        self._name = pod.metadata.name
         self._pod = pod
         self._call = call
         self._log = log
@@ -125,26 +112,26 @@ class PodPayload:
         if document.inline is not None:
             return inline_result(document, self._call.environment.name)
         if document.stored:
-            return self._delivery().result(document)
+            return self._transfer().result(document)
         if document.size > protocol.HAND_OVER_LIMIT:
             raise self._unread(document, f"{protocol.HAND_OVER_LIMIT:,} bytes are read through `pods/exec`")
         self._held = True
         return Result(document, self._download(document), checked=True)
 
-    def _delivery(self) -> PayloadTransfer:
+    def _transfer(self) -> PayloadTransfer:
         return PayloadTransfer(self._call, render.secret_names(self._pod)[0])
 
     @property
     def stored_arguments(self) -> tuple[str, str] | None:
         """Return where the arguments may lie, if in no Secret; see ``PayloadTransfer``."""
-        return self._delivery().stored_arguments if self._call.environment.values.location else None
+        return self._transfer().stored_arguments if self._call.environment.values.location else None
 
     def close(self) -> None:
         """Remove the arguments from the location for large values; the call has ended."""
         if self.stored_arguments is None:
             return
         try:
-            self._delivery().close()
+            self._transfer().close()
         except CallError as error:
             self._log(f"{MARK}WARNING - {error}")
 
@@ -152,8 +139,8 @@ class PodPayload:
         """Let a sidecar that keeps the payload end, where the pod itself is kept; else it does so after an hour."""
         if self._held:
             with contextlib.suppress(_BrokenOffError):
-                deadline = time.monotonic() + _PATIENCE
-                for _ in self._output(render.release_command(), lambda: deadline):
+                deadline = time.monotonic() + _STALLED
+                for _ in self._output(lambda: deadline, "--release"):
                     pass
 
     def _download(self, document: protocol.Document) -> Buffer:
@@ -171,12 +158,12 @@ class PodPayload:
         begun = last = time.monotonic()
 
         def deadline() -> float:
-            return min(last, begun + size / _LEAST_RATE) + _PATIENCE
+            return min(last, begun + size / _LEAST_RATE) + _STALLED
 
         while size < document.size:
             start = size
             try:
-                with contextlib.closing(self._output(render.read_command(start), deadline)) as pieces:
+                with contextlib.closing(self._output(deadline, "--read", "--from", str(start))) as pieces:
                     for data in pieces:
                         wanted = data[: document.size - size]
                         digest.update(wanted)
@@ -194,18 +181,14 @@ class PodPayload:
         if digest.hexdigest() != document.sha256:
             raise self._unread(document, "its checksum does not match")
 
-    def _output(self, command: list[str], deadline: Callable[[], float]) -> Generator[bytes]:
-        """Run a command in the sidecar and yield what it writes, until it ends.
-
-        Args:
-            command: the command.
-            deadline: returns when to give up, by ``time.monotonic``.
+    def _output(self, deadline: Callable[[], float], mode: str, *options: str) -> Generator[bytes]:
+        """Run the runner in the sidecar and yield what it writes, until it ends or a deadline is over.
 
         Raises:
             _BrokenOffError: it could not be run, failed, or took too long, or the connection broke.
         """
         try:
-            channel = self._exec(command)
+            channel = self._exec(render.command(mode, *options))
             try:
                 yield from self._frames(channel.sock, deadline)
             finally:
@@ -252,8 +235,8 @@ class PodPayload:
         try:
             return stream(
                 self._client.connect_get_namespaced_pod_exec,
-                self._name,
-                self._namespace,
+                self._pod.metadata.name,
+                self._pod.metadata.namespace,
                 container=render.SIDECAR,
                 command=command,
                 stdin=False,
@@ -270,12 +253,7 @@ class PodPayload:
 
 
 class _BrokenOffError(Exception):
-    """A command in the sidecar failed, or was never run.
-
-    Args:
-        problem: how.
-        final: whether another attempt would end alike.
-    """
+    """A command in the sidecar failed, or was never run; another attempt would end alike if it is final."""
 
     def __init__(self, problem: str, *, final: bool = False) -> None:
         super().__init__(problem)

@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Any
 from kubernetes.stream import stream
 from websocket import ABNF, WebSocketException
 
-from k8s_venv.backends.kubernetes import diagnose, pod_status, render
-from k8s_venv.backends.kubernetes.api import PodApi
+from k8s_venv.backends.kubernetes import diagnose, pod_state, render
+from k8s_venv.backends.kubernetes.api import PodApi, without_retries
 from k8s_venv.backends.kubernetes.backend import KubernetesBackend, _connect
-from k8s_venv.backends.kubernetes.patience import without_retries
-from k8s_venv.backends.kubernetes.stages import Judge, Timeouts
+from k8s_venv.backends.kubernetes.pod_state import PodPhaseTracker, Timeouts
 from k8s_venv.backends.overlay import overlay
 from k8s_venv.backends.program import attend, on_terminal, starter
 
@@ -65,7 +64,7 @@ def _pod(program: Program, project: Project, namespace: str, progress: Callable[
     base = pod.spec.containers[0]
     base.command, base.args = starter(), None
     base.stdin, base.stdin_once, base.tty = True, True, on_terminal()
-    ours = {volume.name for volume in render.volumes("")} - {"k8s-venv-scratch"}
+    ours = {render.CALL_VOLUME, render.RESULT_VOLUME}
     base.volume_mounts = [mount for mount in base.volume_mounts if mount.name not in ours]
     pod.spec.volumes = [volume for volume in pod.spec.volumes if volume.name not in ours]
     pod.spec.containers = [base]
@@ -80,27 +79,28 @@ def _wait_until_started(api: PodApi, pod: k8s.V1Pod, program: Program) -> None:
     """
     environment = program.environment
     timeouts, seen = Timeouts(), {"created": time.time()}
-    judge = Judge(timeouts, seen)
-    for kind, state in api.events(pod, judge.patience):
-        end = judge.see(kind, state)
+    tracker = PodPhaseTracker(timeouts, seen)
+    for kind, state in api.events(pod, tracker.next_look):
+        outcome = tracker.observe(kind, state)
         if "running" in seen:
             return
-        if end is not None and end.why == "stuck":
-            raise diagnose.startup_failure(end.pod, environment)
-        if end is not None and end.why == "late":
-            raise diagnose.startup_timeout(end.pod, environment, end.allowed, api.last_warning(pod.metadata.name))
-        if end is not None:
-            raise diagnose.death(end.pod, environment, program.command[0])
+        if outcome is not None and outcome.reason == "stuck":
+            raise diagnose.startup_failure(outcome.pod, environment)
+        if outcome is not None and outcome.reason == "late":
+            warning = api.last_warning(pod.metadata.name)
+            raise diagnose.startup_timeout(outcome.pod, environment, outcome.allowed, warning)
+        if outcome is not None:
+            raise diagnose.death(outcome.pod, environment, program.command[0])
 
 
 def _exit_code(api: PodApi, pod: k8s.V1Pod, program: Program) -> int:
-    judge = Judge(Timeouts(), {"created": time.time(), "running": time.time()})
-    for kind, state in api.events(pod, judge.patience):
-        end = judge.see(kind, state)
-        if end is not None:
-            ended = pod_status.container_state(end.pod) if end.pod is not None else None
+    tracker = PodPhaseTracker(Timeouts(), {"created": time.time(), "running": time.time()})
+    for kind, state in api.events(pod, tracker.next_look):
+        outcome = tracker.observe(kind, state)
+        if outcome is not None:
+            ended = pod_state.container_state(outcome.pod)
             if ended is None or ended.terminated is None or ended.terminated.reason == "OOMKilled":
-                raise diagnose.death(end.pod, program.environment, program.command[0])
+                raise diagnose.death(outcome.pod, program.environment, program.command[0])
             return int(ended.terminated.exit_code)
     raise AssertionError("a watch never ends by itself")
 

@@ -1,13 +1,14 @@
-"""What a call adds to a pod, as pure functions.
+"""The pod of a call and its Secrets, as pure functions.
 
-The pod has two containers of the environment's own image: ``base`` runs the call; ``result`` ends at once
-when the result fits into the pod's status, else keeps it until the worker has read it, in a volume that they
-share. Another one is mounted as ``/tmp``. The archive and the secrets come from a Secret that the pod owns.
+The pod has two containers of the environment's own image: ``base`` runs the call; ``result`` ends at once if the
+result fits into the pod's status, else it keeps the result until the worker has read it, in a volume that they share.
+Another volume is mounted as ``/tmp``. The archive and the secrets come from Secrets that the pod owns.
 """
 
 from __future__ import annotations
 
 import base64
+import copy
 import hashlib
 import re
 import secrets
@@ -15,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from kubernetes.client import models as k8s
 
-from k8s_venv.backends.kubernetes.client_types import typed, variables
-from k8s_venv.backends.kubernetes.security import container_security, pod_security
+from k8s_venv.backends.kubernetes.options import container_security, pod_security, typed, variables
+from k8s_venv.backends.limits import POD_DEADLINE
 from k8s_venv.backends.pod_options import amount, amounts
-from k8s_venv.backends.process import runner_command
+from k8s_venv.backends.process import CONTAINER_VARIABLES, SCRATCH_FOLDER, runner_command
 from k8s_venv.wire import protocol
 
 if TYPE_CHECKING:
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
 
 BASE = "base"
 SIDECAR = "result"
-CALL_FOLDER = "/k8s-venv/call"
-SCRATCH_FOLDER = "/tmp"  # noqa: S108 -- a volume of the pod's own
 RESULT_FOLDER = "/k8s-venv/result"
 MESSAGE_FILE = "/dev/termination-log"
 # What the API server takes in one Secret, in bytes.
@@ -37,9 +36,142 @@ SECRETS = 8
 NAME_LIMIT = 63
 # By which pods are watched, and the chart's network policy finds them.
 LABELS = {"app.kubernetes.io/managed-by": "k8s-venv"}
+# `KubernetesPodOperator`'s labels: of a pod whose result was read, and of the try that made it.
+CHECKED = "already_checked"
+TRY = "try_number"
+
+# The options of `KubernetesPodOperator` that are rendered here.
+OPTIONS = frozenset(
+    (
+        *("active_deadline_seconds", "annotations", "automount_service_account_token", "container_resources"),
+        *("container_security_context", "env_vars", "image", "image_pull_policy", "image_pull_secrets", "labels"),
+        *("node_selector", "runtime_class_name", "security_context", "service_account_name", "tolerations"),
+        *("volume_mounts", "volumes"),
+    )
+)
 
 CALL_VOLUME = "k8s-venv-call"
-_ARCHIVE = f"{CALL_FOLDER}/{protocol.ARCHIVE}"
+_SCRATCH_VOLUME = "k8s-venv-scratch"
+RESULT_VOLUME = "k8s-venv-result"
+_CALL_FOLDER = "/k8s-venv/call"
+_ARCHIVE = f"{_CALL_FOLDER}/{protocol.ARCHIVE}"
+
+
+def pod(
+    name: str,
+    environment: str,
+    options: Mapping[str, Any],
+    *,
+    secret: str,
+    namespace: str | None = None,
+    template: k8s.V1Pod | None = None,
+) -> k8s.V1Pod:
+    """Return the whole pod of a call.
+
+    Args:
+        name: the pod's name.
+        environment: the environment's name, for the labels.
+        options: the image and any of ``OPTIONS``, written in any of the ways that ``KubernetesPodOperator`` takes.
+        secret: the name of the Secret with the archive.
+        namespace: where the pod runs; by default where the template says.
+        template: a pod of the user's, which the options go over. It does not change.
+    """
+    options = typed(options)
+    made = copy.deepcopy(template) if template is not None else k8s.V1Pod()
+    made.metadata = _metadata(made.metadata or k8s.V1ObjectMeta(), environment, options)
+    made.metadata.name = name
+    made.metadata.namespace = namespace or made.metadata.namespace
+    spec = made.spec = made.spec or k8s.V1PodSpec(containers=[])
+    first, *others = spec.containers or [k8s.V1Container(name=BASE)]
+    base = _base(first, options)
+    spec.containers = [base, *others, _sidecar(base)]
+    spec.volumes = [*(spec.volumes or ()), *(options.get("volumes") or ()), *_volumes(secret)]
+    spec.restart_policy = "Never"
+    spec.security_context = pod_security(spec.security_context, options.get("security_context"))
+    for field in ("image_pull_secrets", "node_selector", "runtime_class_name", "service_account_name", "tolerations"):
+        setattr(spec, field, options.get(field) or getattr(spec, field))
+    defaults = {"active_deadline_seconds": POD_DEADLINE, "automount_service_account_token": False}
+    for field, default in defaults.items():
+        given = [options.get(field), getattr(spec, field)]
+        otherwise = None if field in options else default  # None as an option asks for none
+        setattr(spec, field, next((value for value in given if value is not None), otherwise))
+    return made
+
+
+def _metadata(metadata: k8s.V1ObjectMeta, environment: str, options: Mapping[str, Any]) -> k8s.V1ObjectMeta:
+    """Return metadata with the labels that Kubernetes recommends, below those of the template and of the options.
+
+    Source: https://kubernetes.io/docs/concepts/overview/working-with-objects/common-labels/
+    """
+    recommended = {
+        "app.kubernetes.io/name": environment,
+        "app.kubernetes.io/component": "task",
+        "app.kubernetes.io/part-of": "k8s-venv",
+        **LABELS,
+    }
+    labels = {**recommended, **(metadata.labels or {}), **(options.get("labels") or {})}
+    metadata.labels = {name: "" if value is None else value for name, value in labels.items()}
+    metadata.annotations = {**(metadata.annotations or {}), **(options.get("annotations") or {})} or None
+    return metadata
+
+
+def _base(container: k8s.V1Container, options: Mapping[str, Any]) -> k8s.V1Container:
+    """Return the container that runs the call: the template's first one, completed."""
+    container.name = BASE
+    container.image = options["image"]
+    container.image_pull_policy = options.get("image_pull_policy") or container.image_pull_policy
+    container.command = command("--result", "--message", MESSAGE_FILE)
+    ours = {variable.name: variable for variable in variables(CONTAINER_VARIABLES)}
+    given = {variable.name: variable for variable in variables(options.get("env_vars") or {})}
+    container.env = [*(container.env or ()), *{**ours, **given}.values()]
+    container.volume_mounts = [
+        *(container.volume_mounts or ()),
+        *(options.get("volume_mounts") or ()),
+        *_mounts(),
+        k8s.V1VolumeMount(name=_SCRATCH_VOLUME, mount_path=SCRATCH_FOLDER),
+    ]
+    container.resources = options.get("container_resources") or container.resources
+    container.security_context = container_security(
+        container.security_context, options.get("container_security_context")
+    )
+    return container
+
+
+def _sidecar(base: k8s.V1Container) -> k8s.V1Container:
+    """Return the container that keeps a large result until it was read; the image is on the node already."""
+    return k8s.V1Container(
+        name=SIDECAR,
+        image=base.image,
+        image_pull_policy=base.image_pull_policy,
+        command=command("--hand-over"),
+        volume_mounts=_mounts(),
+        security_context=copy.deepcopy(base.security_context),
+        resources=_sidecar_resources(base.resources),
+    )
+
+
+def _sidecar_resources(base: Any) -> k8s.V1ResourceRequirements:
+    """Return what the sidecar needs, with limits of what the base container limits: a quota on it wants both."""
+    limits = amounts(base, "limits")
+    most = {"cpu": "1", "ephemeral-storage": "16Mi"}
+    few = {name: min(str(limits[name]), size, key=amount) for name, size in most.items() if name in limits}
+    return k8s.V1ResourceRequirements(requests={"cpu": "1m", "memory": "16Mi"}, limits={"memory": "128Mi", **few})
+
+
+def _volumes(secret: str) -> list[k8s.V1Volume]:
+    return [
+        k8s.V1Volume(name=CALL_VOLUME, secret=k8s.V1SecretVolumeSource(secret_name=secret)),
+        k8s.V1Volume(name=_SCRATCH_VOLUME, empty_dir=k8s.V1EmptyDirVolumeSource()),
+        k8s.V1Volume(name=RESULT_VOLUME, empty_dir=k8s.V1EmptyDirVolumeSource()),
+    ]
+
+
+def _mounts() -> list[k8s.V1VolumeMount]:
+    """Return where both containers see the call and its result."""
+    return [
+        k8s.V1VolumeMount(name=CALL_VOLUME, mount_path=_CALL_FOLDER, read_only=True),
+        k8s.V1VolumeMount(name=RESULT_VOLUME, mount_path=RESULT_FOLDER),
+    ]
 
 
 def pod_name(label: str, identity: str) -> str:
@@ -54,25 +186,14 @@ def pod_name(label: str, identity: str) -> str:
     return f"{readable.strip('-')}-{digest}" if readable else f"call-{digest}"
 
 
-def labels(environment: str) -> dict[str, str]:
-    """Return the labels that Kubernetes recommends, for a call's pod.
-
-    Source: https://kubernetes.io/docs/concepts/overview/working-with-objects/common-labels/
-
-    Args:
-        environment: the environment's name, which is a label's value as it is.
-    """
-    return {
-        "app.kubernetes.io/name": environment,
-        "app.kubernetes.io/component": "task",
-        "app.kubernetes.io/part-of": "k8s-venv",
-        **LABELS,
-    }
+def fresh_secret_name(name: str) -> str:
+    """Return a Secret's name for a pod's name, used once: what is left of an earlier pod must never meet a new one."""
+    return f"{name}-{secrets.token_hex(4)}"
 
 
-def command() -> list[str]:
-    """Return the command that runs the call."""
-    return runner_command("python", _ARCHIVE, "--result", RESULT_FOLDER, "--message", MESSAGE_FILE)
+def command(mode: str, *options: str) -> list[str]:
+    """Return the command that runs the call's archive in a container of the pod, in a mode of the runner."""
+    return runner_command("python", _ARCHIVE, mode, RESULT_FOLDER, *options)
 
 
 def message_limit(pod: k8s.V1Pod) -> int:
@@ -85,164 +206,41 @@ def message_limit(pod: k8s.V1Pod) -> int:
     return min(protocol.MESSAGE_LIMIT, protocol.POD_MESSAGE_LIMIT // (containers + 1))
 
 
-def read_command(start: int) -> list[str]:
-    """Return the command that writes a large result to standard output, inside the sidecar.
-
-    Args:
-        start: the first byte that is wanted.
-    """
-    return runner_command("python", _ARCHIVE, "--read", RESULT_FOLDER, "--from", str(start))
-
-
-def release_command() -> list[str]:
-    """Return the command that lets the sidecar end."""
-    return runner_command("python", _ARCHIVE, "--release", RESULT_FOLDER)
+def with_metadata(pod: k8s.V1Pod, **fields: Any) -> k8s.V1Pod:
+    """Return a copy of a pod in which some fields of the metadata differ."""
+    made, made_metadata = copy.copy(pod), copy.copy(pod.metadata)
+    made.metadata = made_metadata
+    for name, value in fields.items():
+        setattr(made_metadata, name, value)
+    return made
 
 
-def volumes(secret: str) -> list[k8s.V1Volume]:
-    """Return the volumes of a call.
-
-    Args:
-        secret: the name of the Secret with the archive.
-    """
-    return [
-        k8s.V1Volume(name=CALL_VOLUME, secret=k8s.V1SecretVolumeSource(secret_name=secret)),
-        k8s.V1Volume(name="k8s-venv-scratch", empty_dir=k8s.V1EmptyDirVolumeSource()),
-        k8s.V1Volume(name="k8s-venv-result", empty_dir=k8s.V1EmptyDirVolumeSource()),
-    ]
-
-
-def mounts() -> list[k8s.V1VolumeMount]:
-    """Return where the container that runs the call sees the call's volumes."""
-    return [*_shared_mounts(), k8s.V1VolumeMount(name="k8s-venv-scratch", mount_path=SCRATCH_FOLDER)]
+def with_sidecar_defaults(pod: k8s.V1Pod) -> k8s.V1Pod | None:
+    """Return a pod whose sidecar uses what the namespace's defaults say; None if that is no other pod."""
+    made, made_spec = copy.copy(pod), copy.copy(pod.spec)
+    made.spec = made_spec
+    made_spec.containers = [copy.copy(container) for container in pod.spec.containers]
+    sidecar = next(container for container in made_spec.containers if container.name == SIDECAR)
+    if sidecar.resources is None:
+        return None
+    sidecar.resources = None
+    return made
 
 
-def _shared_mounts() -> list[k8s.V1VolumeMount]:
-    return [
-        k8s.V1VolumeMount(name=CALL_VOLUME, mount_path=CALL_FOLDER, read_only=True),
-        k8s.V1VolumeMount(name="k8s-venv-result", mount_path=RESULT_FOLDER),
-    ]
-
-
-def environment_variables(given: Any = None) -> list[k8s.V1EnvVar]:
-    """Return the variables of the container that runs the call: our own, and over them the option's.
-
-    Args:
-        given: the option ``env_vars``, in any of the ways to write it.
-    """
-    settings = {"HOME": SCRATCH_FOLDER, "PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"}
-    return list({variable.name: variable for variable in (*variables(settings), *variables(given or {}))}.values())
-
-
-def pod(name: str, namespace: str, deadline: int, options: Mapping[str, Any], secret: str | None = None) -> k8s.V1Pod:
-    """Return a whole pod for a call, as it is made outside Airflow.
-
-    Args:
-        name: the pod's name.
-        namespace: where it runs.
-        deadline: the seconds after which the cluster ends it.
-        options: the image, and those of ``KubernetesPodOperator``'s options that ``KubernetesBackend`` takes.
-        secret: its Secret's name; by default the pod's.
-    """
-    options = typed(options)
-    security = container_security(options.get("container_security_context"))
-    base = k8s.V1Container(
-        name=BASE,
-        image=options["image"],
-        image_pull_policy=options.get("image_pull_policy"),
-        command=command(),
-        env=environment_variables(options.get("env_vars")),
-        volume_mounts=[*options.get("volume_mounts", ()), *mounts()],
-        resources=options.get("container_resources"),
-        security_context=security,
-    )
-    beside = sidecar(options["image"], options.get("image_pull_policy"), security, options.get("container_resources"))
-    return k8s.V1Pod(
-        metadata=k8s.V1ObjectMeta(
-            name=name,
-            namespace=namespace,
-            labels={**LABELS, **options.get("labels", {})},
-            annotations=options.get("annotations"),
-        ),
-        spec=k8s.V1PodSpec(
-            containers=[base, beside],
-            volumes=[*options.get("volumes", ()), *volumes(secret or name)],
-            restart_policy="Never",
-            active_deadline_seconds=deadline,
-            automount_service_account_token=False,
-            security_context=pod_security(options.get("security_context")),
-            service_account_name=options.get("service_account_name"),
-            image_pull_secrets=options.get("image_pull_secrets"),
-            node_selector=options.get("node_selector"),
-            tolerations=options.get("tolerations"),
-        ),
-    )
-
-
-def sidecar(image: str, pull_policy: str | None, security: Any, resources: Any) -> k8s.V1Container:
-    """Return the container that keeps a large result until it was read.
-
-    Args:
-        image: the environment's image, which is on the node already.
-        pull_policy: that of the base container.
-        security: the base container's security context.
-        resources: the base container's resources.
-    """
-    return k8s.V1Container(
-        name=SIDECAR,
-        image=image,
-        image_pull_policy=pull_policy,
-        command=runner_command("python", _ARCHIVE, "--hand-over", RESULT_FOLDER),
-        volume_mounts=_shared_mounts(),
-        security_context=security,
-        resources=_sidecar_resources(resources),
-    )
-
-
-def _sidecar_resources(base: Any) -> k8s.V1ResourceRequirements:
-    """Return what the sidecar needs, with limits of what the base container limits: a quota on it wants both."""
-    limits = amounts(base, "limits")
-    most = {"cpu": "1", "ephemeral-storage": "16Mi"}
-    few = {name: min(str(limits[name]), size, key=amount) for name, size in most.items() if name in limits}
-    return k8s.V1ResourceRequirements(requests={"cpu": "1m", "memory": "16Mi"}, limits={"memory": "128Mi", **few})
-
-
-def leave_sidecar_to_namespace(pod: k8s.V1Pod) -> bool:
-    """Let the namespace's defaults say what the sidecar may use; return whether that changes the pod.
-
-    Args:
-        pod: the pod, before it is created.
-    """
-    beside = next(container for container in pod.spec.containers if container.name == SIDECAR)
-    said, beside.resources = beside.resources, None
-    return said is not None
-
-
-def fresh_secret_name(name: str) -> str:
-    """Return a Secret's name that is used once: what is left of an earlier pod must never meet a new one.
-
-    Args:
-        name: the pod's name.
-    """
-    return f"{name}-{secrets.token_hex(4)}"
-
-
-def split_call(pod: k8s.V1Pod, count: int) -> None:
-    """Let a pod wait for several Secrets, which appear in one folder.
-
-    Args:
-        pod: the pod, before it is created.
-        count: how many.
-    """
-    volume = next(volume for volume in pod.spec.volumes if volume.name == CALL_VOLUME)
-    first = secret_names(pod)[0]
+def with_secrets(pod: k8s.V1Pod, count: int) -> k8s.V1Pod:
+    """Return a copy of a pod that waits for several Secrets, which appear in one folder, instead of one."""
+    (first,) = secret_names(pod)
     names = [first, *(f"{first}-{number}" for number in range(1, count))]
     sources = [k8s.V1VolumeProjection(secret=k8s.V1SecretProjection(name=name)) for name in names]
-    volume.secret, volume.projected = None, k8s.V1ProjectedVolumeSource(sources=sources)
+    projected = k8s.V1Volume(name=CALL_VOLUME, projected=k8s.V1ProjectedVolumeSource(sources=sources))
+    made, made_spec = copy.copy(pod), copy.copy(pod.spec)
+    made.spec = made_spec
+    made_spec.volumes = [projected if volume.name == CALL_VOLUME else volume for volume in pod.spec.volumes]
+    return made
 
 
 def secret_names(pod: k8s.V1Pod) -> list[str]:
-    """Return the names of the Secrets that a pod waits for; none of a pod that is not a call's."""
+    """Return the names of the Secrets that a pod waits for; nothing for a pod that runs no call."""
     volume = next((volume for volume in pod.spec.volumes or () if volume.name == CALL_VOLUME), None)
     if volume is None:
         return []
@@ -252,15 +250,7 @@ def secret_names(pod: k8s.V1Pod) -> list[str]:
 
 
 def call_secret(pod: k8s.V1Pod, name: str, files: Mapping[str, bytes]) -> k8s.V1Secret:
-    """Return a Secret with files of a call.
-
-    The pod owns it, so the cluster removes it with the pod.
-
-    Args:
-        pod: the created pod.
-        name: the Secret's name.
-        files: their contents by their names.
-    """
+    """Return a Secret with files of a call, which the created pod owns: the cluster removes it with the pod."""
     owner = k8s.V1OwnerReference(api_version="v1", kind="Pod", name=pod.metadata.name, uid=pod.metadata.uid)
     return k8s.V1Secret(
         metadata=k8s.V1ObjectMeta(name=name, namespace=pod.metadata.namespace, owner_references=[owner], labels=LABELS),
@@ -270,8 +260,8 @@ def call_secret(pod: k8s.V1Pod, name: str, files: Mapping[str, bytes]) -> k8s.V1
 
 
 def is_mounted(pod: k8s.V1Pod, path: str) -> bool:
-    """Return whether the container that runs the call has a volume of the pod at a path, or above it."""
+    """Return whether the container that runs the call has a volume of the user's at a path, or above it."""
     container = next(container for container in pod.spec.containers if container.name == BASE)
-    ours = {volume.name for volume in volumes("")}
+    ours = {CALL_VOLUME, _SCRATCH_VOLUME, RESULT_VOLUME}
     places = [mount.mount_path.rstrip("/") for mount in container.volume_mounts or () if mount.name not in ours]
     return any(f"{path}/".startswith(f"{place}/") for place in places)

@@ -11,16 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 from kubernetes.client import ApiClient
 
-from k8s_venv.backends.kubernetes import pod_status, render
+from k8s_venv.backends.kubernetes import pod_state, render
+from k8s_venv.calls import parse_document
 from k8s_venv.calls.call_digest import call_digest
+from k8s_venv.errors import BackendError
 from k8s_venv.wire import protocol
 
 if TYPE_CHECKING:
     from k8s_venv.calls import PackedCall
 
-# `KubernetesPodOperator`'s label for pods that were dealt with.
-CHECKED = "already_checked"
-TRY = "try_number"
 # The annotation that says which call a pod runs: a salt and a digest, in hexadecimal.
 CALL = "k8s-venv/call"
 
@@ -32,8 +31,8 @@ _SALT = 16  # bytes
 _CONTAINER = ("image", "env", "envFrom")
 
 
-class Fate(enum.Enum):
-    """What becomes of a pod that is there already."""
+class ExistingPod(enum.Enum):
+    """What is done with a pod that exists already."""
 
     LEAVING = "it is being removed: waiting until it is gone"
     CHECKED = "its result was read, and it is kept: making another beside it"
@@ -46,28 +45,28 @@ class Fate(enum.Enum):
     FAILED = "it failed: removing it and starting again"
 
 
-def fate(pod: Any, attempt: str | None, what: CallIdentity) -> Fate:
-    """Decide what becomes of a pod.
+def decide(pod: Any, attempt: str | None, identity: CallIdentity) -> ExistingPod:
+    """Decide what is done with a pod.
 
     Args:
-        pod: the pod that is there.
+        pod: the pod that exists.
         attempt: the number of the present try.
-        what: the call that this try makes.
+        identity: the identity of the call that this try makes.
     """
     labels = pod.metadata.labels or {}
     if pod.metadata.deletion_timestamp is not None:
-        return Fate.LEAVING
-    ended = pod_status.has_ended(pod)
-    if ended and labels.get(CHECKED) == "True":  # what was kept while it ran may still run
-        return Fate.CHECKED
+        return ExistingPod.LEAVING
+    ended = pod_state.has_ended(pod)
+    if ended and labels.get(render.CHECKED) == "True":  # what was kept while it ran may still run
+        return ExistingPod.CHECKED
     sealed = (pod.metadata.annotations or {}).get(CALL)
     if not sealed:
-        return Fate.UNKNOWN
-    if not what.is_sealed_in(sealed):
-        return Fate.OTHER
-    if not ended or labels.get(TRY) == attempt:
-        return Fate.TAKEN
-    return Fate.TAKEN if _outcome(pod) in (protocol.VALUE, protocol.SKIP, protocol.FAIL) else Fate.FAILED
+        return ExistingPod.UNKNOWN
+    if not identity.is_sealed_in(sealed):
+        return ExistingPod.OTHER
+    if not ended or labels.get(render.TRY) == attempt:
+        return ExistingPod.TAKEN
+    return ExistingPod.TAKEN if _outcome(pod) in (protocol.VALUE, protocol.SKIP, protocol.FAIL) else ExistingPod.FAILED
 
 
 class CallIdentity:
@@ -102,10 +101,7 @@ class CallIdentity:
 
 
 def _outcome(pod: Any) -> str | None:
-    from k8s_venv.calls import parse_document
-    from k8s_venv.errors import BackendError
-
-    message = pod_status.message(pod)
+    message = pod_state.message(pod)
     if not message:
         return None
     try:
