@@ -12,6 +12,7 @@ from k8s_venv.runtime import FailTask, SkipTask
 from k8s_venv.wire import protocol, values
 from k8s_venv.wire.encoder import length
 from k8s_venv.wire.errors import NoCodecError, Notes
+from k8s_venv.wire.masking import masked_data
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -56,18 +57,14 @@ def outcome(error: BaseException) -> str:
 def describe(
     error: BaseException, types: Optional[Types] = None, mask: Optional[Callable[[str], str]] = None
 ) -> Dict[str, Any]:
-    """Return an exception as plain data.
+    """Return an exception as plain data: what ``_facts`` returns, and the traceback of all causes as text.
 
-    The traceback is text, from the user's own first line on: it names the lines of the DAG file, whose
-    source the call brought along.
+    The traceback begins at the user's own first line and shows lines of the DAG file, whose source the call brought.
 
     Args:
         error: the exception, with its traceback.
         types: finds the types that travelled with the call.
         mask: hides secrets in what the exception holds; the texts are still to be masked.
-
-    Returns:
-        What ``_facts`` returns, and the traceback with all causes.
     """
     error.__traceback__ = _without_runner(error.__traceback__)
     try:
@@ -110,45 +107,30 @@ def short(error: BaseException) -> Dict[str, Any]:
 
 
 def _facts(error: BaseException, parts: Parts, depth: int) -> Dict[str, Any]:
-    """Return what an exception is, without its traceback.
+    """Return what is known of an exception but for its traceback, with the members of a group (PEP 654).
 
     Args:
         error: the exception.
         parts: encodes what it holds.
         depth: how many exceptions hold it.
-
-    Returns:
-        The type's module and name, the message, the notes, the name that an import missed, the members of a group,
-        and what ``parts`` returns.
     """
     kind = type(error)
     held = parts.of(error, depth)
+    members: Any = error.exceptions if is_group(error) else ()  # type: ignore[attr-defined]
+    notes = vars(error).get("__notes__", ())
+    told = [str(note) for note in notes] if isinstance(notes, (list, tuple)) else []
+    if len(members) > EXCEPTIONS_LIMIT:
+        told.append(f"{len(members) - EXCEPTIONS_LIMIT} more exceptions of this group stand in the traceback alone.")
+    shown = members[:EXCEPTIONS_LIMIT] if depth < LEVELS_LIMIT else ()
     return {
         "module": str(kind.__module__),
         "name": kind.__qualname__,
         "message": _text(error),
         "missing": str(error.name) if isinstance(error, ImportError) and error.name else None,
-        "notes": _notes(error),
-        "group": _members(error, parts, depth),
+        "notes": told,
+        "group": [_facts(member, parts, depth + 1) for member in shown] or None,
         **held,
     }
-
-
-def _members(error: BaseException, parts: Parts, depth: int) -> Optional[List[Dict[str, Any]]]:
-    """Return the members of an exception group (PEP 654)."""
-    if not is_group(error) or depth >= LEVELS_LIMIT:
-        return None
-    members: Any = error.exceptions  # type: ignore[attr-defined]
-    return [_facts(member, parts, depth + 1) for member in members[:EXCEPTIONS_LIMIT]]
-
-
-def _notes(error: BaseException) -> List[str]:
-    notes = vars(error).get("__notes__", ())
-    found = [str(note) for note in notes] if isinstance(notes, (list, tuple)) else []
-    members: Any = error.exceptions if is_group(error) else ()  # type: ignore[attr-defined]
-    if len(members) > EXCEPTIONS_LIMIT:
-        found.append(f"{len(members) - EXCEPTIONS_LIMIT} more exceptions of this group stand in the traceback alone.")
-    return found
 
 
 def _text(error: BaseException) -> str:
@@ -209,7 +191,7 @@ class Parts:
             depth: how many exceptions hold it.
 
         Returns:
-            ``args``, the arguments where they are plain data, else None; and what there is of: ``encoded_args``, each
+            ``args``, the arguments if they are plain data, else None; and what there is of: ``encoded_args``, each
             argument as bytes, as facts of an exception, or as its mere text; ``attributes``, pairs of a name and
             bytes or facts; ``left_out``, the names and types of what cannot travel; ``plainer``, sentences about what
             arrives as a plainer type; ``previous``, the cause or the context, and whether it is the ``explicit`` cause.
@@ -218,11 +200,23 @@ class Parts:
         self._count += 1
         left_out: List[Tuple[str, str]] = []
         plainer: List[str] = []
+
+        def encoded(name: str, value: Any) -> Any:
+            try:
+                return self._encoded(name, value, depth, plainer)
+            except Exception:  # noqa: BLE001 -- a part may be of any type
+                left_out.append((name, _kind(value)))
+                return None
+
         arguments = _arguments(error)
         plain = self._plain(arguments)
+        shown = str if len(arguments) == 1 else repr  # as the exception itself shows them
+        encodable = enumerate(arguments if plain is None else ())
+        encoded_args = [encoded(f"args[{number}]", value) or _shown(value, shown) for number, value in encodable]
+        attributes = [(name, encoded(name, value)) for name, value in _attributes(error)]
         found = {
-            "encoded_args": [] if plain is not None else list(self._encoded_args(arguments, depth, left_out, plainer)),
-            "attributes": list(self._encoded_attributes(error, depth, left_out, plainer)),
+            "encoded_args": encoded_args,
+            "attributes": [(name, part) for name, part in attributes if part is not None],
             "left_out": left_out,
             "plainer": plainer,
             "previous": self._held(error.__cause__ or error.__context__, depth),
@@ -232,32 +226,12 @@ class Parts:
         return {"args": plain, **{name: part for name, part in found.items() if part}}
 
     def _plain(self, arguments: Tuple[Any, ...]) -> Optional[Tuple[Any, ...]]:
-        """Return arguments that every reader understands, or None where they are not such."""
+        """Return arguments that every reader understands, or None for others."""
         try:
             readable: Optional[Tuple[Any, ...]] = values.loads(self._bytes(arguments)) if _is_plain(arguments) else None
         except Exception:  # noqa: BLE001 -- one that is nested too deeply, or holds a secret
             return None
         return readable
-
-    def _encoded_args(
-        self, arguments: Tuple[Any, ...], depth: int, left_out: List[Tuple[str, str]], plainer: List[str]
-    ) -> Iterator[Any]:
-        for number, value in enumerate(arguments):
-            name = f"args[{number}]"
-            try:
-                yield self._encoded(name, value, depth, plainer)
-            except Exception:  # noqa: BLE001 -- an argument may be of any type
-                left_out.append((name, _kind(value)))
-                yield _short_text(value, str if len(arguments) == 1 else repr)  # as the exception itself shows it
-
-    def _encoded_attributes(
-        self, error: BaseException, depth: int, left_out: List[Tuple[str, str]], plainer: List[str]
-    ) -> Iterator[Tuple[str, Any]]:
-        for name, value in _attributes(error):
-            try:
-                yield name, self._encoded(name, value, depth, plainer)
-            except Exception:  # noqa: BLE001 -- an attribute may be of any type
-                left_out.append((name, _kind(value)))
 
     def _encoded(self, name: str, value: Any, depth: int, plainer: List[str]) -> Any:
         """Return a part as bytes, or as the facts of an exception; ``plainer`` learns what becomes plainer.
@@ -282,26 +256,19 @@ class Parts:
         return self._facts(error, depth + 1)
 
     def _bytes(self, value: Any, limit: Optional[int] = None, notes: Optional[Notes] = None) -> bytes:
-        if self._mask is not None:
-            from k8s_venv.wire.masking import masked_data
-
-            value = masked_data(value, self._mask)
-        parts = values.dump_parts(value, None, self._types, notes)
+        parts = values.dump_parts(masked_data(value, self._mask), None, self._types, notes)
         size = sum(map(length, parts))
         if limit is not None:
             if size > limit:
                 raise NoCodecError("", f"{size:,} bytes")
             self._room -= size
         data = b"".join(values.buffers(parts))
-        if self._mask is not None and not self._is_clean(data, self._mask):
-            raise NoCodecError("", "something that holds a secret")
+        if self._mask is not None:
+            text = data.decode("utf-8", "replace")
+            # In arrays and frames no secret could be found.
+            if self._mask(text) != text or "libraries" in values.document_of(data):
+                raise NoCodecError("", "something that holds a secret")
         return data
-
-    @staticmethod
-    def _is_clean(data: bytes, mask: Callable[[str], str]) -> bool:
-        """Return whether no secret stands in an encoded value; in arrays and frames none could be found."""
-        text = data.decode("utf-8", "replace")
-        return mask(text) == text and "libraries" not in values.document_of(data)
 
 
 def is_group(error: Any) -> bool:
@@ -356,7 +323,7 @@ def _kind(value: Any) -> str:
     return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
-def _short_text(value: Any, shown: Callable[[Any], str]) -> str:
+def _shown(value: Any, shown: Callable[[Any], str]) -> str:
     try:
         return str.__str__(shown(value))[:TEXT_LIMIT]
     except Exception:  # noqa: BLE001 -- its own methods may raise anything

@@ -1,10 +1,4 @@
-"""Run a call and report how it ended.
-
-``python call.pyz --result DIR [--message FILE] [--secrets -]`` runs the call; with the
-last, the secrets come on standard input, and the call ends when that is closed. ``python call.pyz
---hand-over DIR`` waits beside it in a pod, as the container from which the sender reads a result that is too large
-for the pod's status. ``python call.pyz --read DIR [--from BYTE]`` writes that result to standard output, ``--release
-DIR`` ends the wait.
+"""Run a call and report how it ended; ``README.md`` beside this file has the command line.
 
 Every call waits for what is imported before its function. So what only some need is imported where they need it, and
 much of the standard library is done without: ``json``, ``logging``, ``re``, ``signal`` and ``typing`` take longer,
@@ -39,14 +33,11 @@ _TERMINATED: int = 128 + SIGTERM
 
 
 def main(archive: str, arguments: List[str]) -> int:
-    """Run the runner's command line.
+    """Run the runner's command line and return the process's exit code.
 
     Args:
         archive: the path of the call's archive.
         arguments: the command line without the program's name: names and values in turn.
-
-    Returns:
-        The process's exit code: 0 when the call returned a value or was skipped.
     """
     options = dict(zip(arguments[::2], arguments[1::2]))
     modes = [name for name in _MODES if name in options]
@@ -69,15 +60,12 @@ def main(archive: str, arguments: List[str]) -> int:
 
 
 def run(path: str, reporter: report.Reporter, *, attached: bool = False) -> int:
-    """Run the call in an archive and report how it ended.
+    """Run the call in an archive and report how it ended; return the process's exit code.
 
     Args:
         path: the archive.
         reporter: where the result goes.
         attached: whether the sender holds standard input and sends the secrets there.
-
-    Returns:
-        0 when the call returned a value or was skipped, else 1.
     """
     _prepare_process()
     started = time.perf_counter()

@@ -12,8 +12,8 @@ from zipimport import zipimporter
 from k8s_venv.runner import streams
 from k8s_venv.runner.functions import load_function, pickled, unpickle
 from k8s_venv.wire import protocol, quickjson, values
-from k8s_venv.wire.decoder import ReferenceReader
-from k8s_venv.wire.errors import Notes
+from k8s_venv.wire.decoder import ReferenceReader, UserError
+from k8s_venv.wire.errors import Notes, WrongPythonError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -53,51 +53,37 @@ def open_call(
     call, pickled_types = load_function(read, header)
     reporter.types = _shipped_types(header, call, pickled_types)
     reporter.pickle = pickled if header["serializer"] else None
-    arguments = read(protocol.ARGUMENTS) if "arguments" not in reporter.delivery else _arguments(folder, reporter)
-    packed = _decoded(arguments, _references(header, folder, reporter), reporter.types)
+    packed = _arguments(read, header, folder, reporter)
     return call, packed["args"], {**from_context, **packed["kwargs"]}, header["discard_value"]
 
 
-def _arguments(folder: str, reporter: Reporter) -> Buffer:
-    from k8s_venv.runner.transfer import fetch
+def _arguments(read: Callable[[str], bytes], header: Dict[str, Any], folder: str, reporter: Reporter) -> Dict[str, Any]:
+    """Return the arguments, with the values of other tasks to which they refer."""
+    delivery = reporter.delivery
+    known = delivery.get("references", {})
 
-    return fetch(folder, reporter.delivery["arguments"], reporter.folder, "its arguments")
-
-
-def _references(header: Dict[str, Any], folder: str, reporter: Reporter) -> ReferenceReader:
-    """Return what reads the values of other tasks to which the arguments refer."""
-    known = reporter.delivery.get("references", {})
-
-    def fetch_kept(digest: str) -> Optional[Buffer]:
-        if digest not in known:
-            return None
+    def fetched(entry: Dict[str, Any], what: str) -> Buffer:
         from k8s_venv.runner.transfer import fetch
 
-        return fetch(folder, known[digest], reporter.folder, "a value handed on by reference")
+        return fetch(folder, entry, reporter.folder, what)
 
-    return ReferenceReader(fetch_kept, unpickle if header["serializer"] else None)
-
-
-def _decoded(arguments: Buffer, references: ReferenceReader, types: Types) -> Dict[str, Any]:
+    references = ReferenceReader(
+        lambda digest: fetched(known[digest], "a value handed on by reference") if digest in known else None,
+        unpickle if header["serializer"] else None,
+    )
+    data = fetched(delivery["arguments"], "its arguments") if "arguments" in delivery else read(protocol.ARGUMENTS)
     notes = Notes()
-    packed: Dict[str, Any] = values.loads(arguments, unpickle, types, notes, references)
-    for sentence in notes.sentences(_argument):
+    packed: Dict[str, Any] = values.loads(data, unpickle, reporter.types, notes, references)
+    # As a function with `*args` and `**kwargs` knows them.
+    for sentence in notes.sentences(
+        lambda path: path.replace("['args']", "args", 1).replace("['kwargs']", "kwargs", 1)
+    ):
         streams.say("WARNING", sentence)
     return packed
 
 
-def _argument(path: str) -> str:
-    """Return the path of a part of the arguments as a function with ``*args`` and ``**kwargs`` knows it."""
-    return path.replace("['args']", "args", 1).replace("['kwargs']", "kwargs", 1)
-
-
 def beside(path: str, name: str) -> Dict[str, Any]:
-    """Return what a file beside the archive says; nothing where there is none.
-
-    Args:
-        path: the archive.
-        name: the file.
-    """
+    """Return the JSON object in a file beside the archive, or an empty one if there is no such file."""
     file = os.path.join(os.path.dirname(path), name)
     if not os.path.exists(file):
         return {}
@@ -115,16 +101,14 @@ def _prepare_libraries(imports: Imports, folder: str, sources: bytes) -> None:
             # Only these are Python's line ends; str.splitlines knows more, such as form feeds.
             linecache.cache[filename] = (len(text), None, StringIO(text).readlines(), filename)
 
-    def show_records(logging: Any, stream: Any = sys.stdout) -> None:
-        streams.show_records(logging, stream)
-
     def prepare_airflow() -> Any:
         from k8s_venv.runner.airflow_inside import prepare
 
         return prepare(folder, imports)
 
     imports.after("linecache", remember_sources)
-    imports.after("logging", show_records)
+    stdout = sys.stdout
+    imports.after("logging", lambda logging: streams.show_records(logging, stdout))
     imports.before("airflow", prepare_airflow)
 
 
@@ -153,14 +137,8 @@ def _shipped_types(header: Dict[str, Any], call: Any, pickled: List[type]) -> Ty
 
 
 def _import_shipped(module: str) -> None:
-    """Import a module that travelled with the call, and of which only a value's type is needed so far.
-
-    Raises:
-        UserError: it cannot be imported.
-    """
+    """Import a module that travelled with the call because a value needs its type; it may be missing."""
     import importlib
-
-    from k8s_venv.wire.decoder import UserError
 
     try:
         importlib.import_module(module)
@@ -174,8 +152,6 @@ def _import_shipped(module: str) -> None:
 def _check_python(header: Dict[str, Any]) -> None:
     found = "{}.{}".format(*sys.version_info)
     if found != header["python"]:
-        from k8s_venv.wire.errors import WrongPythonError
-
         raise WrongPythonError(
             f"it is declared with Python {header['python']}, but its `python` is {sys.version.split()[0]} "
             f"({sys.executable}). Use an image whose `python` has the declared version."
@@ -222,28 +198,18 @@ def _install_context(data: bytes, parameters: Optional[List[str]], imports: Impo
 
 
 class Imports:
-    """Calls functions before and after certain modules are imported, as a finder on ``sys.meta_path``."""
+    """Calls functions, once each, before or after certain modules are imported: a finder on ``sys.meta_path``."""
 
     def __init__(self) -> None:
         self._before: Dict[str, Callable[[], Optional[After]]] = {}
         self._after: Dict[str, List[After]] = {}
 
     def before(self, name: str, prepare: Callable[[], Optional[After]]) -> None:
-        """Call a function before a module is imported.
-
-        Args:
-            name: the module's name.
-            prepare: is called once; it may return what is then called with the module after its import.
-        """
+        """Call a function before a module is imported; it may return what to call with the module afterwards."""
         self._before[name] = prepare
 
     def after(self, name: str, change: After) -> None:
-        """Call a function with a module once that is imported, which may be now.
-
-        Args:
-            name: the module's name.
-            change: is called once.
-        """
+        """Call a function with a module when that is imported, or now if it is already."""
         if name in sys.modules:
             change(sys.modules[name])
         else:
@@ -251,30 +217,29 @@ class Imports:
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
         """Return the spec that others find for a module, if anything waits for that."""
-        prepare = self._before.pop(name, None)
-        prepared = prepare() if prepare is not None else None
-        if prepared is not None:
-            self.after(name, prepared)
+        change = self._before.pop(name, lambda: None)()
+        if change is not None:
+            self.after(name, change)
         if name not in self._after:
             return None
         found = (finder.find_spec(name, path, target) for finder in sys.meta_path if finder is not self)
         spec = next(filter(None, found), None)
         if spec is not None and spec.loader is not None:
-            telling: Any = _Telling(spec.loader, self._tell)
-            spec.loader = telling
+            loader: Any = _NotifyingLoader(spec.loader, self._notify)
+            spec.loader = loader
         return spec
 
-    def _tell(self, module: ModuleType) -> None:
+    def _notify(self, module: ModuleType) -> None:
         for change in self._after.pop(module.__name__, ()):  # of a second spec nothing is left
             change(module)
 
 
-class _Telling:
+class _NotifyingLoader:
     """Stands in for a module's loader, until the module is loaded."""
 
-    def __init__(self, loader: Any, tell: After) -> None:
+    def __init__(self, loader: Any, notify: After) -> None:
         self._loader = loader
-        self._tell = tell
+        self._notify = notify
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._loader, name)
@@ -285,4 +250,4 @@ class _Telling:
     def exec_module(self, module: Any) -> None:
         module.__spec__.loader = module.__loader__ = self._loader
         self._loader.exec_module(module)
-        self._tell(module)
+        self._notify(module)

@@ -12,8 +12,7 @@ from k8s_venv.wire.errors import DeliveryError, NoCodecError, Notes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from types import TracebackType
-    from typing import Any, Callable, Dict, List, Optional, Type
+    from typing import Any, Callable, Dict, List, Optional
 
     from k8s_venv.wire.registry import Piece, Types
 
@@ -45,12 +44,7 @@ class Reporter:
             self._lock = _locked(os.path.join(self.folder, protocol.RUNNING))
         return self
 
-    def __exit__(
-        self,
-        kind: Optional[Type[BaseException]],
-        error: Optional[BaseException],
-        trace: Optional[TracebackType],
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._lock is not None:
             self._lock.close()
 
@@ -75,24 +69,18 @@ class Reporter:
         if isinstance(error, MemoryError):
             _clear_frames(error)
         from k8s_venv.runner import failures
+        from k8s_venv.wire.masking import masked_data
 
         try:
-            parts = values.dump_parts(self._masked(failures.describe(error, self.types, self.mask)))
+            parts = values.dump_parts(masked_data(failures.describe(error, self.types, self.mask), self.mask))
         except BaseException:  # noqa: BLE001 -- a failure must not be lost to an exception's own methods
-            parts = values.dump_parts(self._masked(failures.bare(error)))
+            parts = values.dump_parts(masked_data(failures.bare(error), self.mask))
         outcome = failures.outcome(error)
         try:
             self._leave(outcome, parts)
         except (DeliveryError, OSError):  # no way out for so much
-            self._leave(outcome, values.dump_parts(self._masked(failures.short(error))))
+            self._leave(outcome, values.dump_parts(masked_data(failures.short(error), self.mask)))
         return outcome
-
-    def _masked(self, failure: Dict[str, Any]) -> Any:
-        if self.mask is None:
-            return failure
-        from k8s_venv.wire.masking import masked_data
-
-        return masked_data(failure, self.mask)
 
     def _leave(self, outcome: str, parts: List[Piece]) -> None:
         from k8s_venv.wire.encoder import length
@@ -128,8 +116,7 @@ class Reporter:
                 digest.update(buffer)
                 stream.write(buffer)
         document = self._document(outcome, size, digest)
-        wanted = self.delivery.get("result")
-        if wanted and (size > wanted["above"] or not self._hands_over) and self._store(wanted, path, size):
+        if self._stored(path, size):
             document.stored = True
             os.remove(path)
         text = quickjson.dumps(document.to_json())
@@ -140,7 +127,7 @@ class Reporter:
 
     @property
     def _hands_over(self) -> bool:
-        """Return whether somebody reads the payload from the folder."""
+        """Return whether the sender can read the payload from the folder."""
         return self._message is None or bool(self.delivery.get("hand_over", True))
 
     def _check_size(self, size: int) -> None:
@@ -156,7 +143,11 @@ class Reporter:
                 "project file, or return a reference to the data (a path, a table, a URL) instead of the data itself."
             )
 
-    def _store(self, wanted: Dict[str, Any], path: str, size: int) -> bool:
+    def _stored(self, path: str, size: int) -> bool:
+        """Put the payload into the location for large values, if it goes there; return whether it is there."""
+        wanted = self.delivery.get("result")
+        if not wanted or (size <= wanted["above"] and self._hands_over):
+            return False
         from k8s_venv.runner.transfer import store
 
         try:
@@ -174,7 +165,7 @@ class Reporter:
 
 
 def _clear_frames(error: BaseException) -> None:
-    """Let go of what the functions that an exception passed through hold: it may be all the memory there is."""
+    """Clear the variables of functions that an exception passed through: they may hold all the memory."""
     trace = error.__traceback__
     while trace is not None:
         try:  # noqa: SIM105 -- `contextlib` would have to be imported

@@ -29,17 +29,8 @@ _ZONE = re.compile(r"(?!dateutil/)[A-Za-z0-9_+-]+(/[A-Za-z0-9_+-]+)*")
 def encode(encoder: Encoder, value: Any, depth: int) -> Optional[Node]:
     """Return the node for a pandas object, or None when there is no codec for it."""
     pandas, kind = library("pandas"), type(value)
-    if kind is pandas.DataFrame:
-        return _encode_frame(encoder, value, depth)
-    if kind is pandas.Series:
-        return {
-            "$": "pandas.series",
-            "index": encoder.at(".index", _encode_index, encoder, value.index, depth),
-            "data": _encode_column(encoder, value.array, depth),
-            "name": encoder.node(value.name, depth + 1),
-            "attrs": encoder.at(".attrs", encoder.node, dict(value.attrs), depth + 1),
-            **_unique(value),
-        }
+    if kind is pandas.DataFrame or kind is pandas.Series:
+        return _encode_labelled(encoder, value, depth)
     if isinstance(value, pandas.Index):
         return {"$": "pandas.index", "index": _encode_index(encoder, value, depth)}
     return _encode_scalar(encoder, value, depth)
@@ -69,29 +60,25 @@ def _ticks(scalar: Any) -> Node:
     return {"v": int(scalar.view("i8")), "unit": numpy.datetime_data(scalar.dtype)[0]}
 
 
-def _encode_frame(encoder: Encoder, frame: Any, depth: int) -> Node:
-    return {
-        "$": "pandas.frame",
-        "index": encoder.at(".index", _encode_index, encoder, frame.index, depth),
-        "columns": encoder.at(".columns", _encode_index, encoder, frame.columns, depth),
-        "data": [
-            encoder.at(f"[{label!r}]", _encode_column, encoder, frame.iloc[:, position].array, depth)
-            for position, label in enumerate(frame.columns)
-        ],
-        "attrs": encoder.at(".attrs", encoder.node, dict(frame.attrs), depth + 1),
-        **_unique(frame),
-    }
-
-
-def _unique(value: Any) -> Node:
-    """Return the mark of a frame or series that allows no duplicate labels, which pandas has from 1.2 on."""
-    return {} if getattr(getattr(value, "flags", None), "allows_duplicate_labels", True) else {"unique": True}
-
-
-def _restore_flags(value: Any, node: Node) -> Any:
-    if node.get("unique"):
-        value.flags.allows_duplicate_labels = False
-    return value
+def _encode_labelled(encoder: Encoder, value: Any, depth: int) -> Node:
+    """Return the node for a frame or a series."""
+    node: Node = {"index": encoder.at(".index", _encode_index, encoder, value.index, depth)}
+    if hasattr(value, "columns"):
+        node["$"] = "pandas.frame"
+        node["columns"] = encoder.at(".columns", _encode_index, encoder, value.columns, depth)
+        node["data"] = [
+            encoder.at(f"[{label!r}]", _encode_column, encoder, value.iloc[:, position].array, depth)
+            for position, label in enumerate(value.columns)
+        ]
+    else:
+        node["$"] = "pandas.series"
+        node["data"] = _encode_column(encoder, value.array, depth)
+        node["name"] = encoder.node(value.name, depth + 1)
+    node["attrs"] = encoder.at(".attrs", encoder.node, dict(value.attrs), depth + 1)
+    # Whether labels may stand twice, which pandas knows from 1.2 on.
+    if not getattr(getattr(value, "flags", None), "allows_duplicate_labels", True):
+        node["unique"] = True
+    return node
 
 
 def _decode_frame(decoder: Decoder, node: Node) -> Any:
@@ -107,16 +94,21 @@ def _decode_frame(decoder: Decoder, node: Node) -> Any:
     }
     frame = pandas.DataFrame(data, index=index, copy=False) if data else pandas.DataFrame(index=index)
     frame.columns = columns
-    frame.attrs.update(field({"attrs": decoder.value(node["attrs"])}, "attrs", dict))
-    return _restore_flags(frame, node)
+    return _with_attributes(decoder, node, frame)
 
 
 def _decode_series(decoder: Decoder, node: Node) -> Any:
     data, index = _decode_column(decoder, node["data"]), _decode_index(decoder, node["index"])
     dtype = object if data.dtype == object else None
     series = library("pandas").Series(data, index=index, dtype=dtype, name=decoder.value(node["name"]), copy=False)
-    series.attrs.update(field({"attrs": decoder.value(node["attrs"])}, "attrs", dict))
-    return _restore_flags(series, node)
+    return _with_attributes(decoder, node, series)
+
+
+def _with_attributes(decoder: Decoder, node: Node, value: Any) -> Any:
+    value.attrs.update(field({"attrs": decoder.value(node["attrs"])}, "attrs", dict))
+    if node.get("unique"):
+        value.flags.allows_duplicate_labels = False
+    return value
 
 
 def _timestamp(decoder: Decoder, node: Node) -> Any:
@@ -358,25 +350,9 @@ def _version_of(decoder: Decoder) -> Any:
 # pandas 2.2 changed them; the wire has those of the writer. See "Deprecations" in its release notes.
 # Of offsets, by their names before pandas 2.2.
 _NEW_OFFSETS = {
-    "M": "ME",
-    "Q": "QE",
-    "A": "YE",
-    "AS": "YS",
-    "BM": "BME",
-    "BQ": "BQE",
-    "BA": "BYE",
-    "BAS": "BYS",
-    "SM": "SME",
-    "CBM": "CBME",
-    "H": "h",
-    "BH": "bh",
-    "CBH": "cbh",
-    "T": "min",
-    "S": "s",
-    "L": "ms",
-    "U": "us",
-    "N": "ns",
-}
+    "M": "ME", "Q": "QE", "A": "YE", "AS": "YS", "BM": "BME", "BQ": "BQE", "BA": "BYE", "BAS": "BYS", "SM": "SME",
+    "CBM": "CBME", "H": "h", "BH": "bh", "CBH": "cbh", "T": "min", "S": "s", "L": "ms", "U": "us", "N": "ns",
+}  # fmt: skip
 _NEW_PERIODS = {"A": "Y", **{old: _NEW_OFFSETS[old] for old in "HTSLUN"}}
 _NAME = re.compile(r"(-?\d*)([A-Za-z]{1,4})(-[A-Z0-9]{1,4})?")
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
-from urllib.parse import quote, quote_plus
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Sequence
+    from typing import Any, Callable, Optional, Sequence
 
     Masker = Callable[[str], str]
 
@@ -22,13 +19,15 @@ def masker(secrets: Sequence[str]) -> Masker:
     Args:
         secrets: the texts to hide; of those with several lines, each long line by itself as well.
     """
+    import json
+    import re
+    from urllib.parse import quote, quote_plus
+
     found = set()
     for secret in secrets:
         for part in {secret, *(line.strip() for line in secret.splitlines() if len(line.strip()) >= 4 * SHORTEST)}:
             found.update({part, quote(part, safe=""), quote(part), quote_plus(part), json.dumps(part)[1:-1]})
             found.update({json.dumps(part, ensure_ascii=False)[1:-1], repr(part)[1:-1]})
-    import re
-
     longest_first = sorted((text for text in found if len(text) >= SHORTEST), key=len, reverse=True)
     if not longest_first:
         return str
@@ -36,13 +35,15 @@ def masker(secrets: Sequence[str]) -> Masker:
     return lambda text: pattern.sub(MASK, text)
 
 
-def masked_data(data: Any, mask: Masker) -> Any:
+def masked_data(data: Any, mask: Optional[Masker]) -> Any:
     """Return plain data with every text in it masked; what is no plain data stays.
 
     Args:
         data: lists, tuples, dictionaries and texts, of any nesting.
-        mask: what hides secrets in a text.
+        mask: hides secrets in a text; without it the data stay as they are.
     """
+    if mask is None:
+        return data
     if isinstance(data, str):
         return mask(data)
     if isinstance(data, dict):
