@@ -179,7 +179,7 @@ def get_variable(key: str, default: Any = _MISSING, *, deserialize_json: bool = 
         deserialize_json: whether to read the variable's text as JSON.
 
     Returns:
-        The variable's text, or what it says as JSON.
+        The variable's text, or its value as JSON.
 
     Raises:
         LookupError: the task did not ask for this variable, and there is no default.

@@ -2,8 +2,8 @@
 
 Nothing here runs before the environment's code imports Airflow. Some modules of Airflow are then changed as they
 are imported, in Airflow 2 and 3 alike: connections and variables are those that the call brought, the context is
-the task's, and what needs the database says so, instead of failing over tables that do not exist. An environment
-whose pod was given a database or a secrets backend keeps Airflow as it is.
+the task's, and what needs the database is refused with the reason. An environment whose pod has a database or a
+secrets backend keeps Airflow as it is.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def prepare(folder: str, imports: Imports) -> Callable[[Any], None]:
 
     Args:
         folder: the call's folder, where Airflow keeps its files if it is writable.
-        imports: tells when Airflow's modules are imported.
+        imports: calls the changes when Airflow's modules are imported.
 
     Returns:
         What to do when Airflow itself is.
@@ -54,7 +54,7 @@ def _find_installed() -> None:
 
 
 def _kept_logging() -> Callable[[Any], None]:
-    """Return what restores the runner's logging, which Airflow replaces as it is imported, talking about itself."""
+    """Return what restores the runner's logging, which Airflow replaces while it is imported."""
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
     root.setLevel(logging.WARNING)

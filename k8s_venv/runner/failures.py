@@ -118,16 +118,16 @@ def _facts(error: BaseException, parts: Parts, depth: int) -> Dict[str, Any]:
     held = parts.of(error, depth)
     members: Any = error.exceptions if is_group(error) else ()  # type: ignore[attr-defined]
     notes = vars(error).get("__notes__", ())
-    told = [str(note) for note in notes] if isinstance(notes, (list, tuple)) else []
+    texts = [str(note) for note in notes] if isinstance(notes, (list, tuple)) else []
     if len(members) > EXCEPTIONS_LIMIT:
-        told.append(f"{len(members) - EXCEPTIONS_LIMIT} more exceptions of this group stand in the traceback alone.")
+        texts.append(f"{len(members) - EXCEPTIONS_LIMIT} more exceptions of this group stand in the traceback alone.")
     shown = members[:EXCEPTIONS_LIMIT] if depth < LEVELS_LIMIT else ()
     return {
         "module": str(kind.__module__),
         "name": kind.__qualname__,
         "message": _text(error),
         "missing": str(error.name) if isinstance(error, ImportError) and error.name else None,
-        "notes": told,
+        "notes": texts,
         "group": [_facts(member, parts, depth + 1) for member in shown] or None,
         **held,
     }
@@ -167,13 +167,7 @@ def _without_runner(frames: Optional[TracebackType]) -> Optional[TracebackType]:
 
 
 class Parts:
-    """Encode what exceptions hold, as long as there is room.
-
-    Args:
-        types: finds the types that travelled with the call.
-        mask: hides secrets in a text.
-        facts: describes an exception that another one holds.
-    """
+    """Encode what exceptions hold, as long as there is room; ``facts`` describes one that another one holds."""
 
     def __init__(self, types: Optional[Types], mask: Optional[Callable[[str], str]], facts: Facts) -> None:
         self._types = types
@@ -234,11 +228,7 @@ class Parts:
         return readable
 
     def _encoded(self, name: str, value: Any, depth: int, plainer: List[str]) -> Any:
-        """Return a part as bytes, or as the facts of an exception; ``plainer`` learns what becomes plainer.
-
-        Raises:
-            NoCodecError: it cannot travel, is too large, or holds a secret.
-        """
+        """Return a part as bytes, or as the facts of an exception; ``plainer`` receives what becomes plainer."""
         if isinstance(value, BaseException):
             held = self._held(value, depth)
             if held is None:

@@ -138,7 +138,7 @@ def unpickle(data: Any) -> Any:
 
 
 def pickled(value: Any) -> bytes:
-    """Return a result's part as a pickle, which the sender reads if its task says so."""
+    """Return a result's part as a pickle, which the sender reads if its task asks for it."""
     return bytes(_cloudpickle().dumps(value))
 
 

@@ -55,8 +55,12 @@ def main(archive: str, arguments: List[str]) -> int:
     from k8s_venv.runner import transfer
 
     if modes[0] == "--read":
-        return transfer.send(folder, int(options.get("--from", 0)))
-    return {"--hand-over": transfer.wait, "--release": transfer.release}[modes[0]](folder)
+        transfer.send(folder, int(options.get("--from", 0)))
+    elif modes[0] == "--release":
+        transfer.release(folder)
+    else:
+        transfer.wait(folder)
+    return 0
 
 
 def run(path: str, reporter: report.Reporter, *, attached: bool = False) -> int:
@@ -104,7 +108,7 @@ def _report(error: BaseException, reporter: report.Reporter) -> int:
             reporter.value(None)
             return 0
         if error.code == _TERMINATED and "result" in reporter.delivery:
-            return _TERMINATED  # whoever ended the call fetches nothing from the location for large values
+            return _TERMINATED  # the sender, which ended the call, reads no large value from the location
     try:
         return 0 if reporter.failure(error) == protocol.SKIP else 1
     except Exception as broken:  # noqa: BLE001 -- the function may have changed anything in its process
@@ -115,7 +119,7 @@ def _report(error: BaseException, reporter: report.Reporter) -> int:
 
 
 def _age() -> float:
-    """Return for how many seconds this process has lived, where the system says so (proc(5))."""
+    """Return for how many seconds this process has lived, if the system knows (proc(5))."""
     try:
         with open("/proc/self/stat", "rb") as stat:
             started = int(stat.read().rpartition(b")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
@@ -133,7 +137,7 @@ def _end_what_lingers(code: int) -> None:
 
 
 def _prepare_process() -> None:
-    """Mark what is printed; end when told to; refuse to wait for somebody at a terminal."""
+    """Mark what is printed; end at SIGTERM; refuse to wait for input at a terminal."""
     signal(SIGTERM, _terminate)  # process 1, as in a pod, has no default handler
     streams.install()
     if "PYTHONBREAKPOINT" not in os.environ:
@@ -141,9 +145,7 @@ def _prepare_process() -> None:
 
 
 def _refuse_breakpoint(*args: Any, **kwargs: Any) -> NoReturn:
-    raise RuntimeError(
-        "breakpoint() waits for somebody at a terminal, and an isolated environment has none: remove it."
-    )
+    raise RuntimeError("breakpoint() waits for input at a terminal, and an isolated environment has none: remove it.")
 
 
 def _terminate(number: int, frame: Optional[FrameType]) -> None:
@@ -189,7 +191,7 @@ class Preserved:
 def _lift_soft_limits() -> None:
     """Let the runner have the memory, files and time that the function denied itself."""
     resource: Any = sys.modules.get("resource")
-    if resource is None:  # then nobody has set any
+    if resource is None:  # then no limit was set
         return
     for limit in (getattr(resource, name) for name in _LIMITS):
         most = resource.getrlimit(limit)[1]
@@ -199,7 +201,7 @@ def _lift_soft_limits() -> None:
             continue
 
 
-# --- standard input, which brings the secrets and says that the sender still lives ---------------------------
+# --- standard input, which brings the secrets and is open while the sender lives ---------------------------
 
 
 def _receive_secrets() -> Dict[str, Any]:
@@ -208,7 +210,7 @@ def _receive_secrets() -> Dict[str, Any]:
     The function that is called finds an empty standard input.
 
     Raises:
-        SystemExit: the sender was gone before it had said anything.
+        SystemExit: the sender ended before it had sent them.
     """
     line = os.dup(0)
     empty = os.open(os.devnull, os.O_RDONLY)

@@ -35,8 +35,8 @@ def open_call(
 
     Args:
         path: the archive.
-        reporter: where the result goes; it learns what this call's result is made of.
-        secrets: connections, variables and what no log may show; nothing if the call has none.
+        reporter: where the result goes; it learns which types and secrets this call has.
+        secrets: connections, variables and the texts that no log may show; empty if the call has none.
     """
     folder = os.path.dirname(path)
     read = zipimporter(path).get_data

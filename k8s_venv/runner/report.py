@@ -32,7 +32,7 @@ class Reporter:
         self.types: Optional[Types] = None  # finds the types that travelled with the call
         self.pickle: Optional[Callable[[Any], bytes]] = None  # pickles what has no codec, where the task wants that
         self.mask: Optional[Callable[[str], str]] = None  # hides secrets in what is reported of a failure
-        self.delivery: Dict[str, Any] = {}  # how bulk comes in and goes out: delivery.json
+        self.delivery: Dict[str, Any] = {}  # how large values come in and go out: delivery.json
         self.process = os.getpid()
         self.folder = folder
         self._message = message

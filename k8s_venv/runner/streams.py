@@ -1,6 +1,6 @@
-"""What a task prints, so marked that the sender can tell records of ``logging``, standard error and output apart.
+"""Mark what a task prints, so that the sender can distinguish records of ``logging``, standard error and output.
 
-A pod's log is one text in which all of these meet. A line that begins with ``protocol.MARK`` says in a word what it is,
+A pod's log is one text in which all of these meet. After ``protocol.MARK`` at its beginning a line has its kind,
 ``WARNING - `` or ``stderr - ``; every other line is standard output. What compiled code or another process writes goes
 past this, so it is never lost, and counts as output.
 """
@@ -36,22 +36,13 @@ def install() -> None:
 
 
 def hide(mask: Callable[[str], str]) -> None:
-    """Mask what this process prints and logs from now on; what others write to its file descriptors stays.
-
-    Args:
-        mask: hides secrets in a text.
-    """
+    """Mask what this process prints and logs from now on; what others write to its file descriptors stays."""
     for lines in _installed:
         lines.mask = mask
 
 
 def say(level: str, text: str) -> None:
-    """Show a record on lines of its own, also where the function has replaced ``sys.stdout``.
-
-    Args:
-        level: the name of its level.
-        text: what it says.
-    """
+    """Show a record on lines of its own, also if the function has replaced ``sys.stdout``."""
     mark = f"{MARK}{level} - "
     marked = "".join(f"{mark}{line}\n" for line in text.replace(MARK, _PRINTED_MARK).split("\n"))
     if _installed:
@@ -110,7 +101,7 @@ class Lines(io.BufferedIOBase):
     """Writes bytes on at once, with a mark before each line, and tames lines that are drawn over and over.
 
     Where standard output and standard error meet in one text, a line that one of them has begun ends when the other
-    one speaks.
+    one is written.
 
     Args:
         target: where they go.
@@ -186,11 +177,7 @@ class Lines(io.BufferedIOBase):
         return len(data)
 
     def put(self, marked: str) -> None:
-        """Write whole lines that have marks of their own.
-
-        Args:
-            marked: the lines.
-        """
+        """Write whole lines that have marks of their own."""
         self.interrupt()
         self._send([self._masked(marked.encode("utf-8", "backslashreplace"))])
 

@@ -1,6 +1,6 @@
 """What of a call travels beside its archive: large arguments on their way in, a large result on its way out.
 
-The sender says in ``delivery.json`` how. Large values lie in files next to it, in a folder that both sides mount, or
+``delivery.json`` has the details. Large values lie in files next to it, in a folder that both sides mount, or
 behind pre-signed URLs, for which the environment needs neither a package nor credentials. A large result of a pod can
 also wait in a folder for its sender, where a second container of the same image hands it over.
 """
@@ -176,68 +176,49 @@ def _problem(error: BaseException) -> str:
 # --- the container beside the task ------------------------------------------------------------------------
 
 
-def wait(folder: str) -> int:
+def wait(folder: str) -> None:
     """Wait until the runner has ended and its result, if it left one here, was read.
 
     Args:
         folder: the result's folder, which this container shares with the runner's.
-
-    Returns:
-        0, always: the other container's exit code tells how the call ended.
     """
+    import fcntl
     from _signal import SIGINT, SIGTERM, signal  # type: ignore[import-not-found]
 
     signal(SIGTERM, _leave)  # process 1 has no default handler
     signal(SIGINT, _leave)
     running, document = (os.path.join(folder, name) for name in (protocol.RUNNING, protocol.DOCUMENT))
     if _until(lambda: os.path.exists(running), _START_WAIT):
-        _wait_for_end(running)
+        with open(running) as stream:
+            fcntl.flock(stream, fcntl.LOCK_SH)  # until the runner has ended
         _until(lambda: not os.path.exists(document), RESULT_WAIT)
-    return 0
 
 
-def send(folder: str, start: int = 0) -> int:
+def send(folder: str, start: int = 0) -> None:
     """Write the payload in a folder to standard output.
 
     Args:
         folder: the result's folder.
         start: the first byte that is wanted: an earlier attempt may have broken off there.
 
-    Returns:
-        0, or 1 when there is no result.
+    Raises:
+        SystemExit: there is no result.
     """
     payload = os.path.join(folder, protocol.PAYLOAD)
     if not os.path.exists(payload):
-        print(f"no result in {folder}", file=sys.stderr)
-        return 1
+        raise SystemExit(f"no result in {folder}")
     with open(payload, "rb") as stream:
         stream.seek(start)
         for block in _blocks(stream):
             sys.stdout.buffer.write(block)
     sys.stdout.buffer.flush()
-    return 0
 
 
-def release(folder: str) -> int:
-    """Mark the result in a folder as read, so that ``wait`` ends.
-
-    Args:
-        folder: the result's folder.
-
-    Returns:
-        0, always.
-    """
+def release(folder: str) -> None:
+    """Mark the result in a folder as read, so that ``wait`` ends."""
     document = os.path.join(folder, protocol.DOCUMENT)
     if os.path.exists(document):
         os.unlink(document)
-    return 0
-
-
-def _wait_for_end(running: str) -> None:
-    import fcntl
-
-    with open(running) as stream:
-        fcntl.flock(stream, fcntl.LOCK_SH)
 
 
 def _until(condition: Callable[[], bool], seconds: float) -> bool:

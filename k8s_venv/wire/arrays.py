@@ -262,11 +262,7 @@ def _read_series(decoder: Decoder, node: Node) -> Any:
 
 
 def _describe(frame: Any) -> List[Any]:
-    """Return the types of a frame's columns, which versions of polars read as others from Arrow IPC.
-
-    Raises:
-        NoCodecError: a column holds Python objects.
-    """
+    """Return the types of a frame's columns, which versions of polars read as others from Arrow IPC."""
     found = []
     for column in frame.get_columns():
         try:
@@ -298,16 +294,7 @@ def _type_name(dtype: Any) -> str:
 
 
 def _restored(polars: Any, column: Any, description: Any) -> Any:
-    """Return a column with the type that it was written with.
-
-    Args:
-        polars: the library.
-        column: what polars read.
-        description: what ``_describe`` returned for it.
-
-    Raises:
-        TypeError: this polars has no such type.
-    """
+    """Return a column with the type that ``_describe`` found, or raise a TypeError if this polars has no such type."""
     wanted = _wanted(polars, column.dtype, description)
     # Inside of lists and structs older polars cannot set it.
     if description == ["Categorical", "lexical"] and getattr(wanted, "ordering", None) == "physical":

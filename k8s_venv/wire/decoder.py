@@ -124,7 +124,7 @@ class Decoder:
             raise self.unreadable(library, error) from error
 
     def keys(self, nodes: List[Any]) -> List[Any]:
-        """Return members of a set, or keys of a dictionary, that can be told apart in the time of their length.
+        """Return members of a set, or keys of a dictionary, that can be compared in time that grows with their length.
 
         Raises:
             MalformedError: too many have the same hash as another, and each would be compared with each; or one holds
@@ -137,7 +137,7 @@ class Decoder:
         if len(found) > _MANY and not _RANDOM_HASH.issuperset(map(type, found)):
             self.collisions += len(found) - len(set(map(hash, found)))
             if self.collisions > _MANY:
-                raise MalformedError("members of a set, or keys of a dictionary, that cannot be told apart in time")
+                raise MalformedError("members of a set, or keys of a dictionary, that take too long to compare")
         return found
 
     def items(self, node: Node) -> List[Any]:

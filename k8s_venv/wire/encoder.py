@@ -7,7 +7,7 @@ import sys
 from itertools import chain
 
 from k8s_venv.wire import quickjson
-from k8s_venv.wire.errors import NoCodecError
+from k8s_venv.wire.errors import NoCodecError, Notes
 from k8s_venv.wire.registry import (
     LIBRARIES,
     LONGEST_KEY,
@@ -22,7 +22,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple
 
-    from k8s_venv.wire.errors import Notes
     from k8s_venv.wire.registry import Buffer, Node, Piece, Types
 
 # Python refuses to read decimal integers of more digits than a limit, which is at least 640 and by default 4300;
@@ -54,7 +53,8 @@ class Encoder:
         self.lengths: List[int] = []
         self.libraries: Dict[str, str] = {}
         self.types = types
-        self.notes = notes
+        self.notes = Notes() if notes is None else notes
+        self.plainer = notes is not None  # whether a part may arrive as something plainer
         self.pickle = pickle
         self._long_keys = 0  # integers so far that are too long for a key
         self.patterns = 0  # what compiling the regular expressions so far will cost
@@ -126,44 +126,41 @@ class Encoder:
 
     def _distinct(self, encode: Callable[[Any, int], List[Any]], values: Any, depth: int) -> List[Any]:
         """Return nodes that must differ, as those of keys: those of plainer values need not."""
-        known = self.notes.count if self.notes is not None else 0
-        long_keys = self._long_keys
+        known, long_keys = self.notes.count, self._long_keys
         nodes = encode(values, depth)
         if self._long_keys > long_keys:
             raise NoCodecError("", f"an integer of more than {LONGEST_KEY:,} bits in a set or a key")
-        noted = self.notes is not None and self.notes.count > known
-        if noted and len(set(map(quickjson.dumps, nodes))) < len(nodes):
+        if self.notes.count > known and len(set(map(quickjson.dumps, nodes))) < len(nodes):
             raise NoCodecError("", "a set, or the keys of a dictionary, that would be fewer once they are plain")
         return nodes
 
     def at(self, step: str, encode: Callable[..., Any], *args: Any) -> Any:
-        """Encode a part, and let errors and notes say where it stands.
+        """Encode a part; errors and notes get its place.
 
         Args:
             step: how the value around it reaches the part, such as ``[0]``.
             encode: returns its node.
             args: what that takes.
         """
-        known = len(self.notes.kept) if self.notes is not None else 0
+        known = len(self.notes.kept)
         try:
             node = encode(*args)
         except NoCodecError as error:
             raise error.within(step) from None
-        if self.notes is not None:
-            self.notes.place(known, step)
+        self.notes.place(known, step)
         return node
 
     def nodes(self, values: Iterable[Any], depth: int) -> List[Any]:
         """Return the nodes for the items of a container."""
         nodes: List[Any] = []
-        notes: List[Any] = self.notes.kept if self.notes is not None else []
-        known = len(notes)
+        notes = self.notes
+        known = len(notes.kept)
         try:
             for item in values:
                 nodes.append(self.node(item, depth + 1))
-                if self.notes is not None and len(notes) > known:
-                    self.notes.place(known, f"[{len(nodes) - 1}]")
-                    known = len(notes)
+                if len(notes.kept) > known:
+                    notes.place(known, f"[{len(nodes) - 1}]")
+                    known = len(notes.kept)
         except NoCodecError as error:
             raise error.within(f"[{len(nodes)}]") from None
         return nodes
@@ -207,7 +204,7 @@ class Encoder:
             node = codec_module("shipped_types").encode(self, value, depth)
             if node is not None:
                 return node
-        if self.notes is not None:
+        if self.plainer:
             node = codec_module("standard").encode_subclass(self, value, depth)
             if node is not None:
                 return node
@@ -221,10 +218,10 @@ class Encoder:
         return {"$": "custom", "name": name, "v": self.node(plain, depth + 1)}
 
     def pickled(self, value: Any) -> Optional[bytes]:
-        """Return a value as a pickle, or None where there is none."""
+        """Return a value as a pickle, or None if it cannot be pickled."""
         try:
             return self.pickle(value) if self.pickle is not None else None
-        except Exception:  # noqa: BLE001 -- whatever a type's own methods raise
+        except Exception:  # noqa: BLE001 -- a type's own methods may raise anything
             return None
 
     def _pickled(self, value: Any, name: str) -> Node:
@@ -250,7 +247,7 @@ def _shown(key: Any) -> str:
 
 
 def _plain_json(value: Any) -> Optional[bytes]:
-    """Return a value's JSON when that says it exactly; both steps run in C."""
+    """Return a value's JSON if JSON can hold it exactly; both steps run in C."""
     try:
         text = quickjson.dumps(value).encode("utf-8")
     except Exception:  # noqa: BLE001 -- also what methods of a user's own subclasses raise

@@ -90,7 +90,7 @@ class UnreadableVersionError(MalformedError):
         library: the library's import name.
         theirs: its version where the value was written.
         ours: its version on this side.
-        problem: what this side's version said.
+        problem: the message of this side's version.
     """
 
     def __init__(self, library: str, theirs: str, ours: str, problem: str) -> None:
@@ -117,7 +117,7 @@ class MissingLibraryError(ImportError):
 
 
 class DeliveryError(RuntimeError):
-    """Bulk that did not come in, or that has no way out."""
+    """Large arguments that did not arrive, or a large result that cannot be sent."""
 
 
 class WrongPythonError(RuntimeError):
@@ -157,7 +157,7 @@ class Notes:
             self.kept.append(Note(text, node, path))
 
     def place(self, known: int, step: str) -> None:
-        """Let the notes from a number on say how the container around their parts reaches these.
+        """Extend the paths of the latest notes by a step: how the container around their parts reaches these.
 
         Args:
             known: how many there were before.

@@ -137,11 +137,7 @@ def _interval(decoder: Decoder, node: Node) -> Any:
 
 
 def _encode_column(encoder: Encoder, array: Any, depth: int) -> Node:
-    """Return the entry for a pandas array.
-
-    Raises:
-        NoCodecError: there is no codec for its dtype.
-    """
+    """Return the entry for a pandas array."""
     pandas, numpy, dtype = library("pandas"), library("numpy"), array.dtype
     if type(dtype).__name__ in ("NumpyEADtype", "PandasDtype"):  # pandas' thin wrapper around numpy arrays
         array, dtype = array.to_numpy(), dtype.numpy_dtype
@@ -222,15 +218,11 @@ def _pandas_zone(node: Node) -> Any:
 
 
 def _decode_column(decoder: Decoder, node: Node) -> Any:
-    """Return the array in an entry.
-
-    Raises:
-        MalformedError: there is no such kind of column.
-    """
-    decode: Optional[Callable[[Decoder, Node], Any]] = _KINDS.get(field(node, "kind", str))
-    if decode is None:
-        raise MalformedError(f"unknown kind of column {node['kind'][:80]!r}")
-    return decode(decoder, node)
+    """Return the array in an entry."""
+    kind = field(node, "kind", str)
+    if kind not in _KINDS:
+        raise MalformedError(f"unknown kind of column {kind[:80]!r}")
+    return _KINDS[kind](decoder, node)
 
 
 def _decode_categories(decoder: Decoder, node: Node) -> Any:
@@ -293,7 +285,6 @@ def _decode_interval(decoder: Decoder, node: Node) -> Any:
 
 
 def _decode_arrow(decoder: Decoder, node: Node) -> Any:
-
     pandas, table = library("pandas"), read_ipc(decoder, node["b"])
     chunks = table.column(0)
     return pandas.ArrowDtype(chunks.type).construct_array_type()(chunks)

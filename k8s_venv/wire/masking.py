@@ -36,7 +36,7 @@ def masker(secrets: Sequence[str]) -> Masker:
 
 
 def masked_data(data: Any, mask: Optional[Masker]) -> Any:
-    """Return plain data with every text in it masked; what is no plain data stays.
+    """Return plain data with every text in it masked; other data stay as they are.
 
     Args:
         data: lists, tuples, dictionaries and texts, of any nesting.

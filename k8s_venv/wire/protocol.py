@@ -30,14 +30,14 @@ MAIN = "__k8s_venv_main__"
 # Files next to the archive.
 ARCHIVE = "call.pyz"
 SECRETS = "secrets.json"
-DELIVERY = "delivery.json"  # how bulk comes in and goes out, where it does not go the usual way
+DELIVERY = "delivery.json"  # how large values come in and go out, if not in the usual way
 
 # Files of a result.
 DOCUMENT = "result.json"
 PAYLOAD = "result.bin"
 RUNNING = "running"  # locked by the runner for as long as it lives
 
-# Begins a printed line of which the next word says what it is; a control character, so that no text is mistaken for it.
+# Begins a printed line whose next word names its kind; a control character, so that no text is mistaken for it.
 MARK = "\x1e"
 # The first line in a pod's log: where it is missing, what was printed first is lost.
 BEGIN = MARK + "begin"
@@ -76,7 +76,7 @@ class Document:
         sha256: the payload's digest, in hexadecimal.
         python: the environment's Python version, such as ``3.8.18``.
         timings: seconds spent in each phase, by its name.
-        inline: the payload itself, compressed and encoded as ``INLINE_ENCODING`` says, where it is small.
+        inline: the payload itself, compressed and encoded by ``INLINE_ENCODING``, if it is small.
         stored: whether the payload was put where the sender asked for it.
     """
 

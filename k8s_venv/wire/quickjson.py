@@ -14,7 +14,7 @@ _SPACE = " \t\n\r"
 
 
 def loads(text: str) -> Any:
-    """Return what a JSON text says; ``NaN`` and ``Infinity`` are no JSON.
+    """Return the value of a JSON text; ``NaN`` and ``Infinity`` are not JSON.
 
     Raises:
         ValueError: it is not JSON.

@@ -72,7 +72,7 @@ def codec_module(name: str) -> Any:
 
 
 def registered(kind: str) -> Dict[Any, Any]:
-    """Return what users registered; whoever did that has imported ``k8s_venv.runtime``.
+    """Return what users registered; they have imported ``k8s_venv.runtime`` then.
 
     Args:
         kind: ``types`` or ``names``.

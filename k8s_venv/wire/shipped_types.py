@@ -1,7 +1,7 @@
 """Codecs for instances of the types that travel with a call, and for exceptions of these and of Python's own types.
 
-Both sides hold the same source, so that a document needs to say no more than the type's name and the fields of an
-enumeration, a dataclass or a named tuple. A type is found by a resolver, which the caller gives, among modules that the
+Both sides have the same source, so a document has only the type's name and the fields of an enumeration, a dataclass or
+a named tuple. A type is found by a resolver, which the caller gives, among modules that the
 caller names; no method of it runs.
 
 As with a pickle, an exception's arguments and attributes travel, and neither traceback nor cause. What is read may
@@ -152,7 +152,7 @@ def _is_named_tuple(kind: Any) -> bool:
 
 
 def _field_names(kind: Any) -> List[str]:
-    import dataclasses  # loaded already by whoever made the type
+    import dataclasses  # which made the type, so it is loaded
 
     return [entry.name for entry in dataclasses.fields(kind)]
 
@@ -241,8 +241,8 @@ def _decode_namedtuple(decoder: Decoder, node: Node) -> Any:
 
 # --- exceptions -------------------------------------------------------------------------------------------
 
-# Attributes of Python's own types that do not follow from the arguments. Not `name_from`: whoever shows an ImportError
-# that has it imports the module that `name` says.
+# Attributes of Python's own types that do not follow from the arguments. Not `name_from`: Python shows an
+# ImportError that has it by importing the module in `name`.
 _KEPT = frozenset(("code", "name", "obj", "path"))
 _UNICODE_ERRORS = (UnicodeDecodeError, UnicodeEncodeError, UnicodeTranslateError)
 # These make a tuple of their second argument, which may have no end.
@@ -295,7 +295,7 @@ def make_exception(kind: Any, args: Sequence[Any]) -> Any:
 
 
 def why_unsafe(kind: Any, args: Sequence[Any], made: Any = None) -> str:
-    """Return what of an exception would harm those who make or show it: crash, or fill the memory; or nothing.
+    """Return the part of an exception that would crash the process or fill its memory; or nothing.
 
     Args:
         kind: its type.
@@ -332,7 +332,7 @@ def attribute_setter(kind: type, name: str) -> Optional[Callable[[Any, Any], Non
     member = vars(base)[name]
     if isinstance(member, (GetSetDescriptorType, MemberDescriptorType)):
         return member.__set__ if base.__module__ != "builtins" or name in _KEPT else None
-    # Nothing that an exception says may take the place of what it does.
+    # No attribute may replace a method.
     if callable(member) or hasattr(type(member), "__set__"):
         return None
     return lambda error, value: vars(error).__setitem__(name, value)

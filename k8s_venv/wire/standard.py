@@ -212,7 +212,7 @@ def encode_subclass(encoder: Encoder, value: Any, depth: int) -> Optional[Node]:
     """Return the node for an instance of a subclass, or None when it is of another type."""
     kind = type(value)
     base = bool if (kind.__module__, kind.__name__) in _BOOLEANS else _base(kind)
-    if base is None or encoder.notes is None:
+    if base is None:
         return None
     name = f"{kind.__module__}.{kind.__qualname__}"
     try:
@@ -239,8 +239,7 @@ def _with_pickle(encoder: Encoder, name: str, plain: Any, pickled: bytes, depth:
         return {"$": "cloudpickle", "b": number}
     finally:
         encoder.notes, encoder.pickle = notes, pickle
-    if notes is not None:
-        notes.add("", node)
+    notes.add("", node)
     return node
 
 

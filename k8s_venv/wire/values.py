@@ -1,10 +1,10 @@
 """Values on the wire: one JSON document for the structure, raw buffers for the bulk.
 
-A value becomes a *node*: what JSON can say exactly stands as itself, everything else as an object with the key
+A value becomes a *node*: what JSON can hold exactly stands as itself, everything else as an object with the key
 ``$`` that names its codec. Buffers (arrays, byte strings, plain JSON) follow the document in the order in which
 nodes refer to them, each of them once. ``README.md`` beside this file is the specification.
 
-A value can hold references to others, which are handed on encoded: whoever reads one decodes it, with the types of
+A value can hold references to others, which are handed on encoded: the reader decodes them, with the types of
 its own call.
 """
 
@@ -28,9 +28,6 @@ if TYPE_CHECKING:
 
 MAGIC = b"K8SV\x01"
 _STEP = 8 * 1024 * 1024  # bytes
-
-
-# --- writing ----------------------------------------------------------------------------------------------
 
 
 def dump_parts(
@@ -177,7 +174,7 @@ class Reference:
 
 
 class KeptReference:
-    """An encoded value that is kept somewhere; the sender says where.
+    """An encoded value that is kept somewhere; the sender knows where.
 
     Args:
         sha256: its digest, in hexadecimal.
@@ -194,7 +191,7 @@ def encode(encoder: Encoder, value: Any, depth: int) -> Optional[Node]:
     if not isinstance(value, (Reference, KeptReference)):
         return None
     if encoder.types is not None:
-        # Whoever decodes it needs the types that it names: they have to travel with this call as well.
+        # Its reader needs the types that it names: they have to travel with this call as well.
         for module, name in _types_in(document_of(value.start)["value"]):
             encoder.types(module, name)
     if isinstance(value, KeptReference):
