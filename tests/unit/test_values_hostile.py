@@ -333,7 +333,7 @@ def test_keys_that_are_made_to_meet_are_refused(kind: str) -> None:
     numbers: list[Any] = [{"$": "int", "v": hex(number * (2**61 - 1))} for number in range(1, 30_000)]
     members = numbers if kind in ("set", "frozenset") else [[number, 1] for number in numbers]
 
-    assert "told apart" in refused(document({"$": kind, "factory": "list", "v": members}))
+    assert "too long to compare" in refused(document({"$": kind, "factory": "list", "v": members}))
 
 
 def test_an_integer_that_takes_long_to_compare_is_no_key_on_either_side() -> None:
