@@ -214,7 +214,9 @@ def _read_batch(decoder: Decoder, node: Node) -> Any:
 def _encode_polars(encoder: Encoder, value: Any, depth: int) -> Optional[Node]:
     name = type(value).__name__
     if name == "DataFrame":
-        return {"$": "polars.frame", **_write_polars(encoder, value, _describe(value))}
+        columns = value.get_columns()
+        dtypes = [encoder.at(f"[{column.name!r}]", _describe_type, column.dtype) for column in columns]
+        return {"$": "polars.frame", **_write_polars(encoder, value, dtypes)}
     if name == "Series":
         frame = library("polars").DataFrame([value.rename("")])
         parts = _write_polars(encoder, frame, [_describe_type(value.dtype)])
@@ -261,19 +263,8 @@ def _read_series(decoder: Decoder, node: Node) -> Any:
     return frame.to_series(0).rename(decoder.value(node["name"]))
 
 
-def _describe(frame: Any) -> List[Any]:
-    """Return the types of a frame's columns, which versions of polars read as others from Arrow IPC."""
-    found = []
-    for column in frame.get_columns():
-        try:
-            found.append(_describe_type(column.dtype))
-        except NoCodecError as error:
-            raise error.within(f"[{column.name!r}]") from None
-    return found
-
-
 def _describe_type(dtype: Any) -> Any:
-    """Return a type's name, or a list of the name and what the type consists of."""
+    """Return a type's name, or a list of the name and its parts: another polars may read another type."""
     name = _type_name(dtype)
     if name == "Object":
         raise NoCodecError("", "a polars column of Python objects, which Arrow IPC cannot write (a list can travel)")
@@ -294,7 +285,7 @@ def _type_name(dtype: Any) -> str:
 
 
 def _restored(polars: Any, column: Any, description: Any) -> Any:
-    """Return a column with the type that ``_describe`` found, or raise a TypeError if this polars has no such type."""
+    """Return a column with the type that was described, or raise a TypeError if this polars has no such type."""
     wanted = _wanted(polars, column.dtype, description)
     # Inside of lists and structs older polars cannot set it.
     if description == ["Categorical", "lexical"] and getattr(wanted, "ordering", None) == "physical":
