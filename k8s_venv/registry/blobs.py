@@ -10,7 +10,7 @@ from urllib.parse import urlencode, urljoin, urlsplit
 
 import requests
 
-from k8s_venv.registry.client import HEAD_REFUSED, RETRIED, Registry
+from k8s_venv.registry.client import RETRIED, Registry
 from k8s_venv.registry.errors import RegistryError, reason
 
 if TYPE_CHECKING:
@@ -83,12 +83,7 @@ def has_blob(registry: Registry, repository: str, digest: str) -> bool:
     Raises:
         RegistryError: the registry cannot be reached or refuses.
     """
-    place = f"{repository}/blobs/{digest}"
-    response = registry.request("HEAD", place, pull=[repository], expect=(200, 404, *HEAD_REFUSED))
-    if response.status_code in HEAD_REFUSED:
-        response = registry.request("GET", place, pull=[repository], expect=(200, 404), stream=True)
-        response.close()
-    return response.status_code == 200
+    return registry.head(f"{repository}/blobs/{digest}", repository).status_code == 200
 
 
 def _try_mount(registry: Registry, repository: str, digest: str, source: str) -> requests.Response | None:

@@ -1,8 +1,8 @@
 """One registry over HTTP: its address, connections, authentication, retries.
 
 No library on the package index mounts blobs, resumes uploads and retries after 429, so this is what the specification
-asks for, over requests. Its own retries (urllib3's ``Retry``) would send an upload again instead of resuming it, and
-would sleep through an interrupt.
+asks for, over requests. The retries of requests (urllib3's ``Retry``) would send an upload again instead of resuming
+it, and would sleep through an interrupt.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _CONNECTIONS = 32  # threads of several images share one session
 RETRIED = (408, 429, 500, 502, 503, 504)
 # How servers answer HEAD if they support GET alone, as do the addresses of storage that registries redirect to. If GET
 # is refused as well, its answer has the reason.
-HEAD_REFUSED = (401, 403, 405, 501)
+_HEAD_REFUSED = (401, 403, 405, 501)
 _TIMEOUT = (5, 120)  # seconds to connect, and between two pieces of an answer
 _UNHEARD = 3  # tries of a registry that has never answered: if it does not exist, the user reads so soon
 _LONGEST_BACKOFF = 10.0  # seconds
@@ -59,21 +59,16 @@ def _origin(url: str) -> tuple[str, str | None, int]:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Request:
-    """A request, which may be sent several times."""
+class _Access:
+    """What a request reads and writes, for which it may need a token."""
 
-    method: str
-    url: str
-    pull: tuple[str, ...] = ()
-    push: str = ""
-    headers: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    pull: tuple[str, ...]
+    push: str
 
     @property
-    def scopes(self) -> frozenset[str]:
-        """Return the access that it needs."""
+    def scopes(self) -> list[str]:
         written = [f"repository:{self.push}:pull,push"] if self.push else []
-        return frozenset([*(f"repository:{name}:pull" for name in self.pull), *written])
+        return [*(f"repository:{name}:pull" for name in self.pull), *written]
 
 
 class Registry:
@@ -91,9 +86,9 @@ class Registry:
         self.address = f"{scheme}://{_DOCKER_HUB_HOST if host == DOCKER_HUB else host}"
         self._stopping = threading.Event()
         self._heard = False
-        self._asking: dict[frozenset[str], threading.Lock] = {}
+        self._asking: dict[_Access, threading.Lock] = {}
         self._challenge: Challenge | None = None
-        self._tokens: dict[frozenset[str], Token] = {}
+        self._tokens: dict[_Access, Token] = {}
 
     @functools.cached_property
     def _credentials(self) -> Credentials | None:
@@ -141,19 +136,36 @@ class Registry:
         Raises:
             RegistryError: the registry cannot be reached or answers with another status.
         """
-        request = _Request(method, self._url(place), tuple(pull), push, headers or {}, {"data": data, "stream": stream})
-        attempt = 0
+        url, access, attempt = self._url(place), _Access(tuple(pull), push), 0
         while True:
             attempt += 1
             try:
-                response = self._send_authenticated(request)
+                response = self._send_authenticated(access, method, url, headers=headers, data=data, stream=stream)
                 if response.status_code in expect:
                     return response
-                raise self._refused(response, request)
+                raise self._refused(response, access)
             except RegistryError as error:
                 if not retry:
                     raise
                 self.wait(error, attempt)
+
+    def head(self, place: str, pull: str, headers: Mapping[str, str] | None = None) -> requests.Response:
+        """Return the answer to HEAD, or to GET without its body if HEAD is not supported: 200, or 404.
+
+        Args:
+            place: a path under ``/v2/``.
+            pull: the repository to read.
+            headers: further headers.
+
+        Raises:
+            RegistryError: the registry cannot be reached or refuses.
+        """
+        expect = (200, 404, *_HEAD_REFUSED)
+        response = self.request("HEAD", place, pull=[pull], headers=headers, expect=expect)
+        if response.status_code in _HEAD_REFUSED:
+            response = self.request("GET", place, pull=[pull], headers=headers, expect=(200, 404), stream=True)
+            response.close()
+        return response
 
     def wait(self, error: RegistryError, attempt: int, retried: Iterable[int] = RETRIED) -> None:
         """Wait before another try: as long as the registry asks for, or longer with each try.
@@ -174,33 +186,31 @@ class Registry:
         self._stopping.wait(backoff if error.retry_after is None else error.retry_after)
         self.raise_if_stopped()
 
-    def _send_authenticated(self, request: _Request) -> requests.Response:
+    def _send_authenticated(self, access: _Access, method: str, url: str, **options: Any) -> requests.Response:
         """Send a request, and once more if the registry asks for credentials."""
-        token = self._tokens.get(request.scopes)
+        token = self._tokens.get(access)
         if self._challenge and not (token and token.is_valid):
-            token = self._authenticate(self._challenge, request, token)
-        response = self._send(request, token)
+            token = self._authenticate(self._challenge, access, token)
+        response = self._send(method, url, token, **options)
         # A host that the registry redirects to does not get its credentials.
         if response.status_code == 401 and _origin(response.url) == _origin(self.address):
-            new = self._authenticate(Challenge.of(response), request, token)
+            new = self._authenticate(Challenge.of(response), access, token)
             if new and new != token:
-                return self._send(request, new)
+                return self._send(method, url, new, **options)
         return response
 
-    def _send(self, request: _Request, token: Token | None = None) -> requests.Response:
+    def _send(
+        self, method: str, url: str, token: Token | None = None, *, headers: Any = None, **options: Any
+    ) -> requests.Response:
         self.raise_if_stopped()
-        headers = dict(request.headers)
         # An upload may go to another host, which this registry's token is not for.
-        own = _origin(request.url) == _origin(self.address)
-        if token and own:
-            headers["Authorization"] = token.header
+        own = _origin(url) == _origin(self.address)
+        headers = {**(headers or {}), **({"Authorization": token.header} if token and own else {})}
         try:
-            response = self._session.request(
-                request.method, request.url, headers=headers, timeout=_TIMEOUT, **request.options
-            )
+            response = self._session.request(method, url, headers=headers, timeout=_TIMEOUT, **options)
         except (requests.RequestException, OSError) as error:
             lasting = isinstance(error, requests.exceptions.SSLError | requests.exceptions.InvalidURL)
-            place = "" if own else f" at {urlsplit(request.url).netloc}"
+            place = "" if own else f" at {urlsplit(url).netloc}"
             way = " through the proxy" if isinstance(error, requests.exceptions.ProxyError) else ""
             problem = f"The registry {self.host} cannot be reached{place}{way}: {reason(error)}."
             raise RegistryError(problem, lasting=lasting) from None
@@ -220,35 +230,31 @@ class Registry:
             return urlunsplit(given._replace(scheme="https", netloc=own.netloc))
         return place
 
-    def _authenticate(self, challenge: Challenge, request: _Request, used: Token | None) -> Token | None:
-        """Return a token for a request, which all threads with the same need share; None if there is none."""
-        scopes = request.scopes
-        with self._asking.setdefault(scopes, threading.Lock()):
-            known = self._tokens.get(scopes)
+    def _authenticate(self, challenge: Challenge, access: _Access, used: Token | None) -> Token | None:
+        """Return a token, which all threads with the same need share; None if there is none."""
+        with self._asking.setdefault(access, threading.Lock()):
+            known = self._tokens.get(access)
             if known and known != used and known.is_valid:
                 return known
             credentials = self._credentials
             if challenge.kind == "basic" and credentials and credentials.user:
                 token = Token.basic(credentials)
             elif challenge.kind == "bearer":
-                token = self._request_token(challenge, request, credentials)
+                method, realm, options = challenge.token_request(access.scopes, credentials, self.address)
+                started = time.monotonic()
+                response = self._send(method, realm, **options)
+                if response.status_code != 200:
+                    raise self._refused(response, access)
+                token = Token.read(response, started)
             else:
                 return None
             self._challenge = dataclasses.replace(challenge, scope="")  # the scope belongs to this request alone
-            self._tokens[scopes] = token
+            self._tokens[access] = token
             return token
 
-    def _request_token(self, challenge: Challenge, request: _Request, credentials: Credentials | None) -> Token:
-        method, realm, options = challenge.token_request(request.scopes, credentials, self.address)
-        started = time.monotonic()
-        response = self._send(_Request(method, realm, options=options))
-        if response.status_code != 200:
-            raise self._refused(response, request)
-        return Token.read(response, started)
-
-    def _refused(self, response: requests.Response, request: _Request) -> RegistryError:
+    def _refused(self, response: requests.Response, access: _Access) -> RegistryError:
         credentials = self._credentials if response.status_code in (401, DENIED) else None
-        return refusal(response, self.host, credentials, request.pull, request.push)
+        return refusal(response, self.host, credentials, access.pull, access.push)
 
 
 _registries: dict[str, Registry] = {}

@@ -7,14 +7,13 @@ import hashlib
 import json
 from typing import TYPE_CHECKING, Any
 
-from k8s_venv.registry.client import HEAD_REFUSED, Registry, registry_at
+from k8s_venv.registry.client import Registry, registry_at
 from k8s_venv.registry.credentials import DOCKER_HUB
 from k8s_venv.registry.errors import RegistryError, document
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    import requests
 
 # Other names of Docker Hub.
 _DOCKER_HUB = ("index.docker.io", "registry-1.docker.io", "registry.hub.docker.com")
@@ -25,6 +24,7 @@ _MANIFESTS = (
     "application/vnd.docker.distribution.manifest.v2+json",
 )
 _INDEX_TYPES = _MANIFESTS[:2]
+_ACCEPT = {"Accept": ", ".join(_MANIFESTS)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,17 +99,10 @@ def find_manifest(registry: Registry, reference: Reference) -> str | None:
     Raises:
         RegistryError: the registry cannot be reached or refuses.
     """
-    response = _ask_for_manifest(registry, "HEAD", reference)
+    response = registry.head(_place(reference), reference.repository, _ACCEPT)
     if response.status_code == 404:
         return None
-    if digest := response.headers.get("Docker-Content-Digest"):
-        return digest
-    try:  # HEAD is not supported, or its answer has no digest, or no reason for a refusal
-        return _read(registry, reference)[1]
-    except RegistryError as error:
-        if error.status == 404:
-            return None
-        raise
+    return response.headers.get("Docker-Content-Digest") or _read(registry, reference)[1]
 
 
 def image_exists(reference: str) -> bool:
@@ -225,19 +218,15 @@ def _of_platform(index: Mapping[str, Any], reference: Reference, platform: str) 
     return platforms[platform]
 
 
-def _ask_for_manifest(registry: Registry, method: str, reference: Reference) -> requests.Response:
-    return registry.request(
-        method,
-        f"{reference.repository}/manifests/{reference.target}",
-        pull=[reference.repository],
-        expect=(200, 404, *(HEAD_REFUSED if method == "HEAD" else ())),
-        headers={"Accept": ", ".join(_MANIFESTS)},
-    )
+def _place(reference: Reference) -> str:
+    return f"{reference.repository}/manifests/{reference.target}"
 
 
 def _read(registry: Registry, reference: Reference) -> tuple[dict[str, Any], str]:
     """Return a manifest or an index, and its digest."""
-    response = _ask_for_manifest(registry, "GET", reference)
+    response = registry.request(
+        "GET", _place(reference), pull=[reference.repository], headers=_ACCEPT, expect=(200, 404)
+    )
     if response.status_code == 404:
         raise RegistryError(f"The registry {registry.host} has no image {reference}.", 404)
     digest = content_digest(response.content)
