@@ -26,6 +26,7 @@ from k8s_venv.backends.kubernetes.api import PodApi
 from k8s_venv.backends.kubernetes.options import context_namespace, own_namespace, typed
 from k8s_venv.backends.kubernetes.pod_runner import Keep, PodRunner
 from k8s_venv.backends.kubernetes.pod_state import PodOutcome, Timeouts
+from k8s_venv.backends.limits import POD_DEADLINE_SLACK
 from k8s_venv.backends.process import line_logger
 from k8s_venv.calls import remove_arguments
 from k8s_venv.errors import BackendError, CallError, K8sVenvError
@@ -89,7 +90,8 @@ class IsolatedPodOperator(KubernetesPodOperator):
         """
         merged = {**call.environment.pod, **options}
         if outer.execution_timeout is not None:
-            merged.setdefault("active_deadline_seconds", int(outer.execution_timeout.total_seconds()) + 600)
+            seconds = int(outer.execution_timeout.total_seconds()) + POD_DEADLINE_SLACK
+            merged.setdefault("active_deadline_seconds", seconds)
         if not merged.get("image"):
             merged["image"] = image_of(call.environment, project)
         ti = context["ti"]

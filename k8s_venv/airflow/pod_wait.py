@@ -25,7 +25,7 @@ from k8s_venv.backends.kubernetes import pod_state, render
 from k8s_venv.backends.kubernetes.api import PermissionGrace
 from k8s_venv.backends.kubernetes.diagnose import missing_right, request_problem
 from k8s_venv.backends.kubernetes.logs import printed_lines
-from k8s_venv.backends.limits import REQUEST_TIMEOUT, RETRY_PAUSE
+from k8s_venv.backends.limits import REQUEST_TIMEOUT, RETRY_PAUSE, SCHEDULE_TIMEOUT
 from k8s_venv.backends.process import line_logger
 from k8s_venv.errors import CallError
 from k8s_venv.wire.masking import masker
@@ -51,9 +51,9 @@ _watches: dict[Hashable, _NamespaceWatch] = {}
 
 
 class PodWait(KubernetesPodTrigger):
-    """Fire when a pod has ended, is gone, or cannot start, with what tells why.
+    """Fire when a pod has ended, is gone, or cannot start, with the reason.
 
-    Of ``KubernetesPodTrigger`` it keeps how it reaches the cluster; it watches instead of polling.
+    It reaches the cluster as ``KubernetesPodTrigger`` does, and watches instead of polling.
 
     Args:
         uid: the pod's uid: another pod of its name is never touched.
@@ -77,7 +77,7 @@ class PodWait(KubernetesPodTrigger):
         taken_over: bool = False,
         arguments: Sequence[str] | None = None,
         secrets: Mapping[str, Sequence[str]] | None = None,
-        schedule_timeout: int = 120,
+        schedule_timeout: int = int(SCHEDULE_TIMEOUT),
         on_kill_action: str = "delete_pod",
         termination_grace_period: int | None = None,
         **options: Any,
@@ -130,16 +130,15 @@ class PodWait(KubernetesPodTrigger):
         return await task_state(self.task_instance) not in ("deferred", "scheduled", "queued", "running")
 
     async def _wait(self) -> dict[str, Any]:
-        tracker = pod_state.PodPhaseTracker(
-            pod_state.Timeouts(self.schedule_timeout, self.startup_timeout), dict(self.seen)
-        )
+        timeouts = pod_state.Timeouts(self.schedule_timeout, self.startup_timeout)
+        tracker = pod_state.PodPhaseTracker(timeouts, dict(self.seen))
         access = (self.kubernetes_conn_id, self.cluster_context, self.in_cluster, repr(self.config_dict))
         started = time.monotonic()
         watched = False
         async with subscribe(self.hook, access, self.pod_namespace, self.pod_name, self.uid) as states:
             while True:
-                patience = min(tracker.next_look(), _LONGEST) if watched else _UNKNOWN
-                pod, gone = await states.next(min(patience, self._time_left()))
+                next_look = min(tracker.next_look(), _LONGEST) if watched else _UNKNOWN
+                pod, gone = await states.next(min(next_look, self._time_left()))
                 watched = pod is not None
                 if not watched and time.monotonic() - started > _UNKNOWN:
                     pod, gone = await self._look()
@@ -187,9 +186,8 @@ class PodWait(KubernetesPodTrigger):
         try:
             mask = await self._mask()
         except Exception as error:  # noqa: BLE001 -- any backend of secrets may fail; they must not be shown
-            self.log.warning(
-                "The log of pod %s is not shown, since its secrets are not known: %s", self.pod_name, error
-            )
+            name = self.pod_name
+            self.log.warning("The log of pod %s is not shown, since its secrets are not known: %s", name, error)
             return
         async with self.hook.get_conn() as connection:
             api: Any = client.CoreV1Api(connection)
@@ -213,7 +211,8 @@ class PodWait(KubernetesPodTrigger):
 
     async def _mask(self) -> Callable[[str], str]:
         """Return what hides the call's secrets in what other programs printed, which the runner did not see."""
-        delivered = await sync_to_async(resolve_secrets)(SecretNames.of(self.pod_name, **self.secrets), self.pod_name)
+        names = SecretNames(**{kind: tuple(names) for kind, names in self.secrets.items()})
+        delivered = await sync_to_async(resolve_secrets)(names, self.pod_name)
         return masker(delivered.get("masked", ()))
 
     async def _delete(self) -> None:
@@ -227,10 +226,8 @@ class PodWait(KubernetesPodTrigger):
                 )
             except ApiException as error:
                 if error.status not in (404, 409):  # it is gone, or another one has its name
-                    pod = f"{self.pod_namespace}/{self.pod_name}"
-                    self.log.error(
-                        "The pod %s could not be deleted and is still there. %s", pod, request_problem(error)
-                    )
+                    place, problem = f"{self.pod_namespace}/{self.pod_name}", request_problem(error)
+                    self.log.error("The pod %s could not be deleted and is still there. %s", place, problem)
         if self.arguments:
             try:
                 await asyncio.to_thread(_remove, self.arguments)
@@ -259,8 +256,8 @@ class _Event(TriggerEvent):
 class Subscription:
     """The states of one pod, of which only the last one counts.
 
-    Every try of a task gives its pod the same name. So what is heard of another uid says nothing: it may be late news
-    of the pod before.
+    Every try of a task gives its pod the same name. So the state of a pod with another uid counts for nothing: it may
+    be late news of the pod before.
 
     Args:
         uid: the pod's.
@@ -278,13 +275,13 @@ class Subscription:
         return bool(pod["metadata"]["uid"] == self._uid)
 
     def put(self, pod: dict[str, Any], *, gone: bool = False) -> None:
-        """Take note of a state, if it is this pod's."""
+        """Record a state, if it is this pod's."""
         if self.is_of(pod):
             self._pod, self._gone = pod, self._gone or gone
             self._news.set()
 
     def miss(self) -> None:
-        """Take note that a list lacks the pod: it is gone if it was seen before, else it may be newer than the list."""
+        """Record that a list lacks the pod: it is gone if it was seen before, else it may be newer than the list."""
         if self._pod is not None:
             self._gone = True
             self._news.set()
@@ -361,7 +358,7 @@ class _NamespaceWatch:
         self._namespace = namespace
         self._pods: dict[str, dict[str, Any]] = {}
         self._permission = PermissionGrace()
-        self._version = ""  # the state that the cluster had when it last said something
+        self._version = ""  # the state of the cluster at its last answer
         self._subscriptions: dict[str, list[Subscription]] = {}
         self._task = asyncio.create_task(self._run(), name=f"k8s-venv-watch-{namespace}")
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class IsolatedPodTrigger(BaseTrigger):
-    """Fire when a pod has ended, is gone, or cannot start, with what tells why.
+    """Fire when a pod has ended, is gone, or cannot start, with the reason.
 
     Args:
         options: those of ``PodWait``.
@@ -31,7 +31,7 @@ class IsolatedPodTrigger(BaseTrigger):
         self._wait: PodWait | None = None
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
-        """Return what this trigger is made from."""
+        """Return the class and the arguments of this trigger."""
         return f"{type(self).__module__}.{type(self).__qualname__}", self._options
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
@@ -51,7 +51,7 @@ class IsolatedPodTrigger(BaseTrigger):
     async def _imported(self) -> PodWait:
         if self._wait is None:
             module: Any = await asyncio.to_thread(importlib.import_module, "k8s_venv.airflow.pod_wait")
-            if self._wait is None:  # nobody else made it meanwhile
+            if self._wait is None:  # no other coroutine made it meanwhile
                 self._wait = module.PodWait(**self._options)
                 self._wait.task_instance = self.task_instance
         assert self._wait is not None  # noqa: S101 -- it was just made

@@ -5,6 +5,8 @@ from __future__ import annotations
 # The seconds after which the cluster ends a pod whose task names no limit. A sender that dies between creating the pod
 # and its Secret leaves a pod that waits: never longer than this. URLs signed for a bucket live as long.
 POD_DEADLINE = 7 * 24 * 3600
+# The seconds that a pod has beyond its task's `execution_timeout`: Airflow ends it before.
+POD_DEADLINE_SLACK = 600
 # The seconds between the request to end and the end of a process, and of a container that ends with its sender.
 END_GRACE = 10
 # The seconds that a node may take to be found for a pod, and then for the pod to run.

@@ -121,3 +121,31 @@ def test_a_trigger_removes_the_pod_of_a_task_that_was_ended(
     asyncio.run(end())
 
     assert calls == (["deleted"] if deleted and state == "failed" else [])
+
+
+def test_a_trigger_hides_the_secrets_of_its_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    airflow_home()
+    from k8s_venv.airflow import pod_wait
+    from k8s_venv.airflow.context import SecretNames
+
+    found: list[object] = []
+
+    def resolve(names: object, task: str) -> dict[str, list[str]]:
+        found.append(names)
+        return {"masked": ["Pl4nted-secret"]}
+
+    monkeypatch.setattr(pod_wait, "resolve_secrets", resolve)  # the database of this test has none
+    waiting = pod_wait.PodWait(
+        uid="ours",
+        seen={},
+        secrets={"connections": ["db"], "variables": ["token"]},
+        pod_name="task",
+        pod_namespace="work",
+        trigger_start_time=datetime.datetime.now(datetime.UTC),
+        base_container_name="base",
+    )
+
+    mask = asyncio.run(waiting._mask())
+
+    assert mask("it is Pl4nted-secret") == "it is ***"
+    assert found == [SecretNames(connections=("db",), variables=("token",))]

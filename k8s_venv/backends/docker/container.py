@@ -118,7 +118,7 @@ def mapped_payload(file: IO[bytes], size: int, environment: str) -> Buffer:
 
     Args:
         file: the payload.
-        size: how long it is said to be, in bytes.
+        size: its announced length, in bytes.
         environment: whose call's it is, for messages.
 
     Raises:

@@ -19,16 +19,18 @@ if TYPE_CHECKING:
 _OTHER_REGISTRY = ("no such host", "x509", "certificate", "http response to https client")
 _SHOWN = 500  # characters of a message that is no result
 _OTHER_MACHINE = re.compile(r"exec \S*: exec format error")  # what runc says in the container's place
+_LIMIT_RANGE = "The namespace's LimitRange says so: change `container_resources`."
+_POLICY = "It is a policy of the cluster: change the pod's options, or ask whoever runs the cluster."
 # What the API server's refusals mean, by words that it, or one of its admission plugins, uses.
 _HINTS = {
     "violates PodSecurity": "The namespace's Pod Security level does not admit the pod's options.",
     "exceeded quota": "The namespace's quota is used up.",
     "failed quota": "The namespace's quota needs an amount for it: add it to `container_resources`.",
-    " per Container is ": "The namespace's LimitRange says so: change `container_resources`.",
-    " per Pod is ": "The namespace's LimitRange says so: change `container_resources`.",
+    " per Container is ": _LIMIT_RANGE,
+    " per Pod is ": _LIMIT_RANGE,
     "being terminated": "The namespace is being deleted.",
-    "denied the request": "It is a policy of the cluster: change the pod's options, or ask whoever runs the cluster.",
-    "denied request": "It is a policy of the cluster: change the pod's options, or ask whoever runs the cluster.",
+    "denied the request": _POLICY,
+    "denied request": _POLICY,
     "failed calling webhook": "One of the cluster's admission webhooks does not answer: ask whoever runs the cluster.",
     "quantities must match": "Amounts in `container_resources` are written such as 500m or 2Gi.",
     " in API group ": "Airflow's account needs more rights in that namespace: ask whoever runs the cluster.",

@@ -212,7 +212,7 @@ class LogFollower:
     def _since(self) -> dict[str, int]:
         if self._read_at is None:
             return {}
-        # A line may have been under way for long, or the clocks differ: what comes twice is told by its stamp.
+        # A line may have been under way for long, or the clocks differ: a line that comes twice is found by its stamp.
         age = time.time() - datetime.datetime.fromisoformat(f"{self._last}Z").timestamp() if self._last else 0.0
         return {"since_seconds": math.ceil(max(time.monotonic() - self._read_at, age) + _UNDER_WAY)}
 

@@ -149,7 +149,7 @@ class PodRunner:
         if problem:
             self._say(f"The log of pod {self._name} could not be read to its end: {problem}")
         document = self._document(outcome)
-        assert self._result is not None  # noqa: S101 -- the pod has said how it ended
+        assert self._result is not None  # noqa: S101 -- the pod's end is known
         result = self._result.fetch(document)
         self._say(pod_state.phases(outcome.seen, document.timings))
         self._succeeded = document.outcome in (protocol.VALUE, protocol.SKIP)
@@ -167,7 +167,7 @@ class PodRunner:
             raise diagnose.death(pod, environment, function, self._show_evidence(pod), left)
         document = parse_document(text, self._call.environment.name)
         if document.outcome == protocol.FAILURE and pod_state.was_ended(pod):
-            # What the function said when it was ended from outside is not why it ended.
+            # The exception of a function that was ended from outside is not the reason of its end.
             raise diagnose.death(pod, environment, function)
         if outcome.reason == "deleted" and document.inline is None and not document.stored:
             raise diagnose.gone(environment, function, f"Its result ({document.size:,} bytes) went with it.")
