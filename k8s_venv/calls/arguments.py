@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import dataclasses
+import functools
 import inspect
 import sys
 from pathlib import Path
@@ -21,10 +22,9 @@ from k8s_venv.wire.shipped_types import own_name, resolver
 from k8s_venv.wire.values import dump_parts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from k8s_venv.calls.packed import Transport
-    from k8s_venv.calls.pickling import ArgumentPickler
     from k8s_venv.calls.transfer import StoredValue
     from k8s_venv.config.environment import Environment
     from k8s_venv.wire.registry import Piece
@@ -73,43 +73,44 @@ def encode_arguments(
         SourceError: an argument cannot travel beside a function that travels as source.
         CallError: an argument cannot travel.
     """
-    types = ProjectTypes(function, environment.root)
-    pickle = _pickler(function, environment, transport)
+    types, pickle, notes = ProjectTypes(function, environment.root), None, Notes()
+    if same_python(environment.python):
+        from k8s_venv.calls.pickling import ArgumentPickler  # cloudpickle is not for the parsing of DAG files
+
+        pickle = ArgumentPickler(function, environment.root, by_name=transport == "source")
     stored: dict[str, tuple[int, StoredValue]] = {}
-    notes = Notes()
     packed = with_references({"args": list(args), "kwargs": dict(kwargs)}, environment, stored)
-
-    def shown(path: str) -> str:
-        return _argument_path(path, list(_parameter_names(function)), len(args), list(kwargs))
-
+    shown = functools.partial(_argument_path, function, len(args), list(kwargs))
     try:
         pieces = dump_parts(packed, pickle, types.find, notes)
     except MalformedError as error:
         raise CallError(f"A value handed on by reference is damaged: {error}.", *place_of(function)) from None
     except NoCodecError as error:
-        path = shown(error.path)
         kind = SourceError if pickle is not None and pickle.met_unnamed else CallError
         raise kind(
-            f"An argument of {function_name(function)}() cannot travel to Python {environment.python}: {path} is "
-            f"{error.kind}. Pass plain data, arrays, frames or dataclasses of the project, or say how its type travels "
-            "with k8s_venv.runtime.register_codec().",
+            f"An argument of {function_name(function)}() cannot travel to Python {environment.python}: "
+            f"{shown(error.path)} is {error.kind}. Pass plain data, arrays, frames or dataclasses of the project, or "
+            "say how its type travels with k8s_venv.runtime.register_codec().",
             *place_of(function),
         ) from None
     names, modules = {(each.__module__, each.__name__) for each in types.found}, types.modules
     if pickle is not None:
         names |= pickle.names
         modules |= pickle.modules
-    told = [f"Argument {sentence}" for sentence in notes.sentences(shown)]
-    return Arguments(pieces, types.found, names, modules, pickle is not None and pickle.used, stored, told)
+    plainer = [f"Argument {sentence}" for sentence in notes.sentences(shown)]
+    return Arguments(pieces, types.found, names, modules, pickle is not None and pickle.used, stored, plainer)
 
 
-def _pickler(function: Callable[..., Any], environment: Environment, transport: Transport) -> ArgumentPickler | None:
-    """Return what pickles the arguments that no codec carries, where the environment can read that."""
-    if not same_python(environment.python):
-        return None
-    from k8s_venv.calls.pickling import ArgumentPickler  # cloudpickle is not for the parsing of DAG files
-
-    return ArgumentPickler(function, environment.root, by_name=transport == "source")
+def _argument_path(function: Callable[..., Any], positional: int, keywords: list[str], path: str) -> str:
+    """Return the path of a part of the arguments as the function's author knows it."""
+    names: list[str] = []
+    with contextlib.suppress(TypeError, ValueError):
+        names += inspect.signature(function).parameters
+    shown = {f"['kwargs'][{name!r}]": name for name in keywords}
+    for number in range(positional):
+        shown[f"['args'][{number}]"] = names[number] if number < len(names) else f"args[{number}]"
+    prefix = next((prefix for prefix in shown if path.startswith(prefix)), None)
+    return path if prefix is None else shown[prefix] + path.removeprefix(prefix)
 
 
 class ProjectTypes:
@@ -165,30 +166,7 @@ class ProjectTypes:
     def _defines(self, module: str, name: str) -> bool:
         """Return whether a file of the project that is not loaded here defines a class."""
         file = file_of(module, import_roots(self._file, self._root)) if self._file is not None else None
-        return file is not None and name in _classes_of(file)
-
-
-def _classes_of(file: Path) -> set[str]:
-    with contextlib.suppress(CallError, OSError, ValueError):
-        return {node.name for node in module_file(str(file)).tree.body if isinstance(node, ast.ClassDef)}
-    return set()
-
-
-def _argument_path(path: str, names: list[str], positional: int, keywords: list[str]) -> str:
-    """Return the path of a part of the arguments as the function's author knows it."""
-    for number in range(positional):
-        prefix = f"['args'][{number}]"
-        if path.startswith(prefix):
-            return (names[number] if number < len(names) else f"args[{number}]") + path.removeprefix(prefix)
-    for name in keywords:
-        prefix = f"['kwargs'][{name!r}]"
-        if path.startswith(prefix):
-            return name + path.removeprefix(prefix)
-    return path
-
-
-def _parameter_names(function: Callable[..., Any]) -> Iterator[str]:
-    try:
-        yield from inspect.signature(function).parameters
-    except (TypeError, ValueError):
-        return
+        with contextlib.suppress(CallError, OSError, ValueError):
+            statements = module_file(str(file)).tree.body if file is not None else []
+            return any(isinstance(node, ast.ClassDef) and node.name == name for node in statements)
+        return False

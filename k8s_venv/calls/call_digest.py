@@ -24,19 +24,19 @@ if TYPE_CHECKING:
     from k8s_venv.calls.packed import PackedCall
     from k8s_venv.wire.registry import Buffer
 
-# What every call carries alike.
+# What each call carries alike.
 _RUNNER_FOLDERS = ("k8s_venv/", f"{protocol.VENDOR}/")
 _RUNNER_FILES = {protocol.RUNNER, "__main__.py"}
-# What of the header says who packed the call.
+# The fields of the header that say who packed the call.
 _PACKED_BY = {"protocol", "sender"}
-# What of a recipe says where source text stands.
+# The fields of a recipe that say where source text stands.
 _PLACES = {"file", "line"}
-# In the JSON of an encoded value, where its digest is not that of its bytes; in a text these quotes are escaped.
+# An encoded value with one of these may have other bytes in another process. In a text these quotes are escaped.
 _VARYING = tuple(b'{"$":"%s"' % kind for kind in (b"set", b"frozenset", b"cloudpickle"))
 
 # Following a pickle is slow: of a larger one, in bytes, the digest is that of its bytes.
 _LONGEST_PICKLE = 4 * 1024 * 1024
-# What cloudpickle has make a class, with a random number (in hexadecimal) among the arguments.
+# The functions of cloudpickle that make a class, and the random number (in hexadecimal) among their arguments.
 _CLASS_MAKERS = {"_make_skeleton_class", "_make_skeleton_enum", "_make_typevar"}
 _RANDOM = re.compile(r"[0-9a-f]{32}")
 
@@ -70,11 +70,9 @@ def _of_recipe(data: bytes) -> str:
 
 
 def _without_places(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_without_places(item) for item in value]
     if isinstance(value, dict):
-        return {name: _without_places(item) for name, item in value.items() if name not in _PLACES}
-    return value
+        value = {name: item for name, item in value.items() if name not in _PLACES}
+    return _each(value, _without_places)
 
 
 def _of_context(data: bytes) -> str:
@@ -91,8 +89,8 @@ def _of_state(data: bytes) -> str:
     digests = []
     for name in ("early", "late"):
         coded, pickled = parts[f"{name}_coded"], parts[name]
-        referred = [_of_json(value.apart(item)) for item in coded] if isinstance(coded, list) else []
-        digests.append(pickle_digest(value.place(pickled["b"]), referred) if pickled else "")
+        referred = [_of_json(value.placed(item)) for item in coded] if isinstance(coded, list) else []
+        digests.append(pickle_digest(value.buffer(pickled["b"]), referred) if pickled else "")
     return _of_json([*digests, *value.rest()])
 
 
@@ -102,12 +100,12 @@ def _of_value(data: Buffer) -> str:
     if not any(sign in head for sign in _VARYING):
         return _of_bytes(data)
     value = _Value(data)
-    document = value.in_order(value.document["value"])
+    document = value.placed(value.document["value"])
     return _of_json([document, *value.rest()])
 
 
 class _Value:
-    """An encoded value, of which the digest does not depend on the order of a set.
+    """An encoded value, to be digested such that the order of a set does not count.
 
     Args:
         data: the encoded value.
@@ -115,44 +113,29 @@ class _Value:
 
     def __init__(self, data: Buffer) -> None:
         self.document = document_of(data)
-        self._data = memoryview(data)
-        self._ends = [head_length(data)]
-        for size in self.document["buffers"]:
-            self._ends.append(self._ends[-1] + size)
-        self._placed: set[int] = set()
+        self._buffers: dict[int, memoryview] = {}
+        start = head_length(data)
+        for number, size in enumerate(self.document["buffers"]):
+            self._buffers[number] = memoryview(data)[start : start + size]
+            start += size
 
-    def place(self, number: int) -> bytes:
-        """Return a buffer whose digest will stand in its place."""
-        self._placed.add(number)
-        return bytes(self._buffer(number))
-
-    def rest(self) -> Iterator[str]:
-        """Yield the digests of the buffers that stand in no place yet."""
-        for number in range(len(self._ends) - 1):
-            if number not in self._placed:
-                yield _of_bytes(self._buffer(number))
-
-    def in_order(self, node: Any) -> Any:
-        """Return a node with its sets sorted, and with the digests of pickles in their places."""
+    def placed(self, node: Any) -> Any:
+        """Return a node with its sets sorted, and with the digests of its buffers in their places."""
         kind = node.get("$") if isinstance(node, dict) else None
         if kind in ("set", "frozenset"):
-            # Its buffers stand in the order of the set.
-            return {"$": kind, "v": sorted((self.apart(item) for item in node["v"]), key=json.dumps)}
-        if kind == "cloudpickle":
-            return {"$": kind, "b": pickle_digest(self.place(node["b"]))}
-        return _each(node, self.in_order)
-
-    def apart(self, node: Any) -> Any:
-        """Return a node, as ``in_order`` does, with the digests of its buffers in their places."""
-        kind = node.get("$") if isinstance(node, dict) else None
-        if kind in ("set", "frozenset", "cloudpickle"):
-            return self.in_order(node)
+            return {"$": kind, "v": sorted((self.placed(item) for item in node["v"]), key=json.dumps)}
         if kind is not None and isinstance(node.get("b"), int):
-            node = {**node, "b": _of_bytes(self.place(node["b"]))}
-        return _each(node, self.apart)
+            digest = pickle_digest if kind == "cloudpickle" else _of_bytes
+            node = {**node, "b": digest(self.buffer(node["b"]))}
+        return _each(node, self.placed)
 
-    def _buffer(self, number: int) -> memoryview:
-        return self._data[self._ends[number] : self._ends[number + 1]]
+    def buffer(self, number: int) -> memoryview:
+        """Return a buffer whose digest will stand in its place."""
+        return self._buffers.pop(number)
+
+    def rest(self) -> Iterator[str]:
+        """Yield the digests of the buffers that stand in no place."""
+        return map(_of_bytes, self._buffers.values())
 
 
 def _each(node: Any, change: Callable[[Any], Any]) -> Any:
@@ -174,7 +157,7 @@ def _of_json(value: Any) -> str:
 # --- pickles --------------------------------------------------------------------------------------------------
 
 
-def pickle_digest(data: bytes, persistent: Sequence[str] = ()) -> str:
+def pickle_digest(data: bytes | memoryview, persistent: Sequence[str] = ()) -> str:
     """Return the digest of a pickle, in hexadecimal: equal for equal values, in whichever process they were pickled.
 
     A set is pickled in the order in which it is walked, which differs from process to process, and cloudpickle gives
@@ -222,7 +205,7 @@ class _Made:
 class _Follower(pickle._Unpickler):
     """Follows a pickle without importing or calling anything that it names."""
 
-    def __init__(self, data: bytes, persistent: Sequence[str]) -> None:
+    def __init__(self, data: bytes | memoryview, persistent: Sequence[str]) -> None:
         super().__init__(io.BytesIO(data))
         self.stack: list[Any] = []
         self._persistent = persistent

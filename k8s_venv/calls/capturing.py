@@ -75,19 +75,17 @@ class Captured:
 
     Args:
         callable: the function.
-        function: its name.
         environment: where it will run.
         transport: how it travels.
-        why: why in this way.
+        why: the reason for this way.
         arguments: its arguments, encoded.
-        entries: what it adds to the archive besides, by its path there.
+        entries: the archive's other entries for it, by their paths there.
         beside: the files of the project that travel whole, by their paths below the import root.
-        slicer: what cut the slices, where the function travels as source.
+        slicer: what cut the slices, if the function travels as source.
         value_modules: the modules that its pickle, or the values that travel with its source, import.
     """
 
     callable: Callable[..., Any]
-    function: str
     environment: Environment
     transport: Transport
     why: str
@@ -98,16 +96,41 @@ class Captured:
     value_modules: frozenset[str] = frozenset()
 
     @property
-    def beside_modules(self) -> list[str]:
-        """Return the names of the modules that travel as whole files."""
-        return [dotted_name(path) for path in self.beside]
+    def function(self) -> str:
+        """Return the function's name."""
+        return function_name(self.callable)
+
+    @functools.cached_property
+    def source(self) -> list[tuple[str, int, str]]:
+        """Return each piece of source that runs in the environment, as file, first line and text.
+
+        Of a pickled function, those that its text shows: it and the functions and imports that it names.
+        """
+        slices = self.slicer.slices() if self.slicer else _own_source(self.callable)
+        return [*slices, *((str(file), 1, _text_of(file)) for file in self.beside.values())]
+
+    @property
+    def broken(self) -> list[tuple[str, SyntaxError]]:
+        """Return the files that do not parse here, each with the error."""
+        return self._parsed[1]
+
+    @property
+    def trees(self) -> list[tuple[str, list[ast.stmt]]]:
+        """Return each piece of source that parses here, as file and statements."""
+        return self._parsed[0]
+
+    @functools.cached_property
+    def _parsed(self) -> tuple[list[tuple[str, list[ast.stmt]]], list[tuple[str, SyntaxError]]]:
+        trees, broken = [], []
+        for file, line, text in self.source:
+            try:
+                trees.append((file, parse_slice({"file": file, "line": line, "text": text})))
+            except SyntaxError as error:
+                broken.append((file, error))
+        return trees, broken
 
     def lacking(self, found: Import) -> list[str]:
-        """Return the modules that an import needs and that do not travel.
-
-        Args:
-            found: the import.
-        """
+        """Return the modules that an import needs and that do not travel."""
         if found.level:
             return []
         files = {dotted_name(entry): path for entry, path in self.beside.items()}
@@ -120,21 +143,13 @@ class Captured:
         return [each for each in needed if each not in own | folders and _top(each) not in _IN_EVERY_CALL]
 
     def package(self, file: str) -> str:
-        """Return the package of a file that travels, which its relative imports start from, or nothing.
-
-        Args:
-            file: its path.
-        """
-        return self._packages.get(file, self._own_package)
+        """Return the package of a file that travels, which its relative imports start from, or nothing."""
+        return self._packages.get(file, _package_of(self.callable))
 
     @functools.cached_property
     def _packages(self) -> dict[str, str]:
         packages = {str(path): package_of(entry) for entry, path in self.beside.items()}
         return {**packages, **(self.slicer.packages if self.slicer is not None else {})}
-
-    @property
-    def _own_package(self) -> str:
-        return getattr(written_function(self.callable), "__globals__", {}).get("__package__") or ""
 
     @functools.cached_property
     def imports(self) -> list[tuple[str, Import]]:
@@ -177,35 +192,6 @@ class Captured:
         found = {file: line_of_path_change(nodes) for file, nodes in self.trees}
         return {file: line for file, line in found.items() if line}
 
-    @property
-    def broken(self) -> list[tuple[str, SyntaxError]]:
-        """Return the files that do not parse here, each with the error."""
-        return self._parsed[1]
-
-    @property
-    def trees(self) -> list[tuple[str, list[ast.stmt]]]:
-        """Return each piece of source that parses here, as file and statements."""
-        return self._parsed[0]
-
-    @functools.cached_property
-    def _parsed(self) -> tuple[list[tuple[str, list[ast.stmt]]], list[tuple[str, SyntaxError]]]:
-        trees, broken = [], []
-        for file, line, text in self.source:
-            try:
-                trees.append((file, parse_slice({"file": file, "line": line, "text": text})))
-            except SyntaxError as error:
-                broken.append((file, error))
-        return trees, broken
-
-    @functools.cached_property
-    def source(self) -> list[tuple[str, int, str]]:
-        """Return each piece of source that runs in the environment, as file, first line and text.
-
-        Of a pickled function, those that can be told from the text: it and the functions and imports that it names.
-        """
-        slices = self.slicer.slices() if self.slicer else own_source(self.callable)
-        return [*slices, *((str(file), 1, _text_of(file)) for file in self.beside.values())]
-
 
 def capture(
     function: Callable[..., Any],
@@ -226,21 +212,24 @@ def capture(
     Raises:
         CallError: the function or an argument cannot travel.
     """
-    _refuse_uncallable(function)
+    if not callable(function):
+        raise CallError(f"{function!r} is not a function, so it cannot be called.")
+    refuse_generator(function)
 
     def attempt(chosen: Transport, why: str) -> Captured:
         arguments = encode_arguments(function, environment, args, kwargs or {}, chosen)
         entries: dict[str, bytes] = {}
-        slicer, modules = None, frozenset[str]()
+        slicer = None
         if chosen == "source":
             slicer = Slicer(function, environment.root, arguments.names, modules=arguments.modules)
-            beside, modules = _add_source(entries, slicer), slicer.value_modules
+            _add_recipe(entries, slicer)
+            entries[protocol.SOURCES] = json.dumps(slicer.sources).encode()
+            beside, modules = slicer.beside, slicer.value_modules
         else:
             beside, modules = _add_pickle(entries, function, environment, arguments)
         _require(arguments.modules - set(map(dotted_name, beside)), function, environment)
         entries.update({f"{protocol.BESIDE}/{path}": file.read_bytes() for path, file in beside.items()})
-        name = function_name(function)
-        found = Captured(function, name, environment, chosen, why, arguments, entries, beside, slicer, modules)
+        found = Captured(function, environment, chosen, why, arguments, entries, beside, slicer, modules)
         _refuse_shadowing(found)
         return found
 
@@ -253,14 +242,7 @@ def _by_rule(
     asked: Transport | None,
     attempt: Callable[[Transport, str], Captured],
 ) -> Captured:
-    """Capture a function in the way that the rule chooses.
-
-    Args:
-        function: the function.
-        environment: where it will run.
-        asked: the way that the task asks for, if any.
-        attempt: captures it in one way; its second argument is the reason.
-    """
+    """Capture a function in the way that the rule chooses; ``attempt`` takes a way and the reason for it."""
     python = environment.python
     try:
         check_transport(asked, environment)
@@ -276,13 +258,6 @@ def _by_rule(
         return attempt("source", "its text and values say all that it needs")
     except SourceError as refused:
         return attempt("cloudpickle", f"both sides run Python {python}, and source cannot say it: {refused.problem}")
-
-
-def _refuse_uncallable(function: Any) -> None:
-    """Refuse what no call can be made of, or whose value can never come back."""
-    if not callable(function):
-        raise CallError(f"{function!r} is not a function, so it cannot be called.")
-    refuse_generator(function)
 
 
 def _refuse_shadowing(captured: Captured) -> None:
@@ -316,14 +291,11 @@ def _require(missing: Collection[str], function: Callable[..., Any], environment
         )
 
 
-def own_source(function: Callable[..., Any]) -> list[tuple[str, int, str]]:
+def _own_source(function: Callable[..., Any]) -> list[tuple[str, int, str]]:
     """Return a function's text, and that of the functions and imports of its file that it names, and so on.
 
-    Args:
-        function: the function.
-
-    Returns:
-        Each piece as file, first line and text; none of what was typed at the plain prompt or made at run time.
+    Each piece is its file, its first line and its text. What was typed at the plain prompt, or made at run time, has
+    none.
     """
     pending, pieces = [written_function(function)], set()
     while pending:
@@ -366,10 +338,8 @@ def _packages_of(module: str) -> list[str]:
     return [".".join(parts[:length]) for length in range(1, len(parts))]
 
 
-def _add_source(entries: dict[str, bytes], slicer: Slicer) -> dict[str, Path]:
-    _add_recipe(entries, slicer)
-    entries[protocol.SOURCES] = json.dumps(slicer.sources).encode()
-    return slicer.beside
+def _package_of(function: Callable[..., Any]) -> str:
+    return getattr(written_function(function), "__globals__", {}).get("__package__") or ""
 
 
 def _add_recipe(entries: dict[str, bytes], slicer: Slicer) -> None:
@@ -395,8 +365,7 @@ def _add_pickle(
     if path is None or not path.is_file() or is_installed_file(str(path)):
         entries[protocol.SOURCES] = b"{}"
         return modules_beside(needed, None, environment.root), modules
-    package = getattr(written_function(function), "__globals__", {}).get("__package__") or ""
-    beside = modules_beside([*imported_names(path, package), *needed], path, environment.root)
+    beside = modules_beside([*imported_names(path, _package_of(function)), *needed], path, environment.root)
     settings = Slicer(function, environment.root, settings_of={*modules, *map(dotted_name, beside)})
     if settings.has_statements:
         _add_recipe(entries, settings)

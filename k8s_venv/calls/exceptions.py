@@ -1,7 +1,7 @@
 """Raise again what a call raised, from the runner's description.
 
 Nothing is imported here. An exception's type is only looked up, in modules that are loaded already: built-in ones,
-the standard library's, Airflow's, and those that the call itself shipped. Anything else becomes a ``RemoteError``.
+the standard library's, Airflow's, and those that the call itself shipped. Any other becomes a ``RemoteError``.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def rebuild(outcome: str, failure: Mapping[str, Any], call: SentCall) -> BaseExc
 
     Args:
         outcome: the result's outcome.
-        failure: what the runner said.
+        failure: the runner's description.
         call: the call that failed.
     """
     try:
@@ -61,7 +61,7 @@ def rebuild(outcome: str, failure: Mapping[str, Any], call: SentCall) -> BaseExc
             return _our_error(failure, call)
         error = FailTask(visible(str(failure["message"]))) if outcome == protocol.FAIL else _exception(failure, call)
         trace = RemoteTraceback(str(failure["traceback"]))
-        # The traceback shows what the exception followed; who looks for that finds it here, and it is shown once.
+        # The traceback shows what the exception followed. Code finds it here as well, but it is shown only once.
         trace.__context__, trace.__suppress_context__ = error.__cause__ or error.__context__, True
         error.__cause__ = trace
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as broken:
@@ -72,10 +72,11 @@ def rebuild(outcome: str, failure: Mapping[str, Any], call: SentCall) -> BaseExc
 def _exception(failure: Mapping[str, Any], call: SentCall) -> BaseException:
     """Return an exception, without its traceback, with what it held and what it followed."""
     name, held = str(failure["name"]), _held(failure, call)
-    if failure["group"] is not None:
-        error = _group(failure, held, call)
-    else:
-        error = _as_itself(failure, held, call) or _remote(failure, held)
+    error = _as_itself(failure, held, call) if failure["group"] is None else _group(failure, held, call)
+    if error is None:
+        module, arguments = str(failure["module"]), held.args if held.whole is not None else None
+        full_name = name if module == builtins.__name__ else f"{own_name(module)}.{name}"
+        error = RemoteError(full_name, str(failure["message"]), arguments, held.attributes)
     missing = failure["missing"]
     if isinstance(error, ImportError):
         error.name = missing
@@ -97,11 +98,11 @@ def _exception(failure: Mapping[str, Any], call: SentCall) -> BaseException:
     return error
 
 
-def _items(facts: Mapping[str, Any], name: str) -> Sequence[Any]:
-    """Return a list in what the runner said: what else a pod may put there, such as a range, may have no end."""
-    found = facts.get(name)
+def _items(failure: Mapping[str, Any], name: str) -> Sequence[Any]:
+    """Return a list of the description; anything else that a pod may put there, such as a range, may have no end."""
+    found = failure.get(name)
     if found is not None and type(found) not in (list, tuple):
-        raise TypeError(f"its {name!r} is no list")
+        raise TypeError(f"its {name!r} is not a list")
     return found or ()
 
 
@@ -119,10 +120,10 @@ class _Held:
     """What an exception held.
 
     Args:
-        args: its arguments; of one that could not travel its text.
-        whole: the same, with None for one that could not travel; None where nothing is known of them.
+        args: its arguments, with the text of each one that could not travel.
+        whole: the same, with None for each one that could not travel; None if nothing is known of them.
         attributes: its attributes by their names.
-        left_out: what of these could not travel, for people.
+        left_out: those of them that could not travel, for people.
     """
 
     args: tuple[Any, ...]
@@ -207,7 +208,7 @@ def _as_itself(failure: Mapping[str, Any], held: _Held, call: SentCall) -> BaseE
 
 
 def _with_another_text(kind: type[BaseException], held: _Held, shown: str) -> BaseException | None:
-    """Return an exception of which parts are others here, and with them its text."""
+    """Return an exception whose parts, and with them its text, differ here."""
     with contextlib.suppress(BaseException):
         rebuilt = _restored(make_exception(kind, held.args), held)
         str(rebuilt)  # one that cannot be shown cannot be raised
@@ -227,18 +228,8 @@ def _restored(error: BaseException, held: _Held) -> BaseException:
     return error
 
 
-def _remote(failure: Mapping[str, Any], held: _Held) -> RemoteError:
-    module, name = str(failure["module"]), str(failure["name"])
-    return RemoteError(
-        name if module == builtins.__name__ else f"{own_name(module)}.{name}",
-        str(failure["message"]),
-        held.args if held.whole is not None else None,
-        held.attributes,
-    )
-
-
 def _known_type(module: str, name: str, call: SentCall) -> type[Exception] | None:
-    """Return an exception's type where it may be raised here; none is imported."""
+    """Return an exception's type if it may be raised here; nothing is imported."""
     root = module.partition(".")[0]
     found: Any = call.types(module, name)
     if found is None and (root in sys.stdlib_module_names or (root == "airflow" and name in _AIRFLOW_ERRORS)):
@@ -251,7 +242,7 @@ def _known_type(module: str, name: str, call: SentCall) -> type[Exception] | Non
 
 
 def _our_error(failure: Mapping[str, Any], call: SentCall) -> Exception:
-    """Return the error for what the runner itself refused."""
+    """Return the error for a refusal of the runner itself."""
     environment, name, message = call.environment, failure["name"], str(failure["message"])
     args: tuple[Any, ...] = tuple(_items(failure, "args"))
     if name == "NoCodecError" and len(args) == 2:
@@ -280,7 +271,7 @@ def _our_error(failure: Mapping[str, Any], call: SentCall) -> Exception:
 
 def _requirement_hint(missing: str, call: SentCall) -> str:
     environment = call.environment
-    # What is no module's name could be the path of any file.
+    # Any other text could be the path of a file.
     is_name = len(missing) < _LONGEST_NAME and all(part.isidentifier() for part in missing.split("."))
     why = (why_absent(missing, None, environment.root) if is_name else "") or (
         f"Add the package that provides it to {environment.requirements_place}, then run `k8s-venv lock "

@@ -22,7 +22,7 @@ from k8s_venv._version import __version__
 from k8s_venv.calls.capturing import capture
 from k8s_venv.calls.packed import PackedCall, SentCall, Spool, check_serializer, same_python
 from k8s_venv.capture.functions import function_name, home_of, place_of, without_partial
-from k8s_venv.capture.origins import is_installed, sent_name
+from k8s_venv.capture.origins import dotted_name, is_installed, sent_name
 from k8s_venv.errors import CallError
 from k8s_venv.wire import protocol
 from k8s_venv.wire.encoder import length
@@ -89,7 +89,8 @@ def pack(
     if captured.transport == "source" and not same_python(environment.python):
         check_syntax(captured.source, environment.python)
     namespaces = _namespaces(function)
-    modules = frozenset({*namespaces, *(module for module, _ in captured.arguments.names), *captured.beside_modules})
+    own = {*namespaces, *(module for module, _ in captured.arguments.names)}
+    modules = frozenset({*own, *map(dotted_name, captured.beside)})
     entries, spool = _with_arguments(captured)
     entries[protocol.CONTEXT], notes = _encode_context(function, context)
     entries[protocol.HEADER] = json.dumps(_header(captured, modules, context, discard_value, serializer)).encode()

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import cloudpickle
 
-from k8s_venv.capture.functions import function_name, home_of, outer_values, written_function
+from k8s_venv.capture.functions import function_name, home_of, outer_values, place_of, written_function
 from k8s_venv.capture.imports import imports_of_code
 from k8s_venv.capture.origins import Origins, is_importable, is_installed, is_installed_file, sent_name
 from k8s_venv.capture.values import of_airflow
@@ -35,11 +35,17 @@ _STANDARD = (sys.stdin, sys.stdout, sys.stderr, sys.__stdin__, sys.__stdout__, s
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     """Take by value what cloudpickle takes by a name which cannot be imported there."""
 
-    def __init__(self, stream: io.BytesIO, origins: Origins) -> None:
-        super().__init__(stream)
+    def __init__(self, origins: Origins) -> None:
+        self._stream = io.BytesIO()
+        super().__init__(self._stream)
         self._origins = origins
         self.modules: set[str] = set()
         self.imported: set[str] = set()
+
+    def dumped(self, value: Any) -> bytes:
+        """Return a value, pickled."""
+        self.dump(value)
+        return self._stream.getvalue()
 
     def reducer_override(self, value: Any) -> Any:
         if isinstance(value, FunctionType) and not is_installed_file(value.__code__.co_filename):
@@ -59,8 +65,8 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
 class _NamePickler(_Pickler):
     """Take what has a name in a sliced module by this name: the environment builds the module from source."""
 
-    def __init__(self, stream: io.BytesIO, origins: Origins) -> None:
-        super().__init__(stream, origins)
+    def __init__(self, origins: Origins) -> None:
+        super().__init__(origins)
         self.names: set[tuple[str, str]] = set()
         self.met_unnamed = False
 
@@ -99,26 +105,26 @@ class ArgumentPickler:
         """Return a value, pickled.
 
         Raises:
-            Exception: it cannot be pickled; ``met_unnamed`` tells whether it could beside a pickled function.
+            Exception: it cannot be pickled; ``met_unnamed`` is true if it could beside a pickled function.
         """
         self.used = True
         with _own_module(self._function, self._root, by_value=not self._by_name) as origins:
-            stream = io.BytesIO()
-            pickler = (_NamePickler if self._by_name else _Pickler)(stream, origins)
+            pickler = (_NamePickler if self._by_name else _Pickler)(origins)
             try:
-                pickler.dump(value)
+                data = pickler.dumped(value)
             finally:
                 if isinstance(pickler, _NamePickler):
                     self.names |= pickler.names
                     self.met_unnamed |= pickler.met_unnamed
-            references = set(_references(stream.getvalue()))
+            references = set(_references(data))
             self.modules |= set(filter(origins.is_beside, {*pickler.modules, *(module for module, _ in references)}))
             for module, name in references:
-                if origins.is_sliced(module) and (not self._by_name or sent_name(module) != module):
+                if not origins.is_sliced(module):
+                    continue
+                if not self._by_name or sent_name(module) != module:
                     raise pickle.PicklingError(f"it pickles itself as {name!r} of a module that has no file there")
-                if origins.is_sliced(module):
-                    self.names.add((module, name.partition(".")[0]))
-            return stream.getvalue()
+                self.names.add((module, name.partition(".")[0]))
+            return data
 
 
 def pickle_function(
@@ -138,12 +144,20 @@ def pickle_function(
         CallError: it uses something that cannot be pickled.
     """
     with _own_module(function, root) as origins:
+        pickler = _Pickler(origins)
         try:
-            data, pickler = _dumps((function, list(types)), origins)
+            data = pickler.dumped((function, list(types)))
         except Exception as error:
             raise _refusal(function, error, origins) from error
-        _refuse_references(function, data, origins)
-        modules = {*pickler.modules, *(module for module, _ in _references(data))}
+        references = list(_references(data))
+        for module, name in references:
+            if origins.is_sliced(module):
+                raise CallError(
+                    f"{function_name(function)}() uses {name!r}, which pickles itself as a name of its own module, and "
+                    "that cannot be imported there. Make it inside the function, or leave transport='cloudpickle' out.",
+                    *place_of(function),
+                )
+        modules = {*pickler.modules, *(module for module, _ in references)}
         return data, frozenset(modules), frozenset(pickler.imported)
 
 
@@ -177,19 +191,6 @@ def _made_at_run_time() -> dict[str, ModuleType]:
     return {name: module for name, module in known.items() if module.__name__ == name and not is_importable(module)}
 
 
-def _refuse_references(function: Any, data: bytes, origins: Origins) -> None:
-    """Refuse a pickle that imports something by a name which exists only here."""
-    for module, name in _references(data):
-        if origins.is_sliced(module):
-            inner = written_function(function)
-            code = inner.__code__ if inner is not None else None
-            raise CallError(
-                f"{function_name(function)}() uses {name!r}, which pickles itself as a name of its own module, "
-                "and that cannot be imported there. Make it inside the function, or leave transport='cloudpickle' out.",
-                *((code.co_filename, code.co_firstlineno) if code else ()),
-            )
-
-
 def _references(data: bytes) -> Iterator[tuple[str, str]]:
     """Yield the module and name of each object that a pickle imports."""
     memo: list[Any] = []
@@ -208,13 +209,6 @@ def _references(data: bytes) -> Iterator[tuple[str, str]]:
             strings.append(last)
 
 
-def _dumps(value: Any, origins: Origins) -> tuple[bytes, _Pickler]:
-    stream = io.BytesIO()
-    pickler = _Pickler(stream, origins)
-    pickler.dump(value)
-    return stream.getvalue(), pickler
-
-
 def _refusal(function: Any, error: Exception, origins: Origins) -> CallError:
     """Return the error that names what cannot be pickled."""
     inner = written_function(function)
@@ -222,17 +216,14 @@ def _refusal(function: Any, error: Exception, origins: Origins) -> CallError:
         return CallError(f"{function_name(function)}() cannot be pickled: {error}.")
     names = inner.__globals__
     used = {name: names[name] for name in inner.__code__.co_names if name in names}
+    problem = f"cannot be pickled: {error}"
     for name, value in {**outer_values(inner), **used}.items():
         try:
-            _dumps(value, origins)
-        except Exception as own:  # noqa: BLE001 -- whatever a value's own methods raise
+            _Pickler(origins).dump(value)
+        except Exception as own:  # noqa: BLE001 -- a value's own methods may raise anything
             problem = f"uses {name!r}, which cannot be pickled: {own}"
             break
-    else:
-        problem = f"cannot be pickled: {error}"
-    code = inner.__code__
     return CallError(
         f"{function_name(function)}() {problem}. Make it inside the function, or pass plain data as an argument.",
-        code.co_filename,
-        code.co_firstlineno,
+        *place_of(function),
     )

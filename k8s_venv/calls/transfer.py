@@ -280,64 +280,27 @@ def location_at(url: str) -> Location:
     raise CallError(f"{url!r} is not a location for large values.")
 
 
-class Location:
-    """Where large values are stored, each under a name; every method raises ``CallError`` if that fails.
-
-    Args:
-        url: as the settings name it.
-    """
-
-    _failures: type[Exception] = OSError
+class _Folder:
+    """A folder that both sides mount, with a file for each value; each method raises ``CallError`` if it fails."""
 
     def __init__(self, url: str) -> None:
         self.url = url
 
     def entry(self, name: str, *, writing: bool = False) -> dict[str, str]:
         """Return how the environment reaches a value: its ``path``, or a signed ``url``."""
-        raise NotImplementedError
-
-    def put(self, name: str, path: Path) -> None:
-        """Store a file's content as a value."""
-        raise NotImplementedError
-
-    def fetch(self, name: str, size: int) -> Buffer:
-        """Return a value of so many bytes, from a copy that nothing else can change."""
-        raise NotImplementedError
-
-    def start(self, name: str, size: int) -> bytes:
-        """Return the first bytes of a value."""
-        raise NotImplementedError
-
-    def delete(self, name: str) -> None:
-        """Remove a value; one that is gone already is no error."""
-        raise NotImplementedError
-
-    @contextlib.contextmanager
-    def _explained(self, name: str) -> Iterator[None]:
-        try:
-            yield
-        except self._failures as error:
-            if isinstance(error, FileNotFoundError) and (not self.url.startswith("/") or Path(self.url).is_dir()):
-                raise CallError(
-                    f"There is no {name} in {self.url}, the location for large values, any more. Run the task again "
-                    "that left it there."
-                ) from None
-            raise CallError(f"The location {self.url} for large values cannot be used: {error}") from None
-
-
-class _Folder(Location):
-    def entry(self, name: str, *, writing: bool = False) -> dict[str, str]:
         return {"path": str(self._path(name))}
 
     def put(self, name: str, path: Path) -> None:
-        with self._explained(name):
+        """Store a file's content as a value."""
+        with _explained(self.url, name, OSError):
             part = self._path(f"{name}.part")
             shutil.copyfile(path, part)
             part.rename(self._path(name))
 
     def fetch(self, name: str, size: int) -> Buffer:
+        """Return a value of so many bytes, from a copy that nothing else can change."""
         with (
-            self._explained(name),
+            _explained(self.url, name, OSError),
             self._open(name) as source,
             tempfile.TemporaryFile(prefix="k8s-venv-value-") as copy,
         ):
@@ -349,12 +312,14 @@ class _Folder(Location):
             return map_file(copy.fileno())
 
     def start(self, name: str, size: int) -> bytes:
-        with self._explained(name), self._open(name) as source:
+        """Return the first bytes of a value."""
+        with _explained(self.url, name, OSError), self._open(name) as source:
             data: bytes = source.read(size)
             return data
 
     def delete(self, name: str) -> None:
-        with self._explained(name):
+        """Remove a value; one that is gone already is no error."""
+        with _explained(self.url, name, OSError):
             self._path(name).unlink(missing_ok=True)
 
     def _path(self, name: str) -> Path:
@@ -369,11 +334,11 @@ class _Folder(Location):
         return os.fdopen(descriptor, "rb")
 
 
-class _Bucket(Location):
-    _failures = Exception  # each store's client raises its own
+class _Bucket:
+    """A bucket with an object for each value, with the methods of a folder."""
 
     def __init__(self, url: str) -> None:
-        super().__init__(url)
+        self.url = url
         try:
             from fsspec.config import conf
             from fsspec.core import url_to_fs
@@ -389,28 +354,45 @@ class _Bucket(Location):
 
     def entry(self, name: str, *, writing: bool = False) -> dict[str, str]:
         method = "put_object" if writing else "get_object"
-        with self._explained(name):
+        with _explained(self.url, name, Exception):
             return {"url": self._files.sign(self._at(name), expiration=_EXPIRY, client_method=method)}
 
     def put(self, name: str, path: Path) -> None:
-        with self._explained(name):
+        with _explained(self.url, name, Exception):
             self._files.put_file(str(path), self._at(name))
 
     def fetch(self, name: str, size: int) -> Buffer:
-        with self._explained(name), tempfile.NamedTemporaryFile(prefix="k8s-venv-value-") as copy:
+        with _explained(self.url, name, Exception), tempfile.NamedTemporaryFile(prefix="k8s-venv-value-") as copy:
             self._files.invalidate_cache()
             if self._files.info(self._at(name))["size"] == size:
                 self._files.get_file(self._at(name), copy.name)
             return map_file(copy.name)
 
     def start(self, name: str, size: int) -> bytes:
-        with self._explained(name):
+        with _explained(self.url, name, Exception):
             data: bytes = self._files.cat_file(self._at(name), start=0, end=size)
             return data
 
     def delete(self, name: str) -> None:
-        with self._explained(name), contextlib.suppress(FileNotFoundError):
+        with _explained(self.url, name, Exception), contextlib.suppress(FileNotFoundError):
             self._files.rm_file(self._at(name))
 
     def _at(self, name: str) -> str:
         return f"{self._root}/{name}"
+
+
+@contextlib.contextmanager
+def _explained(url: str, name: str, failures: type[Exception]) -> Iterator[None]:
+    """Raise what is wrong with a location in place of its own failures; each store's client raises others."""
+    try:
+        yield
+    except failures as error:
+        if isinstance(error, FileNotFoundError) and (not url.startswith("/") or Path(url).is_dir()):
+            raise CallError(
+                f"There is no {name} in {url}, the location for large values, any more. Run the task again that left "
+                "it there."
+            ) from None
+        raise CallError(f"The location {url} for large values cannot be used: {error}") from None
+
+
+Location = _Folder | _Bucket
