@@ -1,4 +1,4 @@
-"""Layers of an image: reproducible archives, kept on disk under what went into them.
+"""Layers of an image: reproducible archives, kept in the cache folder under a digest of what went into them.
 
 The same files give the same bytes: sorted, owned by root, with one fixed time (OCI image specification, layer.md).
 """
@@ -21,14 +21,32 @@ from k8s_venv.registry import Blob
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from k8s_venv.builders.install import File
-
-# Raised whenever the same wheels would give other layers.
-EPOCH = 2
 LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar+gzip"
-_TIME = 315532800  # 1980, before which zip files know no time
-_BLOCK = 1 << 20  # what the compressor gets at once, which its output depends on
-_GZIP = 31  # zlib's way to ask for a gzip header, without a time in it
+# A part of every layer's key. Raise it if the same wheels give other layers than before.
+LAYER_FORMAT = 2
+_TIME = 315532800  # 1980, the earliest time that a zip file can hold
+_BLOCK = 1 << 20  # bytes that the compressor gets at once, on which its output depends
+_GZIP = 31  # zlib's number for a gzip header, without a time in it
+
+
+@dataclasses.dataclass(frozen=True)
+class File:
+    """One file of an image.
+
+    Args:
+        name: its path in the image, without the leading slash.
+        source: its content: a file, or the bytes themselves.
+        executable: whether it may be run.
+    """
+
+    name: str
+    source: Path | bytes
+    executable: bool = False
+
+    @property
+    def size(self) -> int:
+        """Return its length in bytes."""
+        return len(self.source) if isinstance(self.source, bytes) else self.source.stat().st_size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,34 +71,25 @@ class Layer:
         return {"mediaType": self.media_type, "digest": self.blob.digest, "size": self.blob.size}
 
 
+def digest_of(content: object) -> str:
+    """Return a digest of plain data, as a key of layers and notes."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
 def find_layer(key: str) -> Layer | None:
     """Return the layer that was made under a key, or None.
 
     Args:
         key: a digest of all that goes into the layer.
     """
-    found = cache.read_note(cache.note_path("layers", key), digest=str, size=int, diff_id=str, title=str)
-    if found is None:
+    note = cache.read_note(cache.note_path("layers", key), digest=str, size=int, diff_id=str, title=str)
+    if note is None:
         return None
-    blob = Blob(cache.blob_path(found["digest"]), found["digest"], found["size"])
+    blob = Blob(cache.blob_path(note["digest"]), note["digest"], note["size"])
     with contextlib.suppress(OSError):
         if blob.path.stat().st_size == blob.size:
-            return Layer(blob, found["diff_id"], title=found["title"])
+            return Layer(blob, note["diff_id"], title=note["title"])
     return None
-
-
-def is_intact(path: Path, digest: str) -> bool:
-    """Return whether a file has the content that its digest says.
-
-    Args:
-        path: the file, which need not exist.
-        digest: its ``sha256:…``.
-    """
-    try:
-        with path.open("rb") as stream:
-            return f"sha256:{hashlib.file_digest(stream, 'sha256').hexdigest()}" == digest
-    except OSError:
-        return False
 
 
 @cache.writing_cache()
@@ -104,7 +113,7 @@ def make_layer(
         K8sVenvError: the cache folder cannot be written to.
     """
     with cache.new_file(cache.blobs_folder()) as stream:
-        packed = _Packed(stream)
+        packed = _Compressor(stream)
         with tarfile.TarFile(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT, copybufsize=1 << 18) as archive:
             _fill(archive, {file.name: file for file in files}, links or {}, folders or {})
         packed.finish()
@@ -118,19 +127,28 @@ def make_layer(
     return layer
 
 
-def digest_of(content: object) -> str:
-    """Return a digest of plain data."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+def is_intact(path: Path, digest: str) -> bool:
+    """Return whether a file has the content that its digest says.
+
+    Args:
+        path: the file, which need not exist.
+        digest: its ``sha256:…``.
+    """
+    try:
+        with path.open("rb") as stream:
+            return f"sha256:{hashlib.file_digest(stream, 'sha256').hexdigest()}" == digest
+    except OSError:
+        return False
 
 
-class _Packed(io.RawIOBase):
+class _Compressor(io.RawIOBase):
     """Compresses what is written, and digests it before and after."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         super().__init__()
-        self._stream = stream
-        from isal import isal_zlib  # removing what builds left does without
+        from isal import isal_zlib  # of the extra `build`, without which bases can be read
 
+        self._stream = stream
         self._compressor = isal_zlib.compressobj(level=3, wbits=_GZIP)
         self.plain, self.digest, self.size = hashlib.sha256(), hashlib.sha256(), 0
         self._position, self._waiting = 0, bytearray()
@@ -191,3 +209,29 @@ def _parents(name: str) -> list[str]:
     while name := posixpath.dirname(name):
         found.append(name)
     return found
+
+
+def known_repositories(host: str, digest: str) -> list[str]:
+    """Return the repository of a registry that a blob was last pushed to from here, if there is one.
+
+    Args:
+        host: the registry.
+        digest: the blob's ``sha256:…``.
+    """
+    note = cache.read_note(_pushed_note(host, digest), repository=str)
+    return [note["repository"]] if note else []
+
+
+def note_repository(host: str, digest: str, repository: str) -> None:
+    """Remember the repository that a blob was pushed to, from where others can mount it.
+
+    Args:
+        host: the registry.
+        digest: the blob's ``sha256:…``.
+        repository: its name.
+    """
+    cache.write_note(_pushed_note(host, digest), {"repository": repository})
+
+
+def _pushed_note(host: str, digest: str) -> Path:
+    return cache.note_path("pushed", digest_of([host, digest]))

@@ -1,31 +1,34 @@
-"""What has to be built: each environment's reference, whether the registry has it, and what building it will take."""
+"""What has to be built: each environment's reference, whether the registry has it, and what building it takes."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import TYPE_CHECKING
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, TypeVar
 
-from k8s_venv.builders.basepython import has_python, known_library
-from k8s_venv.builders.buildx import find_buildx
-from k8s_venv.builders.dockerengine import EngineError
-from k8s_venv.builders.layered import Parts, find_parts
-from k8s_venv.builders.parallel import in_parallel
-from k8s_venv.builders.push import known_repositories
-from k8s_venv.builders.selection import NoWheelError
-from k8s_venv.builders.wheel_layers import known_layers
+from k8s_venv import cache
+from k8s_venv.builders.base import has_python
+from k8s_venv.builders.engine import EngineError, find_buildx
+from k8s_venv.builders.layer_builder import Parts, find_parts, known_layers, known_library_layer
+from k8s_venv.builders.layers import known_repositories
+from k8s_venv.builders.wheels import NoWheelError
 from k8s_venv.errors import BuildError, LockError
+from k8s_venv.locks import uv
 from k8s_venv.locks.locking import EPOCHS, read_lock
-from k8s_venv.registry import DENIED, Reference, RegistryError, registry_at
+from k8s_venv.registry import DENIED, Reference, RegistryError, registry_at, stop_registries
 from k8s_venv.registry.images import find_manifest, list_tags
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from k8s_venv.config.environment import Environment
     from k8s_venv.config.project import Project
     from k8s_venv.locks.lockfile import Lock
     from k8s_venv.registry import Registry
+
+Thing = TypeVar("Thing")
+Outcome = TypeVar("Outcome")
 
 _AT_ONCE = 8
 
@@ -38,10 +41,10 @@ class Step:
         environment: which one.
         lock: its lock.
         reference: the image's full reference.
-        digest: the image's digest in the registry, or None where it has to be built.
+        digest: the image's digest in the registry, or None if it has to be built.
         state: whether it exists, or why not.
         builder: what builds it.
-        why: why that builder.
+        why: the reason for that builder.
         parts: what the layer builder makes it from, for each platform.
         problem: why it cannot be built.
     """
@@ -67,23 +70,6 @@ class Step:
         return len({package.name for package in self.lock.packages})
 
 
-@dataclasses.dataclass(frozen=True)
-class Volume:
-    """How much of an image has to be uploaded.
-
-    Args:
-        upload: the bytes of layers that are made and that the registry lacks.
-        shared: the bytes of those that it has, or gets with an image before this one.
-        unmade: the packages whose layers have yet to be made.
-        unmade_bytes: their wheels' sizes, where the index told all of them.
-    """
-
-    upload: int
-    shared: int
-    unmade: int
-    unmade_bytes: int | None
-
-
 def make_plan(
     project: Project,
     environments: Iterable[Environment],
@@ -93,73 +79,69 @@ def make_plan(
     rebuild: bool = False,
     load: bool = False,
 ) -> list[Step]:
-    """Find out what has to be built; nothing is built before every question is answered.
+    """Find what has to be built; nothing is built before every question is answered.
 
     Args:
         project: the project, for its registry.
         environments: those to plan for.
         builder: the builder to use instead of what an environment needs.
-        details: whether it is asked what building takes, too.
-        rebuild: whether everything is built, without asking the registry for it.
+        details: whether to find out what building takes.
+        rebuild: whether to build everything, without asking the registry for it.
         load: whether only the platform of the local engine is needed.
 
     Raises:
         K8sVenvError: there is no registry, or it cannot be asked, or a lock is missing, stale or outdated.
     """
     place = project.require_registry()
-    chosen = list(environments)
-    locks = [read_lock(environment) for environment in chosen]
+    locks = [(environment, read_lock(environment)) for environment in environments]
     begun = [
         Step(environment, lock, environment.image_reference(place, lock.digest), None, "to build", lock.builder)
-        for environment, lock in zip(chosen, locks, strict=True)
+        for environment, lock in locks
     ]
-    way = _Way(builder, load)
+    choice = _BuilderChoice(builder, load)
 
     def plan(step: Step) -> Step:
         if not rebuild:
-            step = _looked_up(step, details)
-        return way.choose(step) if details and not step.exists and not step.problem else step
+            step = _look_up(step, details)
+        return choice.choose(step) if details and not step.exists and not step.problem else step
 
     steps = in_parallel(plan, begun, _AT_ONCE)
     for step in steps:
-        _require_epoch(step)
+        _require_known_generation(step)
     return steps
 
 
-def volumes(steps: Sequence[Step]) -> dict[str, Volume]:
-    """Return how much the layer builder has to upload for each step of a plan, by the environment's name.
+def in_parallel(
+    function: Callable[[Thing], Outcome],
+    things: Iterable[Thing],
+    jobs: int,
+    stop: Callable[[], None] | None = None,
+) -> list[Outcome]:
+    """Call a function for each thing, in threads, and return the outcomes in order.
+
+    The first failure is raised after the calls that run have ended; an interrupt ends these calls, too.
 
     Args:
-        steps: the plan.
+        function: what to call.
+        things: its arguments.
+        jobs: how many calls may run at once.
+        stop: ends the calls that run.
     """
-    seen: set[str] = set()
-    return {step.environment.name: _volume(step, seen) for step in steps if step.parts and not step.exists}
+    with ThreadPoolExecutor(jobs) as pool:
+        try:
+            return list(pool.map(function, things))
+        except BaseException as error:
+            if not isinstance(error, Exception):
+                cache.stop_waiting()
+                stop_registries()
+                uv.stop()
+            if stop is not None:
+                stop()
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
 
 
-def _volume(step: Step, seen: set[str]) -> Volume:
-    """Return how much a step has to upload beside what the steps before it have seen to."""
-    host = Reference.parse(step.reference).host
-    upload = shared = 0
-    lacking = set()
-    for parts in step.parts:
-        layers, unmade = known_layers(parts.wheels, step.environment.python)
-        library = known_library(step.environment, parts.base)
-        lacking |= {(wheel.digest, wheel.size) for wheel in unmade}
-        base = [(str(one["digest"]), int(one["size"])) for one in parts.base.layers]
-        at_hand = parts.base.reference.host == host
-        own = [*([library] if library else ()), *layers]
-        for digest, size in [*base, *((layer.blob.digest, layer.blob.size) for layer in own)]:
-            has = digest in seen or (at_hand and (digest, size) in base) or bool(known_repositories(host, digest))
-            shared, upload = (shared + size, upload) if has else (shared, upload + size)
-            seen.add(digest)
-    new = {one for one in lacking if one[0] not in seen}
-    seen |= {digest for digest, _ in new}
-    sizes = [size for _, size in new]
-    total = None if None in sizes else sum(size or 0 for size in sizes)
-    return Volume(upload, shared, len(new), total)
-
-
-def _looked_up(step: Step, details: bool) -> Step:
+def _look_up(step: Step, details: bool) -> Step:
     """Ask the registry for a step's image."""
     reference = Reference.parse(step.reference)
     registry = registry_at(reference.host)
@@ -172,18 +154,27 @@ def _looked_up(step: Step, details: bool) -> Step:
         return dataclasses.replace(step, state="denied", problem=problem)
     if digest is not None:
         return dataclasses.replace(step, digest=digest, state="exists", builder="")
-    return dataclasses.replace(step, state=_why_missing(registry, reference)) if details else step
+    return dataclasses.replace(step, state=_state_of_missing(registry, reference)) if details else step
 
 
-def _why_missing(registry: Registry, reference: Reference) -> str:
+def _state_of_missing(registry: Registry, reference: Reference) -> str:
     try:
         tags = list_tags(registry, reference.repository)
-    except RegistryError:  # not everybody who may push may also list
+    except RegistryError:  # some may push and not list
         return "to build"
     return "to build, since it changed" if tags else "to build, for the first time"
 
 
-class _Way:
+def _require_known_generation(step: Step) -> None:
+    if not step.exists and EPOCHS.get(step.lock.builder) != step.lock.epoch:
+        raise LockError(
+            step.environment.name,
+            "its lock asks for an image that only another version of k8s-venv makes. Run "
+            f"`k8s-venv lock {step.environment.name}`, which gives the image another tag.",
+        )
+
+
+class _BuilderChoice:
     """Chooses how images are built.
 
     Args:
@@ -196,7 +187,7 @@ class _Way:
         self._buildx = functools.cache(find_buildx)
 
     def choose(self, step: Step) -> Step:
-        """Choose the builder, and find the parts of an image where that is the layer builder."""
+        """Choose the builder, and find the parts of an image for the layer builder."""
         environment = step.environment
         if self._forced == "buildkit":
             return self._with_buildkit(step, "--builder")
@@ -231,10 +222,51 @@ class _Way:
         return dataclasses.replace(step, builder="buildkit", why=why, problem=problem)
 
 
-def _require_epoch(step: Step) -> None:
-    if not step.exists and EPOCHS.get(step.lock.builder) != step.lock.epoch:
-        raise LockError(
-            step.environment.name,
-            "its lock asks for an image that only another version of k8s-venv makes. Run "
-            f"`k8s-venv lock {step.environment.name}`, which gives the image another tag.",
-        )
+@dataclasses.dataclass(frozen=True)
+class Volume:
+    """How much of an image has to be uploaded.
+
+    Args:
+        upload: the bytes of layers that are made and that the registry lacks.
+        shared: the bytes of those that it has, or gets with an image before this one.
+        unmade: the packages whose layers have yet to be made.
+        unmade_bytes: their wheels' sizes, or None if the index did not give all of them.
+    """
+
+    upload: int
+    shared: int
+    unmade: int
+    unmade_bytes: int | None
+
+
+def volumes(steps: Sequence[Step]) -> dict[str, Volume]:
+    """Return how much the layer builder has to upload for each step of a plan, by the environment's name.
+
+    Args:
+        steps: the plan.
+    """
+    seen: set[str] = set()
+    return {step.environment.name: _volume(step, seen) for step in steps if step.parts and not step.exists}
+
+
+def _volume(step: Step, seen: set[str]) -> Volume:
+    """Return how much a step has to upload in addition to the steps before it."""
+    host = Reference.parse(step.reference).host
+    upload = shared = 0
+    missing = set()
+    for parts in step.parts:
+        layers, unmade = known_layers(parts.wheels, step.environment.python)
+        library = known_library_layer(step.environment, parts.base)
+        missing |= {(wheel.digest, wheel.size) for wheel in unmade}
+        base = [(str(one["digest"]), int(one["size"])) for one in parts.base.layers]
+        at_hand = parts.base.reference.host == host
+        own = [*([library] if library else ()), *layers]
+        for digest, size in [*base, *((layer.blob.digest, layer.blob.size) for layer in own)]:
+            has = digest in seen or (at_hand and (digest, size) in base) or bool(known_repositories(host, digest))
+            shared, upload = (shared + size, upload) if has else (shared, upload + size)
+            seen.add(digest)
+    new = {one for one in missing if one[0] not in seen}
+    seen |= {digest for digest, _ in new}
+    sizes = [size for _, size in new]
+    total = None if None in sizes else sum(size or 0 for size in sizes)
+    return Volume(upload, shared, len(new), total)

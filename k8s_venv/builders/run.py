@@ -1,4 +1,8 @@
-"""Carry out a plan: build what is missing, several images at once, and bring each where it belongs."""
+"""Carry out a plan: build what is missing, several images at once, and bring each to its destination.
+
+That is a registry, one archive of all images, or Docker Engine. To a registry, blobs are pushed first, each in the
+shortest way, and the tag last.
+"""
 
 from __future__ import annotations
 
@@ -7,27 +11,33 @@ import dataclasses
 import errno
 import functools
 import tempfile
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from k8s_venv.builders.archive import write_archive
 from k8s_venv.builders.buildkit import BuildKit
-from k8s_venv.builders.dockerengine import connect
-from k8s_venv.builders.engine import load_archive
-from k8s_venv.builders.image import digest_of_whole
-from k8s_venv.builders.layered import build
-from k8s_venv.builders.parallel import in_parallel
-from k8s_venv.builders.push import Pushed, Pusher, SpoiltLayerError, discard_spoilt, require_intact
+from k8s_venv.builders.engine import connect, load_image
+from k8s_venv.builders.layer_builder import build
+from k8s_venv.builders.layers import known_repositories, note_repository
+from k8s_venv.builders.oci import DamagedLayerError, tagged_digest, tagged_document, write_archive
+from k8s_venv.builders.plan import in_parallel
 from k8s_venv.errors import BuildError, K8sVenvError
-from k8s_venv.registry import Reference, registry_at
+from k8s_venv.registry import Reference, Registry, RegistryError, registry_at, upload
+from k8s_venv.registry.images import find_manifest, put_manifest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from typing import Any
 
-    from k8s_venv.builders.image import Image
+    from k8s_venv.builders.oci import Image
     from k8s_venv.builders.plan import Step
 
 Destination = Literal["push", "load"]
+
+_BLOBS_AT_ONCE = 4
+# How registries answer if tags are immutable (ECR, Harbor, Quay, Artifact Registry).
+_WRITTEN_ONCE = (400, 403, 409, 412)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +47,7 @@ class Done:
     Args:
         step: the step.
         sent: the bytes that were uploaded.
-        digest: the image's digest, where it is known.
+        digest: the image's digest, if it is known.
         error: why it failed.
     """
 
@@ -48,10 +58,10 @@ class Done:
 
 
 class Run:
-    """Builds images until it is told to stop.
+    """Builds images until it is stopped.
 
     Args:
-        destination: a registry, or the local Docker Engine.
+        destination: a registry, the local Docker Engine, or the path of an archive.
         progress: is called with a step and what it does now.
         sent: is called with a step and how many bytes of it were sent so far.
         done: is called with each finished step.
@@ -81,10 +91,9 @@ class Run:
         Raises:
             K8sVenvError: the archive of all images cannot be written.
         """
-        chosen = list(steps)
-        # Where images for an archive are kept until all of them are there.
+        # The folder keeps images for an archive until all of them are there.
         with tempfile.TemporaryDirectory(prefix="k8s-venv-images-") as self._folder:
-            ended = in_parallel(self._one, chosen, jobs, self._stop)
+            ended = in_parallel(self._one, steps, jobs, self._stop)
             if isinstance(self._destination, Path) and self._images:
                 try:
                     write_archive(self._images, self._destination)
@@ -122,47 +131,128 @@ class Run:
     def _build(self, step: Step) -> Done:
         report = functools.partial(self._progress, step)
         if step.builder == "buildkit":
-            if isinstance(self._destination, Path):
-                folder = Path(tempfile.mkdtemp(dir=self._folder))
-                made = self._buildkit.export(step.environment, step.lock, step.reference, folder, report)
-                self._images[step.reference] = made
-            else:
-                self._buildkit.build(step.environment, step.lock, step.reference, self._destination, report)
-            return Done(step)
-        images = [build(step.environment, step.lock, parts, report) for parts in step.parts]
+            return self._build_with_buildkit(step, report)
+        images = _build_from_layers(step, report)
         try:
             return self._bring(step, images, report)
-        except SpoiltLayerError:
+        except DamagedLayerError:
             for image in images:
-                discard_spoilt(image)
+                image.discard_damaged()
             report("making layers again that were changed in the cache folder")
-            images = [build(step.environment, step.lock, parts, report) for parts in step.parts]
-            return self._bring(step, images, report)
+            return self._bring(step, _build_from_layers(step, report), report)
+
+    def _build_with_buildkit(self, step: Step, report: Callable[[str], None]) -> Done:
+        if isinstance(self._destination, Path):
+            folder = Path(tempfile.mkdtemp(dir=self._folder))
+            images = self._buildkit.export(step, folder, report)
+            self._images[step.reference] = images
+        else:
+            self._buildkit.build(step, self._destination, report)
+        return Done(step)
 
     def _bring(self, step: Step, images: list[Image], report: Callable[[str], None]) -> Done:
-        digest = digest_of_whole(images)
-        if isinstance(self._destination, Path):
-            for image in images:
-                require_intact(image)
-            self._images[step.reference] = images
-            return Done(step, 0, digest)
+        if self._destination == "push":
+            report("pushing")
+            return self._push(step, images)
         if self._destination == "load":
             report("loading into Docker Engine")
             with contextlib.closing(connect()) as client:
-                load_archive(client, step.reference, images)
-            return Done(step, 0, digest)
-        report("pushing")
-        pushed = self._push(step, images)
-        return Done(step, pushed.sent, pushed.digest)
+                load_image(client, step.reference, images)
+        else:
+            for image in images:
+                image.require_intact()
+            self._images[step.reference] = images
+        return Done(step, 0, tagged_digest(images))
 
-    def _push(self, step: Step, images: list[Image]) -> Pushed:
+    def _push(self, step: Step, images: list[Image]) -> Done:
         reference = Reference.parse(step.reference)
-        sent = 0
+        total, counting = 0, threading.Lock()
 
         def count(number: int) -> None:
-            nonlocal sent
-            sent += number
-            self._sent(step, sent)
+            nonlocal total
+            with counting:  # blobs are sent by several threads
+                total += number
+            self._sent(step, total)
 
         pusher = self._pushers.setdefault(reference.host, Pusher(registry_at(reference.host)))
-        return pusher.push(images, reference, count)
+        digest = pusher.push(images, reference, count)
+        return Done(step, total, digest)
+
+
+def _build_from_layers(step: Step, report: Callable[[str], None]) -> list[Image]:
+    return [build(step.environment, step.lock, parts, report) for parts in step.parts]
+
+
+class Pusher:
+    """Pushes images to one registry, and remembers which repositories have which layers, for mounting.
+
+    Args:
+        registry: where to push.
+    """
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        self._sending: dict[str, threading.Lock] = {}
+
+    def push(self, images: Sequence[Image], reference: Reference, progress: Callable[[int], None]) -> str:
+        """Push an image's platforms under one tag; until the last request, the tag is what it was.
+
+        Args:
+            images: the image for each platform.
+            reference: where to.
+            progress: is called with each number of bytes that were sent.
+
+        Returns:
+            The digest of the image, or of the index of its platforms, that the tag names now.
+
+        Raises:
+            RegistryError: the registry cannot be reached or refuses.
+        """
+        with tempfile.TemporaryDirectory(prefix="k8s-venv-push-") as folder, ThreadPoolExecutor(_BLOBS_AT_ONCE) as pool:
+            # Platforms share what is for any of them.
+            parts = {str(descriptor["digest"]): (image, descriptor) for image in images for descriptor in image.parts}
+            try:
+                jobs = [
+                    pool.submit(self._push_blob, reference.repository, *part, Path(folder), progress)
+                    for part in parts.values()
+                ]
+                for job in jobs:
+                    job.result()
+            except BaseException:
+                pool.shutdown(wait=True, cancel_futures=True)
+                raise
+        if len(images) > 1:
+            for image in images:
+                put_manifest(self._registry, reference.repository, image.digest, image.manifest)
+        return self._tag(reference, tagged_document(images))
+
+    def _push_blob(
+        self,
+        repository: str,
+        image: Image,
+        descriptor: Mapping[str, Any],
+        folder: Path,
+        progress: Callable[[int], None],
+    ) -> None:
+        digest, host = str(descriptor["digest"]), self._registry.host
+        fetch = functools.partial(image.blob, descriptor, folder)
+        # What several images need is sent with one of them, and mounted for the others.
+        with self._sending.setdefault(digest, threading.Lock()):
+            sources = known_repositories(host, digest)
+            if image.base and image.base.reference.host == host and descriptor in image.base_layers:
+                sources.insert(0, image.base.reference.repository)
+            sources = [source for source in dict.fromkeys(sources) if source != repository]
+            way = upload(self._registry, repository, digest, fetch, sources, progress)
+            if way == "sent" or not known_repositories(host, digest):
+                note_repository(host, digest, repository)
+
+    def _tag(self, reference: Reference, manifest: Mapping[str, Any]) -> str:
+        """Write the tag, the last request of a push; return the digest of what it names then."""
+        try:
+            return put_manifest(self._registry, reference.repository, reference.tag, manifest)
+        except RegistryError as error:
+            # A tag that cannot be written twice: another build was faster, or the answer to this one got lost.
+            found = find_manifest(self._registry, reference) if error.status in _WRITTEN_ONCE else None
+            if found is None:
+                raise
+            return found

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from k8s_venv.builders.selection import applies
+from k8s_venv.builders.wheels import applies
 from k8s_venv.cli.console import environments_argument, open_project
 from k8s_venv.errors import K8sVenvError
 from k8s_venv.locks.locking import locked_packages, read_lock

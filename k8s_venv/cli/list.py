@@ -94,7 +94,7 @@ def list_environments(
     chosen = project.select(environments)
     rows = [_row(project, environment) for environment in chosen]
     if registry:
-        from k8s_venv.builders.parallel import in_parallel
+        from k8s_venv.builders.plan import in_parallel
 
         in_parallel(lambda one: _ask_registry(*one), list(zip(rows, chosen, strict=True)), _AT_ONCE)
     if tasks:

@@ -134,7 +134,7 @@ def _lock(
 
         base, unpinned = pin_base(environment, renew=renewal.everything)
     if environment.system_site_packages and environment.base and environment.image is None:
-        from k8s_venv.builders.basepackages import packages_of_base
+        from k8s_venv.builders.base import packages_of_base
 
         report(f"reading the packages of {environment.base}")
         own = packages_of_base(environment, base)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from k8s_venv.builders.base import base_reference
-from k8s_venv.builders.buildx import find_buildx
+from k8s_venv.builders.engine import find_buildx
 from k8s_venv.config.environment import Environment
 from k8s_venv.config.project import load_project
 from k8s_venv.locks.lockfile import checksum

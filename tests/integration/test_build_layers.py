@@ -231,7 +231,7 @@ def test_a_pinned_base_that_is_gone_is_told_from_a_missing_one(build: Command, t
     ran = build("--dry-run")
 
     assert ran.returncode == 1
-    assert "Where what its lock pins is gone, `k8s-venv lock --upgrade etl` pins today's." in ran.stderr
+    assert "If the digest in its lock is gone, `k8s-venv lock --upgrade etl` pins today's." in ran.stderr
 
 
 def test_an_image_for_two_platforms_is_one_index(build: Command, test_registry: str) -> None:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from k8s_venv.builders.base import base_reference
-from k8s_venv.builders.secrets import Secrets
+from k8s_venv.builders.buildkit import Secrets
 from k8s_venv.config.environment import Environment
 from tests import interpreters
 from tests.conftest import Command

@@ -16,10 +16,9 @@ from pathlib import Path
 import pytest
 
 from k8s_venv.builders import _compile
-from k8s_venv.builders.install import Target
+from k8s_venv.builders.layer_builder import _groups, known_layers, make_layers
 from k8s_venv.builders.layers import Layer
-from k8s_venv.builders.selection import Wheel, select_wheels
-from k8s_venv.builders.wheel_layers import find_layers, make_layers
+from k8s_venv.builders.wheels import Target, Wheel, select_wheels
 from k8s_venv.cache import uv_folder
 from k8s_venv.config.environment import Environment
 from k8s_venv.locks.lockfile import LockedFile
@@ -197,7 +196,7 @@ def test_a_change_of_one_package_changes_one_layer(tmp_path: Path) -> None:
     one, other = (make_layers(wheels, target("3.12"), lambda text: None) for wheels in (before, after))
 
     assert len({layer.blob.digest for layer in other} - {layer.blob.digest for layer in one}) == 1
-    assert find_layers(after, "3.12") == other
+    assert known_layers(after, "3.12") == (other, [])
 
 
 def test_wheels_of_another_platform_are_installed(tmp_path: Path) -> None:
@@ -220,13 +219,8 @@ def test_wheels_of_another_platform_are_installed(tmp_path: Path) -> None:
 def test_an_image_stays_far_under_the_layers_that_engines_take() -> None:
     wheels = [Wheel(f"package-{number}", "1", LockedFile(hashes={}), f"sha256:{number}") for number in range(1000)]
 
-    from k8s_venv.builders import wheel_layers
+    groups = _groups(dict.fromkeys(wheels, 2000000))
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(wheel_layers, "_size", lambda wheel, python: 2_000_000 if int(wheel.version) else 1000)
-        groups = wheel_layers._groups(wheels, "3.12")
-
-    assert groups is not None
     assert sorted(wheel.name for group in groups for wheel in group) == sorted(wheel.name for wheel in wheels)
     assert len(groups) <= 90
 

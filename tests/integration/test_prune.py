@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 
 from k8s_venv.backends.local.environments import environment_in_use, make_environment
-from k8s_venv.builders.install import Target
-from k8s_venv.builders.selection import Wheel, select_wheels
-from k8s_venv.builders.wheel_layers import make_layers
+from k8s_venv.builders.layer_builder import make_layers
+from k8s_venv.builders.wheels import Target, Wheel, select_wheels
 from k8s_venv.cache import Unused, layers_folder, shared_lock, try_exclusive_lock
 from k8s_venv.check.provides import provided_by
 from k8s_venv.config.environment import Environment

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from k8s_venv.builders.image import Image, assemble, digest_of_whole
 from k8s_venv.builders.layers import Layer
-from k8s_venv.builders.push import Pusher
+from k8s_venv.builders.oci import Image, assemble, tagged_digest
+from k8s_venv.builders.run import Pusher
 from k8s_venv.registry import BaseImage, Blob, Reference, Registry, RegistryError, find_base, upload
 from k8s_venv.registry.images import encoded, find_manifest, put_manifest
 from tests.registry_proxy import Fault, Proxy
@@ -70,7 +70,7 @@ def test_a_push_survives_a_fault_at_each_of_its_requests(
     registry = Registry(proxy.host)  # which has been heard of, as in any push: the plan has asked it
     place = Reference(proxy.host, repository, "tag")
     del images[1:]  # one platform will do
-    digest = digest_of_whole(images)
+    digest = tagged_digest(images)
     Pusher(registry).push(images, place, lambda count: None)
     requests = [request for request in proxy.requests if f"/v2/{repository}/" in request[1] and request[2] != 401]
     challenge = {"WWW-Authenticate": f'Bearer realm="http://{proxy.host}/token"'} if status == 401 else {}
@@ -85,7 +85,7 @@ def test_a_push_survives_a_fault_at_each_of_its_requests(
         pushed = Pusher(registry).push(images, fresh, lambda count: None)
 
         assert fault.times == 0
-        assert pushed.digest == digest == find_manifest(Registry(upstream), fresh)
+        assert pushed == digest == find_manifest(Registry(upstream), fresh)
 
 
 @pytest.mark.parametrize("status", [403, 503])
@@ -119,17 +119,19 @@ def test_a_push_that_fails_leaves_the_tag_alone_and_the_next_one_goes_on(
 
         Pusher(registry).push(images, place, lambda count: None)
 
-        assert find_manifest(real, place) == digest_of_whole(images)
+        assert find_manifest(real, place) == tagged_digest(images)
         assert proxy.received - sent < 110_000
         number += 1
     assert number > 7  # each blob, each platform's manifest and the index
 
 
 def test_what_platforms_share_is_sent_once(proxy: Proxy, repository: str, images: list[Image]) -> None:
-    sent = Pusher(Registry(proxy.host)).push(images, Reference(proxy.host, repository, "tag"), lambda count: None).sent
+    sent: list[int] = []
+
+    Pusher(Registry(proxy.host)).push(images, Reference(proxy.host, repository, "tag"), sent.append)
 
     configurations = sum(len(image.config) for image in images)
-    assert sent == 100_000 + len("amd64") + len("arm64") + configurations
+    assert sum(sent) == 100_000 + len("amd64") + len("arm64") + configurations
 
 
 def test_a_tag_that_cannot_be_written_twice_is_kept_where_it_is_there(
@@ -140,7 +142,7 @@ def test_a_tag_that_cannot_be_written_twice_is_kept_where_it_is_there(
     body = b'{"errors":[{"code":"TAG_INVALID","message":"the tag already exists and the repository is immutable"}]}'
     proxy.faults = [Fault("PUT", "/manifests/tag", after=9_999), Fault("PUT", "/manifests/tag", 400, body=body)]
 
-    assert Pusher(registry).push(images, place, lambda count: None).digest == digest_of_whole(images)
+    assert Pusher(registry).push(images, place, lambda count: None) == tagged_digest(images)
 
     elsewhere = Reference(proxy.host, f"{repository}-elsewhere", "tag")
     proxy.faults = [Fault("PUT", "/manifests/tag", 400, body=body)]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from k8s_venv.builders.tree import Tree
+from k8s_venv.builders.base import Tree
 
 MODULES = re.compile(r"(.*/)?lib/python3\.12/.*")
 LIBRARY = "usr/local/lib/python3.12"

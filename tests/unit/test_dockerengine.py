@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from k8s_venv.builders.dockerengine import EngineError, connect
+from k8s_venv.builders.engine import EngineError, connect
 
 pytest.importorskip("docker", reason="needs the docker extra")
 

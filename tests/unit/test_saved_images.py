@@ -10,11 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from k8s_venv.builders.archive import write_archive
-from k8s_venv.builders.image import Image
-from k8s_venv.builders.install import File
-from k8s_venv.builders.layers import make_layer
-from k8s_venv.builders.saved import read_layout, read_saved
+from k8s_venv.builders.layers import File, make_layer
+from k8s_venv.builders.oci import Image, read_layout, read_saved, write_archive
 from k8s_venv.registry.images import encoded
 
 

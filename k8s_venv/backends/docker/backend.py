@@ -25,7 +25,7 @@ from k8s_venv.backends.docker.container import (
 from k8s_venv.backends.limits import END_GRACE
 from k8s_venv.backends.pod_options import options_without_pod
 from k8s_venv.backends.process import LineSplitter, cannot_run_python, ignore_line, no_result, out_of_memory
-from k8s_venv.builders.dockerengine import EngineError, connect
+from k8s_venv.builders.engine import EngineError, connect
 from k8s_venv.calls import PackedCall, Result, call_files, parse_document
 from k8s_venv.errors import BackendError
 from k8s_venv.wire import protocol
