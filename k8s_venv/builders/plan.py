@@ -150,7 +150,7 @@ def _look_up(step: Step, details: bool) -> Step:
     except RegistryError as error:
         if error.status != DENIED:  # any other error is the same for all images
             raise
-        problem = BuildError(step.environment.name, f"it cannot be told whether its image exists. {error}")
+        problem = BuildError(step.environment.name, f"its registry does not say whether its image exists. {error}")
         return dataclasses.replace(step, state="denied", problem=problem)
     if digest is not None:
         return dataclasses.replace(step, digest=digest, state="exists", builder="")

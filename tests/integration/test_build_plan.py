@@ -94,7 +94,7 @@ def test_a_check_that_could_not_be_made_says_so_and_not_that_images_are_missing(
     assert re.search(r"^etl .* denied$", denied.stderr, re.MULTILINE)
     assert re.search(r"^also .* exists$", denied.stderr, re.MULTILINE)
     assert re.search(
-        r"Environment 'etl': it cannot be told whether its image exists. The registry \S+ denies pulling from "
+        r"Environment 'etl': its registry does not say whether its image exists. The registry \S+ denies pulling from "
         r"\S+/etl: requested access to the resource is denied\. Does it exist, ",
         denied.stderr,
     )
