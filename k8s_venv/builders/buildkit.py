@@ -112,7 +112,7 @@ class BuildKit:
                 stream.write(chunk)
 
     def _build(self, step: Step, platforms: Sequence[str], output: list[str], progress: Callable[[str], None]) -> None:
-        log, secrets = _BuildLog(), Secrets(step.environment)
+        log, secrets = BuildLog(), Secrets(step.environment)
         with tempfile.TemporaryDirectory(prefix="k8s-venv-build-") as name:
             folder = Path(name)
             _write_context(step.environment, step.lock, folder / "context")
@@ -127,7 +127,7 @@ class BuildKit:
         if not succeeded:
             raise log.error(step, secrets.own_addresses)
 
-    def _run(self, command: list[str], log: _BuildLog, progress: Callable[[str], None]) -> bool:
+    def _run(self, command: list[str], log: BuildLog, progress: Callable[[str], None]) -> bool:
         """Run buildx, and return whether it succeeded."""
         if self._stopped:
             return False
@@ -356,7 +356,7 @@ _NOT_FETCHED = re.compile(
 )
 
 
-class _BuildLog:
+class BuildLog:
     """Reads the lines of one build."""
 
     def __init__(self) -> None:
@@ -389,9 +389,9 @@ class _BuildLog:
         if problem := _base_fault(step, text, output) or _debian_fault(environment, output):
             return BuildError(environment.name, masked(problem))
         problem = (
-            _engine_fault(environment, text, output)
+            _push_fault(step, text)
+            or _engine_fault(environment, text, output)
             or _package_fault(environment, output, own_addresses)
-            or _push_fault(step, text)
             or "its image could not be built."
         )
         lines = [line for line in output.splitlines() if line.strip() and not _COMMAND.match(line)]
@@ -413,14 +413,22 @@ def _base_fault(step: Step, text: str, output: str) -> str:
 
 
 def _debian_fault(environment: Environment, output: str) -> str:
+    place = f"`packages` of [environments.{environment.name}]"
     if missing := re.search(r"E: Unable to locate package (\S+)", output):
         known = _DEBIAN_HAS.search(output)
         near = did_you_mean(missing[1], known[1].split() if known else ())
-        place = f"`packages` of [environments.{environment.name}]"
         return f"there is no Debian package {missing[1]!r}.{near} Check {place}."
     if missing := re.search(r"E: Version '(\S+)' for '(\S+)' was not found", output):
-        return f"there is no version {missing[1]!r} of the Debian package {missing[2]!r} any more."
+        return (
+            f"there is no version {missing[1]!r} of the Debian package {missing[2]!r}; Debian removes old ones. "
+            f"Check {place}."
+        )
     return ""
+
+
+def _push_fault(step: Step, text: str) -> str:
+    pushing = re.search(r"^ > pushing |failed to push", text, re.MULTILINE)
+    return f"its image could not be pushed as {step.reference}." if pushing else ""
 
 
 def _engine_fault(environment: Environment, text: str, output: str) -> str:
@@ -451,14 +459,9 @@ def _package_fault(environment: Environment, output: str, own_addresses: Sequenc
         return f"{package} has no wheel, and could not be compiled. {remedy}"
     if own_addresses and _NO_CONNECTION.search(output):
         return (
-            f"{' and '.join(own_addresses)} is an address of this machine alone, where no build's container gets. Name "
-            "it by one of the network."
+            f"a build's container cannot reach {' and '.join(own_addresses)}, which is an address of this machine "
+            "alone. Use an address of the network."
         )
     if found := _NOT_FETCHED.search(output):
-        return f"its packages cannot be had from a build's container: {found[1]} ({found[2]})."
+        return f"a build's container cannot download its packages: {found[1]} ({found[2]})."
     return ""
-
-
-def _push_fault(step: Step, text: str) -> str:
-    pushing = re.search(r"^ > pushing |failed to push", text, re.MULTILINE)
-    return f"its image could not be pushed as {step.reference}." if pushing else ""
