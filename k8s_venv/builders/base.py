@@ -361,10 +361,6 @@ class Tree:
                     self.files[name] = self._content(archive, entry) if wanted else None
                     added.add(name)
 
-    def has(self, name: str) -> bool:
-        """Return whether there is a file or a folder of a name."""
-        return name in self.files or any(one.startswith(f"{name}/") for one in self.files)
-
     def resolve(self, path: str) -> str:
         """Return where a path leads if its symbolic links are followed, without the leading slash."""
         waiting, at, followed = path.split("/")[::-1], "", 0

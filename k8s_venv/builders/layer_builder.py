@@ -187,7 +187,9 @@ def _make_library_layer(key: str, environment: Environment, base: BaseImage, int
         ]
         compiled = compile_files(modules, environment.python, interpreter, folder / "bytecode")
         files = [file for file in compiled.values() if file.name not in tree.files]
-        if tree.has(PREFIX):  # another environment, of whose packages none is in the lock
+        if any(
+            f"{name}/".startswith(f"{PREFIX}/") for name in tree.files
+        ):  # another environment, of whose packages none is in the lock
             files.append(File(f"{posixpath.dirname(PREFIX)}/.wh.{posixpath.basename(PREFIX)}", b""))
         return make_layer(key, program, files, folders=tree.folders)
 

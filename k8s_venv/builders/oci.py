@@ -67,11 +67,6 @@ class Image:
     manifest: Mapping[str, Any]
 
     @property
-    def base_layers(self) -> list[Mapping[str, Any]]:
-        """Return the descriptors of the base's layers."""
-        return list(self.manifest["layers"][: len(self.base.layers)]) if self.base else []
-
-    @property
     def parts(self) -> list[Mapping[str, Any]]:
         """Return the descriptors of its configuration and of all its layers."""
         return [self.manifest["config"], *self.manifest["layers"]]

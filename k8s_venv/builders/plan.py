@@ -257,7 +257,7 @@ def _volume(step: Step, seen: set[str]) -> Volume:
     for parts in step.parts:
         layers, unmade = known_layers(parts.wheels, step.environment.python)
         library = known_library_layer(step.environment, parts.base)
-        missing |= {(wheel.digest, wheel.size) for wheel in unmade}
+        missing |= {(wheel.digest, wheel.source.size) for wheel in unmade}
         base = [(str(one["digest"]), int(one["size"])) for one in parts.base.layers]
         at_hand = parts.base.reference.host == host
         own = [*([library] if library else ()), *layers]

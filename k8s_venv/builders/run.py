@@ -239,8 +239,9 @@ class Pusher:
         # What several images need is sent with one of them, and mounted for the others.
         with self._sending.setdefault(digest, threading.Lock()):
             sources = known_repositories(host, digest)
-            if image.base and image.base.reference.host == host and descriptor in image.base_layers:
-                sources.insert(0, image.base.reference.repository)
+            base = image.base
+            if base and base.reference.host == host and digest in (layer["digest"] for layer in base.layers):
+                sources.insert(0, base.reference.repository)
             sources = [source for source in dict.fromkeys(sources) if source != repository]
             way = upload(self._registry, repository, digest, fetch, sources, progress)
             if way == "sent" or not known_repositories(host, digest):

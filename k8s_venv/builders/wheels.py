@@ -69,11 +69,6 @@ class Wheel:
     source: LockedFile = dataclasses.field(compare=False)
     digest: str
 
-    @property
-    def size(self) -> int | None:
-        """Return the wheel's size, if the index gave it."""
-        return self.source.size
-
 
 class NoWheelError(BuildError):
     """A locked package has no wheel for a platform."""
@@ -98,10 +93,10 @@ def select_wheels(environment: str, lock: Lock, python: str, platform: str) -> l
             continue
         wheel = _best_wheel(package, ranks, lock.path.parent)
         if wheel is None:
+            named = f"{package.name} {package.version}".strip()
             raise NoWheelError(
                 environment,
-                f"{package.name} {package.version} has no wheel for Python {python} on {platform}. "
-                f"Run `k8s-venv lock {environment}`.",
+                f"{named} has no wheel for Python {python} on {platform}. Run `k8s-venv lock {environment}`.",
             )
         wheels.append(wheel)
     return sorted(wheels, key=lambda wheel: wheel.name)

@@ -1,4 +1,4 @@
-"""Why a build failed, from the lines that BuildKit printed, here shortened."""
+"""Builds with BuildKit: what they are given, and why one failed, from the lines that BuildKit printed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from k8s_venv.builders.buildkit import BuildLog
+from k8s_venv.builders.buildkit import BuildLog, Secrets
 from k8s_venv.builders.plan import Step
 from k8s_venv.config.environment import Environment
 from k8s_venv.errors import BuildError
@@ -103,3 +103,13 @@ def test_what_is_wrong_comes_first_and_the_last_lines_of_the_build_after_it(
     assert re.match(rf"Environment 'etl': {re.escape(sentence)}.*The last lines of the build:", message), message
     assert "/bin/sh -c" not in message
     assert message.partition("The last lines of the build:")[2].strip()
+
+
+def test_a_secret_that_buildkit_would_not_take_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine index.example.com login bob password pw\n" * 20_000)
+    monkeypatch.setenv("NETRC", str(netrc))
+    secrets = Secrets(Environment(name="etl", root=tmp_path, python="3.12"))
+
+    with pytest.raises(BuildError, match=rf"its netrc \({netrc}\) is larger than the 500 kB that BuildKit hands to"):
+        secrets.options(tmp_path)
