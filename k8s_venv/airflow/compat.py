@@ -1,7 +1,7 @@
-"""What a task meets of the differences between the versions of Airflow that we support: 2.10, 2.11, and 3.0 to 3.3.
+"""The differences between the supported versions of Airflow, 2.10, 2.11 and 3.0 to 3.3, that concern tasks.
 
-What only commands meet, which load DAG files and run them, is in ``inprocess``.
-Types are those of the newest version; the branches for older ones stay unchecked.
+Those that concern only commands, which load DAG files and run them, are in ``inprocess``. Types are those of the newest
+version; the branches for older ones are not type-checked.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ else:
     from airflow.models.baseoperator import BaseOperator
     from airflow.utils.context import Context
 
-    # Plain values of the context that Airflow 3 has no more.
+    # Plain values of the context that Airflow 3 removed.
     OLD_CONTEXT_KEYS = (
         *("execution_date", "next_execution_date", "prev_execution_date", "prev_execution_date_success"),
         *("next_ds", "next_ds_nodash", "prev_ds", "prev_ds_nodash"),
@@ -73,12 +73,9 @@ else:
     from airflow.hooks.base import BaseHook
     from airflow.utils.context import KNOWN_CONTEXT_KEYS
 
+# Imported here for other modules; what follows is defined here.
 __all__ = [
-    "AIRFLOW",
-    "AIRFLOW_3",
     "KNOWN_CONTEXT_KEYS",
-    "OLD_CONTEXT_KEYS",
-    "XCOM_BACKEND",
     "AirflowFailException",
     "AirflowNotFoundException",
     "AirflowSkipException",
@@ -90,26 +87,13 @@ __all__ = [
     "DecoratedOperator",
     "SkipMixin",
     "TaskDecorator",
-    "can_store_fraction",
-    "can_store_integer",
-    "can_store_text",
     "conf",
-    "deployment",
-    "find_variable",
-    "is_sensitive",
-    "mask_secret",
-    "redact",
-    "restore_xcom",
-    "serialize_xcom",
-    "skip_tasks",
-    "stored_key",
     "task_decorator_factory",
-    "task_state",
 ]
 
 
 def deployment() -> str:
-    """Return what tells this Airflow's tasks from those of another Airflow that shares a namespace with it."""
+    """Return this Airflow's address, which tells its tasks from those of another Airflow in the same namespace."""
     if AIRFLOW_3:
         address = conf.get("core", "execution_api_server_url", fallback=None)
         return str(address or conf.get("api", "base_url", fallback=""))
@@ -126,7 +110,7 @@ def can_store_integer(value: int) -> bool:
 
 
 def can_store_text(text: str) -> bool:
-    """Return whether an XCom may hold a text: Airflow 3 sends it as UTF-8, Airflow 2 escapes what that cannot say."""
+    """Return whether an XCom may hold a text: Airflow 3 sends it as UTF-8, Airflow 2 escapes lone surrogates."""
     return not AIRFLOW_3 or is_text(text)
 
 
@@ -136,9 +120,9 @@ def can_store_fraction(value: Any) -> bool:
 
 
 def stored_key(key: Any) -> str | None:
-    """Return the text as which a dictionary's key is stored, or None where it cannot be.
+    """Return the text as which a dictionary's key is stored, or None if it cannot be stored.
 
-    Airflow 3 stores what ``str`` says; Airflow 2 what ``json`` does, which takes plain keys only.
+    Airflow 3 uses ``str``, Airflow 2 uses ``json``, which takes plain keys only.
     """
     if AIRFLOW_3:
         return str(key)
@@ -152,9 +136,9 @@ def skip_tasks(operator: SkipMixin, context: Context, tasks: list[Any]) -> None:
     """Skip tasks that come after a running one.
 
     Args:
-        operator: the running one.
-        context: Airflow's.
-        tasks: which ones.
+        operator: the operator of the running task.
+        context: its context.
+        tasks: the tasks to skip.
     """
     if TYPE_CHECKING or AIRFLOW_3:
         operator.skip(ti=context["ti"], tasks=tasks)
@@ -164,7 +148,7 @@ def skip_tasks(operator: SkipMixin, context: Context, tasks: list[Any]) -> None:
 
 
 def find_variable(key: str) -> str | None:
-    """Return an Airflow variable's text, or None where it is not defined."""
+    """Return an Airflow variable's text, or None if it is not defined."""
     if TYPE_CHECKING or AIRFLOW_3:
         from airflow.sdk import Variable
 
@@ -177,7 +161,7 @@ def find_variable(key: str) -> str | None:
 
 
 async def task_state(ti: Any) -> str | None:
-    """Return the state of a task that waits in the triggerer, or None where it has none, as after it was cleared.
+    """Return the state of a task that waits in the triggerer, or None if it has no state, as after it was cleared.
 
     Args:
         ti: the trigger's task instance.
@@ -205,12 +189,12 @@ def mask_secret(text: str) -> None:
 
 
 def redact(text: str) -> str:
-    """Hide in a text what Airflow was told to mask in this process."""
+    """Return a text without the secrets that Airflow masks in this process."""
     return str(_masker().redact(text))
 
 
 def is_sensitive(name: str) -> bool:
-    """Return whether what has this name is secret, by Airflow's list and ``[core] sensitive_var_conn_names``."""
+    """Return whether a name is one of a secret, by Airflow's list and ``[core] sensitive_var_conn_names``."""
     return bool(_masker().should_hide_value_for_key(name))
 
 
@@ -226,7 +210,7 @@ def _masker() -> Any:
 
 
 def serialize_xcom(value: Any) -> Any:
-    """Return a value as Airflow stores it, or raise what Airflow raises when it cannot."""
+    """Return a value as Airflow stores it, or raise Airflow's exception if it cannot."""
     if TYPE_CHECKING or AIRFLOW >= (3, 2):
         from airflow.sdk.serde import serialize
     else:
@@ -236,7 +220,7 @@ def serialize_xcom(value: Any) -> Any:
 
 
 def restore_xcom(stored: Any) -> Any:
-    """Return what Airflow makes of a value that it stored, or raise what Airflow raises when it cannot."""
+    """Return a stored value as Airflow restores it, or raise Airflow's exception if it cannot."""
     if TYPE_CHECKING or AIRFLOW >= (3, 2):
         from airflow.sdk.serde import deserialize
     else:

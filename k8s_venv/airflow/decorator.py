@@ -1,4 +1,4 @@
-"""``@task.isolated("environment")``, and its kin that branch and short-circuit."""
+"""``@task.isolated("environment")``, and the decorators of tasks that branch and short-circuit."""
 
 from __future__ import annotations
 
@@ -62,13 +62,13 @@ def isolated_task(
     """Run the decorated function in one of the project's environments.
 
     Args:
-        environment: the environment's name in ``k8s-venv.toml``; by default what ``default_args`` of the task group or
-            the DAG say. Without parentheses after the decorator, the function itself.
+        environment: the environment's name in ``k8s-venv.toml``; by default that of ``default_args`` of the task group
+            or the DAG. Without parentheses after the decorator, the function itself.
         multiple_outputs: unroll a returned dictionary into one XCom for each key.
         options: as for ``IsolatedOperator``.
 
     Raises:
-        K8sVenvError: the environment or an option is not what it must be.
+        K8sVenvError: the environment or an option is wrong.
     """
     return isolated_decorator(IsolatedDecoratedOperator, environment, multiple_outputs=multiple_outputs, **options)
 
@@ -86,7 +86,7 @@ def branch_isolated_task(environment: str | Callable[..., Any] | None = None, /,
 def short_circuit_isolated_task(
     environment: str | Callable[..., Any] | None = None, /, **options: Any
 ) -> TaskDecorator:
-    """Run the decorated function in an environment; what comes after it is skipped where it returns something false.
+    """Run the decorated function in an environment; if it returns a false value, the tasks after it are skipped.
 
     Args:
         environment: the environment's name; see ``isolated_task``.
@@ -103,13 +103,13 @@ def isolated_decorator(
     multiple_outputs: bool | None = None,
     **options: Any,
 ) -> TaskDecorator:
-    """Return a decorator for isolated tasks, or the task where it was used without parentheses.
+    """Return a decorator for isolated tasks, or the task if the decorator has no parentheses.
 
     Args:
-        operator: makes the tasks.
-        environment: see ``isolated_task``, as all that follows.
-        multiple_outputs: see there.
-        options: see there.
+        operator: the tasks' operator.
+        environment: see ``isolated_task``.
+        multiple_outputs: see ``isolated_task``.
+        options: see ``isolated_task``.
     """
     function = environment if callable(environment) else options.pop("python_callable", None)
     if environment is not None and not callable(environment):
@@ -118,7 +118,7 @@ def isolated_decorator(
         named_environment(options["environment"], operator.custom_operator_name)
     _check_options(operator, options)
     if multiple_outputs and options.get("result") == "reference":
-        raise K8sVenvError('result="reference" hands on one value: leave multiple_outputs out.')
+        raise K8sVenvError('result="reference" passes on one value: leave multiple_outputs out.')
     decorator = task_decorator_factory(
         python_callable=function, multiple_outputs=multiple_outputs, decorated_operator_class=operator, **options
     )
@@ -139,7 +139,7 @@ def isolated_decorator(
 
 
 def _one_name(operator: type[IsolatedDecoratedOperator], given: object, options: Mapping[str, Any]) -> str:
-    """Return the environment's name that a decorator was given, which is given once."""
+    """Return the environment's name that a decorator was given; it is given once."""
     name = operator.custom_operator_name
     if not isinstance(given, str):
         raise K8sVenvError(f"{name} takes the environment's name, not {given!r}.")
@@ -150,11 +150,11 @@ def _one_name(operator: type[IsolatedDecoratedOperator], given: object, options:
 
 
 def _check_options(operator: type[IsolatedDecoratedOperator], options: Mapping[str, Any]) -> None:
-    """Refuse what the operator does not take; of what Airflow passes by itself, the decorator gets nothing."""
+    """Refuse options that the operator does not take, and those that Airflow itself passes to it."""
     name = operator.custom_operator_name
     for taken in ("op_args", "op_kwargs"):
         if taken in options:
-            raise K8sVenvError(f"{name}: leave {taken} out: the arguments stand in the call, such as work(1, b=2).")
+            raise K8sVenvError(f"{name}: leave {taken} out: pass the arguments in the call, such as work(1, b=2).")
     known = parameters_of(operator)
     given = {option: value for option, value in options.items() if option not in known or option == "environment"}
     check_options(given, name, known, f'{name}("NAME")')
@@ -163,15 +163,15 @@ def _check_options(operator: type[IsolatedDecoratedOperator], options: Mapping[s
 def _check_now(
     operator: type[IsolatedDecoratedOperator], function: Callable[..., Any], options: Mapping[str, Any]
 ) -> None:
-    """Refuse while a DAG file is loaded what a mapped task's operator would refuse, which is made only at run time."""
+    """Refuse wrong options while a DAG file is loaded: a mapped task's operator is made only when it runs."""
     if not str(getattr(function, "__module__", "")).startswith("unusual_prefix_"):
-        return  # not of a DAG file that Airflow loads: only the operator knows which project is meant
+        return  # not from a DAG file that Airflow loads: only the operator knows its project
     task = f"Task {options.get('task_id', function.__name__)!r}"
     require_function(function, task)
     if "environment" in options:
         project = project_of(function, None)
-        asked = {name: options.get(name) for name in ("backend", "transport", "serializer")}
-        check_declared(project, options["environment"], task, **asked)
+        given = (options.get(name) for name in ("backend", "transport", "serializer"))
+        check_declared(project, options["environment"], task, *given)
 
 
 setattr(isolated_task, DECORATOR_MARK, True)

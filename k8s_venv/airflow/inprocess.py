@@ -1,4 +1,4 @@
-"""Load a DAG file and run its DAG in this process, on either line of Airflow."""
+"""Load a DAG file and run its DAG in this process, with each version of Airflow."""
 
 from __future__ import annotations
 
@@ -33,17 +33,46 @@ if TYPE_CHECKING:
 _DEPTH = "AIRFLOW__CORE__DAGBAG_IMPORT_ERROR_TRACEBACK_DEPTH"
 
 
+def read_dag_file(path: Path) -> DagBag:
+    """Load a DAG file as Airflow does.
+
+    Args:
+        path: the file.
+    """
+    # The caller reports the faults in the bag.
+    for name in ("airflow.models.dagbag", "airflow.dag_processing.importers"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    before = os.environ.get(_DEPTH)
+    os.environ[_DEPTH] = "100"  # the default of two calls may not include the file's own line
+    try:
+        bag: DagBag = _dagbag_module().DagBag(path)
+        return bag
+    finally:
+        os.environ.pop(_DEPTH)
+        if before is not None:
+            os.environ[_DEPTH] = before
+
+
+def _dagbag_module() -> Any:
+    if TYPE_CHECKING or AIRFLOW >= (3, 2):
+        from airflow.dag_processing import dagbag
+    else:
+        from airflow.models import dagbag
+
+    return dagbag
+
+
 @dataclasses.dataclass(frozen=True)
 class TaskOutcome:
     """How one task of a DAG run ended.
 
     Args:
         task_id: the task.
-        map_index: its number where it is mapped, else -1.
+        map_index: its number if it is mapped, else -1.
         state: its state in Airflow's words.
-        seconds: how long it ran.
-        value: what it returned, None when it returned nothing.
-        error: what it raised, where it failed.
+        seconds: its duration.
+        value: its returned value, or None.
+        error: its exception, if it failed.
     """
 
     task_id: str
@@ -66,7 +95,7 @@ def run_dag(dag: DAG) -> tuple[str, list[TaskOutcome]]:
     errors: dict[tuple[str, int], str] = {}
     show_task_logs()
     shorten_tracebacks()
-    tell_failures(lambda task_id, map_index, text: errors.update({(task_id, map_index): text}))
+    report_failures(lambda task_id, map_index, text: errors.update({(task_id, map_index): text}))
     run = run_in_process(dag)
     with create_session() as session:
         values = returned_values(run, session)
@@ -84,8 +113,71 @@ def run_dag(dag: DAG) -> tuple[str, list[TaskOutcome]]:
     return str(run.state), outcomes
 
 
+def run_in_process(dag: DAG) -> DagRun:
+    """Run a DAG once in this process.
+
+    Args:
+        dag: the DAG.
+
+    Raises:
+        K8sVenvError: this version of Airflow cannot run it outside a deployment.
+    """
+    if AIRFLOW == (3, 0):
+        _refuse_assets(dag)
+    with _storing_only(dag):
+        run: DagRun = dag.test()
+    return run
+
+
+def _refuse_assets(dag: DAG) -> None:
+    """Refuse assets, which only a stored DAG can use: ``DAG.test`` of Airflow 3.0 stores none, and tasks would fail."""
+    from airflow.sdk.definitions.asset import BaseAsset
+
+    for task in dag.tasks:
+        if any(isinstance(each, BaseAsset) for each in (*task.inlets, *task.outlets)):
+            raise K8sVenvError(
+                f"Task {task.task_id!r} has an asset as inlet or outlet, with which Airflow 3.0 runs a task only in a "
+                "deployment. Here it needs Airflow 3.1 or newer."
+            )
+
+
+@contextlib.contextmanager
+def _storing_only(dag: DAG) -> Iterator[None]:
+    """Let ``DAG.test`` of Airflow 3.1 and later store this DAG as its file is now, without the bundle's other files.
+
+    Without this it loads the whole bundle, or nothing if the database has any version of the DAG, or a version that was
+    stored less than ``[core] min_serialized_dag_update_interval`` ago.
+    """
+    if not (TYPE_CHECKING or AIRFLOW >= (3, 1)):
+        yield
+        return
+    from airflow import settings
+    from airflow.models.dag_version import DagVersion
+
+    at_once = mock.patch.object(settings, "MIN_SERIALIZED_DAG_UPDATE_INTERVAL", 0, create=True)
+    dagbag = _dagbag_module()
+    kind = "BundleDagBag" if hasattr(dagbag, "BundleDagBag") else "DagBag"
+    whole = getattr(dagbag, kind)
+
+    def one_file(dag_folder: Path, **options: Any) -> DagBag:
+        if "bundle_path" in options:  # it may be a folder that does not contain the file
+            options["bundle_path"] = pathlib.Path(dag.fileloc).parent
+        bag: DagBag = whole(dag_folder=dag.fileloc, **options)
+        return bag
+
+    stored = DagVersion.get_version
+    asked = itertools.count()
+
+    def absent_at_first(*arguments: Any, **options: Any) -> Any:
+        return stored(*arguments, **options) if next(asked) else None
+
+    one_bag = mock.patch.object(dagbag, kind, one_file)
+    with at_once, one_bag, mock.patch.object(DagVersion, "get_version", absent_at_first):
+        yield
+
+
 def returned_values(run: DagRun, session: Session) -> dict[tuple[str, int], Any]:
-    """Return what the tasks of a DAG run returned, by their ids and map indexes.
+    """Return the values that the tasks of a DAG run returned, by their ids and map indexes.
 
     Args:
         run: the DAG run.
@@ -101,7 +193,7 @@ def returned_values(run: DagRun, session: Session) -> dict[tuple[str, int], Any]
         from airflow.models.xcom import BaseXCom as Model
 
         def restore(value: Any) -> Any:
-            return value  # which `deserialize_value` has done
+            return value  # `deserialize_value` has restored it
 
     # Columns, since Airflow 2 decodes whole rows as it loads them, and not their tables.
     columns = select(Model.task_id, Model.map_index, Model.value)
@@ -112,13 +204,13 @@ def returned_values(run: DagRun, session: Session) -> dict[tuple[str, int], Any]
     for row in rows:
         try:
             found[row.task_id, row.map_index] = restore(Model.deserialize_value(row))
-        except ImportError as error:  # of a class that Airflow was not told it may read
+        except ImportError as error:  # a class that Airflow's configuration does not let it read
             found[row.task_id, row.map_index] = readable(str(error))
     return found
 
 
 def task_times(run: DagRun, session: Session) -> list[tuple[TaskInstance, float]]:
-    """Return the tasks of a DAG run, in the order in which they ran, and how many seconds each took.
+    """Return the tasks of a DAG run in the order in which they ran, each with its duration in seconds.
 
     Args:
         run: a DAG run of ``run_in_process``.
@@ -127,107 +219,15 @@ def task_times(run: DagRun, session: Session) -> list[tuple[TaskInstance, float]
     instances = run.get_task_instances(session=session)
     if TYPE_CHECKING or AIRFLOW_3:
         return [(ti, ti.duration or 0.0) for ti in sorted(instances, key=lambda ti: str(ti.start_date or "~"))]
-    # In Airflow 2 the worker notes a task's start, but none is part of `DAG.test`, where one runs after another.
+    # In Airflow 2 a worker notes a task's start, and `DAG.test` has no worker: it runs one task after another.
     instances.sort(key=lambda ti: str(ti.end_date or "~"))
     ends = [ti.end_date or run.end_date for ti in instances]
     starts = [run.start_date, *ends]
     return [(ti, (end - start).total_seconds()) for ti, start, end in zip(instances, starts, ends, strict=False)]
 
 
-def read_dag_file(path: Path) -> DagBag:
-    """Load a DAG file as Airflow does.
-
-    Args:
-        path: the file.
-    """
-    # Who reads the bag tells its faults.
-    for name in ("airflow.models.dagbag", "airflow.dag_processing.importers"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    before = os.environ.get(_DEPTH)
-    os.environ[_DEPTH] = "100"  # by default two calls, among which the file's own line may not be
-    try:
-        bag: DagBag = _dagbag_module().DagBag(path)
-        return bag
-    finally:
-        os.environ.pop(_DEPTH)
-        if before is not None:
-            os.environ[_DEPTH] = before
-
-
-def run_in_process(dag: DAG) -> DagRun:
-    """Run a DAG once in this process.
-
-    Args:
-        dag: the DAG.
-
-    Raises:
-        K8sVenvError: this version of Airflow cannot run it here.
-    """
-    if AIRFLOW == (3, 0):
-        _refuse_assets(dag)
-    with _its_file_alone(dag):
-        run: DagRun = dag.test()
-    return run
-
-
-def _refuse_assets(dag: DAG) -> None:
-    """Refuse what only a stored DAG can use: ``DAG.test`` of Airflow 3.0 stores none, and its tasks would fail."""
-    from airflow.sdk.definitions.asset import BaseAsset
-
-    for task in dag.tasks:
-        if any(isinstance(each, BaseAsset) for each in (*task.inlets, *task.outlets)):
-            raise K8sVenvError(
-                f"Task {task.task_id!r} has an asset as inlet or outlet, with which Airflow 3.0 runs a task only in a "
-                "deployment. Here it needs Airflow 3.1 or newer."
-            )
-
-
-@contextlib.contextmanager
-def _its_file_alone(dag: DAG) -> Iterator[None]:
-    """Have ``DAG.test`` of Airflow 3.1 and later store this DAG as its file is now, without the bundle's other files.
-
-    By itself it loads all of the bundle, and nothing where the database knows a version of the DAG, however old, or was
-    given one less than ``[core] min_serialized_dag_update_interval`` ago.
-    """
-    if not (TYPE_CHECKING or AIRFLOW >= (3, 1)):
-        yield
-        return
-    from airflow import settings
-    from airflow.models.dag_version import DagVersion
-
-    at_once = mock.patch.object(settings, "MIN_SERIALIZED_DAG_UPDATE_INTERVAL", 0, create=True)
-    dagbag = _dagbag_module()
-    kind = "BundleDagBag" if hasattr(dagbag, "BundleDagBag") else "DagBag"
-    whole = getattr(dagbag, kind)
-
-    def one_file(dag_folder: Path, **options: Any) -> DagBag:
-        if "bundle_path" in options:  # which may be any folder, also one that the file is not in
-            options["bundle_path"] = pathlib.Path(dag.fileloc).parent
-        bag: DagBag = whole(dag_folder=dag.fileloc, **options)
-        return bag
-
-    stored = DagVersion.get_version
-    asked = itertools.count()
-
-    def none_at_first(*arguments: Any, **options: Any) -> Any:
-        return stored(*arguments, **options) if next(asked) else None
-
-    one_bag = mock.patch.object(dagbag, kind, one_file)
-    with at_once, one_bag, mock.patch.object(DagVersion, "get_version", none_at_first):
-        yield
-
-
-def _dagbag_module() -> Any:
-    if TYPE_CHECKING or AIRFLOW >= (3, 2):
-        from airflow.dag_processing import dagbag
-    else:
-        from airflow.models import dagbag
-
-    return dagbag
-
-
 def show_task_logs() -> None:
-    """Show what tasks print, once and as it is; ``DAG.test`` of older versions shows it twice or, by its level, not."""
+    """Show the output of tasks once and unchanged; ``DAG.test`` of older versions shows it twice, or hides it."""
     if TYPE_CHECKING or AIRFLOW >= (3, 2):
         return
     if AIRFLOW >= (3, 1):
@@ -236,7 +236,7 @@ def show_task_logs() -> None:
             module.PER_LOGGER_LEVELS["airflow.task.operators"] = logging.INFO
         return
     if AIRFLOW_3:
-        _say_plainly()
+        _log_as_text()
     from airflow.utils.log.logging_mixin import RedirectStdHandler
 
     tasks = logging.getLogger("airflow.task")
@@ -249,8 +249,8 @@ def show_task_logs() -> None:
     logging.getLogger("airflow.models.dag").setLevel(logging.CRITICAL)  # it repeats the failures of tasks
 
 
-def _say_plainly() -> None:
-    """Let Airflow 3.0 write messages and tracebacks as text; by itself it shows the local variables, unmasked."""
+def _log_as_text() -> None:
+    """Let Airflow 3.0 write messages and tracebacks as text; else it shows local variables, without masking."""
     import structlog
 
     def as_text(_logger: Any, _method: str, event: Any) -> str:
@@ -266,10 +266,10 @@ def _say_plainly() -> None:
 
 
 def shortened(error: BaseException) -> str:
-    """Return what to log of a task's exception instead of its traceback; nothing where that is to be shown whole.
+    """Return the text to log for an exception instead of its traceback; nothing if the traceback is to be shown.
 
     Args:
-        error: one of k8s-venv, or one that was raised in an environment, whose own traceback came with it.
+        error: the exception; one that was raised in an environment brings its own traceback.
     """
     if isinstance(error.__cause__, RemoteTraceback):
         text = error.__cause__.text.rstrip()
@@ -279,15 +279,15 @@ def shortened(error: BaseException) -> str:
     return str(error) if isinstance(error, K8sVenvError) else ""
 
 
-def sentence(error: BaseException | str) -> str:
-    """Return an exception's type, text and notes, or the text alone where k8s-venv raised it."""
+def _sentence(error: BaseException | str) -> str:
+    """Return an exception's type, text and notes, or the text alone if k8s-venv raised it."""
     if isinstance(error, str | K8sVenvError):
         return str(error)
     return readable("".join(traceback.format_exception_only(error)).rstrip())
 
 
 def shorten_tracebacks() -> None:
-    """Let Airflow log what ``shortened`` returns; the calls inside Airflow say nothing to who wrote the task."""
+    """Let Airflow log what ``shortened`` returns: the calls inside Airflow do not help the task's author."""
     if TYPE_CHECKING or AIRFLOW_3:
         import structlog
 
@@ -313,11 +313,11 @@ def shorten_tracebacks() -> None:
         handler.addFilter(keep)
 
 
-def tell_failures(failed: Callable[[str, int, str], None]) -> None:
-    """Have every failure of a task told from now on.
+def report_failures(failed: Callable[[str, int, str], None]) -> None:
+    """Report each failure of a task from now on.
 
     Args:
-        failed: is called with the task's id, its map index, and what it raised.
+        failed: is called with the task's id, its map index, and a sentence about its exception.
     """
     from airflow.listeners import hookimpl
 
@@ -330,9 +330,9 @@ def tell_failures(failed: Callable[[str, int, str], None]) -> None:
         @hookimpl
         def on_task_instance_failed(self, task_instance: Any, error: BaseException | str | None) -> None:
             if isinstance(error, KeyboardInterrupt):
-                raise error  # Airflow would go on with the next task
+                raise error  # Airflow would run the next task
             if error is not None:
-                failed(task_instance.task_id, task_instance.map_index, redact(sentence(error)))
+                failed(task_instance.task_id, task_instance.map_index, redact(_sentence(error)))
 
     listeners: Any = get_listener_manager()
     listeners.add_listener(Listener())

@@ -1,4 +1,4 @@
-"""The isolated tasks of a DAG file, loaded as Airflow loads it."""
+"""DAG files, loaded as Airflow loads them: their isolated tasks, their faults, or one DAG."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ from k8s_venv.airflow.options import OPTIONS, UNSET
 from k8s_venv.airflow.validation import project_of
 from k8s_venv.backends import choose_backend
 from k8s_venv.capture.functions import place_of
-from k8s_venv.check.tasks import Finding, Task
-from k8s_venv.check.undelivered import Declared
+from k8s_venv.check.tasks import Declared, Finding, Task
 from k8s_venv.errors import K8sVenvError, did_you_mean
 
 if TYPE_CHECKING:
@@ -70,7 +69,7 @@ def load_tasks(path: Path) -> tuple[list[Task], list[Finding]]:
         path: the file.
 
     Returns:
-        Its isolated tasks, and a finding where it cannot be loaded.
+        Its isolated tasks, and a finding for each fault that keeps it or a task from being loaded.
     """
     try:
         path.open("rb").close()
@@ -85,7 +84,7 @@ def load_tasks(path: Path) -> tuple[list[Task], list[Finding]]:
         for task in dag.tasks:
             try:
                 loaded = _loaded(dag, task)
-            except K8sVenvError as error:  # what Airflow looks at only when a mapped task runs
+            except K8sVenvError as error:  # Airflow finds it only when a mapped task runs
                 file, line = place_of((_facts(task) or {})["python_callable"])
                 findings.append(Finding(file or str(path), line or 1, f"{dag.dag_id}.{task.task_id}", str(error)))
             else:
@@ -98,7 +97,7 @@ def load_dag(path: Path, dag_id: str | None = None) -> DAG:
 
     Args:
         path: the file.
-        dag_id: which DAG, when there are several.
+        dag_id: the DAG's id, if there are several.
 
     Raises:
         K8sVenvError: the file cannot be loaded, or has no such DAG.
@@ -106,7 +105,7 @@ def load_dag(path: Path, dag_id: str | None = None) -> DAG:
     bag = read_dag_file(path)
     for text in bag.import_errors.values():
         if not is_ours(text):
-            print(text.rstrip(), file=sys.stderr)  # noqa: T201 -- which helper it was, only a traceback tells
+            print(text.rstrip(), file=sys.stderr)  # noqa: T201 -- only a traceback shows which helper raised it
         broken = first_problem(path, text)
         raise K8sVenvError(f"{path} cannot be loaded: line {broken.line}: {broken.message}")
     names = ", ".join(sorted(bag.dags)) or "none"
@@ -122,11 +121,11 @@ def load_dag(path: Path, dag_id: str | None = None) -> DAG:
 
 
 def _never_called(path: Path, dags: set[str]) -> Iterator[Finding]:
-    """Yield a finding for each DAG that a file writes down as a function and never makes."""
+    """Yield a finding for each ``@dag`` function that a file never calls."""
     try:
         statements = ast.parse(path.read_bytes()).body
     except (SyntaxError, ValueError, RecursionError):
-        return  # what Airflow passes over, since it names no DAG
+        return  # Airflow skips such a file, since it names no DAG
     for function in (node for node in statements if isinstance(node, ast.FunctionDef)):
         for decorator in function.decorator_list:
             call = decorator if isinstance(decorator, ast.Call) else ast.Call(decorator, [], [])
@@ -139,7 +138,7 @@ def _never_called(path: Path, dags: set[str]) -> Iterator[Finding]:
 
 
 def _facts(task: Any) -> dict[str, Any] | None:
-    """Return what an isolated task was made from, or None for any other task."""
+    """Return the options of an isolated task, or None for any other task."""
     if isinstance(task, IsolatedOperator):
         return {**vars(task), "names": dataclasses.asdict(task.secret_names), "options": task.pod_options()}
     if issubclass(getattr(task, "operator_class", object), IsolatedOperator):
@@ -156,7 +155,7 @@ def _facts(task: Any) -> dict[str, Any] | None:
 
 
 def first_problem(path: Path, text: str) -> Finding:
-    """Return the finding for what a file raised when it was loaded, at the file's own last line in it."""
+    """Return the finding for the traceback of a file that cannot be loaded, at the file's own last line in it."""
     lines = [int(line) for file, line in re.findall(r'File "([^"]+)", line (\d+)', text) if file == str(path)]
     message = _message(text.strip().split("\n"))
     kind, _, rest = message.partition(": ")
@@ -167,7 +166,7 @@ def first_problem(path: Path, text: str) -> Finding:
 
 
 def is_ours(text: str) -> bool:
-    """Return whether it was k8s-venv that a file's traceback ends with: its sentence says all that there is to say."""
+    """Return whether a traceback ends with an error of k8s-venv, whose sentence is enough."""
     return _message(text.strip().split("\n")).startswith("k8s_venv.")
 
 

@@ -1,7 +1,8 @@
-"""The options of ``KubernetesPodOperator`` that isolated tasks take, by name.
+"""The pod options of isolated tasks, which are those of ``KubernetesPodOperator``, and the remedy for other options.
 
-The names are written down, not read off the provider, because importing it takes a second of every DAG parse; a
-test holds the list against the provider's signature.
+The names are a list, since importing the provider would take a second of each DAG parse; a test compares them with its
+signature. Other options come from ``@task.virtualenv``, ``@task.external_python``, ``@task.docker``,
+``@task.kubernetes`` and the operators behind these; a test reads their signatures.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ PLAIN = (
     "termination_grace_period",
     "tolerations",
 )
-# What is rendered inside the Kubernetes client's own types, by their names.
+# The rendered fields of the Kubernetes client's own types, by the types' names.
 RENDERED_FIELDS: Mapping[str, tuple[str, ...]] = {
     "V1ConfigMapEnvSource": ("name",),
     "V1ConfigMapVolumeSource": ("name",),
@@ -84,7 +85,7 @@ OPTIONS = frozenset((*TEMPLATED, *PLAIN))
 
 
 class _Unset(enum.Enum):
-    """What an option is that was not given: ``None`` is a value for some, and Airflow copies operators deeply."""
+    """The value of an option that was not given: ``None`` is a value, and an enumeration survives deep copies."""
 
     UNSET = "unset"
 
@@ -93,7 +94,7 @@ UNSET: Any = _Unset.UNSET
 
 
 def with_pod_options(init: Callable[..., None]) -> Callable[..., None]:
-    """Name every pod option in a constructor's signature, which is where Airflow looks for ``default_args``.
+    """Add all pod options to a constructor's signature, where Airflow looks for the names in ``default_args``.
 
     Args:
         init: an operator's ``__init__`` that takes the options in ``**kwargs``.
@@ -109,7 +110,7 @@ def with_pod_options(init: Callable[..., None]) -> Callable[..., None]:
 
 @functools.cache
 def parameters_of(operator: type) -> frozenset[str]:
-    """Return what the constructors of an operator and of its bases take."""
+    """Return the parameters of the constructors of an operator and of its bases."""
     makers = [vars(kind)["__init__"] for kind in operator.__mro__ if "__init__" in vars(kind)]
     return frozenset(name for maker in makers for name in inspect.signature(maker).parameters)
 
@@ -120,16 +121,16 @@ def check_options(
     others: frozenset[str] = frozenset(),
     use: str = 'IsolatedOperator(environment="NAME", …)',
 ) -> None:
-    """Refuse what is not a pod option.
+    """Refuse options that are no pod options.
 
     Args:
-        given: the options that somebody wrote, with their values.
-        where: what they were written for, such as ``environment 'x'``.
-        others: what can be written there besides.
-        use: how the environment is named where they were written.
+        given: the options with their values.
+        where: their place, such as ``environment 'x'``.
+        others: further options that the place takes.
+        use: how that place names the environment.
 
     Raises:
-        K8sVenvError: one of them is unknown, or not to be set.
+        K8sVenvError: one of them is unknown, or cannot be set.
     """
     known = OPTIONS | others
     for name in sorted(set(given) - known):
@@ -151,7 +152,7 @@ _ENGINE = "leave it out: DOCKER_HOST, DOCKER_TLS_VERIFY and DOCKER_CERT_PATH nam
 _TMP = "leave it out: each task has a /tmp of its own, and values need no folder"
 _ON_KUBERNETES = "on Kubernetes, give"
 
-# What stands in the project file instead, which is shown ready to be pasted.
+# The message for these has lines for the project file, ready to be pasted.
 _OF_THE_PROJECT = ("requirements", "python_version", "system_site_packages")
 
 REFUSED: Mapping[str, str] = {
@@ -245,12 +246,12 @@ REFUSED: Mapping[str, str] = {
 
 
 def instead_of(name: str, options: Mapping[str, Any], use: str) -> str | None:
-    """Return what to do instead of an option of another operator, as a sentence, or None for any other name.
+    """Return a sentence with the remedy for an option of another operator, or None for any other name.
 
     Args:
         name: the option.
-        options: all that were given, with their values.
-        use: how the environment is named where they were given, such as ``@task.isolated("NAME")``.
+        options: all given options with their values.
+        use: how their place names the environment, such as ``@task.isolated("NAME")``.
     """
     if name in _OF_THE_PROJECT:
         return _project_file(options, use)
@@ -258,7 +259,7 @@ def instead_of(name: str, options: Mapping[str, Any], use: str) -> str | None:
 
 
 def _project_file(options: Mapping[str, Any], use: str) -> str:
-    """Return the sentence for what the project file says here, with the lines to write."""
+    """Return the sentence for options that belong in the project file, with the lines to write."""
     *others, last = [name for name in _OF_THE_PROJECT if name in options]
     listed = f"{', '.join(others)} and {last}" if others else last
     wanted = options.get("requirements")

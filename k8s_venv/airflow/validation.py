@@ -1,4 +1,4 @@
-"""What a task declares, looked at while its DAG file is loaded."""
+"""The checks of a task's declaration, which run while its DAG file is loaded."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def check_declared(
     transport: str | None,
     serializer: str | None,
 ) -> None:
-    """Refuse what does not fit the environment that a task names.
+    """Refuse options that do not fit the environment that a task names.
 
     Args:
         project: the task's project.
@@ -39,13 +39,13 @@ def check_declared(
         serializer: the task's option.
 
     Raises:
-        K8sVenvError: it does not fit, or there is no such environment.
+        K8sVenvError: one does not fit, or there is no such environment.
     """
     declared = project.environment(environment)
     for options, where in ((project.pod, "[pod]"), (declared.pod, f"environment {environment!r}")):
         check_options(options, f"{project.path}: {where}")
         check_resources(options.get("container_resources"), f"{project.path}: {where}")
-        if options.get("secrets"):  # objects of Python, which no TOML can say
+        if options.get("secrets"):  # Python objects, which TOML does not have
             raise K8sVenvError(
                 f"{project.path}: {where}: `secrets` can be given on a task only. Here, write "
                 "env_from = [{ secretRef = { name = … } }] for variables, or volumes and volume_mounts."
@@ -63,7 +63,7 @@ def project_of(function: Callable[..., Any], dag_file: str | None) -> Project:
 
     Args:
         function: the task's function.
-        dag_file: the DAG's file, where it is known.
+        dag_file: the DAG's file, if it is known.
 
     Raises:
         ProjectError: there is no project.
@@ -76,10 +76,10 @@ def project_of(function: Callable[..., Any], dag_file: str | None) -> Project:
 
 
 def named_environment(environment: Any, task: str) -> str:
-    """Return the environment's name that a task or its defaults say.
+    """Return the environment's name that a task or its defaults give.
 
     Args:
-        environment: what they say.
+        environment: the given value.
         task: the task, for messages.
 
     Raises:
@@ -98,20 +98,20 @@ def named_environment(environment: Any, task: str) -> str:
 
 
 def require_function(python_callable: Any, task: str) -> None:
-    """Refuse what is not a function that can be called elsewhere.
+    """Refuse anything but a function that an environment can call.
 
     Args:
-        python_callable: what was given as one.
+        python_callable: the given value.
         task: the task, for messages.
 
     Raises:
-        K8sVenvError: it is not.
+        K8sVenvError: it is no such function.
     """
     if hasattr(python_callable, "operator_class") and hasattr(python_callable, "function"):
         name = python_callable.function.__name__
         raise K8sVenvError(
             f"{task}: python_callable is {name}, which a @task decorator has made a task. Give the function itself: "
-            f"take the decorator off, or say python_callable={name}.function."
+            f"remove the decorator, or write python_callable={name}.function."
         )
     if not callable(python_callable):
         raise K8sVenvError(f"{task}: python_callable must be a function, not {python_callable!r}.")

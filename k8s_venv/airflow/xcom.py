@@ -1,7 +1,7 @@
-"""What Airflow will store of a task's value: told before it happens, with the place inside the value.
+"""Checks of a task's value before Airflow stores it, with the place of each problem inside the value.
 
-Airflow stores XComs as JSON with serializers for some types. What it would alter is warned of; what it cannot store,
-or could not read again, is refused with the ways out, instead of failing later with a type's name alone.
+Airflow stores XComs as JSON with serializers for some types. A warning names the parts that it would alter. A value
+that it could not store, or not read again, is refused with a remedy; Airflow's own error has the type's name alone.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _PLAIN = (str, bool, int, float, type(None))
 _CONTAINERS = (dict, list, tuple, set, frozenset)
 _DEPTH_LIMIT = 60
-_TOLD = 10  # parts that are named, of many
+_NAMED_PARTS = 10  # in a message
 
 
 def check_storable(value: Any, task: str) -> list[str]:
@@ -37,10 +37,10 @@ def check_storable(value: Any, task: str) -> list[str]:
         task: the task's id, for messages.
 
     Returns:
-        A sentence for each part that Airflow will store altered; of many, for the first.
+        A sentence for each part that Airflow will alter; of many, for the first ones.
 
     Raises:
-        CallError: Airflow cannot store some of it.
+        CallError: Airflow cannot store the value or a part of it.
     """
     check = _Check()
     altered = list(dict.fromkeys(check.alterations(value, "result", 0)))
@@ -54,14 +54,14 @@ def check_storable(value: Any, task: str) -> list[str]:
 
 
 class _Check:
-    """One look at a value; ``refused`` says which parts cannot be stored."""
+    """The check of one value; ``refused`` lists the parts that cannot be stored."""
 
     def __init__(self) -> None:
         self.refused: list[str] = []
         self._known: dict[Hashable, str | None] = {}
 
     def alterations(self, value: Any, path: str, depth: int) -> Iterator[str]:
-        """Yield a sentence for each part that Airflow will store altered."""
+        """Yield a sentence for each part that Airflow will alter."""
         kind = type(value)
         problem = "nested too deeply" if depth > _DEPTH_LIMIT else self._problem(value, kind)
         if problem:
@@ -93,7 +93,7 @@ class _Check:
                 yield f"{path} has the key {key!r}: Airflow stores dictionary keys as text, here {stored!r}{lost}."
 
     def _problem(self, value: Any, kind: type) -> str | None:
-        """Return what is in the way of storing a part itself, apart from the parts inside it."""
+        """Return why a part itself cannot be stored, apart from the parts inside it."""
         if isinstance(value, str):
             return None if can_store_text(value) else "text with lone surrogates"
         if isinstance(value, int):
@@ -111,7 +111,7 @@ class _Check:
 
 
 def _problem_of_type(value: Any, kind: type) -> str | None:
-    """Ask Airflow itself about the first value of a type, or of a time zone."""
+    """Return why values of a type, or of a time zone, cannot be stored: Airflow itself tries the first one."""
     name = f"{kind.__module__}.{kind.__qualname__}"
     if kind.__name__ == "DataFrame" and kind.__module__.partition(".")[0] == "pandas":
         value = value.iloc[:0]  # the types decide, not the rows
@@ -136,5 +136,5 @@ def _is_reserved(value: dict[Any, Any]) -> bool:
 
 
 def _first(sentences: list[str]) -> list[str]:
-    more = len(sentences) - _TOLD
-    return [*sentences[:_TOLD], f"and {more} more parts"] if more > 0 else sentences
+    more = len(sentences) - _NAMED_PARTS
+    return [*sentences[:_NAMED_PARTS], f"and {more} more parts"] if more > 0 else sentences

@@ -1,4 +1,4 @@
-"""What source that travels asks of Airflow: connections, variables, and what needs Airflow itself."""
+"""The uses of Airflow in source that travels: connections, variables, and what needs Airflow itself."""
 
 from __future__ import annotations
 
@@ -13,38 +13,39 @@ from typing import TYPE_CHECKING, Any, Literal
 from k8s_venv import runtime
 from k8s_venv.calls.packing import CONTEXT_ALIASES, CONTEXT_OBJECTS
 from k8s_venv.capture.functions import written_function
-from k8s_venv.check.reached import reached
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
 
     from k8s_venv.calls.capturing import Captured
 
+    Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
     Scope = Mapping[str, Any]
 
 Kind = Literal["connection", "variable", "refused"]
 
 _CONNECTION_ID = re.compile(r"(?:\w+_)?conn_id")
 _STORING = ("set", "update", "delete", "setdefault")
-# Hooks whose first argument is something else.
+# Hooks whose first argument is not the connection's id.
 _OTHER_FIRST = {"GlueJobHook", "PagerdutyHook", "SparkSubmitHook", "SubprocessHook", "TableauHook"}
 _SECOND = {"HttpAsyncHook", "HttpHook"}
 _EXPECTED = {"AirflowNotFoundException", "AirflowException", "KeyError", "LookupError", "Exception", "BaseException"}
-_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
+_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+_DEFINITIONS = (*_FUNCTIONS, ast.ClassDef)
 
 
 @dataclasses.dataclass(frozen=True, order=True)
 class Use:
-    """Something of Airflow that source asks for.
+    """A use of Airflow in source.
 
     Args:
-        file: where.
+        file: the source's file.
         line: its line, counted from 1.
-        kind: a connection or a variable, which a task names; or what needs Airflow itself.
-        name: the connection's id, the variable's key, or what is asked for, such as ``ti.xcom_pull()``.
-        optional: whether the source can do without it.
-        instead: what to do, of what needs Airflow itself.
-        by_airflow: whether Airflow's own API is asked, which an environment may have in full.
+        kind: a connection or a variable, which a task can name; or a use that needs Airflow itself.
+        name: the connection's id, the variable's key, or the use, such as ``ti.xcom_pull()``.
+        optional: whether the source handles that it is not defined.
+        instead: what to write instead of a use that needs Airflow itself.
+        by_airflow: whether it calls Airflow's own API, which an environment may have in full.
     """
 
     file: str
@@ -72,19 +73,21 @@ class _Object:
 
 
 def uses_of_airflow(captured: Captured, given: Collection[str] = ()) -> list[Use]:
-    """Return what the source that travels asks of Airflow, where a call can reach it.
+    """Return the uses of Airflow in the source that travels, where a call can reach them.
 
     Args:
-        captured: what travels.
+        captured: the captured function.
         given: the names of the function's keyword arguments, which do not come from Airflow's context.
     """
     whole = {str(file) for file in captured.beside.values()}
-    slices = [statement for file, body in captured.trees if file not in whole for statement in body]
-    alive = reached(slices, [body for file, body in captured.trees if file in whole])
+    alive = _Reached()
+    for file, body in captured.trees:
+        alive.add(body, runs=file not in whole)
+    alive.follow_names()
     own = written_function(captured.callable)
     found: set[Use] = set()
     for file, body in captured.trees:
-        reader = _Reader(file, alive, own, given)
+        reader = _Reader(file, alive.found, own, given)
         scope = {**_locals(ast.Module(body, []), reader.resolve, {}), **_module_scope(file, own)}
         for statement in body:
             reader.read(statement, scope)
@@ -92,11 +95,70 @@ def uses_of_airflow(captured: Captured, given: Collection[str] = ()) -> list[Use
     return sorted(found)
 
 
+class _Reached:
+    """The functions and classes that a call may run: modules travel whole, though it may use one function of them.
+
+    Names decide: a function runs if something that runs names it, as a name or as an attribute. Nested functions are
+    part of the one around them.
+    """
+
+    def __init__(self) -> None:
+        self.found: set[ast.AST] = set()
+        self._names: set[str] = set()
+        self._waiting: list[Definition] = []
+
+    def add(self, body: list[ast.stmt], *, runs: bool) -> None:
+        """Add statements; definitions of a module that travels whole wait until they are named.
+
+        Args:
+            body: the statements.
+            runs: whether all of them run, since they were cut out for the call.
+        """
+        for statement in body:
+            if isinstance(statement, _DEFINITIONS) and not runs:
+                self._waiting.append(statement)
+            else:
+                self._enter(statement)
+
+    def follow_names(self) -> None:
+        """Find the definitions that are named, and those that these name."""
+        while ready := [each for each in self._waiting if each.name in self._names or _is_special(each.name)]:
+            for each in ready:
+                self._waiting.remove(each)
+                self._enter(each)
+
+    def _enter(self, statement: ast.stmt) -> None:
+        self.found.add(statement)
+        if not isinstance(statement, ast.ClassDef):
+            self._add_names(statement)
+            return
+        for each in (*statement.decorator_list, *statement.bases, *statement.keywords):
+            self._add_names(each)
+        for inner in statement.body:
+            if isinstance(inner, _FUNCTIONS):
+                self._waiting.append(inner)
+            else:
+                self._enter(inner)
+
+    def _add_names(self, node: ast.AST) -> None:
+        for each in ast.walk(node):
+            if isinstance(each, ast.Name):
+                self._names.add(each.id)
+            elif isinstance(each, ast.Attribute):
+                self._names.add(each.attr)
+            elif isinstance(each, ast.alias):
+                self._names.add(each.name.rpartition(".")[2])
+
+
+def _is_special(name: str) -> bool:
+    return name.startswith("__") and name.endswith("__")
+
+
 def _module_scope(file: str, own: types.FunctionType | None) -> dict[str, Any]:
-    """Return what a file's names mean, as it was loaded."""
+    """Return the meanings of a file's names, as it was loaded."""
     known: dict[str, Any] = {}
     for module in list(sys.modules.values()):
-        names = getattr(module, "__dict__", {})  # some make what they are asked for, such as a file
+        names = getattr(module, "__dict__", {})  # not its attributes, which some modules make on request
         if names.get("__file__") == file:
             known.update(names)
     if own is not None and own.__code__.co_filename == file:
@@ -116,7 +178,7 @@ def _meaning(value: Any) -> Any:
 
 
 class _Reader:
-    """Reads one piece of a file."""
+    """Reads the statements of one file that travel."""
 
     def __init__(self, file: str, alive: set[ast.AST], own: types.FunctionType | None, given: Collection[str]) -> None:
         self.file = file
@@ -124,7 +186,7 @@ class _Reader:
         self._alive = alive
         self._code = own.__code__ if own else None
         self._given = given
-        self._depth = 0  # of functions around the one that is read
+        self._depth = 0  # of nested functions
 
     def read(self, node: ast.AST, scope: Scope, guarded: bool = False) -> None:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
@@ -162,7 +224,7 @@ class _Reader:
         self._depth -= 1
 
     def _parameters(self, node: Any) -> dict[str, Any]:
-        """Return what a function's parameters mean: of the task's function, Airflow's context fills some."""
+        """Return the meanings of a function's parameters: Airflow's context fills some of the task's function."""
         known: dict[str, Any] = dict.fromkeys(_parameters(node))
         if self._code and self._code.co_name == node.name and _is_of(node, self._code):
             for name in known.keys() - set(self._given):
@@ -173,7 +235,7 @@ class _Reader:
         return known
 
     def resolve(self, node: ast.AST, scope: Scope) -> Any:
-        """Return what an expression means, as far as it can be told from its text."""
+        """Return the meaning of an expression, if its text shows it, else None."""
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             return node.value
         if isinstance(node, ast.Name):
@@ -198,12 +260,9 @@ class _Reader:
 
     def _call(self, node: ast.Call, scope: Scope, guarded: bool) -> None:
         if isinstance(node.func, ast.Attribute) and node.func.attr in ("xcom_pull", "xcom_push"):
-            if not (isinstance(node.func.value, ast.Name) and node.func.value.id in ("self", "cls")):
-                self._refuse(
-                    node,
-                    f"{ast.unparse(node.func.value)}.{node.func.attr}()",
-                    _xcom(node, self._code.co_name if self._code else "this_task"),
-                )
+            used = f"{ast.unparse(node.func.value)}.{node.func.attr}()"
+            if not used.startswith(("self.xcom", "cls.xcom")):
+                self._refuse(node, used, _xcom(node, self._code.co_name if self._code else "this_task"))
             return
         function = self.resolve(node.func, scope)
         if not isinstance(function, _Named):
@@ -211,20 +270,20 @@ class _Reader:
         module, _, name = function.path.rpartition(".")
         if function.path in ("k8s_venv.runtime.get_variable", "k8s_venv.runtime.get_connection"):
             kind: Kind = "variable" if name == "get_variable" else "connection"
-            self._ask(kind, node, self._argument(node, scope, 0, "key", "conn_id"), guarded or _default(node), False)
+            self._ask(kind, node, self._argument(node, scope, "key", "conn_id"), guarded or _default(node), False)
         elif not (module.startswith("airflow.") or _is_hook(function.live)):
             return
         elif module.endswith(".Variable") and name == "get":
-            self._ask("variable", node, self._argument(node, scope, 0, "key"), guarded or _default(node))
+            self._ask("variable", node, self._argument(node, scope, "key"), guarded or _default(node))
         elif module.endswith(".Variable") and name in _STORING:
             self._refuse(node, f"Variable.{name}()", "Return the value, and let a plain task after this one store it.")
         elif name in ("get_connection", "get_connection_from_secrets") or function.path.endswith(".Connection.get"):
-            self._ask("connection", node, self._argument(node, scope, 0, "conn_id"), guarded)
+            self._ask("connection", node, self._argument(node, scope, "conn_id"), guarded)
         elif name[:1].isupper():
             self._ask("connection", node, self._connection_of(node, scope, name, function.live), guarded)
 
     def _connection_of(self, node: ast.Call, scope: Scope, name: str, live: Any) -> Any:
-        """Return the id of the connection that a hook (or an operator) is made with."""
+        """Return the id of the connection that a hook or an operator is given."""
         for keyword in node.keywords:
             if keyword.arg and _CONNECTION_ID.fullmatch(keyword.arg):
                 return self.resolve(keyword.value, scope)
@@ -233,9 +292,10 @@ class _Reader:
         position = 1 if name in _SECOND else _position(live)
         return self.resolve(node.args[position], scope) if position < len(node.args) else None
 
-    def _argument(self, node: ast.Call, scope: Scope, position: int, *names: str) -> Any:
-        if len(node.args) > position:
-            return self.resolve(node.args[position], scope)
+    def _argument(self, node: ast.Call, scope: Scope, *names: str) -> Any:
+        """Return the meaning of a call's first argument, which may be given by one of these names."""
+        if node.args:
+            return self.resolve(node.args[0], scope)
         return next((self.resolve(each.value, scope) for each in node.keywords if each.arg in names), None)
 
     def _attribute(self, node: ast.Attribute, scope: Scope) -> None:
@@ -248,8 +308,8 @@ class _Reader:
             self._refuse(node, f"{base.name}.{node.attr}", f"{instead} {base.name} has {', '.join(known)}.")
 
     def _subscript(self, node: ast.Subscript, scope: Scope) -> None:
-        key = self.resolve(node.slice, scope)
-        if self.resolve(node.value, scope) == _Object() and isinstance(key, str) and key in _refused_keys(self._given):
+        key, refused = self.resolve(node.slice, scope), runtime.INSTEAD.keys() - set(self._given)
+        if self.resolve(node.value, scope) == _Object() and isinstance(key, str) and key in refused:
             self._refuse(node, f"{key!r} of Airflow's context", runtime.INSTEAD[key])
 
     def _ask(self, kind: Kind, node: ast.Call, name: Any, optional: bool, by_airflow: bool = True) -> None:
@@ -261,7 +321,7 @@ class _Reader:
 
 
 def _is_of(node: Any, code: types.CodeType) -> bool:
-    """Return whether a function's text is that of its code: decorators are cut off the text, so bodies decide."""
+    """Return whether a function's text and code are the same; bodies decide, since the text has no decorators."""
     lines = {line for _, _, line in code.co_lines()}
     return any(statement.lineno in lines for statement in node.body)
 
@@ -274,12 +334,8 @@ def _never(test: ast.expr) -> bool:
     return name == "TYPE_CHECKING" or (isinstance(test, ast.Compare) and ast.unparse(test.left) == "__name__")
 
 
-def _refused_keys(given: Collection[str]) -> set[str]:
-    return runtime.INSTEAD.keys() - set(given)
-
-
 def _locals(node: Any, resolve: Callable[[ast.AST, Scope], Any], scope: Scope) -> dict[str, Any]:
-    """Return what a function's own names mean: those it imports, and those it sets once to what is known."""
+    """Return the meanings of a function's own names: imports, and names that it sets once to a known meaning."""
     known: dict[str, Any] = {}
     for each in _own_nodes(node):
         if isinstance(each, ast.Import):
@@ -301,10 +357,10 @@ def _locals(node: Any, resolve: Callable[[ast.AST, Scope], Any], scope: Scope) -
 
 
 def _own_nodes(node: ast.AST) -> Iterator[ast.AST]:
-    """Yield the nodes of a function, but those of functions in it."""
+    """Yield the nodes of a function, without those of functions in it."""
     for child in ast.iter_child_nodes(node):
         yield child
-        if not isinstance(child, _FUNCTIONS):
+        if not isinstance(child, (*_FUNCTIONS, ast.Lambda)):
             yield from _own_nodes(child)
 
 
@@ -315,7 +371,7 @@ def _parameters(node: Any) -> list[str]:
 
 
 def _expects_nothing(handler: ast.ExceptHandler) -> bool:
-    """Return whether a handler catches that a connection or variable is not there."""
+    """Return whether a handler catches that a connection or variable is not defined."""
     if handler.type is None:
         return True
     names = {getattr(node, "id", getattr(node, "attr", "")) for node in ast.walk(handler.type)}
@@ -335,7 +391,7 @@ def _is_hook(live: Any) -> bool:
 
 
 def _position(live: Any) -> int:
-    """Return which positional argument of a hook is its connection's id, which is the first where that is not known."""
+    """Return the position of the connection's id among a hook's arguments; the first if its signature is unknown."""
     if not isinstance(live, type):
         return 0
     try:
@@ -348,13 +404,13 @@ def _position(live: Any) -> int:
     return len(names)
 
 
-# Arguments of `xcom_pull` with which the value is one of another DAG, or of another run.
+# Arguments of `xcom_pull` that ask for values of other DAGs or runs.
 _OF_OTHER_RUNS = {"dag_id", "run_id", "include_prior_dates"}
 
 
 def _xcom(node: ast.Call, task: str) -> str:
-    """Return what to do instead of pulling or pushing an XCom, with the names of the tasks where they are known."""
-    assert isinstance(node.func, ast.Attribute)  # noqa: S101 -- asked before
+    """Return what to write instead of pulling or pushing an XCom, with the names of the tasks if they are known."""
+    assert isinstance(node.func, ast.Attribute)  # noqa: S101 -- its caller checked
     if {each.arg for each in node.keywords} & _OF_OTHER_RUNS:
         return "Let a plain task before this one pull it, and pass what that task returns as an argument."
     instead = runtime.INSTEAD[node.func.attr]

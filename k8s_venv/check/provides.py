@@ -1,4 +1,4 @@
-"""Which modules an environment can import: by the files of its locked packages, never by a guess from names."""
+"""The modules that an environment can import, by the files of its locked packages; names are never guessed."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ if TYPE_CHECKING:
 _NAMESPACE_DEPTH = 3
 # Raised whenever the same lock would be listed in another way.
 _LISTING = 2
-# What a package's own module says that shares its name with others (before PEP 420).
+# In the own module of a package that shares its name with others (before PEP 420).
 _SHARES_ITS_NAME = re.compile(rb"\b(extend_path|declare_namespace)\b")
 
 
 class Provided:
-    """What one environment provides.
+    """The modules that one environment provides.
 
     Args:
         python: its minor version.
         modules: the packages and modules in its locked packages; of namespace packages their parts, with
-            ``NAME.__init__`` where one has a module of its own (``pkgutil.extend_path``).
-        more: whether it sees others as well, which cannot be known from here.
+            ``NAME.__init__`` if one has a module of its own (``pkgutil.extend_path``).
+        more: whether it has other modules as well, which cannot be known here.
     """
 
     def __init__(self, python: str, modules: frozenset[str], *, more: bool = False) -> None:
@@ -46,11 +46,11 @@ class Provided:
         self._more = more
 
     def lacks(self, module: str, names: Iterable[str] = ()) -> list[str]:
-        """Return which modules an import lacks: the module, or what it takes from a namespace, which has modules alone.
+        """Return the modules that an import lacks: the module, or modules that it takes from a namespace package.
 
         Args:
             module: its full name.
-            names: what ``from … import`` takes from it.
+            names: the names after ``from … import``.
         """
         if not self.has(module):
             return [module]
@@ -68,28 +68,26 @@ class Provided:
         if self._more or _is_standard(parts[0], self._python):
             return True
         prefixes = {".".join(parts[:length]) for length in range(1, len(parts) + 1)}
-        return bool(prefixes & self._modules) or self._is_part(module)
+        return bool(prefixes & self._modules) or self._has_parts(module)
 
-    def _is_part(self, module: str) -> bool:
+    def _has_parts(self, module: str) -> bool:
         return any(name.startswith(f"{module}.") for name in self._modules)
 
     def _is_namespace(self, module: str) -> bool:
         """Return whether it is a package without a module of its own (PEP 420)."""
         own = {module, f"{module}.__init__"} & self._modules
-        return not own and self._is_part(module)
+        return not own and self._has_parts(module)
 
 
 def provided_by(environment: Environment, lock: Lock) -> Provided:
-    """Return what an environment provides.
-
-    The locked packages' files are listed once for each lock; uv keeps the packages for later.
+    """Return the modules that an environment provides; the files of each lock's packages are listed once.
 
     Args:
-        environment: which one.
+        environment: the environment.
         lock: its lock.
 
     Raises:
-        LockError: the locked packages cannot be had.
+        LockError: the locked packages cannot be downloaded.
     """
     note = cache.note_path("modules", f"{lock.digest}-{_LISTING}")
     modules = cache.read_document(note)
@@ -106,13 +104,13 @@ def provided_by(environment: Environment, lock: Lock) -> Provided:
 
 @functools.cache
 def providers(module: str, names: tuple[str, ...] = ()) -> list[str]:
-    """Return the packages that have a module among those installed here, as a hint.
+    """Return the packages installed here that have a module, as a hint.
 
-    A package that shares only the beginning of the name, as all of ``google.cloud`` do, is none.
+    A package that shares only the beginning of the name, as all of ``google.cloud`` do, is not one of them.
 
     Args:
         module: its full name.
-        names: what ``from … import`` takes from it; where it is a namespace, these are modules too.
+        names: the names after ``from … import``; in a namespace package these are modules too.
     """
     top = module.partition(".")[0]
     sharing = set(importlib.metadata.packages_distributions().get(top, ()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,13 +13,14 @@ from k8s_venv.calls.packing import is_newer, newer_syntax
 from k8s_venv.capture.functions import place_of
 from k8s_venv.capture.imports import Import
 from k8s_venv.capture.origins import why_absent
+from k8s_venv.check.airflow_uses import Kind, Use, uses_of_airflow
 from k8s_venv.check.provides import Provided, provided_by, providers
-from k8s_venv.check.undelivered import Declared, undelivered
 from k8s_venv.errors import CallError, K8sVenvError, LockError
 from k8s_venv.locks.locking import read_lock
+from k8s_venv.wire.protocol import AIRFLOW_SOURCES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from k8s_venv.calls.capturing import Captured
     from k8s_venv.calls.packed import Transport
@@ -27,12 +29,53 @@ if TYPE_CHECKING:
     from k8s_venv.config.project import Project
     from k8s_venv.locks.lockfile import Lock
 
-# Airflow's names for which an environment without Airflow has something of its own.
+# Airflow's names that `runtime` replaces in an environment without Airflow.
 _EXCEPTIONS = {
     "AirflowSkipException": "runtime.skip()",
     "AirflowFailException": "runtime.fail()",
 }
+_READ_EARLY = "Read it into a constant of the DAG file, whose value travels."
 _INSTEAD = {**_EXCEPTIONS, "get_current_context": "runtime.get_current_context()"}
+# Pod options that may set environment variables which are not known here.
+_HIDE_VARIABLES = {"configmaps", "env_from", "full_pod_spec", "pod_template_dict", "pod_template_file", "secrets"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Declared:
+    """What decides whether a task's connections and variables reach its pod.
+
+    Args:
+        names: the connections and variables that it names, by option, such as ``optional_variables``.
+        pod: its pod options, with those of its environment.
+        keywords: the names of its keyword arguments, as far as they are known.
+    """
+
+    names: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    pod: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    keywords: frozenset[str] = frozenset()
+
+    def brings(self, use: Use) -> bool:
+        """Return whether a connection or variable is defined when the task runs, as far as that can be known.
+
+        Args:
+            use: its use.
+        """
+        if any(use.name in self.names.get(f"{prefix}{use.kind}s", ()) for prefix in ("", "optional_")):
+            return True
+        variable = f"AIRFLOW_{'CONN' if use.kind == 'connection' else 'VAR'}_{use.name.upper()}"
+        return use.by_airflow and (self.has_own_airflow or variable in self._variables)
+
+    @property
+    def has_own_airflow(self) -> bool:
+        """Return whether the environment may itself reach a secrets backend or Airflow's database."""
+        return bool(self.pod.keys() & _HIDE_VARIABLES) or bool(self._variables & set(AIRFLOW_SOURCES))
+
+    @property
+    def _variables(self) -> set[str]:
+        given = self.pod.get("env_vars") or ()
+        if hasattr(given, "keys"):
+            return set(given)
+        return {str(each.get("name") if hasattr(each, "get") else getattr(each, "name", "")) for each in given}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,12 +118,12 @@ class Task:
 
 @dataclasses.dataclass(frozen=True, order=True)
 class Finding:
-    """Something that would fail.
+    """A fault that would fail a task.
 
     Args:
-        path: the file it stands in.
+        path: the file with the fault.
         line: its line, counted from 1.
-        task: the task's name, or nothing where a whole file cannot be loaded.
+        task: the task's name, or nothing if the whole file cannot be loaded.
         message: what is wrong and what to do.
     """
 
@@ -91,7 +134,7 @@ class Finding:
 
 
 def check_tasks(tasks: Iterable[Task], image_exists: Callable[[str], bool] | None = None) -> list[Finding]:
-    """Return what would fail when tasks run.
+    """Return the faults that would fail tasks.
 
     Args:
         tasks: the tasks.
@@ -104,7 +147,8 @@ def check_tasks(tasks: Iterable[Task], image_exists: Callable[[str], bool] | Non
     for task, each in captured:
         if each is not None:
             checker.check_imports(task, each)
-            checker.check_airflow(task, each)
+            for use, sentence in undelivered(each, task.declared):
+                checker.add(task, sentence, use.file, use.line)
     return sorted(set(checker.findings))
 
 
@@ -119,12 +163,11 @@ class _Checker:
         try:
             return capture(task.function, task.environment, task.transport)
         except CallError as error:
-            file, line = task.place
-            self.findings.append(Finding(error.path or file, error.line or line, task.name, error.problem))
+            self.add(task, error.problem, error.path, error.line)
             return None
 
     def check_syntax(self, captured: list[tuple[Task, Captured | None]]) -> None:
-        """Look at the source of all tasks at once for each version, since asking takes a process."""
+        """Check the source of all tasks at once for each version of Python, since a check takes a process."""
         by_version: dict[str, dict[tuple[str, int, str], Task]] = {}
         for task, each in captured:
             if each is not None and each.transport == "source":
@@ -140,10 +183,10 @@ class _Checker:
             for found in newer_syntax(list(pieces), python):
                 task = places[found.file, found.line]
                 message = f"{found.problem}; environment {task.environment.name!r} runs Python {python}."
-                self.findings.append(Finding(found.file, found.line, task.name, message))
+                self.add(task, message, found.file, found.line)
 
     def check_environments(self, tasks: list[Task]) -> None:
-        """Look at each environment once, and name the first of its tasks."""
+        """Check each environment once, and name the first of its tasks."""
         by_lock: dict[Path, list[Task]] = {}
         for task in tasks:
             if task.needs_lock:
@@ -152,7 +195,7 @@ class _Checker:
             first = min(users, key=lambda task: (task.place, task.name))
             if problem := self._environment_problem(first):
                 count = len({task.name for task in users})
-                self._add(first, problem if count == 1 else f"{problem} {count} tasks use this environment.")
+                self.add(first, problem if count == 1 else f"{problem} {count} tasks use this environment.")
 
     def _environment_problem(self, task: Task) -> str:
         lock = self._lock(task.environment)
@@ -170,23 +213,21 @@ class _Checker:
         if provided is None:
             return
         for file, error in captured.broken if not is_newer(task.environment.python) else ():
-            self.findings.append(Finding(file, error.lineno or 1, task.name, f"does not parse: {error.msg}."))
+            self.add(task, f"does not parse: {error.msg}.", file, error.lineno or 1)
         for file, each in captured.data_reads:
-            self.findings.append(Finding(file, each.line, task.name, _stays_behind(each)))
+            problem = f"reads a file of the package {each.module}, and data files do not travel. {_READ_EARLY}"
+            self.add(task, problem, file, each.line)
         for file, each in [*captured.imports, *_of_values(task, captured)]:
             for problem in () if each.optional else _problems(task, captured, provided, file, each):
-                self.findings.append(Finding(file, each.line, task.name, problem))
+                self.add(task, problem, file, each.line)
 
-    def check_airflow(self, task: Task, captured: Captured) -> None:
-        for use, sentence in undelivered(captured, task.declared):
-            self.findings.append(Finding(use.file, use.line, task.name, sentence))
-
-    def _add(self, task: Task, message: str) -> None:
-        file, line = task.place
-        self.findings.append(Finding(file, line, task.name, message))
+    def add(self, task: Task, message: str, file: str | None = None, line: int | None = None) -> None:
+        """Add a finding, by default at the line of the task's function."""
+        own_file, own_line = task.place
+        self.findings.append(Finding(file or own_file, line or own_line, task.name, message))
 
     def _lock(self, environment: Environment) -> Lock | str:
-        """Return an environment's lock, or what is wrong with it."""
+        """Return an environment's lock, or its fault."""
         path = environment.lock_path
         if path not in self._locks:
             try:
@@ -196,7 +237,7 @@ class _Checker:
         return self._locks[path]
 
     def _provided(self, task: Task) -> Provided | None:
-        """Return what a task's environment provides, where that can be known."""
+        """Return the modules that a task's environment provides, or None if they cannot be known."""
         lock = self._lock(task.environment) if task.needs_lock else "made elsewhere"
         if isinstance(lock, str):
             return None
@@ -205,12 +246,12 @@ class _Checker:
             try:
                 self._provisions[lock.path] = provided_by(task.environment, lock)
             except LockError as error:
-                self._add(task, str(error))
+                self.add(task, str(error))
         return self._provisions[lock.path]
 
 
 def _problems(task: Task, captured: Captured, provided: Provided, file: str, found: Import) -> Iterator[str]:
-    """Yield what is wrong with an import."""
+    """Yield the faults of an import."""
     if found.level:
         written = f"from {'.' * found.level}{found.module} import {', '.join(found.names)}"
         package = captured.package(file)
@@ -226,15 +267,8 @@ def _problems(task: Task, captured: Captured, provided: Provided, file: str, fou
             yield f"imports {module}, which nothing in environment {task.environment.name!r} provides. {advice}"
 
 
-def _stays_behind(found: Import) -> str:
-    return (
-        f"reads a file of the package {found.module}, and data files do not travel. Read it into a constant of the "
-        "DAG file, whose value travels."
-    )
-
-
 def _advice(task: Task, captured: Captured, file: str, found: Import, module: str) -> str:
-    """Return what to do about a module that an environment lacks."""
+    """Return the remedy for a module that an environment lacks."""
     environment = task.environment
     known = providers(module, found.names)
     why = None if known else why_absent(module, Path(file), environment.root)
@@ -247,7 +281,8 @@ def _advice(task: Task, captured: Captured, file: str, found: Import, module: st
         )
     package = " or ".join(known) if known else "the package that provides it"
     add = f"dd {package} to {environment.requirements_place} and run `k8s-venv lock {environment.name}`."
-    names = found.names or (_EXCEPTIONS if _has_exceptions(module) else ())
+    has_exceptions = module == "airflow.sdk" or module.endswith(".exceptions")
+    names = found.names or (_EXCEPTIONS if has_exceptions else ())
     replaced = [name for name in names if name in _INSTEAD] if _top(module) == "airflow" else []
     if not replaced:
         return f"A{add}"
@@ -256,19 +291,46 @@ def _advice(task: Task, captured: Captured, file: str, found: Import, module: st
     return use if list(found.names) == replaced else f"{use} For the rest, a{add}"
 
 
-def _has_exceptions(module: str) -> bool:
-    """Return whether it is one of the modules from which Airflow's exceptions can be had."""
-    return module == "airflow.sdk" or (_top(module) == "airflow" and module.endswith(".exceptions"))
-
-
 def _of_values(task: Task, captured: Captured) -> list[tuple[str, Import]]:
-    """Return the imports that no text says, but values need that travel with a function, or in its pickle."""
-    said = {_top(each.module) for _, each in captured.imports}
+    """Return the imports that a function's values or pickle need, and that no text has."""
+    written = {_top(each.module) for _, each in captured.imports}
     modules = {_top(module): module for module in sorted(captured.value_modules, reverse=True)}
-    unsaid = [module for top, module in sorted(modules.items()) if top not in said and not top.startswith("_")]
     file, line = task.place
-    return [(file, Import(module, line=line)) for module in unsaid]
+    return [
+        (file, Import(module, line=line))
+        for top, module in sorted(modules.items())
+        if top not in written and not top.startswith("_")
+    ]
 
 
 def _top(module: str) -> str:
     return module.partition(".")[0]
+
+
+def undelivered(captured: Captured, declared: Declared) -> Iterator[tuple[Use, str]]:
+    """Yield the uses of Airflow in a task's source that its environment cannot serve, each with a sentence.
+
+    Args:
+        captured: the captured function.
+        declared: the task's declarations.
+    """
+    uses = uses_of_airflow(captured, declared.keywords)
+    kinds: tuple[Kind, Kind] = ("connection", "variable")
+    for kind in kinds:
+        yield from _not_named(kind, [use for use in uses if use.kind == kind and not declared.brings(use)], declared)
+    for use in uses:
+        if use.kind == "refused" and not (use.name.startswith("Variable.") and declared.has_own_airflow):
+            yield use, f"asks for {use.name}, which needs Airflow itself. {use.instead}"
+
+
+def _not_named(kind: Kind, uses: list[Use], declared: Declared) -> Iterator[tuple[Use, str]]:
+    required = {use.name for use in uses if not use.optional}
+    optional = {use.name for use in uses} - required
+    for use in uses:
+        option, lacking = (f"{kind}s", required) if use.name in required else (f"optional_{kind}s", optional)
+        names = list(dict.fromkeys((*declared.names.get(option, ()), *sorted(lacking))))
+        yield (
+            use,
+            f"uses the {kind} {use.name!r}, which the task does not name, so it does not arrive. Give the task "
+            f"{option}={json.dumps(names, ensure_ascii=False)}.",
+        )

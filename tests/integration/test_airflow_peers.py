@@ -169,7 +169,7 @@ MISTAKES = [
         'IsolatedOperator(task_id="t", environment={"PASSWORD": "Pl4nted"}, python_callable=work)',
         "variables of the process go into env_vars",
     ),
-    ('task.isolated("same", op_args=[1])(work)()', "leave op_args out: the arguments stand in the call"),
+    ('task.isolated("same", op_args=[1])(work)()', "leave op_args out: pass the arguments in the call"),
     ("task.isolated(7)(work)()", "@task.isolated takes the environment's name, not 7."),
     ("task.short_circuit_isolated(7)(work)()", "@task.short_circuit_isolated takes the environment's name, not 7."),
     ('task.branch_isolated("same", provide_context=True)(work)()', "@task.branch_isolated: the option 'provide_con"),

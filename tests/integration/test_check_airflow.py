@@ -165,6 +165,11 @@ USES = {
             from airflow.providers.http.hooks.http import HttpHook
             HttpHook("GET", "api").run("/")  # -> connections=["api"]
         """,
+    "of a hook whose first argument is no connection": """
+        def work():
+            from airflow.providers.amazon.aws.hooks.glue import GlueJobHook
+            return GlueJobHook("nightly").initialize_job()
+        """,
     "of a hook's class": """
         def work():
             from airflow.providers.postgres.hooks.postgres import PostgresHook

@@ -36,7 +36,7 @@ def test_building_without_the_docker_package_gets_one_sentence(
     said = error_of(cli("build-images", K8S_VENV_REGISTRY=test_registry, PYTHONPATH=str(tmp_path)))
 
     assert said.endswith(
-        "its image needs BuildKit (Debian packages). The docker package is not installed here. "
+        "its image needs BuildKit (Debian packages). The package `docker` is not installed here. "
         "Run: pip install 'k8s-venv[docker]'."
     )
 
