@@ -15,13 +15,16 @@ from pathlib import Path
 
 from kubernetes.client import ApiClient
 from kubernetes.client import models as k8s
+from kubernetes.client.exceptions import ApiException
 
+from k8s_venv.backends import limits
 from k8s_venv.backends.kubernetes import diagnose, pod_state, render, takeover
+from k8s_venv.backends.kubernetes.api import PodApi
 from k8s_venv.backends.kubernetes.backend import KubernetesBackend
 from k8s_venv.backends.kubernetes.options import typed
 from k8s_venv.backends.kubernetes.payload import CallSecrets, withdraw_arguments
 from k8s_venv.backends.process import runner_command
-from k8s_venv.calls import PackedCall, pack
+from k8s_venv.calls import PackedCall, pack, transfer
 from k8s_venv.calls.packed import Spool
 from k8s_venv.config.environment import Environment
 from k8s_venv.config.project import Project
@@ -166,6 +169,48 @@ def test_a_closed_call_leaves_no_file_though_somebody_holds_it() -> None:
     large.close()
 
     assert not large.arguments.path.exists()
+
+
+def test_a_signed_url_lives_as_long_as_a_pod() -> None:
+    assert transfer._EXPIRY == limits.POD_DEADLINE
+
+
+class Refusing:
+    """Answers each request about a pod as an API server does that has another one of its name."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def delete_namespaced_pod(self, *arguments: Any, **options: Any) -> None:
+        self.asked += 1
+        error = ApiException(409, "Conflict")
+        error.body = json.dumps({"reason": "Conflict", "message": "the UID in the precondition does not match"})
+        raise error
+
+
+def test_a_pod_that_another_one_replaced_is_not_deleted_again_and_again() -> None:
+    client, said = Refusing(), list[str]()
+
+    PodApi(client, "tasks", ENVIRONMENT, said.append).delete("work-1", "u1")
+
+    assert client.asked == 1
+    assert not said
+
+
+def test_rendering_leaves_a_template_and_a_pod_as_they_were() -> None:
+    template = k8s.V1Pod(spec=k8s.V1PodSpec(containers=[k8s.V1Container(name="main", env=[])]))
+    before = plain(template)
+
+    pod = render.pod("work-1", "x", {"image": "registry/x:1"}, secret="a", template=template)
+    rendered_before = plain(pod)
+    render.with_secrets(pod, 3)
+    render.with_metadata(pod, name="work-1-2")
+    larger = render.with_sidecar_defaults(pod)
+
+    assert plain(template) == before
+    assert plain(pod) == rendered_before
+    assert larger is not None
+    assert [container.resources for container in larger.spec.containers] == [None, None]
 
 
 def test_a_call_shows_no_secret() -> None:

@@ -177,15 +177,10 @@ def _without_nulls(context: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclasses.dataclass(frozen=True)
 class Namespace:
-    """The namespace of pods whose options name none.
-
-    Args:
-        name: its name.
-        origin: what names it, for messages.
-    """
+    """The namespace of a pod."""
 
     name: str
-    origin: str
+    origin: str  # what names it, for messages
 
 
 def own_namespace() -> Namespace | None:

@@ -46,32 +46,20 @@ _CONTAINER = ("name", "image", "resources")
 
 @dataclasses.dataclass(frozen=True)
 class Timeouts:
-    """How long a pod may take to start.
+    """How long a pod may take to start, in seconds."""
 
-    Args:
-        schedule: seconds until a node takes it.
-        startup: seconds from then until it runs.
-    """
-
-    schedule: float = SCHEDULE_TIMEOUT
-    startup: float = STARTUP_TIMEOUT
+    schedule: float = SCHEDULE_TIMEOUT  # until a node takes it
+    startup: float = STARTUP_TIMEOUT  # from then until it runs
 
 
 @dataclasses.dataclass(frozen=True)
 class PodOutcome:
-    """How waiting for a pod ended.
-
-    Args:
-        reason: what ended it.
-        pod: the pod's last known state, or None if none was seen.
-        seen: when each phase was seen, in seconds since the epoch.
-        allowed: the seconds that were not enough, if it came late.
-    """
+    """How waiting for a pod ended."""
 
     reason: Reason
-    pod: Any
-    seen: Mapping[str, float]
-    allowed: float = 0.0
+    pod: Any  # its last known state, or None if none was seen
+    seen: Mapping[str, float]  # when each phase was seen, in seconds since the epoch
+    allowed: float = 0.0  # the seconds that were not enough, if it came late
 
     def to_json(self, pod: Mapping[str, Any] | None) -> dict[str, Any]:
         """Return this outcome as plain data for the event of a trigger, with its pod as ``summary`` gives it."""

@@ -208,23 +208,17 @@ def message_limit(pod: k8s.V1Pod) -> int:
 
 def with_metadata(pod: k8s.V1Pod, **fields: Any) -> k8s.V1Pod:
     """Return a copy of a pod in which some fields of the metadata differ."""
-    made, made_metadata = copy.copy(pod), copy.copy(pod.metadata)
-    made.metadata = made_metadata
-    for name, value in fields.items():
-        setattr(made_metadata, name, value)
-    return made
+    return _copied(pod, metadata=_copied(pod.metadata, **fields))
 
 
 def with_sidecar_defaults(pod: k8s.V1Pod) -> k8s.V1Pod | None:
-    """Return a pod whose sidecar uses what the namespace's defaults say; None if that is no other pod."""
-    made, made_spec = copy.copy(pod), copy.copy(pod.spec)
-    made.spec = made_spec
-    made_spec.containers = [copy.copy(container) for container in pod.spec.containers]
-    sidecar = next(container for container in made_spec.containers if container.name == SIDECAR)
+    """Return a copy of a pod whose sidecar uses what the namespace's defaults say; None if the pod's own does."""
+    sidecar = next(container for container in pod.spec.containers if container.name == SIDECAR)
     if sidecar.resources is None:
         return None
-    sidecar.resources = None
-    return made
+    default = _copied(sidecar, resources=None)
+    containers = [default if container is sidecar else container for container in pod.spec.containers]
+    return _copied(pod, spec=_copied(pod.spec, containers=containers))
 
 
 def with_secrets(pod: k8s.V1Pod, count: int) -> k8s.V1Pod:
@@ -233,9 +227,14 @@ def with_secrets(pod: k8s.V1Pod, count: int) -> k8s.V1Pod:
     names = [first, *(f"{first}-{number}" for number in range(1, count))]
     sources = [k8s.V1VolumeProjection(secret=k8s.V1SecretProjection(name=name)) for name in names]
     projected = k8s.V1Volume(name=CALL_VOLUME, projected=k8s.V1ProjectedVolumeSource(sources=sources))
-    made, made_spec = copy.copy(pod), copy.copy(pod.spec)
-    made.spec = made_spec
-    made_spec.volumes = [projected if volume.name == CALL_VOLUME else volume for volume in pod.spec.volumes]
+    volumes = [projected if volume.name == CALL_VOLUME else volume for volume in pod.spec.volumes]
+    return _copied(pod, spec=_copied(pod.spec, volumes=volumes))
+
+
+def _copied(thing: Any, **fields: Any) -> Any:
+    made = copy.copy(thing)
+    for name, value in fields.items():
+        setattr(made, name, value)
     return made
 
 
