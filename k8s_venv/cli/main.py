@@ -71,6 +71,7 @@ _COMMANDS = {
     "prune": _Listed("prune", "prune", "Remove from the cache folder what was not used for long."),
     "run": _Listed("run", "run", "Run a program inside an environment."),
     "shell": _Listed("shell", "shell", "Open a shell inside an environment."),
+    "sync": _Listed("sync", "sync", "Make environments on this machine, at paths that stay."),
     "test": _Listed("test", "test", "Run a DAG file's DAG once, in this process."),
 }
 

@@ -113,10 +113,13 @@ def run_program(program: Program, project: Project, backend: str | None) -> int:
         from k8s_venv.backends.docker.program import run_in_container
 
         return run_in_container(program, project, options, _progress)
+    from k8s_venv.backends.local.environments import make_environment
     from k8s_venv.backends.local.program import run_here
+    from k8s_venv.cli.sync import follow_lock
 
     if environment.interpreter is None:
         lock_missing([environment], pin=False)
+    follow_lock(environment, make_environment(environment, _progress))
     return run_here(program, plain_variables(environment, options.get("env_vars"), "local"), _progress)
 
 

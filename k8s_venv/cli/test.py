@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
@@ -11,14 +10,14 @@ import click
 
 from k8s_venv.backends import BACKEND_VARIABLE
 from k8s_venv.cli.airflow_home import airflow_home
-from k8s_venv.cli.console import aligned, progress
+from k8s_venv.cli.console import aligned
 from k8s_venv.cli.lock import lock_missing
+from k8s_venv.cli.sync import make_environments
 from k8s_venv.config import BackendName
 from k8s_venv.errors import K8sVenvError
 
 if TYPE_CHECKING:
     from k8s_venv.airflow.inprocess import TaskOutcome
-    from k8s_venv.config.environment import Environment
 
 _LONGEST_VALUE = 2000  # characters of a value in the table
 
@@ -60,17 +59,8 @@ def _run(dag_file: Path, dag_id: str | None) -> tuple[str, list[TaskOutcome]]:
     local = {task.environment.name: task.environment for task in isolated_tasks(dag) if task.backend == "local"}
     # No image is made here, so none of its base is pinned.
     lock_missing([environment for environment in local.values() if environment.interpreter is None], pin=False)
-    _make_local(local)
+    make_environments(local.values())
     return run_dag(dag)
-
-
-def _make_local(environments: dict[str, Environment]) -> None:
-    from k8s_venv.backends.local.environments import make_environment
-
-    with progress(list(environments)) as (report, finished):
-        for name, environment in environments.items():
-            python = make_environment(environment, functools.partial(report, name))
-            finished(name, f"ready: Python {environment.python} in {python.parent.parent}")
 
 
 def _show(outcomes: list[TaskOutcome]) -> None:

@@ -72,4 +72,5 @@ def test_the_commands_that_run_programs_work(examples: Path) -> None:
     run = _run(" && ".join(commands(README, "Inside an environment")), examples)
 
     assert run.returncode == 0, run.stderr
-    assert "pytest" in run.stdout.splitlines()[-1]
+    assert "pytest " in run.stdout
+    assert (examples / ".k8s-venv" / "requests-new" / "bin" / "python").exists()

@@ -15,7 +15,20 @@ from k8s_venv.cli import main
 from tests.conftest import Command
 from tests.faults import BASE
 
-COMMANDS = ["build-images", "check", "explain", "helm-values", "init", "list", "lock", "prune", "run", "shell", "test"]
+COMMANDS = [
+    "build-images",
+    "check",
+    "explain",
+    "helm-values",
+    "init",
+    "list",
+    "lock",
+    "prune",
+    "run",
+    "shell",
+    "sync",
+    "test",
+]
 LONG = "an-environment-whose-name-is-rather-long-and-must-not-be-cut"
 
 
