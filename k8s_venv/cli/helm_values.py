@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from k8s_venv.builders.wheels import applies
 from k8s_venv.cli.console import environments_argument, open_project
 from k8s_venv.errors import K8sVenvError
 from k8s_venv.locks.locking import locked_packages, read_lock
@@ -99,6 +98,8 @@ def _built_image(project: Project, environment: Environment) -> str:
 
 def _packages(environment: Environment) -> dict[str, str]:
     """Return the versions that the image has on all of its platforms; only those can be compared with one of them."""
+    from k8s_venv.builders.wheels import applies
+
     return {
         package.name: package.version
         for package in locked_packages(environment)
