@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 _OWN_FOLDER = f"{Path(__file__).parents[1]}/"
 # Folders beside those of the project that hold its code as well, such as Airflow's folder of plugins.
 code_folders: set[str] = set()
-_MAKING_NAMES = ("__getattr__", "global", "import *", "exec", "setattr", "sys.modules", "__path__", "vars(")
+_MAKING_NAMES = ("__getattr__", "globals()", "import *", "setattr", "sys.modules", "__path__")
 _ADDING = {"append", "insert", "extend", "addsitedir"}
 
 
@@ -55,11 +55,11 @@ class Origins:
         return name
 
     def slice_class(self, module: str, names: dict[str, Any]) -> None:
-        """Let the module of a class that is called travel as slices, with its names as the class knows them."""
+        """Let the module of a class that is called travel as slices, with a namespace that has this very class."""
         self._sliced.setdefault(module, names)
 
     def keep_whole(self, module: str) -> None:
-        """Let a module travel as a whole file, because others of the project import it."""
+        """Let a module travel as a whole file, because other modules of the project import it."""
         self._sliced.pop(module, None)
         self._whole.add(module)
 
@@ -74,7 +74,7 @@ class Origins:
 
     def is_beside(self, module: str) -> bool:
         """Return whether a module travels as a whole file."""
-        if module in self._sliced or module == "__main__":  # of `python -m app`, whose file has that very name
+        if module in self._sliced or module == "__main__":  # `python -m __main__` has a file of that name
             return False
         path = getattr(sys.modules.get(module), "__file__", None)
         if not path or is_installed(module):
@@ -83,7 +83,7 @@ class Origins:
         return found is not None and found.resolve() == Path(path).resolve()
 
     def namespace(self, module: str) -> dict[str, Any]:
-        """Return the names of a module."""
+        """Return the namespace of a module."""
         if module in self._sliced:
             return self._sliced[module]
         return getattr(sys.modules.get(module), "__dict__", {})
@@ -110,12 +110,7 @@ def sent_name(module: str) -> str:
 
 
 def is_available(value: Any, packages: Collection[str]) -> bool:
-    """Return whether a value is of Python's own modules, of the project, or of certain installed packages.
-
-    Args:
-        value: the value.
-        packages: the packages.
-    """
+    """Return whether a value comes from the standard library, the project, or one of certain installed packages."""
     module = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", type(value).__module__)
     root = str(module).partition(".")[0]
     return root in sys.stdlib_module_names or root in packages or not is_installed(str(module))
@@ -128,7 +123,7 @@ def is_installed(module: str) -> bool:
     found = sys.modules.get(module)
     path = getattr(found, "__file__", None)
     if path is None:
-        # Built into the interpreter; or made at run time, and then by nothing that an import would find.
+        # It is built into the interpreter, or was made at run time, where no import finds it.
         return getattr(found, "__spec__", None) is not None or module.partition(".")[0] in sys.stdlib_module_names
     return is_installed_file(path)
 
@@ -138,7 +133,7 @@ def is_installed_file(path: str) -> bool:
     parts = Path(path).parts
     if "site-packages" in parts or "dist-packages" in parts or path.endswith((".so", ".pyd")):
         return True
-    # Of this package every archive has its own part, wherever the sender's is.
+    # Every archive has its own part of this package, which may be a plain folder on the sender's side.
     return path.startswith((*_library_folders(), _OWN_FOLDER))
 
 
@@ -158,7 +153,7 @@ def is_editable(path: Path) -> bool:
 
 
 def is_importable(module: ModuleType) -> bool:
-    """Return whether importing a module by its name finds it, as nothing does that was made at run time."""
+    """Return whether importing a module by its name finds it; a module made at run time is not found."""
     name = module.__name__
     if sys.modules.get(name) is not module:
         return name in sys.modules and is_installed(name)
@@ -169,7 +164,7 @@ def is_importable(module: ModuleType) -> bool:
 
 
 def modules_beside(imports: Iterable[str], file: Path | None, root: Path) -> dict[str, Path]:
-    """Return the files that importing names runs, as far as they are of the project.
+    """Return the files of the project that run when names are imported.
 
     Args:
         imports: dotted names; those after ``from … import`` may be modules or not.
@@ -185,7 +180,7 @@ def modules_beside(imports: Iterable[str], file: Path | None, root: Path) -> dic
     seen: set[str] = set()
     while pending:
         name = pending.pop()
-        if name in seen or name.partition(".")[0] == "k8s_venv":  # every archive has its own part of that
+        if name in seen or name.partition(".")[0] == "k8s_venv":  # every archive has its own part of this package
             continue
         seen.add(name)
         module, star, all_modules = name.partition(".*")
@@ -201,16 +196,11 @@ def modules_beside(imports: Iterable[str], file: Path | None, root: Path) -> dic
 
 
 def imported_names(path: Path, package: str) -> Iterator[str]:
-    """Yield what a file imports anywhere in it, as dotted names.
-
-    Args:
-        path: the file.
-        package: its package, for relative imports.
-    """
+    """Yield the dotted names that a file of a package imports anywhere in it."""
     try:
         imports = module_file(str(path)).imports
     except (CallError, OSError, SyntaxError, ValueError):
-        return  # importing it will say so, where that happens
+        return  # importing the file raises the error
     for each in imports:
         yield from each.absolute(package).modules
 
@@ -273,7 +263,7 @@ def _modules_in(package: str, roots: Sequence[Path]) -> Iterator[str]:
 
 
 def _exported(path: Path) -> list[str]:
-    """Return the names in a module's ``__all__``: of a package, ``from … import *`` imports those that are modules."""
+    """Return the names in a module's ``__all__``, which ``from … import *`` imports if they are modules."""
     try:
         statements = module_file(str(path)).statements
         return [
@@ -283,7 +273,7 @@ def _exported(path: Path) -> list[str]:
             for name in ast.literal_eval(node.value)
         ]
     except (CallError, OSError, SyntaxError, ValueError, TypeError):
-        return []  # it is not written out, or importing it fails
+        return []  # it is computed, or importing the file raises the error
 
 
 def import_roots(file: Path | None, root: Path) -> list[Path]:
@@ -305,46 +295,33 @@ def _import_roots(
 ) -> tuple[Path, ...]:
     given = {Path(folder).resolve() for folder in code_folders}
     prefixes = [Path(prefix).resolve() for prefix in {sys.prefix, sys.base_prefix}]
-    prefixes = [prefix for prefix in prefixes if not _is_within(root, prefix)]  # a project can lie in /usr/local
+    prefixes = [prefix for prefix in prefixes if not root.is_relative_to(prefix)]  # a project can lie in /usr/local
     roots = []
     for folder in (Path(entry).resolve() for entry in path):
-        holds = file is not None and _is_within(file, folder)
-        own = _is_within(folder, root) or holds or folder in given or _is_beside(folder, root)
-        if own and not _is_library(folder) and not any(_is_within(folder, prefix) for prefix in prefixes):
+        holds = file is not None and file.is_relative_to(folder)
+        lies_beside = folder.parent == root.parent and folder not in _of_installed_packages()
+        own = folder.is_relative_to(root) or holds or folder in given or lies_beside
+        if own and not _is_library(folder) and not any(folder.is_relative_to(prefix) for prefix in prefixes):
             roots.append(folder)
     return tuple(dict.fromkeys([*roots, *([file.parent] if file else [])]))
-
-
-def _is_within(path: Path, folder: Path) -> bool:
-    return path == folder or folder in path.parents
-
-
-def _is_beside(folder: Path, root: Path) -> bool:
-    """Return whether a folder lies beside the project's, and no installed package has put it on ``sys.path``."""
-    return folder.parent == root.parent and folder not in _of_installed_packages()
-
-
-def _is_installed_folder(folder: Path) -> bool:
-    """Return whether a folder on ``sys.path`` is one of Python's own, or of installed packages."""
-    return _is_library(folder) or folder in _of_installed_packages()
 
 
 def _is_library(folder: Path) -> bool:
     if "site-packages" in folder.parts or "dist-packages" in folder.parts:
         return True
-    return any(_is_within(folder, Path(sysconfig.get_path(name))) for name in ("stdlib", "platstdlib", "scripts"))
+    return any(folder.is_relative_to(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "scripts"))
 
 
 @functools.cache
 def _of_installed_packages() -> frozenset[Path]:
-    """Return the folders that installed packages put on ``sys.path``, as those do that were installed as editable."""
+    """Return the folders that packages installed as editable put on ``sys.path``."""
     files = [file for folder in sys.path if _is_library(Path(folder)) for file in Path(folder).glob("*.pth")]
     lines = [line.strip() for file in files for line in file.read_text("utf-8", errors="replace").splitlines()]
     return frozenset(Path(line).resolve() for line in lines if line and not line.startswith(("#", "import ")))
 
 
 def why_absent(module: str, file: Path | None, root: Path) -> str | None:
-    """Return why a module of this machine does not travel, and what to do, or None for one that is not here either.
+    """Return why a module of this machine does not travel, and what to do, or None for a module that is not here.
 
     Args:
         module: its full name.
@@ -352,12 +329,11 @@ def why_absent(module: str, file: Path | None, root: Path) -> str | None:
         root: the project's folder.
     """
     roots = import_roots(file, root)
-    everywhere = [
-        *roots,
-        *(folder for folder in map(Path.resolve, map(Path, sys.path)) if not _is_installed_folder(folder)),
-    ]
-    compiled = _compiled_file(module, everywhere)
-    if compiled is not None:
+    folders = [folder for folder in map(Path.resolve, map(Path, sys.path)) if not _is_library(folder)]
+    everywhere = [*roots, *(folder for folder in folders if folder not in _of_installed_packages())]
+    path = module.replace(".", "/")
+    compiled_files = (folder / f"{path}{suffix}" for folder in everywhere for suffix in EXTENSION_SUFFIXES)
+    if compiled := next(filter(Path.is_file, compiled_files), None):
         return f"It is {compiled}, which is compiled for this Python alone and does not travel. Make a package of it."
     found = file_of(module, everywhere)
     if found is not None and file_of(module, roots) != found:
@@ -370,10 +346,10 @@ def why_absent(module: str, file: Path | None, root: Path) -> str | None:
     package, _, name = module.rpartition(".")
     whole = file_of(package, roots)
     if whole is not None and whole.name != "__init__.py":
-        return f"{package} is {whole}, which is no package."
-    folders = (root / package.replace(".", "/") for root in roots if package)
-    folder = whole.parent if whole is not None else next((each for each in folders if each.is_dir()), None)
-    return f"There is no {name}.py in {folder}." if folder is not None else None
+        return f"{package} is {whole}, which is not a package."
+    namespaces = (root / package.replace(".", "/") for root in roots if package)
+    parent = whole.parent if whole is not None else next(filter(Path.is_dir, namespaces), None)
+    return f"There is no {name}.py in {parent}." if parent is not None else None
 
 
 def _where_to_put(found: Path, root: Path) -> str:
@@ -383,14 +359,8 @@ def _where_to_put(found: Path, root: Path) -> str:
     return f"Move the project file and the locks to {above}, so that both lie below it."
 
 
-def _compiled_file(module: str, folders: Iterable[Path]) -> Path | None:
-    path = module.replace(".", "/")
-    files = (folder / f"{path}{suffix}" for folder in folders for suffix in EXTENSION_SUFFIXES)
-    return next((file for file in files if file.is_file()), None)
-
-
 def modules_among(names: Iterable[str], package: Path | None) -> list[str]:
-    """Return which names, taken from a package by ``from … import``, can only be modules of it.
+    """Return the names, out of those that ``from … import`` takes from a package, that can only be modules of it.
 
     Args:
         names: the names.
@@ -400,18 +370,14 @@ def modules_among(names: Iterable[str], package: Path | None) -> list[str]:
     if package is not None:
         text = package.read_text("utf-8", errors="replace")
         if package.name != "__init__.py" or any(word in text for word in _MAKING_NAMES):
-            return []  # what it has is not known before it runs
+            return []  # its names are known only when it runs
         with contextlib.suppress(CallError):  # it is empty
             bound |= module_file(str(package)).bindings.keys()
     return [name for name in names if name not in bound]
 
 
 def line_of_path_change(nodes: Iterable[ast.AST]) -> int | None:
-    """Return the line on which a piece of source adds a folder to ``sys.path``, or None.
-
-    Args:
-        nodes: the piece's syntax trees.
-    """
+    """Return the line on which a piece of source adds a folder to ``sys.path``, or None."""
     for node in (part for each in nodes for part in ast.walk(each)):
         if isinstance(node, ast.Call) and getattr(node.func, "attr", "") in _ADDING:
             if ast.unparse(node.func).startswith(("sys.path.", "site.")):
@@ -424,19 +390,19 @@ def line_of_path_change(nodes: Iterable[ast.AST]) -> int | None:
 
 
 def shadowing(beside: Mapping[str, Path]) -> dict[str, Path]:
-    """Return the files that stand for a name of Python's own on this side, by that name.
+    """Return the project's files that hide a module of the standard library here, by the module's name.
 
-    A script's folder comes before Python's own; that of a DAG file comes after it, so that nothing is hidden.
+    A script's folder comes before the standard library on ``sys.path``; that of DAG files comes after it.
 
     Args:
         beside: the project's files, by their paths below the import root.
     """
-    tops = {entry.removesuffix("/__init__.py").removesuffix(".py"): path for entry, path in beside.items()}
-    return {name: path for name, path in tops.items() if name in sys.stdlib_module_names and _is_here(name, path)}
+    files = {dotted_name(entry): path for entry, path in beside.items()}
+    return {name: path for name, path in files.items() if name in sys.stdlib_module_names and _is_imported(name, path)}
 
 
-def _is_here(name: str, path: Path) -> bool:
-    """Return whether importing a name on this side gives a file."""
+def _is_imported(name: str, path: Path) -> bool:
+    """Return whether importing a name here gives a file."""
     if name in sys.modules:
         found = getattr(sys.modules[name], "__file__", None)
     else:
