@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from k8s_venv.capture.module_source import ModuleFile
     from k8s_venv.capture.names import Binding
 
-_MISSING = {"ImportError", "ModuleNotFoundError", "Exception", "BaseException"}
-_CALLS = {"import_module", "__import__", "run_module"}  # what imports a module by its name
-_LOOKUPS = {"find_spec", "import_string", "resolve_name"}  # what may do so
-_DATA = {"files", "get_data", "open_binary", "open_text", "read_binary", "read_text"}  # what reads a package's files
-_FIRST = ("name", "mod_name", "anchor", "package")  # what these functions call the module's name
+_MISSING = {"ImportError", "ModuleNotFoundError", "Exception"}
+_CALLS = {"import_module", "__import__", "run_module"}  # they import a module by its name
+_LOOKUPS = {"find_spec", "import_string", "resolve_name"}  # they look for it, and import it if it is there
+_DATA = {"files", "get_data", "open_binary", "open_text", "read_binary", "read_text"}  # they read a package's files
+_FIRST = ("name", "mod_name", "anchor", "package")  # the names of their parameter for the module's name
 _DATA_MODULES = ("resources", "pkgutil")
 _OWN_PACKAGE = {"__package__", "__name__"}  # as the second argument of `import_module`
-_ABOUT_PYTHON = {"version_info", "platform", "find_spec", "python_version", "implementation", "hexversion"}
+_ABOUT_PYTHON = {"version_info", "platform", "find_spec"}
 
 
 @dataclasses.dataclass(frozen=True)

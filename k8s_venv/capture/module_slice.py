@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from k8s_venv.capture.functions import defines, has_its_defaults
 from k8s_venv.capture.imports import Calls, RepeatedImport, imports_in, imports_of_name, star_import
 from k8s_venv.capture.module_source import ModuleFile, Slice, facts_of
-from k8s_venv.capture.names import Definition, evaluated_names, is_builtin, names_in_annotations
+from k8s_venv.capture.names import Definition, Function, evaluated_names, is_builtin, names_in_annotations
 from k8s_venv.capture.origins import is_available
 from k8s_venv.capture.rerun_rules import (
     Registries,
@@ -42,14 +42,15 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass
 class ModuleSlice:
-    """What a call needs of one module.
+    """The part of one module that a call needs.
 
     Args:
         name: the module's name.
-        names: what its names stand for.
-        origins: tells how other modules travel.
-        annotated: as ``Statements`` takes it.
+        names: its namespace.
+        origins: how other modules travel.
         refuse: makes the error for a name that cannot travel, from its kind, name, problem, file and line.
+        files: its files: several in a notebook.
+        annotated: as in ``Statements``.
     """
 
     name: str
@@ -61,17 +62,15 @@ class ModuleSlice:
 
     def __post_init__(self) -> None:
         self.statements = Statements(self.files, self.names, self.origins, self.annotated)
-        self.early: dict[str, Any] = {}  # values that stand before the statements run
-        self.late: dict[str, Any] = {}  # values that are set after them
-        self.elsewhere: set[tuple[str, str]] = set()  # names of other sliced modules
-        self._reached: dict[str, bool] = {}
-        self._repeated: set[str] = set()
+        self.before_statements: dict[str, Any] = {}  # values that are set before the statements run
+        self.after_statements: dict[str, Any] = {}  # values that are set after them
+        self.elsewhere: set[tuple[str, str]] = set()  # needed names of other sliced modules
+        self._reached: dict[str, bool] = {}  # each name, with whether it is needed early
+        self._repeated: set[str] = set()  # names whose statements run again
         self._pending: list[tuple[str, bool]] = []
 
-    # --- names ---------------------------------------------------------------------------------------------
-
     def reach(self, names: Iterable[str], *, early: bool = False) -> None:
-        """Collect what names need, and what that needs in turn.
+        """Follow names, and the names that they need in turn.
 
         Args:
             names: the names.
@@ -86,29 +85,23 @@ class ModuleSlice:
                 self._decide(name, early=needed_early)
 
     def made_before(self) -> dict[int, tuple[str, str]]:
-        """Return what stands there before the late values are set: ids of objects, with the module and a name."""
-        names = (self._repeated | self.early.keys()) & self.names.keys() - self.late.keys()
+        """Return the ids of objects that are there before the last values are set, each with its module and a name."""
+        names = (self._repeated | self.before_statements.keys()) & self.names.keys() - self.after_statements.keys()
         return {id(self.names[name]): (self.name, name) for name in sorted(names) if not is_plain(self.names[name])}
 
     def built(self) -> set[int]:
-        """Return the ids of the late values that are built from their parts, though the module has a name for them."""
-        return {id(value) for value in self.late.values() if self._is_built(value)}
+        """Return the ids of values that are built from their parts, although the module has a name for them."""
+        return {id(value) for value in self.after_statements.values() if self._is_built(value)}
 
     def _is_built(self, value: Any) -> bool:
         return isinstance(value, FunctionType) or (self._is_own(type(value)) and not isinstance(value, type))
 
     def claim(self, name: str) -> None:
-        """Keep a name from being followed: it is the call's own function."""
+        """Do not follow a name: it is the call's own function."""
         self._reached[name] = True
 
-    def add_own(self, number: int, node: ast.FunctionDef | ast.AsyncFunctionDef, from_line: int) -> None:
-        """Add the definition of the call's own function.
-
-        Args:
-            number: its file's.
-            node: the definition.
-            from_line: leaves out what stands before this line.
-        """
+    def add_own(self, number: int, node: Function, from_line: int) -> None:
+        """Add the definition of the call's own function, which stands in the file with a number, from a line on."""
         self.claim(node.name)
         self._add(number, node, early=False, from_line=from_line)
         self.reach(())
@@ -120,13 +113,13 @@ class ModuleSlice:
         if name.endswith("*"):
             self._pending += [(each, early) for each in sorted(self.names) if each.startswith(name[:-1])]
         bindings = self._bindings(name)
-        if name not in self.names and early:  # it was deleted once the statements that need it had run
+        if name not in self.names and early:  # it was deleted after the statements that need it had run
             bindings = [pair for pair in bindings if not isinstance(pair[1].statement, ast.Delete)]
             self._repeat(name, bindings, whole=True)
         if name == "__doc__":
-            self.early[name] = self.names.get(name)
+            self.before_statements[name] = self.names.get(name)
         if name not in self.names or name in ("__name__", "__file__", "__package__", "__doc__", "__builtins__"):
-            return  # a builtin, what every module has, or a NameError that is the function's own
+            return  # a builtin, a name that every module has, or a NameError of the function's own
         value = self.names[name]
         if not bindings:
             self._unbound(name, value, early=early)
@@ -141,7 +134,7 @@ class ModuleSlice:
             self._state(name, value, bindings, early=early)
 
     def _submodule(self, dotted: str) -> None:
-        """Import a module of the project that is used as an attribute of its package, whoever imported it here."""
+        """Import a module of the project that is used as an attribute of its package and imported elsewhere."""
         root, _, rest = dotted.partition(".")
         package = self.names.get(root)
         full = f"{package.__name__}.{rest}" if isinstance(package, ModuleType) else ""
@@ -155,7 +148,7 @@ class ModuleSlice:
         return [(number, b) for number, file in enumerate(self.files) for b in file.bindings.get(name, [])]
 
     def _unbound(self, name: str, value: Any, *, early: bool) -> None:
-        """Follow a name that no statement binds: one of a star import, or set from outside."""
+        """Follow a name that no statement binds: it came by a star import, or was set from outside."""
         if is_builtin(name) and not isinstance(value, ModuleType | FunctionType | type):
             return
         found = star_import(name, value, self.files, self.names)
@@ -164,8 +157,6 @@ class ModuleSlice:
             return
         self._state(name, value, [], early=early)
 
-    # --- functions and classes -----------------------------------------------------------------------------
-
     def _definition(self, name: str, value: Any, bindings: list[tuple[int, Binding]], *, early: bool) -> None:
         number, last = bindings[-1]
         if type(value).__module__.partition(".")[0] == "airflow":
@@ -173,8 +164,10 @@ class ModuleSlice:
             raise self.refuse(CallError, name, problem, self.files[number].filename, last.statement.lineno)
         chosen = [(n, binding) for n, binding in bindings if defines(self.files[n], binding.statement, value)]
         all_definitions = all(isinstance(b.statement, Definition) for _, b in bindings)
-        if len(chosen) == 1 and all_definitions and not self._needs_earlier(name, chosen[0], early=early):
-            bindings = chosen
+        if len(chosen) == 1 and all_definitions and not early:
+            [(number, binding)] = chosen
+            if name not in self.files[number].facts(binding.statement).uses.now:  # it needs no earlier definition
+                bindings = chosen
         if not early and self._has_state(value, bindings):
             try:
                 self._add_value(name, value, has_statements=not isinstance(value, FunctionType))
@@ -182,27 +175,22 @@ class ModuleSlice:
                 pass
             else:
                 return
-        # Which of several definitions is in force was then decided by the statements around them.
+        # If there are several definitions, the statements around them choose the one in force.
         self._repeat(name, bindings, whole=all_definitions and len(bindings) > 1)
         if isinstance(value, type):
             self._reach_subclasses(value)
             self._add_class_state(name, value, bindings)
 
-    def _needs_earlier(self, name: str, chosen: tuple[int, Binding], *, early: bool) -> bool:
-        """Return whether a definition, or a statement before it, uses an earlier definition of the same name."""
-        number, binding = chosen
-        return early or name in self.files[number].facts(binding.statement).uses.now
-
     def _has_state(self, value: Any, bindings: list[tuple[int, Binding]]) -> bool:
-        """Return whether what a definition made is more than running it again gives."""
+        """Return whether an object has state that its definition does not give it when it runs again."""
         if not self._is_built(value):
             return False
         if len(bindings) > 1 or not isinstance(value, FunctionType):
-            return True  # what is no function is an instance of the decorator's class
+            return True  # a definition that made no function made an instance of its decorator's class
         return not has_its_defaults(value, bindings[0][1].statement, self.names, lambda name: len(self._bindings(name)))
 
     def _reach_subclasses(self, kind: type) -> None:
-        """Bring the classes that a class knows of, which register themselves with it, or with their metaclass."""
+        """Follow the subclasses of a class that keeps account of them, or the classes of a metaclass."""
         hook = any("__init_subclass__" in vars(base) for base in kind.__mro__ if self._is_own(base))
         asked = any("__subclasses__" in file.text for file in self.files)
         known: list[type] = []
@@ -215,7 +203,7 @@ class ModuleSlice:
                 self._pending.append((other.__name__, True))
 
     def _add_class_state(self, name: str, kind: type, bindings: list[tuple[int, Binding]]) -> None:
-        """Set again what of a class was changed since it was made, as far as it can travel."""
+        """Set the attributes of a class again that were changed since it was made, if they can travel."""
         for number, binding in bindings:
             node = binding.statement
             if isinstance(node, ast.ClassDef) and defines(self.files[number], node, kind):
@@ -225,8 +213,6 @@ class ModuleSlice:
 
     def _is_own(self, kind: type) -> bool:
         return kind.__module__ == self.name
-
-    # --- state ---------------------------------------------------------------------------------------------
 
     def _state(self, name: str, value: Any, bindings: list[tuple[int, Binding]], *, early: bool) -> None:
         if any(asks_python(b.statement, self.names) for _, b in bindings):
@@ -255,18 +241,15 @@ class ModuleSlice:
         return self.refuse(kind, name, problem, self.files[number].filename if self.files else None, line)
 
     def _fits_early(self, name: str, value: Any, bindings: list[tuple[int, Binding]]) -> bool:
-        """Return whether the value of now may stand where the module's statements run."""
-        if not bindings:
-            return True
-        if is_plain(value) and len(bindings) == 1:
-            return True
-        return any(reads_outside(b.unit, self.names) for _, b in bindings)
+        """Return whether a value of now may be set before the module's statements run."""
+        never_changed = not bindings or (is_plain(value) and len(bindings) == 1)
+        return never_changed or any(reads_outside(b.unit, self.names) for _, b in bindings)
 
     def _add_early(self, name: str, value: Any) -> None:
         if portable(value, self.origins).globals:
             raise StateError("refers to functions or classes of its own module")
-        self.late.pop(name, None)
-        self.early[name] = value
+        self.after_statements.pop(name, None)
+        self.before_statements[name] = value
 
     def _add_value(self, name: str, value: Any, *, has_statements: bool = False) -> None:
         is_built = self._is_built(value)
@@ -275,7 +258,7 @@ class ModuleSlice:
             raise StateError("refers to itself by its name")  # as a `TypeVar` does
         if parts.calls_own and has_statements:
             raise StateError("restores itself by functions of its own module")
-        self.late[name] = value
+        self.after_statements[name] = value
         self.statements.imports += [each for each in parts.imports if not each.optional]
         for module, used in parts.globals:
             if module == self.name:
@@ -283,11 +266,9 @@ class ModuleSlice:
             else:
                 self.elsewhere.add((module, used))
 
-    # --- statements ----------------------------------------------------------------------------------------
-
     def _repeat(self, name: str, bindings: list[tuple[int, Binding]], *, whole: bool) -> None:
-        """Run the statements again that bind a name and those that change what it holds."""
-        self.late.pop(name, None)
+        """Run the statements again that bind a name, and those that change its value."""
+        self.after_statements.pop(name, None)
         self._repeated.add(name)
         early = self._reached.get(name, True)
         for number, binding in bindings:
@@ -299,15 +280,13 @@ class ModuleSlice:
 
     def _add(self, number: int, node: ast.stmt, *, early: bool, from_line: int | None = None) -> None:
         self._pending += self.statements.add(number, node, early=early, from_line=from_line)
-        self.early.update(self.statements.values)
-
-    # --- from outside the slice ----------------------------------------------------------------------------
+        self.before_statements.update(self.statements.values)
 
     def registered(self, beside: Mapping[str, Path]) -> list[str]:
-        """Return the names of what registered itself in modules beside this one, and does not travel yet.
+        """Return the names of functions and classes that registered themselves elsewhere, and do not travel yet.
 
         Args:
-            beside: the names of those that travel, each with its file.
+            beside: the modules that travel as whole files, each with its file.
         """
         modules = {sys.modules[name]: path for name, path in beside.items() if name in sys.modules}
         if not modules:
@@ -318,13 +297,14 @@ class ModuleSlice:
         return [name for name in known if not any(each in self.statements for each in written[name])]
 
     def add_settings(self, imported: Iterable[str]) -> None:
-        """Repeat the statements that configure Python, or what is imported.
-
-        Args:
-            imported: the modules that are imported, besides those that the slice imports itself.
-        """
-        for number, node in list(self.statements.settings(imported)):
-            self._add(number, node, early=True)
+        """Repeat the settings of Python and of imported modules: of certain ones, and of those of the slice itself."""
+        own = (each.module for each in self.statements.imports)
+        reached = frozenset(name.partition(".")[0] for name in (*own, *imported))
+        settings = Settings(self.files, self.names, reached)
+        for number, file in enumerate(self.files):
+            for node in file.active_statements:
+                if node not in self.statements and settings.has(node):
+                    self._add(number, node, early=True)
         self.reach(())
 
 
@@ -333,10 +313,10 @@ class Statements:
 
     Args:
         files: the module's files.
-        names: what its names stand for.
-        origins: tells how other modules travel.
-        annotated: the packages whose names in annotations are followed, and those of the project and Python's own;
-            or None: no name in an annotation is.
+        names: its namespace.
+        origins: how other modules travel.
+        annotated: follow the names in annotations that come from these packages, the project or the standard library;
+            None: follow none.
     """
 
     def __init__(
@@ -346,9 +326,9 @@ class Statements:
         origins: Origins,
         annotated: Collection[str] | None = None,
     ) -> None:
-        self.imports: list[Import] = []  # all those in them
+        self.imports: list[Import] = []
+        self.values: dict[str, Any] = {}  # that definitions read from outside, by the names that replace the reading
         self._package = str(names.get("__package__") or "")
-        self.values: dict[str, Any] = {}  # what definitions read from outside, by the names that stand for it there
         self._files = files
         self._names = names
         self._origins = origins
@@ -375,8 +355,8 @@ class Statements:
         Args:
             number: its file's.
             node: the statement.
-            early: what it defines is called while the module's statements run.
-            from_line: leaves out what stands before this line, such as decorators.
+            early: the functions that it defines are called while the module's statements run.
+            from_line: leave out the lines before this one, such as decorators.
 
         Returns:
             The names that it uses, each with whether it does so while the module's statements run.
@@ -384,14 +364,14 @@ class Statements:
         file = self._files[number]
         kind = type(self._names.get(getattr(node, "name", "")))
         if kind.__module__.partition(".")[0] == "airflow" and not from_line:
-            return []  # a task; it only seems to change what its decorator stands on
+            return []  # a task
         self._nodes.add(id(node))
         values = self._from_outside(file, node)
         self.values.update(values.values())
         piece = file.slice(node, from_line, {expression: name for expression, (name, _) in values.items()})
         self._slices.add((number, piece))
         facts = file.facts(node)
-        if from_line or values:  # what is left out, or replaced by a value, is not followed
+        if from_line or values:  # do not follow the parts that are left out or replaced by a value
             facts = facts_of(parse_slice(piece.as_sent(file.filename))[0], file.filename, file.import_calls)
         self.imports += [each.absolute(self._package) for each in facts.imports]
         now = facts.uses.now | evaluated_names(facts.fields, self._names) | self._named_in_annotations(node)
@@ -404,7 +384,7 @@ class Statements:
         self.imports += [each.absolute(self._package) for each in imports_in([ast.parse(found.text)], Calls())]
 
     def changing(self, name: str) -> list[tuple[int, ast.stmt]]:
-        """Return the statements that change what a name holds, by any of its names, each with its file's number."""
+        """Return the statements that change the value of a name, by any of its names, each with its file's number."""
         if self._touching is None:
             self._touching = {}
             for number, file in enumerate(self._files):
@@ -414,18 +394,6 @@ class Statements:
         same = [] if is_plain(value) else [other for other in self._touching if self._names.get(other) is value]
         return [each for other in dict.fromkeys([name, *same]) for each in self._touching.get(other, [])]
 
-    def settings(self, imported: Iterable[str]) -> Iterator[tuple[int, ast.stmt]]:
-        """Yield the statements that configure Python, or what is imported, each with its file's number.
-
-        Args:
-            imported: the modules that are imported, besides those that the statements import.
-        """
-        own = [each.module for each in self.imports]
-        packages = frozenset(name.partition(".")[0] for name in (*own, *imported))
-        settings = Settings(self._files, self._names, packages)
-        for number, file in enumerate(self._files):
-            yield from ((number, node) for node in file.active_statements if node not in self and settings.has(node))
-
     def _named_in_annotations(self, node: ast.stmt) -> set[str]:
         packages = self._annotated
         if packages is None:
@@ -434,7 +402,7 @@ class Statements:
         return {name for name in names if is_available(self._names[name], packages)}
 
     def _from_outside(self, file: ModuleFile, node: ast.stmt) -> dict[ast.expr, tuple[str, Any]]:
-        """Return what a definition read from outside: the values, each with the name that it gets there."""
+        """Return the values that a definition read from outside, each with the name that replaces the reading."""
         name = getattr(node, "name", "")
         value = self._names.get(name)
         if not isinstance(node, Definition) or not defines(file, node, value) or self.changing(name):

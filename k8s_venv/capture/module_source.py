@@ -248,7 +248,7 @@ def _parsed(filename: str, version: Any, as_main: bool) -> ModuleFile:
     lines = _lines(filename)
     if not lines:
         raise SourceError(
-            "The source of the function cannot be read, and nothing else can travel to another version of Python. "
+            "The source of the function cannot be read, and only source can travel to another version of Python. "
             "Define the function in a file or a notebook.",
             filename,
         )

@@ -24,7 +24,7 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 BLOCKS = ("body", "orelse", "finalbody", "handlers", "cases")
 _LOADS = {"LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS", "STORE_GLOBAL", "DELETE_GLOBAL"}
 _ATTRIBUTES = {"LOAD_ATTR", "LOAD_METHOD"}
-_BY_TEXT = {"globals", "vars", "eval", "exec", "modules"}  # what finds names by their text
+_BY_TEXT = {"globals", "eval", "exec", "modules"}  # they find names by their text
 _IDENTIFIER = re.compile(r"[^\W\d]\w*")
 _EVERYWHERE = frozenset(dir(builtins)) | {
     "__name__", "__file__", "__package__", "__doc__", "__builtins__", "__annotations__", "__spec__", "__loader__",
@@ -35,11 +35,12 @@ _AT_ONCE = {"<listcomp>", "<setcomp>", "<dictcomp>", "<genexpr>"}
 MAIN_TESTS = ("__name__ == '__main__'", "'__main__' == __name__")
 _COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 _TARGETS = ast.arg | ast.AnnAssign | Function
-_MARKS = ("ClassVar", "InitVar", "KW_ONLY", "Final")
+_MARKS = ("ClassVar", "InitVar", "KW_ONLY")
 _MARKS_FROM = {"typing", "dataclasses", "typing_extensions"}
 _READING = ("get_type_hints", "__annotations__", ".annotation")
 _READING_PACKAGES = {
-    "attrs", "beartype", "cattrs", "dacite", "marshmallow_dataclass", "mashumaro", "msgspec", "pydantic", "typeguard",
+    "attr", "attrs", "beartype", "cattrs", "dacite", "marshmallow_dataclass", "mashumaro", "msgspec", "pydantic",
+    "typeguard",
 }  # fmt: skip
 _PLAIN_METACLASSES = {"builtins", "abc", "enum", "typing"}
 
@@ -278,8 +279,7 @@ def _reads_annotations(kind: Any) -> bool:
     if not isinstance(kind, type):
         return False
     made_by = {type(base).__module__.partition(".")[0] for base in kind.__mro__}
-    own = (hasattr(kind, mark) for mark in ("__pydantic_fields__", "__attrs_attrs__"))
-    return bool(made_by - _PLAIN_METACLASSES) or any(own)
+    return bool(made_by - _PLAIN_METACLASSES) or hasattr(kind, "__pydantic_fields__")
 
 
 def are_read(texts: Iterable[str], packages: Collection[str]) -> bool:

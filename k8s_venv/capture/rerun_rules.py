@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import ast
 import enum
-import importlib.metadata
 import importlib.util
 import inspect
 import os
-import platform
 import sys
 from collections import Counter, OrderedDict, defaultdict, deque
 from types import FunctionType, ModuleType
@@ -32,7 +30,7 @@ if TYPE_CHECKING:
 
 _ABOUT_PYTHON = {
     "version_info", "version", "hexversion", "platform", "implementation", "executable", "prefix", "base_prefix",
-    "stdout", "stderr", "stdin", "modules",
+    "stdout", "stderr", "modules",
 }  # fmt: skip
 _FALLBACK_ERRORS = {"ImportError", "ModuleNotFoundError", "AttributeError", "NameError"}
 _OUTSIDE_MODULES = {
@@ -58,8 +56,9 @@ def asks_python(node: ast.AST, names: Mapping[str, Any]) -> bool:
 def _asks(node: ast.AST, names: Mapping[str, Any]) -> bool:
     if isinstance(node, ast.Name):
         value = names.get(node.id)
-        about_python = (sys.version_info, platform, importlib.metadata)
-        return node.id == "TYPE_CHECKING" or any(value is item for item in about_python)
+        module = getattr(value, "__name__" if isinstance(value, ModuleType) else "__module__", "")
+        about_python = value is sys.version_info or module in ("platform", "importlib.metadata")
+        return about_python or node.id == "TYPE_CHECKING"
     if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
         value = names.get(node.value.id)
         if value is sys:
@@ -271,8 +270,10 @@ class Settings:
         if called.attr.startswith(_SETTERS):
             return self._changes(called)
         of_module = isinstance(self._names.get(getattr(called.value, "id", "")), ModuleType | type)
-        changes = called.attr in _CHANGING_METHODS and not of_module and self._changes(called)
-        return changes and not reads_outside(call, self._names)
+        if called.attr not in _CHANGING_METHODS or of_module or not self._changes(called):
+            return False
+        arguments = (*call.args, *(keyword.value for keyword in call.keywords))
+        return not any(reads_outside(each, self._names) for each in arguments)
 
     def _changes(self, target: ast.expr) -> bool:
         if not isinstance(target, ast.Attribute | ast.Subscript):

@@ -42,13 +42,13 @@ class Slicer:
     Args:
         function: the function, as the decorator received it.
         root: the project's folder; code below it travels.
-        needed: names that its arguments refer to, each with its module, whether the function uses them or not.
+        needed: names that its arguments refer to, each with its module.
         modules: the modules of the project that its arguments need as whole files.
-        settings_of: the modules that the function imports, where it travels in another way itself: then only the
-            settings of its module are collected.
+        settings_of: the modules that the function imports, if it travels as a pickle: then only the settings of its
+            module are collected.
 
     Raises:
-        SourceError: something that the function uses cannot travel as source.
+        SourceError: a value that the function uses cannot travel as source.
         CallError: it cannot travel at all.
     """
 
@@ -71,7 +71,7 @@ class Slicer:
         self._takes_registered = True
         self._has_registered = False
         inner, home = written_function(function), home_of(function)
-        # What an installed package defines is imported there by its name.
+        # The environment imports a function of an installed package by its name.
         self.inner = inner if inner is not None and not is_installed_file(inner.__code__.co_filename) else None
         refuse_nonlocal(function)
         if self.inner is not None:
@@ -82,13 +82,13 @@ class Slicer:
         self._collect_all()
 
     def _collect_all(self) -> None:
-        """Collect what travels, and again where that shows that modules or annotations travel otherwise."""
+        """Collect what travels; do so again if that shows that modules or annotations travel in another way."""
         try:
             self._collect()
         except CallError:
             if not self._has_registered:
                 raise
-            self._takes_registered = False  # what registered itself, and the function may not need, cannot travel
+            self._takes_registered = False  # one of them cannot travel, and the function may not need it
             self._collect()
         if self._is_circular():
             self._origins.keep_whole(self._home)
@@ -101,15 +101,15 @@ class Slicer:
     def _require_text(self) -> None:
         if not has_text(self.filename):
             raise SourceError(
-                f"{function_name(self._function)}() has no source text, as what is typed at the plain prompt or made "
-                "by exec(), and nothing else can travel to another version of Python. Define it in a file or a "
+                f"{function_name(self._function)}() has no source text, like code typed at the plain prompt or made "
+                "by exec(), and only source can travel to another version of Python. Define it in a file or a "
                 "notebook.",
                 *place_of(self._function),
             )
 
     @property
     def filename(self) -> str:
-        """Return the file of the function, or nothing where it is a package's."""
+        """Return the file of the function, or nothing if it belongs to an installed package."""
         return self.inner.__code__.co_filename if self.inner is not None else ""
 
     @functools.cached_property
@@ -127,7 +127,7 @@ class Slicer:
         return modules_beside(self._imports(*values), file, self._root)
 
     def recipe(self) -> dict[str, Any]:
-        """Return what the runner needs to build the function, as JSON."""
+        """Return the recipe from which the runner builds the function, as JSON."""
         return {
             "modules": [self._module_recipe(module) for module in self._modules.values()],
             "target": self._place,
@@ -151,12 +151,11 @@ class Slicer:
         }
 
     def sent_state(self) -> dict[str, Any]:
-        """Return what travels as values, by the names that the function knows it by."""
+        """Return the values that travel, by the names under which the function uses them."""
         found = dict(outer_values(self.inner)) if self.inner is not None else {}
         for module in self._modules.values():
-            found.update(
-                {name: value for name, value in {**module.early, **module.late}.items() if name in module.names}
-            )
+            values = {**module.before_statements, **module.after_statements}
+            found.update({name: value for name, value in values.items() if name in module.names})
         return {name: value for name, value in found.items() if not isinstance(value, FunctionType | type)}
 
     @property
@@ -184,19 +183,22 @@ class Slicer:
 
     @property
     def imported(self) -> list[str]:
-        """Return the dotted names that are imported, of modules or of what is in them."""
+        """Return the dotted names that are imported: modules, or names in modules."""
         return self._imports(self._early, self._late)
 
     @property
     def value_modules(self) -> frozenset[str]:
-        """Return the modules that the values import which travel with the slices."""
+        """Return the modules that the travelling values import."""
         return frozenset(self._early.modules | self._late.modules)
 
     @property
     def packages(self) -> dict[str, str]:
-        """Return the package of each sliced file, which relative imports start from."""
-        namespaces = [(module.names, file.filename) for module in self._modules.values() for file in module.files]
-        return {filename: str(names.get("__package__") or "") for names, filename in namespaces}
+        """Return the package of each sliced file, where relative imports start."""
+        return {
+            file.filename: str(module.names.get("__package__") or "")
+            for module in self._modules.values()
+            for file in module.files
+        }
 
     def _module_recipe(self, module: ModuleSlice) -> dict[str, Any]:
         return {
@@ -205,8 +207,6 @@ class Slicer:
             "file": module.names.get("__file__") or module.files[0].filename,
             "statements": [piece.as_sent(file.filename) for file, piece in module.statements],
         }
-
-    # --- collecting ----------------------------------------------------------------------------------------
 
     def _collect(self) -> None:
         self._modules: dict[str, ModuleSlice] = {}
@@ -236,9 +236,9 @@ class Slicer:
         self._collect_state()
 
     def _collect_state(self) -> None:
-        """Collect the values that stand before the slices run, and those that are set after."""
-        early = {m.name: m.early for m in self._modules.values()}
-        late = {m.name: m.late for m in self._modules.values()}
+        """Collect the values that are set before the slices run, and those that are set after."""
+        early = {m.name: m.before_statements for m in self._modules.values()}
+        late = {m.name: m.after_statements for m in self._modules.values()}
         for module in self._modules.values():
             self._rebuilt |= module.built()
         home = sent_name(self._home) if self._own_name else None
@@ -257,7 +257,7 @@ class Slicer:
                 self._module(name)
 
     def _place_of_target(self, home: str | None, made: Mapping[int, tuple[str, str]]) -> tuple[str, str] | None:
-        """Return the module and name under which the function is found once the statements have run, or None."""
+        """Return the module and name under which the function is found after the statements have run, or None."""
         if self._target is None:
             return (home, self._own_name) if home and self._own_name else None
         if self._own_name is not None:
@@ -281,29 +281,27 @@ class Slicer:
             pending = found - seen
 
     def _find_target(self, inner: FunctionType) -> None:
-        """Decide which object is called, and how it is named where it runs."""
+        """Decide which object is called, and which name it has where it runs."""
         names, qualname = self._origins.namespace(self._home), inner.__qualname__
         if "." in qualname or inner.__name__ == "<lambda>" or names.get(inner.__name__) is self._function:
             return
         if self._function is inner:
             self._rebuilt.add(id(inner))
             if type(names.get(inner.__name__)).__module__.partition(".")[0] == "airflow":
-                self._claim(inner.__name__)  # the name stands for the task; its function may call itself
+                # The name stands for the task; the function may call itself by it.
+                self._modules[self._home].claim(inner.__name__)
+                self._own_name = inner.__name__
             return
         node = module_file(inner.__code__.co_filename).definition_of(inner.__code__)
         ours = [number for number, item in enumerate(getattr(node, "decorator_list", ())) if is_ours(item, names)]
         if not ours or isinstance(node, ast.Lambda):
             return
-        # What stands below our decorator decorates the function there as well.
+        # The decorators below ours decorate the function there as well.
         start = min([node.lineno, *(item.lineno for item in node.decorator_list[ours[-1] + 1 :])])
         module = self._modules[self._home]
         number = next(n for n, file in enumerate(module.files) if file.filename == inner.__code__.co_filename)
         module.add_own(number, node, start)
         self._target, self._own_name = None, inner.__name__
-
-    def _claim(self, name: str) -> None:
-        self._modules[self._home].claim(name)
-        self._own_name = name
 
     def _imports(self, *values: Parts) -> list[str]:
         found = [*self._needed_modules, *(self._settings_of or ())]
@@ -316,14 +314,12 @@ class Slicer:
         return found
 
     def _is_circular(self) -> bool:
-        """Return whether other code of the project imports the function's own module."""
+        """Return whether a file beside the function's module imports that module."""
         return self.inner is not None and self._home in {dotted_name(entry) for entry in self.beside}
 
     def _texts(self) -> Iterator[str]:
         yield from (text for _, _, text in self.slices())
         yield from (path.read_text("utf-8", errors="replace") for path in self.beside.values())
-
-    # --- refusing ------------------------------------------------------------------------------------------
 
     def _refusal(self, kind: type[CallError], name: str, problem: str, file: str | None, line: int | None) -> CallError:
         own_file, own_line = place_of(self._function)
@@ -334,7 +330,7 @@ class Slicer:
         )
 
     def _blame(self, error: StateError) -> CallError:
-        """Return the error that names the variable of the function which cannot travel."""
+        """Return the error that names the variable of the function that cannot travel."""
         line = None
         if self.inner is not None:
             line = self.inner.__code__.co_firstlineno

@@ -184,6 +184,13 @@ def test_syntax_that_the_environment_cannot_parse_is_refused_with_its_line(every
         b"    def knows(self, name): self.__known[name] = self.n; return self\n"
         b"a, b = Item().knows('a'), Item().knows('b')\n"
         b"def f(): return Item.n, Item.all == [a, b], Item.one is a, b.known()\n",
+        b"import collections\nclass Step:\n    known = collections.defaultdict(list)\n"
+        b"    seen = collections.Counter()\n    last = collections.deque(maxlen=2)\n"
+        b"    by_name = collections.OrderedDict()\n"
+        b"Step.known['a'].append(1); Step.seen['a'] += 1; Step.last.append(1); Step.by_name['b'] = 1\n"
+        b"def f(): return [list(each) for each in (Step.known, Step.seen, Step.last, Step.by_name)]\n",
+        b"import contextlib\ndef pipeline():\n    @contextlib.contextmanager\n    def session(): yield 4\n"
+        b"    def work():\n        with session() as number: return number\n    return work\nf = pipeline()\n",
         b"f = lambda g=lambda: 2, *, h=lambda x: x + 1: h(g())\n",
         b"a = [lambda: 1, lambda x=3: 2, lambda *y: 2, lambda: None]\ndef f(): return [each() for each in a]\n",
         b"class Meta(type):\n    def __init__(self, *parts): Meta.seen[self.__name__] = self\n    seen = {}\n"
@@ -217,6 +224,7 @@ def test_syntax_that_the_environment_cannot_parse_is_refused_with_its_line(every
          "state that a class shares", "objects named in their statement", "an instance as decorator",
          "an instance that names itself",
          "what instances leave in their class",
+         "what is collected in a class", "a local context manager",
          "a lambda's default lambda", "lambdas of constants", "a metaclass that registers", "subclasses asked for",
          "exec", "the module's getattr", "names put together",
          "a class by condition", "a local class by condition", "a class replaced", "a default that a call changes",
@@ -418,14 +426,19 @@ def test_annotations_can_be_read_where_something_reads_them(
 
 def test_functions_of_a_notebook_travel_and_use_other_cells(send: Send, monkeypatch: pytest.MonkeyPatch) -> None:
     names: dict[str, Any] = {"__name__": "__main__"}
-    cells = ["import math\nBASE = 2\n", "class Box:\n    size = BASE\n", "def f(x): return math.floor(x) + Box.size\n"]
+    cells = [
+        "import math\nBASE = 2\n",
+        "class Box:\n    size = BASE\n",
+        "def make():\n    class Local:\n        def size(self): return BASE\n    return Local\nKind = make()\n",
+        "def f(x): return math.floor(x) + Box.size + Kind().size()\n",
+    ]
     for number, text in enumerate(cells):
         filename = f"<ipython-input-{number}-abc>"
         lines = text.splitlines(keepends=True)
         monkeypatch.setitem(linecache.cache, filename, (len(text), None, lines, filename))
         exec(compile(text, filename, "exec"), names)
 
-    assert send(names["f"], 1.5) == 3
+    assert send(names["f"], 1.5) == 5
 
 
 def test_functions_of_the_plain_prompt_are_refused_with_a_sentence(send: Send) -> None:

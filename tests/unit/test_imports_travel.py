@@ -89,6 +89,9 @@ def body(code: str) -> str:
         "from importlib import import_module as im\n" + body("return im('shared')"),
         "import importlib\nload = importlib.import_module\n" + body("return load('shared')"),
         "import runpy\n" + body("return runpy.run_module('shared')"),
+        "import runpy\n" + body("return runpy.run_module(mod_name='shared')"),
+        body("import pkgutil\nreturn pkgutil.resolve_name('shared:STATE')"),
+        body("from airflow.utils.module_loading import import_string\nreturn import_string('shared.STATE')"),
         "f = lambda: __import__('shared').STATE",
         "def make():\n    return lambda: __import__('shared').STATE\nf = make()",
         "def helper():\n    import shared\n    return shared\ndef f():\n    return helper()",
@@ -226,7 +229,12 @@ def test_such_a_file_is_no_fault_where_the_name_means_pythons_own_here_too(
         body("import importlib.resources\nreturn importlib.resources.files('pkg')"),
         body("from importlib.resources import files as files_of\nreturn files_of('pkg')"),
         body("from importlib import resources\nreturn resources.read_text('pkg', 'rates.csv')"),
+        body("from importlib.resources import open_text\nreturn open_text('pkg', 'rates.csv')"),
+        body("from importlib.resources import read_binary\nreturn read_binary('pkg', 'rates.csv')"),
+        body("from importlib.resources import open_binary\nreturn open_binary('pkg', 'rates.csv')"),
+        body("from importlib.resources import files\nreturn files(anchor='pkg')"),
         body("import pkgutil\nreturn pkgutil.get_data('pkg', 'rates.csv')"),
+        body("import pkgutil\nreturn pkgutil.get_data(package='pkg', resource='rates.csv')"),
         body("import pkg\nfrom importlib import resources\nreturn resources.files(pkg)"),
     ],
 )
@@ -249,6 +257,23 @@ def test_files_of_installed_packages_are_no_matter(captured_of: Capturing) -> No
     code = body("from importlib import resources\nresources.files('click')\nreturn open('x').read_text('utf-8')")
 
     assert captured_of(code).data_reads == []
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import sys\nif sys.version_info >= (3, 11):\n    import not_there",
+        "import sys\nif sys.platform == 'win32':\n    import not_there",
+        "from importlib.util import find_spec\nif find_spec('not_there'):\n    import not_there",
+        "try:\n    import not_there\nexcept ModuleNotFoundError:\n    pass",
+        "try:\n    import not_there\nexcept Exception:\n    pass",
+        "import contextlib\nwith contextlib.suppress(ImportError):\n    import not_there",
+    ],
+)
+def test_an_import_may_fail_where_the_code_around_it_expects_that(code: str, captured_of: Capturing) -> None:
+    captured = captured_of(body(code))
+
+    assert {each.optional for _, each in captured.imports if each.module == "not_there"} == {True}
 
 
 def test_a_lookup_by_another_name_expects_that_the_module_may_be_missing(captured_of: Capturing) -> None:
