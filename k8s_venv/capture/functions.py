@@ -156,12 +156,7 @@ def is_empty(cell: CellType) -> bool:
 
 
 def is_ours(decorator: ast.expr, names: Mapping[str, Any]) -> bool:
-    """Return whether a decorator is one of ours, however it is spelled.
-
-    Args:
-        decorator: the expression after the ``@``.
-        names: the module's namespace.
-    """
+    """Return whether the expression after an ``@`` is one of our decorators in a module's namespace."""
     root, *path = ast.unparse(decorator.func if isinstance(decorator, ast.Call) else decorator).split(".")
     found = names.get(root)
     for name in path:

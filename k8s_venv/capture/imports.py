@@ -10,7 +10,7 @@ import sys
 from types import CodeType, ModuleType
 from typing import TYPE_CHECKING, Any
 
-from k8s_venv.capture.names import BLOCKS, MAIN_TESTS
+from k8s_venv.capture.names import BLOCKS, is_main_test
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -175,7 +175,7 @@ def _imports_of_choice(node: ast.If | ast.IfExp, calls: Calls, *, optional: bool
     optional = optional or any(_name_of(part) in _ABOUT_PYTHON for part in ast.walk(node.test))
     if calls.functions:
         yield from imports_in([node.test], calls, optional=optional)
-    if not _is_type_checking(node.test) and not _is_main(node.test):
+    if not _is_type_checking(node.test) and not is_main_test(node.test):  # `__main__` never travels
         yield from imports_in(body, calls, optional=optional)
     if not (isinstance(node.test, ast.UnaryOp) and _is_type_checking(node.test.operand)):
         yield from imports_in(orelse, calls, optional=optional)
@@ -185,11 +185,6 @@ def _is_type_checking(test: ast.expr) -> bool:
     if isinstance(test, ast.BoolOp) and isinstance(test.op, ast.And):
         return any(map(_is_type_checking, test.values))
     return _name_of(test) == "TYPE_CHECKING"
-
-
-def _is_main(test: ast.expr) -> bool:
-    """Return whether a test asks for the process's main module, which no module that travels is."""
-    return isinstance(test, ast.Compare) and ast.unparse(test) in MAIN_TESTS
 
 
 def _expects_missing(node: ast.AST) -> bool:

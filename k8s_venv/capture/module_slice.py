@@ -22,9 +22,9 @@ from k8s_venv.capture.rerun_rules import (
     Settings,
     asks_python,
     changed_attributes,
+    changes,
     chooses_by_python,
     reads_outside,
-    touching,
     values_from_outside,
 )
 from k8s_venv.capture.values import Attribute, StateError, bound_to_process, is_plain, portable
@@ -283,10 +283,9 @@ class ModuleSlice:
         self.before_statements.update(self.statements.values)
 
     def registered(self, beside: Mapping[str, Path]) -> list[str]:
-        """Return the names of functions and classes that registered themselves elsewhere, and do not travel yet.
+        """Return the names of functions and classes that registered themselves beside, and do not travel yet.
 
-        Args:
-            beside: the modules that travel as whole files, each with its file.
+        The modules beside are given with their files.
         """
         modules = {sys.modules[name]: path for name, path in beside.items() if name in sys.modules}
         if not modules:
@@ -335,7 +334,7 @@ class Statements:
         self._annotated = annotated
         self._slices: set[tuple[int, Slice]] = set()
         self._nodes: set[int] = set()
-        self._touching: dict[str, list[tuple[int, ast.stmt]]] | None = None
+        self._changes: dict[str, list[tuple[int, ast.stmt]]] | None = None
 
     def __iter__(self) -> Iterator[tuple[ModuleFile, Slice]]:
         """Return the statements in the order in which they run, each with its file."""
@@ -385,21 +384,20 @@ class Statements:
 
     def changing(self, name: str) -> list[tuple[int, ast.stmt]]:
         """Return the statements that change the value of a name, by any of its names, each with its file's number."""
-        if self._touching is None:
-            self._touching = {}
+        if self._changes is None:
+            self._changes = {}
             for number, file in enumerate(self._files):
-                for changed, statements in touching(file, self._names).items():
-                    self._touching.setdefault(changed, []).extend((number, node) for node in statements)
+                for changed, node in changes(file, self._names):
+                    self._changes.setdefault(changed, []).append((number, node))
         value = self._names.get(name)
-        same = [] if is_plain(value) else [other for other in self._touching if self._names.get(other) is value]
-        return [each for other in dict.fromkeys([name, *same]) for each in self._touching.get(other, [])]
+        same = [] if is_plain(value) else [other for other in self._changes if self._names.get(other) is value]
+        return [each for other in dict.fromkeys([name, *same]) for each in self._changes.get(other, [])]
 
     def _named_in_annotations(self, node: ast.stmt) -> set[str]:
-        packages = self._annotated
-        if packages is None:
+        if self._annotated is None:
             return set()
         names = {name for name in names_in_annotations(node) if name in self._names}
-        return {name for name in names if is_available(self._names[name], packages)}
+        return {name for name in names if is_available(self._names[name], self._annotated)}
 
     def _from_outside(self, file: ModuleFile, node: ast.stmt) -> dict[ast.expr, tuple[str, Any]]:
         """Return the values that a definition read from outside, each with the name that replaces the reading."""

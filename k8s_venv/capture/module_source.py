@@ -208,12 +208,7 @@ def facts_of(node: ast.stmt, filename: str, calls: Calls) -> Facts:
 def module_file(filename: str, *, as_main: bool = False) -> ModuleFile:
     """Return a file's source, read and parsed once for as long as the file does not change.
 
-    Args:
-        filename: its path, or the name under which ``linecache`` knows it.
-        as_main: it ran as the process's ``__main__``.
-
-    Raises:
-        SourceError: the source cannot be read, or does not parse.
+    The arguments and errors are those of ``ModuleFile``; a source that cannot be read is a SourceError as well.
     """
     loaded = _as_loaded.get(filename)
     version: Any = loaded.version if loaded else _version(filename)

@@ -32,7 +32,7 @@ _EVERYWHERE = frozenset(dir(builtins)) | {
     "__static_attributes__", "__classdict__", "__conditional_annotations__",
 }  # fmt: skip
 _AT_ONCE = {"<listcomp>", "<setcomp>", "<dictcomp>", "<genexpr>"}
-MAIN_TESTS = ("__name__ == '__main__'", "'__main__' == __name__")
+_MAIN_TESTS = ("__name__ == '__main__'", "'__main__' == __name__")
 _COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 _TARGETS = ast.arg | ast.AnnAssign | Function
 _MARKS = ("ClassVar", "InitVar", "KW_ONLY")
@@ -153,13 +153,18 @@ def own_statements(body: list[ast.stmt], *, as_main: bool) -> Iterator[ast.stmt]
         as_main: it ran as the process's ``__main__``.
     """
     for statement in body:
-        if isinstance(statement, ast.If) and ast.unparse(statement.test) in MAIN_TESTS:
+        if isinstance(statement, ast.If) and is_main_test(statement.test):
             if as_main:
                 yield from own_statements(statement.body, as_main=True)
             continue
         yield statement
         if isinstance(statement, ast.With | ast.AsyncWith):
             yield from own_statements(statement.body, as_main=as_main)
+
+
+def is_main_test(test: ast.expr) -> bool:
+    """Return whether a test asks for the process's ``__main__``."""
+    return isinstance(test, ast.Compare) and ast.unparse(test) in _MAIN_TESTS
 
 
 def bindings_of(statements: Iterable[ast.stmt]) -> dict[str, list[Binding]]:
@@ -254,11 +259,11 @@ def _parsed(text: str) -> ast.Expression | None:
 
 
 def evaluated_names(fields: Iterable[tuple[str, frozenset[str]]], names: Mapping[str, Any]) -> set[str]:
-    """Return the names in the annotations of fields that Python or a metaclass looks at when it makes their class.
+    """Return the names in annotations of fields that Python or a metaclass looks at when it makes their class.
 
     Args:
-        fields: each field's class, by its name, and the names in the field's annotation.
-        names: what the module's names stand for.
+        fields: the name of each field's class, with the names in the field's annotation.
+        names: the module's namespace.
     """
     found: set[str] = set()
     for kind, used in fields:

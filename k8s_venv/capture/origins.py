@@ -51,11 +51,11 @@ class Origins:
     def slice(self, function: FunctionType) -> str:
         """Let the module of a function travel as slices and return its name."""
         name = str(function.__globals__.get("__name__") or "__main__")
-        self._sliced.setdefault(name, function.__globals__)
+        self.slice_module(name, function.__globals__)
         return name
 
-    def slice_class(self, module: str, names: dict[str, Any]) -> None:
-        """Let the module of a class that is called travel as slices, with a namespace that has this very class."""
+    def slice_module(self, module: str, names: dict[str, Any]) -> None:
+        """Let a module travel as slices, with the namespace of the class that is called."""
         self._sliced.setdefault(module, names)
 
     def keep_whole(self, module: str) -> None:
@@ -277,13 +277,9 @@ def _exported(path: Path) -> list[str]:
 
 
 def import_roots(file: Path | None, root: Path) -> list[Path]:
-    """Return the folders on ``sys.path`` that belong to the project of a file.
+    """Return the folders on ``sys.path`` that belong to a project, or hold a file of it.
 
-    They lie in the project's folder, or beside it (as Airflow's plugins beside its DAGs), or hold the file.
-
-    Args:
-        file: the file, if there is one.
-        root: the project's folder.
+    They lie in the project's folder, the root, or beside it, as Airflow's plugins lie beside its DAGs.
     """
     path = tuple(map(os.path.abspath, sys.path))
     return list(_import_roots(file.resolve() if file else None, root.resolve(), path, frozenset(code_folders)))
@@ -362,9 +358,7 @@ def _where_to_put(found: Path, root: Path) -> str:
 def modules_among(names: Iterable[str], package: Path | None) -> list[str]:
     """Return the names, out of those that ``from … import`` takes from a package, that can only be modules of it.
 
-    Args:
-        names: the names.
-        package: the file of the package, or None for a folder without ``__init__.py``.
+    The package is given by its file, or None for a folder without ``__init__.py``.
     """
     bound = {"*", "**", "__doc__", "__file__", "__name__", "__package__", "__path__", "__spec__"}
     if package is not None:

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from k8s_venv.capture.origins import Origins
 
 _ABOUT_PYTHON = {
-    "version_info", "version", "hexversion", "platform", "implementation", "executable", "prefix", "base_prefix",
-    "stdout", "stderr", "modules",
+    "version_info", "version", "hexversion", "platform", "implementation", "executable", "prefix", "stdout", "stderr",
+    "modules",
 }  # fmt: skip
 _FALLBACK_ERRORS = {"ImportError", "ModuleNotFoundError", "AttributeError", "NameError"}
 _OUTSIDE_MODULES = {
@@ -87,10 +87,7 @@ def chooses_by_python(unit: ast.stmt, names: Mapping[str, Any]) -> bool:
 def reads_outside(statement: ast.AST, names: Mapping[str, Any], seen: frozenset[str] = frozenset()) -> bool:
     """Return whether a statement reads files, environment variables, clocks, random numbers or other machines.
 
-    Args:
-        statement: the statement.
-        names: the module's namespace.
-        seen: the functions of the module that were followed to get here.
+    The functions of the module that were followed to get here are ``seen``.
     """
     for node in ast.walk(statement):
         if isinstance(node, ast.Attribute) and node.attr in _OUTSIDE_METHODS:
@@ -117,11 +114,7 @@ def values_from_outside(
 ) -> dict[ast.expr, Any]:
     """Return the class attributes and defaults that a definition read from outside, each with its value.
 
-    Args:
-        statement: the definition.
-        value: the function or class that it made.
-        names: the module's namespace.
-        origins: how modules travel.
+    The definition is given as a statement, and as the function or class that it made.
     """
     return {
         expression: found
@@ -155,13 +148,10 @@ def _stands_alone(value: Any, origins: Origins) -> bool:
         return False
 
 
-def touching(file: ModuleFile, names: Mapping[str, Any]) -> dict[str, list[ast.stmt]]:
-    """Return the statements of a file that change the value of each name without binding it, in order."""
-    found: dict[str, list[ast.stmt]] = {}
+def changes(file: ModuleFile, names: Mapping[str, Any]) -> Iterator[tuple[str, ast.stmt]]:
+    """Yield each name whose value a statement of a file changes without binding it, with the statement, in order."""
     for statement in file.active_statements:
-        for name in set(_changed(statement, names)):
-            found.setdefault(name, []).append(statement)
-    return found
+        yield from ((name, statement) for name in set(_changed(statement, names)))
 
 
 def _changed(statement: ast.stmt, names: Mapping[str, Any]) -> Iterator[str]:
@@ -351,11 +341,9 @@ class Registries:
                 self._asking.add(module.__name__)
 
     def know(self, value: Any, statements: Sequence[ast.stmt]) -> bool:
-        """Return whether the modules hold a value, ask for it as a subclass, or hold something of an imported module.
+        """Return whether the modules know the value of a name that certain statements bind.
 
-        Args:
-            value: the value of a name.
-            statements: the statements that bind the name.
+        They hold it, ask for it as a subclass, or hold something that an imported module defines.
         """
         if any(isinstance(statement, Definition) for statement in statements):
             return self._know(value)

@@ -78,7 +78,7 @@ class Slicer:
             self._require_text()
             self._home = self._origins.slice(self.inner)
         elif home is not None and not is_installed(home[0]) and not self._origins.is_beside(home[0]):
-            self._origins.slice_class(*home)
+            self._origins.slice_module(*home)
         self._collect_all()
 
     def _collect_all(self) -> None:

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from k8s_venv.capture.module_source import Slice
     from k8s_venv.capture.origins import Origins
 
+_ATTRIBUTES = ("__defaults__", "__kwdefaults__", "__qualname__", "__name__", "__doc__")
 PROTOCOL = 4  # the newest that Python 3.8 shares with all later ones by default (PEP 3154)
 _CODED_MODULES = {"datetime", "numpy", "pandas", "pathlib", "polars", "pyarrow", "uuid", "zoneinfo"}
 _STABLE_MODULES = {
@@ -60,7 +61,6 @@ _STABLE_MODULES = {
 _PLACEHOLDERS = {"typing", "abc", "contextlib"}  # bases without state; their own objects are made by statements
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), type(...), type(NotImplemented))
 _SINGLETON_TYPES = (type(None), type(...), type(NotImplemented))
-_IN_MEMORY = (io.StringIO, io.BytesIO)
 _TIED_TO_PROCESS = (
     io.IOBase, socket.socket, subprocess.Popen, type(threading.Lock()), type(threading.RLock()), threading.Thread,
     threading.Condition, threading.Event, threading.Semaphore, asyncio.AbstractEventLoop, GeneratorType, CoroutineType,
@@ -311,13 +311,7 @@ class _Closures:
         contents = {numbers[name]: cell.cell_contents for name, cell in cells if not is_empty(cell)}
         state = {
             "contents": contents,
-            "attributes": {
-                "__defaults__": function.__defaults__,
-                "__kwdefaults__": function.__kwdefaults__,
-                "__qualname__": function.__qualname__,
-                "__name__": function.__name__,
-                "__doc__": function.__doc__,
-            },
+            "attributes": {name: getattr(function, name) for name in _ATTRIBUTES},
             "dict": dict(function.__dict__),
         }
         return _FUNCTION, (key, numbers), state, None, None, _SET_FUNCTION
@@ -337,7 +331,8 @@ class _Closures:
 
     def class_(self, kind: type) -> Any:
         """Return how pickle reduces a class."""
-        filename = self._origins.namespace(kind.__module__).get("__file__") or _file_of_methods(kind)
+        filename = self._origins.namespace(kind.__module__).get("__file__")
+        filename = filename or next((each.__code__.co_filename for each in _methods(kind)), None)  # a notebook's cell
         file = module_file(filename) if filename and self._origins.is_sliced(kind.__module__) else None
         node = file.class_definition(kind) if file else None
         if file is None or node is None:
@@ -394,10 +389,6 @@ def _methods(kind: type) -> Iterator[FunctionType]:
                 yield function
 
 
-def _file_of_methods(kind: type) -> str | None:
-    return next((function.__code__.co_filename for function in _methods(kind)), None)
-
-
 def is_plain(value: Any) -> bool:
     """Return whether nothing can change a value: numbers, text, and tuples of them."""
     if type(value) in (tuple, frozenset):
@@ -407,7 +398,7 @@ def is_plain(value: Any) -> bool:
 
 def bound_to_process(value: Any) -> str | None:
     """Return why a value belongs to this process and never travels, or None."""
-    if isinstance(value, _TIED_TO_PROCESS) and not isinstance(value, _IN_MEMORY):
+    if isinstance(value, _TIED_TO_PROCESS) and not isinstance(value, io.StringIO | io.BytesIO):
         return f"holds {type_name(value)}, which belongs to this process"
     return None
 

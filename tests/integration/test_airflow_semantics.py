@@ -265,6 +265,31 @@ def test_an_environment_may_have_airflow_and_k8s_venv(
     assert states["skips"] == "skipped"
 
 
+def test_a_variable_that_a_class_of_the_dag_file_reads_is_the_workers(
+    run_text: RunText, same_environment: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW_VAR_STAGE", "tests")
+
+    _, values = run_text("""
+from airflow.models import Variable
+
+class Config:
+    stage = Variable.get("stage")
+
+@dag(schedule=None, default_args={"environment": "same"})
+def pipeline():
+    @task.isolated
+    def inside():
+        return Config.stage
+
+    inside()
+
+pipeline()
+""")
+
+    assert values["inside"] == "tests"
+
+
 SERIALIZE = """
 import json, sys
 from pathlib import Path

@@ -180,8 +180,9 @@ def test_a_value_that_depends_on_python_is_made_there(sliced: Sliced, value: str
 @pytest.mark.parametrize(
     "choice",
     [
-        "try:\n    import tomllib\nexcept ModuleNotFoundError:\n    tomllib = None",
-        "try:\n    from tomllib import loads as tomllib\nexcept ImportError:\n    tomllib = None",
+        "try:\n    import tomllib\nexcept Exception:\n    tomllib = None",
+        "try:\n    tomllib = importlib.import_module('tomllib')\nexcept ModuleNotFoundError:\n    tomllib = None",
+        "try:\n    tomllib = importlib.import_module('tomllib')\nexcept ImportError:\n    tomllib = None",
         "try:\n    tomllib = functools.cache\nexcept AttributeError:\n    tomllib = None",
         "try:\n    tomllib = unicode\nexcept NameError:\n    tomllib = str",
         "if typing.TYPE_CHECKING:\n    from nowhere import tomllib\nelse:\n    tomllib = None",
@@ -189,7 +190,7 @@ def test_a_value_that_depends_on_python_is_made_there(sliced: Sliced, value: str
     ],
 )
 def test_a_choice_between_pythons_is_made_there(sliced: Sliced, choice: str) -> None:
-    assert choice in sliced(f"import functools, sys, typing\n{choice}\ndef f(): return tomllib\n")
+    assert choice in sliced(f"import functools, importlib, sys, typing\n{choice}\ndef f(): return tomllib\n")
 
 
 @pytest.mark.parametrize(
