@@ -1,4 +1,4 @@
-"""What a function needs of the project's own code, read as text and syntax tree and sent as slices and values.
+"""Capture: the project's code that a function needs, read as text and syntax tree, sent as slices and values.
 
 The rules, for each name that the function uses, directly or through other names:
 

@@ -1,4 +1,4 @@
-"""What a callable is: the function that was written for it, and where that, or a class, is defined in a file."""
+"""Callables: the function that somebody wrote for one, and the definition of a function or class in its file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a piece of source imports, anywhere in it: by a statement, or by a call as ``import_module("jobs.load")``."""
+"""Imports anywhere in a piece of source: by a statement, or by a call such as ``import_module("jobs.load")``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one sliced module contributes to a call: statements that run again, and values that stand before or after them.
+"""One sliced module's part of a call: statements that run again, and values that are set before or after them.
 
 The package's docstring has the rules.
 """

@@ -56,7 +56,7 @@ class Slice:
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
-    """What a statement uses and imports.
+    """The names that a statement uses, and its imports.
 
     Args:
         uses: the names it looks up.
@@ -106,7 +106,7 @@ class ModuleFile:
         return [each for each in self.statements if getattr(each, "decorator_list", ()) or not isinstance(each, plain)]
 
     def facts(self, node: ast.stmt) -> Facts:
-        """Return what is known about a statement without knowing what the module's names stand for."""
+        """Return the facts about a statement that its text alone gives."""
         if id(node) not in self._facts:
             self._facts[id(node)] = facts_of(node, self.filename, self.import_calls)
         return self._facts[id(node)]

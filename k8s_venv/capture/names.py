@@ -47,7 +47,7 @@ _PLAIN_METACLASSES = {"builtins", "abc", "enum", "typing"}
 
 @dataclasses.dataclass(frozen=True)
 class Uses:
-    """What a statement looks up.
+    """The names that a statement looks up.
 
     Args:
         now: names looked up when the statement runs: decorators, defaults, bases, class bodies. ``do_*`` stands for

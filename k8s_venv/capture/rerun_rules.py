@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import ast
 import enum
+import importlib.metadata
 import importlib.util
 import inspect
 import os
+import platform
 import sys
 from collections import Counter, OrderedDict, defaultdict, deque
 from types import FunctionType, ModuleType
@@ -56,9 +58,10 @@ def asks_python(node: ast.AST, names: Mapping[str, Any]) -> bool:
 def _asks(node: ast.AST, names: Mapping[str, Any]) -> bool:
     if isinstance(node, ast.Name):
         value = names.get(node.id)
-        module = getattr(value, "__name__" if isinstance(value, ModuleType) else "__module__", "")
-        about_python = value is sys.version_info or module in ("platform", "importlib.metadata")
-        return about_python or node.id == "TYPE_CHECKING"
+        if isinstance(value, FunctionType):  # `from importlib.metadata import version`
+            value = sys.modules.get(value.__module__)
+        about_python = (sys.version_info, platform, importlib.metadata)
+        return node.id == "TYPE_CHECKING" or any(value is item for item in about_python)
     if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
         value = names.get(node.value.id)
         if value is sys:
@@ -85,10 +88,7 @@ def chooses_by_python(unit: ast.stmt, names: Mapping[str, Any]) -> bool:
 
 
 def reads_outside(statement: ast.AST, names: Mapping[str, Any], seen: frozenset[str] = frozenset()) -> bool:
-    """Return whether a statement reads files, environment variables, clocks, random numbers or other machines.
-
-    The functions of the module that were followed to get here are ``seen``.
-    """
+    """Return whether a statement reads files, environment variables, clocks, random numbers or other machines."""
     for node in ast.walk(statement):
         if isinstance(node, ast.Attribute) and node.attr in _OUTSIDE_METHODS:
             return True

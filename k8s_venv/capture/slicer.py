@@ -212,7 +212,7 @@ class Slicer:
         self._modules: dict[str, ModuleSlice] = {}
         self._rebuilt: set[int] = set()
         self._own_name: str | None = None
-        self.__dict__.pop("beside", None)  # of what was collected before
+        self.__dict__.pop("beside", None)  # from the collection before
         self._target: Any = self._function
         if self.inner is not None and self._origins.is_sliced(self._home):
             self._module(self._home, self.inner.__code__.co_filename)
@@ -346,7 +346,7 @@ class Slicer:
                     return self._refusal(SourceError, name, problem, None, line)
         return SourceError(
             f"{function_name(self._function)}() cannot travel as source: it {error.problem}. Define a function with "
-            "`def` that makes what it needs itself.",
+            "`def` that makes the object itself.",
             self.filename or None,
             line,
         )

@@ -82,7 +82,7 @@ class StateError(Exception):
 
 @dataclasses.dataclass
 class Parts:
-    """What a pickled value needs besides its bytes.
+    """A pickled value, with the parts that it needs besides its bytes.
 
     Args:
         data: the pickle.
