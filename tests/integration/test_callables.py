@@ -188,8 +188,8 @@ def without_text_or_import(shop: ModuleType, path: Path) -> dict[str, Callable[.
         "made_at_run_time": shop.with_module(registered=True),
         "plus.. has no source text": shop.from_module(),
         "a_name_of_its_own, which no import finds by that name": shop.with_unregistered_file(path),
-        "plus.. has no source text, as what is typed": shop.from_text(),
-        "plus.. has no source text, as": shop.from_text(__name__="no_such_module"),
+        "plus.. has no source text, like code typed": shop.from_text(),
+        "plus.. has no source text, like": shop.from_text(__name__="no_such_module"),
     }
 
 
