@@ -101,7 +101,7 @@ def check_own(backend: str, options: Mapping[str, Any], task: str) -> None:
         task: the task, for messages.
 
     Raises:
-        K8sVenvError: it needs one of them.
+        K8sVenvError: it needs an option that the backend does not have.
     """
     for name in sorted(NEEDED.keys() & _given(options)):
         raise K8sVenvError(f"{task}: {_refusal(backend, name)}")
@@ -119,7 +119,7 @@ def options_without_pod(
         project: the project, whose ``[pod]`` may be meant for Kubernetes alone.
 
     Raises:
-        BackendError: the function needs one of them.
+        BackendError: the function needs an option that the backend does not have.
     """
     given = _given({**environment.pod, **own})
     for_all = project.pod if project else {}

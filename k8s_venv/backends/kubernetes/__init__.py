@@ -1,4 +1,4 @@
-"""The one pod engine: render a call's pod, watch it, read its result.
+"""Run a call as one pod: render the pod, watch it, read its result.
 
 It needs the ``kubernetes`` client and nothing of Airflow.
 """

@@ -1,4 +1,4 @@
-"""Pod options as people write them, in the types of the Kubernetes client; and what holds for those left out."""
+"""Pod options as people write them, in the types of the Kubernetes client; and the defaults of omitted ones."""
 
 from __future__ import annotations
 

@@ -93,10 +93,10 @@ class PodRunner:
             The pod.
 
         Raises:
-            BackendError: Kubernetes refused one of them; then neither is left.
+            BackendError: Kubernetes refused the pod or a Secret; then neither is left.
             CallError: the call is larger than a Secret.
         """
-        assert isinstance(self._call, PackedCall)  # noqa: S101 -- of one that was only sent, the pod is there
+        assert isinstance(self._call, PackedCall)  # noqa: S101 -- a call that was only sent has its pod
         if self._result is not None:
             self._result.close()  # that of a pod which is gone
         self._creation, self._created = _Creation(self._api, self._request, self._call, self._say), None
@@ -265,7 +265,7 @@ class _Creation:
             The pod, and whether an earlier worker made it.
 
         Raises:
-            BackendError: Kubernetes refused one of them; then none is left.
+            BackendError: Kubernetes refused the pod or a Secret; then neither is left.
             CallError: the call is larger than its Secrets may be.
         """
         identity = takeover.CallIdentity(self._call, self._pod)

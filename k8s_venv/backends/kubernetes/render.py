@@ -93,7 +93,7 @@ def pod(
     defaults = {"active_deadline_seconds": POD_DEADLINE, "automount_service_account_token": False}
     for field, default in defaults.items():
         given = [options.get(field), getattr(spec, field)]
-        otherwise = None if field in options else default  # None as an option asks for none
+        otherwise = None if field in options else default  # an option that is None takes the default away
         setattr(spec, field, next((value for value in given if value is not None), otherwise))
     return made
 

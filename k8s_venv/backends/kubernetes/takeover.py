@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 # The annotation that says which call a pod runs: a salt and a digest, in hexadecimal.
 CALL = "k8s-venv/call"
 
-# Whoever may look at pods sees the annotation, and could try out what a small argument was: each guess takes so many
-# rounds, about 10 ms, and nothing that was computed for one pod helps with another.
+# Everybody who may read pods sees the annotation, and could guess a small argument: each guess takes so many rounds,
+# about 10 ms, and nothing that was computed for one pod helps with another.
 _ROUNDS = 50_000
 _SALT = 16  # bytes
-# What of a container decides what a call in it does, beside the call itself.
+# The fields of a container that change what a call in it does.
 _CONTAINER = ("image", "env", "envFrom")
 
 
@@ -70,11 +70,11 @@ def decide(pod: Any, attempt: str | None, identity: CallIdentity) -> ExistingPod
 
 
 class CallIdentity:
-    """What tells a call from every other that a pod of the same name may run.
+    """The identity of a call among all that a pod of the same name may run.
 
     Args:
         call: the call.
-        pod: the pod that it shall run in, before it is created.
+        pod: the pod that runs it, before it is created.
     """
 
     def __init__(self, call: PackedCall, pod: Any) -> None:
@@ -84,7 +84,7 @@ class CallIdentity:
         self._text = json.dumps(parts, sort_keys=True).encode()
 
     def seal(self) -> str:
-        """Return what says on a pod which call it runs, to whoever knows the call."""
+        """Return the annotation of a pod that runs this call; only a reader who knows the call can check it."""
         return self._sealed(secrets.token_bytes(_SALT))
 
     def is_sealed_in(self, sealed: str) -> bool:
