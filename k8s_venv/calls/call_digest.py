@@ -15,6 +15,7 @@ import re
 import zipfile
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from k8s_venv.calls.capturing import MADE_AGAIN
 from k8s_venv.wire import protocol
 from k8s_venv.wire.values import document_of, dumps, head_length, loads, map_file
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 # What each call carries alike.
 _RUNNER_FOLDERS = ("k8s_venv/", f"{protocol.VENDOR}/")
-_RUNNER_FILES = {protocol.RUNNER, "__main__.py"}
+_CARRIERS = {protocol.RUNNER, "__main__.py", protocol.SOURCES}
 # The fields of the header that say who packed the call.
 _PACKED_BY = {"protocol", "sender"}
 # The fields of a recipe that say where source text stands.
@@ -44,8 +45,8 @@ _RANDOM = re.compile(r"[0-9a-f]{32}")
 def call_digest(call: PackedCall) -> str:
     """Return a call's digest, in hexadecimal.
 
-    It is made of everything that the function is given, secrets that are passed as arguments among it: whoever
-    publishes it makes it expensive to guess these.
+    It covers everything that the function is given, also secrets that are passed as arguments. Code that publishes it
+    must make it expensive to guess these.
 
     Args:
         call: the call.
@@ -54,8 +55,9 @@ def call_digest(call: PackedCall) -> str:
     digests = {"values": _of_json([values.location, values.exec, values.status])}
     with zipfile.ZipFile(io.BytesIO(call.archive)) as archive:
         for name in archive.namelist():
-            if not name.startswith(_RUNNER_FOLDERS) and name not in _RUNNER_FILES and name != protocol.SOURCES:
-                digests[name] = _DIGESTS.get(name, _of_bytes)(archive.read(name))
+            data = archive.read(name)
+            if not name.startswith(_RUNNER_FOLDERS) and name not in _CARRIERS and data != MADE_AGAIN:
+                digests[name] = _DIGESTS.get(name, _of_bytes)(data)
     if call.arguments is not None:
         digests[protocol.ARGUMENTS] = _of_value(map_file(str(call.arguments.path)))
     return _of_json(sorted(digests.items()))
@@ -76,14 +78,14 @@ def _without_places(value: Any) -> Any:
 
 
 def _of_context(data: bytes) -> str:
-    """Return the digest of what a user gives to a run: two tries differ in the rest, or it is the same for all."""
+    """Return the digest of what a user gives to a run. The rest differs between two tries, or is the same for all."""
     context: Mapping[str, Any] = loads(data) or {}
     values, run = context.get("values") or {}, (context.get("objects") or {}).get("dag_run") or {}
     return _of_value(dumps([values.get("params"), values.get("templates_dict"), run.get("conf")]))
 
 
 def _of_state(data: bytes) -> str:
-    """Return the digest of what a function's modules hold: pickles, and the values that these refer to."""
+    """Return the digest of the state of a function's modules: pickles, and the values that these refer to."""
     value = _Value(data)
     parts = value.document["value"]
     digests = []
@@ -171,7 +173,7 @@ def pickle_digest(data: bytes | memoryview, persistent: Sequence[str] = ()) -> s
     if len(data) <= _LONGEST_PICKLE:
         try:
             return _Digester().digest(_Follower(data, persistent).load())
-        except Exception:  # noqa: BLE001, S110 -- it uses what is not followed here
+        except Exception:  # noqa: BLE001, S110 -- an instruction that is not followed here
             pass
     return _of_bytes(data)
 
@@ -301,8 +303,8 @@ def _without_random_numbers(value: _Made) -> list[Any]:
     (module, name), (_, arguments, *changes) = function.parts, value.parts
     if not module.startswith("cloudpickle") or name not in _CLASS_MAKERS:
         return value.parts
-    told = tuple(part for part in arguments if not (isinstance(part, str) and _RANDOM.fullmatch(part)))
-    return [function, told, *changes]
+    kept = tuple(part for part in arguments if not (isinstance(part, str) and _RANDOM.fullmatch(part)))
+    return [function, kept, *changes]
 
 
 def _hashed(kind: str, texts: Sequence[str]) -> str:

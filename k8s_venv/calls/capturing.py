@@ -65,7 +65,7 @@ if TYPE_CHECKING:
     from k8s_venv.config.environment import Environment
 
 # For processes that the function starts: they import its module by name.
-_MADE_AGAIN = b"from k8s_venv.runner.functions import make\nmake(__name__, __file__)\n"
+MADE_AGAIN = b"from k8s_venv.runner.functions import make\nmake(__name__, __file__)\n"
 _IN_EVERY_CALL = {"k8s_venv", "cloudpickle", "__main__"}
 
 
@@ -265,10 +265,10 @@ def _refuse_shadowing(captured: Captured) -> None:
     files = shadowing(captured.beside)
     if not files:
         return
-    own_file, own_line = place_of(captured.callable)
-    places = {_top(each.module): (file, each.line) for file, each in captured.imports if not each.level}
     of_values = map(_top, captured.arguments.modules | captured.value_modules)
-    for name, place in {**dict.fromkeys(of_values, (own_file, own_line)), **places}.items():
+    places: dict[str, tuple[str | None, int | None]] = dict.fromkeys(of_values, place_of(captured.callable))
+    places.update({_top(each.module): (file, each.line) for file, each in captured.imports if not each.level})
+    for name, place in places.items():
         if name in files:
             raise CallError(
                 f"{captured.function}() needs the module {name}, which is {files[name]} here and Python's own {name} "
@@ -282,7 +282,7 @@ def _require(missing: Collection[str], function: Callable[..., Any], environment
     for module in sorted(missing):
         file = getattr(sys.modules.get(module), "__file__", None)
         if file and is_editable(Path(file)):
-            continue  # the environment has it by its requirements, or says that it has not
+            continue  # it is a requirement of the environment, whose import fails there if it is missing
         raise CallError(
             f"An argument of {function_name(function)}() needs the module {module}, which cannot travel: its file "
             f"{file} is not in a folder of the project {environment.root}. Move it there, install it as a package in "
@@ -346,7 +346,7 @@ def _add_recipe(entries: dict[str, bytes], slicer: Slicer) -> None:
     recipe = slicer.recipe()
     entries[protocol.SOURCE_FUNCTION] = json.dumps(recipe).encode()
     for name in {str(module["name"]) for module in recipe["modules"]} - sys.stdlib_module_names:
-        entries[f"{name.replace('.', '/')}.py"] = _MADE_AGAIN
+        entries[f"{name.replace('.', '/')}.py"] = MADE_AGAIN
     if slicer.has_values:
         entries[protocol.SOURCE_VALUES] = dumps(slicer.values())
 

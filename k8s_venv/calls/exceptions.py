@@ -180,9 +180,9 @@ def _group(failure: Mapping[str, Any], held: _Held, call: SentCall) -> BaseExcep
 
 
 def _as_itself(failure: Mapping[str, Any], held: _Held, call: SentCall) -> BaseException | None:
-    """Return the exception as its own type, where that may be raised here and says the same.
+    """Return the exception as its own type, if that may be raised here and has the same text.
 
-    What would hide or imitate other text in a log is escaped in what it is made from.
+    In its arguments, text that would hide or imitate other text in a log is escaped.
     """
     kind: Any = _known_type(str(failure["module"]), str(failure["name"]), call)
     shown = visible(failure["message"])

@@ -54,12 +54,12 @@ class SentCall:
 
     @functools.cached_property
     def types(self) -> Types:
-        """Return what finds the types that travelled with the call, among what is loaded here."""
+        """Return a function that finds the types that travelled with the call, if they are loaded here."""
         return resolver(self.modules, self.namespaces)
 
     @functools.cached_property
     def mask(self) -> Callable[[str], str]:
-        """Return what hides the call's secrets in a text."""
+        """Return a function that hides the call's secrets in a text."""
         from k8s_venv.wire.masking import masker  # not for the parsing of DAG files
 
         return masker(self.secrets.get("masked", ()))

@@ -72,12 +72,12 @@ def pack(
         args: its positional arguments.
         kwargs: its keyword arguments.
         environment: where it will run.
-        transport: overrides the rule, which stands in ``capturing``.
+        transport: overrides the rule of ``capturing``.
         context: Airflow's context, as ``values``, ``objects`` and ``parameters``, or None outside Airflow.
-        secrets: the connections and variables to deliver, and what of them no log may show.
-        discard_value: tells the runner to report success without the value.
-        serializer: ``cloudpickle`` pickles what no codec carries of the result, and has this side unpickle it: code
-            of the environment's choice then runs here.
+        secrets: the connections and variables to deliver, and the texts that no log may show.
+        discard_value: whether the runner reports success without the value.
+        serializer: ``cloudpickle`` pickles what no codec carries of the result, and this side unpickles it. Code of
+            the environment's choice then runs here.
 
     Raises:
         CallError: the function or an argument cannot travel.

@@ -305,7 +305,7 @@ class _Folder:
             tempfile.TemporaryFile(prefix="k8s-venv-value-") as copy,
         ):
             left = size if os.fstat(source.fileno()).st_size == size else 0
-            while left and (block := source.read(min(left, _BLOCK))):  # never more, whoever writes to it meanwhile
+            while left and (block := source.read(min(left, _BLOCK))):  # never more, also if a pod still writes to it
                 copy.write(block)
                 left -= len(block)
             copy.flush()
@@ -383,7 +383,7 @@ class _Bucket:
 
 @contextlib.contextmanager
 def _explained(url: str, name: str, failures: type[Exception]) -> Iterator[None]:
-    """Raise what is wrong with a location in place of its own failures; each store's client raises others."""
+    """Raise a ``CallError`` for a failure of a location; each store's client raises errors of its own."""
     try:
         yield
     except failures as error:

@@ -51,16 +51,16 @@ class Environment(BaseModel):
         platforms: where the locked packages can be installed, such as ``linux/arm64``.
         packages: Debian packages of the image.
         dockerfile: lines of a Dockerfile for the image, such as ``RUN …``, after its Debian packages.
-        builder: what makes the image; by default ``layers`` where wheels suffice. With ``buildkit``, packages without
+        builder: what makes the image; by default ``layers`` if wheels suffice. With ``buildkit``, packages without
             wheels are compiled in the image's build.
         base: the image to build on, with Debian and this Python in it; by default the official slim one.
-        image: an image of one's own to use instead of a built one.
+        image: an existing image to use instead of a built one.
         interpreter: the path of an existing Python, which the local backend uses as it is.
         system_site_packages: whether it sees packages that are there already, which its lock then leaves out: those of
-            `base`, where it names one, else those of the interpreter here.
+            `base`, if it names one, else those of the interpreter here.
         pod: options of ``KubernetesPodOperator`` for this environment's pods, over the project's; a task's own win.
         values: how arguments and results travel; a task's own settings win.
-        transport: how functions travel where the task does not say; ``cloudpickle`` only between equal minor versions.
+        transport: how functions travel unless the task chooses; ``cloudpickle`` only between equal minor versions.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
@@ -210,7 +210,7 @@ class Environment(BaseModel):
             "platforms": self.image_platforms,
             "lock": lock_digest,
         }
-        # Left out where they say nothing, so that they change no tag that is older than they are.
+        # Left out if there are none, so that tags from before this key stay as they are.
         if self.dockerfile:
             content["dockerfile"] = self.dockerfile
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:20]

@@ -63,10 +63,10 @@ class Project(BaseModel):
     Args:
         path: the file itself.
         registry: the registry and path prefix of the images.
-        backend: where calls run unless the task, ``K8S_VENV_BACKEND`` or airflow.cfg say otherwise.
+        backend: where calls run unless the task, ``K8S_VENV_BACKEND`` or airflow.cfg choose another.
         pod: options of ``KubernetesPodOperator`` for all pods; an environment's own options win.
-        values: how arguments and results travel, where an environment says nothing else.
-        transport: how functions travel, where an environment or a task says nothing else.
+        values: how arguments and results travel; an environment's own settings win.
+        transport: how functions travel; an environment's own choice wins, and a task's over both.
         environments: the environments by their names.
     """
 
@@ -107,7 +107,7 @@ class Project(BaseModel):
         return [self.environment(name) for name in dict.fromkeys(names or self.environments)]
 
     def require_registry(self) -> str:
-        """Return the registry, where ``K8S_VENV_REGISTRY`` wins over the file.
+        """Return the registry: that of ``K8S_VENV_REGISTRY``, else that of the file.
 
         Raises:
             ProjectError: neither names one.
@@ -208,7 +208,7 @@ def load_project(path: Path) -> Project:
 def _project_in(folder: Path) -> Path | None:
     own, shared = folder / FILE, folder / "pyproject.toml"
     try:
-        # Bytes, since a file of somebody else's need not even be text.
+        # Bytes, since the file of another tool may not even be text.
         declares = re.search(rb"^\s*\[\s*tool\.[\"']?k8s-venv\b", shared.read_bytes(), re.MULTILINE)
     except OSError:
         declares = None
@@ -254,7 +254,7 @@ def _load(path: Path, changed: int) -> Project:
     return project
 
 
-# --- what is wrong in it, in the words of its author, with the line -------------------------------------------
+# --- errors in the project file, in the words of its author, with the line ------------------------------------
 
 
 def _environment_tables(content: Mapping[str, Any], path: Path, text: str) -> dict[str, Any]:
