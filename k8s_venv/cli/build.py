@@ -13,6 +13,7 @@ from k8s_venv import cache
 from k8s_venv.cli.console import (
     aligned,
     console,
+    counted,
     environments_argument,
     interruptible,
     megabytes,
@@ -59,9 +60,9 @@ def build_images(
 ) -> None:
     """Build the environments' images and push them.
 
-    All of the project's environments, or the named ones. An image's tag is a digest of its environment and lock, so
-    one that the registry has is skipped, and a build that was interrupted goes on where it stopped. Environments that
-    were never locked are locked first. Standard output gets one line for each image: the environment's name and the
+    All of the project's environments, or the named ones. An image's tag is a digest of its environment and lock, so an
+    image that the registry has is skipped, and an interrupted build continues where it stopped. Environments that were
+    never locked are locked first. Standard output gets one line for each image: the environment's name and the
     reference.
 
     \b
@@ -71,12 +72,12 @@ def build_images(
         k8s-venv build-images --check             before a deployment: is every image there?
         k8s-venv build-images --output img.tar    for `kind load image-archive`, `ctr images import`, `docker load`
 
-    Where wheels suffice, images are made from layers, without Docker: each package is packed once and shared by all
+    Images that need only wheels are made from layers, without Docker: each package is packed once and shared by all
     images. Debian packages need BuildKit, that is a running Docker Engine with buildx. The registry is `registry` in
-    k8s-venv.toml, or K8S_VENV_REGISTRY; its credentials are those of `docker login`. Plain HTTP is spoken to this
-    machine, and to the hosts in K8S_VENV_PLAIN_HTTP.
+    k8s-venv.toml, or K8S_VENV_REGISTRY; its credentials are those of `docker login`. Registries on this machine, and
+    the hosts in K8S_VENV_PLAIN_HTTP, are reached by plain HTTP.
     """  # noqa: D301 -- click leaves the lines after a \b as they are
-    import isal  # noqa: F401 -- a build without it ends here, not when it packs the first layer
+    import isal  # noqa: F401 -- else a build fails only when it packs the first layer
 
     from k8s_venv.builders.plan import make_plan, volumes
 
@@ -117,7 +118,7 @@ def _check_usage(*, check: bool, load: bool, output: Path | None) -> None:
 
 
 def _report(steps: list[Step], check: bool) -> bool:
-    """Name the problems of a plan and, for a check, the missing images; return whether there are any."""
+    """Print the problems of a plan and, for a check, the missing images; return whether there are any."""
     for step in steps:
         if step.problem:
             show_error(step.problem)
@@ -157,12 +158,12 @@ def _show(steps: list[Step], sizes: dict[str, Volume]) -> None:
 def _upload(upload: int, unmade: int, unmade_bytes: int | None) -> str:
     if unmade_bytes is not None:
         return megabytes(upload + unmade_bytes)
-    packages = f"{unmade} package{'s' * (unmade != 1)} not packed yet"
+    packages = f"{counted(unmade, 'package')} not packed yet"
     return f"{megabytes(upload)} and {packages}" if upload else packages
 
 
 def _build(steps: list[Step], jobs: int, destination: Any) -> list[Done]:
-    """Build what is missing, and show how each ended."""
+    """Build the missing images, and show the outcome of each."""
     from k8s_venv.builders.run import Run
 
     missing = [step for step in steps if not step.exists]

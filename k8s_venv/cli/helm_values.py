@@ -1,4 +1,4 @@
-"""``k8s-venv helm-values``: what the Helm chart has to know about the environments."""
+"""``k8s-venv helm-values``: the environments as values of the Helm chart."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ Example:
     k8s-venv helm-values --output environments.yaml
     helm upgrade --install k8s-venv charts/k8s-venv -n airflow-tasks -f environments.yaml
 
-Nothing is asked of a registry or a cluster. Every environment needs a lock that fits, but for those with an image of
-their own.
+The command uses neither a registry nor a cluster. Each environment needs a fresh lock, unless it has an image of its
+own.
 """
 
 
@@ -64,11 +64,11 @@ def chart_values(project: Project, environment: Environment) -> dict[str, Any]:
 
     Args:
         project: the project, for its registry.
-        environment: which one.
+        environment: the environment.
 
     Raises:
-        K8sVenvError: its lock is missing or stale, no registry is configured, or a pod option that the chart needs is
-            only known when a task runs.
+        K8sVenvError: its lock is missing or stale, no registry is configured, or a pod option that the chart needs is a
+            template.
     """
     own = environment.image is not None or "image" in environment.pod
     pod = environment.pod
@@ -97,7 +97,7 @@ def _built_image(project: Project, environment: Environment) -> str:
 
 
 def _packages(environment: Environment) -> dict[str, str]:
-    """Return the versions that the image has on all of its platforms; only those can be compared with one of them."""
+    """Return the versions that the image has on each of its platforms, since the chart's test sees only one of them."""
     from k8s_venv.builders.wheels import applies
 
     return {
@@ -122,7 +122,7 @@ def _table(environment: Environment, option: str) -> Mapping[str, Any]:
 
 
 def _names(secrets: str | Iterable[Any]) -> list[str]:
-    """Return the names of pull secrets, in each of the ways in which ``KubernetesPodOperator`` takes them."""
+    """Return the names of pull secrets, in each form that ``KubernetesPodOperator`` takes."""
     if isinstance(secrets, str):
         return [name.strip() for name in secrets.split(",")]
     return [each["name"] if isinstance(each, dict) else str(each) for each in secrets]

@@ -41,7 +41,7 @@ _FIRST_STEPS = """First steps:
 Exit codes: 0, 1 when something failed or a check found something, 2 when the command line is wrong.
 """
 
-# What a worker does not need, and the extra that brings it.
+# Packages that a worker does not need, and the extra with each.
 _EXTRAS = {
     "isal": "build",
     "rich": "local",
@@ -59,7 +59,7 @@ class _Listed(NamedTuple):
     summary: str
 
 
-# A command's module is imported when the command is asked for, so that help and short commands start at once.
+# A command's module is imported when the command is used, so that help and short commands start at once.
 _COMMANDS = {
     "build-images": _Listed("build", "build_images", "Build the environments' images and push them."),
     "check": _Listed("check", "check", "Check the isolated tasks of DAG files without running them."),
@@ -102,7 +102,7 @@ class _Group(click.Group):
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         if isinstance(sys.stdout, io.TextIOWrapper):
-            sys.stdout.reconfigure(errors="backslashreplace")  # what its encoding lacks, as on standard error
+            sys.stdout.reconfigure(errors="backslashreplace")  # for characters that its encoding lacks
         return super().main(*args, **kwargs)
 
     def invoke(self, context: click.Context) -> object:
@@ -150,5 +150,5 @@ class _Group(click.Group):
 @click.pass_context
 def main(context: click.Context, project: Path | None) -> None:
     """Run the command line."""
-    logging.getLogger("urllib3").setLevel(logging.ERROR)  # each retry is not news
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # not each retry
     context.obj = project
