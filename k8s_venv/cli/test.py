@@ -17,8 +17,17 @@ from k8s_venv.config import BackendName
 from k8s_venv.errors import K8sVenvError
 
 if TYPE_CHECKING:
-    from k8s_venv.airflow.inprocess import TaskOutcome
+    from collections.abc import Iterable
 
+    from k8s_venv.airflow.inprocess import TaskOutcome
+    from k8s_venv.check.tasks import Task
+
+# Beside a kubeconfig, these may say which cluster is meant; an Airflow of one's own has connections.
+_OTHER_CLUSTERS = {
+    *("AIRFLOW_CONN_KUBERNETES_DEFAULT", "AIRFLOW_HOME", "AIRFLOW__SECRETS__BACKEND", "KUBERNETES_SERVICE_HOST"),
+    *("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", "AIRFLOW__CORE__SQL_ALCHEMY_CONN"),
+}
+_CLUSTER_OPTIONS = {"config_file", "kubernetes_conn_id", "in_cluster"}
 _LONGEST_VALUE = 2000  # characters of a value in the table
 
 
@@ -44,23 +53,46 @@ def test(given: Path | None, dag_file: Path, backend: str | None, dag_id: str | 
     """  # noqa: D301 -- click leaves the lines after a \b as they are
     if backend:
         os.environ[BACKEND_VARIABLE] = backend
+    knows_clusters = backend is not None or not _OTHER_CLUSTERS.isdisjoint(os.environ)
     with airflow_home(dag_file, given, log_level="WARNING"):
-        state, outcomes = _run(dag_file.resolve(), dag_id)
+        state, outcomes = _run(dag_file.resolve(), dag_id, knows_clusters=knows_clusters)
     _show(outcomes)
     if state != "success":
         raise K8sVenvError(_failure(dag_file, state, outcomes))
 
 
-def _run(dag_file: Path, dag_id: str | None) -> tuple[str, list[TaskOutcome]]:
+def _run(dag_file: Path, dag_id: str | None, *, knows_clusters: bool) -> tuple[str, list[TaskOutcome]]:
     from k8s_venv.airflow.inprocess import run_dag
     from k8s_venv.airflow.loading import isolated_tasks, load_dag
 
     dag = load_dag(dag_file, dag_id)
-    local = {task.environment.name: task.environment for task in isolated_tasks(dag) if task.backend == "local"}
+    tasks = list(isolated_tasks(dag))
+    if not knows_clusters:
+        _require_cluster(tasks, dag_file)
+    local = {task.environment.name: task.environment for task in tasks if task.backend == "local"}
     # No image is made here, so none of its base is pinned.
     lock_missing([environment for environment in local.values() if environment.interpreter is None], pin=False)
     make_environments(local.values())
     return run_dag(dag)
+
+
+def _require_cluster(tasks: Iterable[Task], dag_file: Path) -> None:
+    """Refuse a run whose pods have no cluster: each task would find that out for itself, after its retries.
+
+    Raises:
+        K8sVenvError: a task runs on Kubernetes, and nothing says which cluster that is.
+    """
+    from kubernetes.config.kube_config import KUBE_CONFIG_DEFAULT_LOCATION
+
+    files = [Path(part).expanduser() for part in KUBE_CONFIG_DEFAULT_LOCATION.split(os.pathsep)]
+    if any(file.exists() for file in files):
+        return
+    for task in tasks:
+        if task.backend == "kubernetes" and _CLUSTER_OPTIONS.isdisjoint(task.declared.pod):
+            raise K8sVenvError(
+                f"Task {task.name!r} runs on Kubernetes, and no cluster is configured here: {files[0]} does not exist. "
+                f"Run it on this machine, with k8s-venv test --backend local {dag_file.name}, or set KUBECONFIG."
+            )
 
 
 def _show(outcomes: list[TaskOutcome]) -> None:

@@ -132,3 +132,23 @@ def test_airflows_dags_folder_may_be_another_one(dags: Path, folder: str) -> Non
 
     assert "  fetch: sales.NoSales: none today\n" in ran.stderr
     assert "Traceback" not in ran.stderr
+
+
+def test_a_run_without_a_cluster_names_the_local_backend_at_once(dags: Path, tmp_path: Path) -> None:
+    (dags / "pods.py").write_text(SALES.replace(', backend="kubernetes"', ""), "utf-8")
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("AIRFLOW", "KUBE", "K8S_VENV_"))}
+    cache = {key: value for key, value in os.environ.items() if key == "K8S_VENV_CACHE"}
+
+    ran = subprocess.run(
+        [sys.executable, "-c", "from k8s_venv.cli import main; main(prog_name='k8s-venv')", "test", "dags/pods.py"],
+        cwd=dags.parent,
+        env={**kept, **cache, "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert ran.returncode == 1
+    assert "Task 'sales.fetch' runs on Kubernetes, and no cluster is configured here" in ran.stderr
+    assert "k8s-venv test --backend local pods.py" in ran.stderr
+    assert "none today" not in ran.stdout + ran.stderr
