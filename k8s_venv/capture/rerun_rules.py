@@ -43,7 +43,7 @@ _CHANGING_BUILTINS = {"setattr", "next", "exec"}
 _SETTERS = (
     "basicConfig", "configure", "disable", "enable", "filterwarnings", "register", "seed", "set", "simplefilter", "use",
 )  # fmt: skip
-_CHANGING_METHODS = {"add", "append", "clear", "extend", "insert", "pop", "remove", "setdefault", "update"}
+_CHANGING_METHODS = {"add", "append", "clear", "extend", "insert", "pop", "remove", "update"}
 # Folders, loaded modules and streams of the process that makes the call.
 _NOT_SETTINGS = {"path", "modules", "argv", "stdout", "stderr"}
 _KINDS: tuple[type, ...] = (list, dict, set, Counter, OrderedDict, defaultdict, deque)

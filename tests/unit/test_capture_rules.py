@@ -231,6 +231,16 @@ def test_a_class_attribute_that_was_read_from_outside_is_sent_as_its_value(slice
 
 
 @pytest.mark.parametrize(
+    "lookup",
+    ["globals()['helper']()", "eval('helper()')", "exec('helper()')", "getattr(sys.modules[__name__], 'helper')()"],
+)
+def test_a_function_that_is_found_by_the_text_of_its_name_travels(sliced: Sliced, lookup: str) -> None:
+    found = sliced(f"import sys\ndef helper(): return 1\ndef f(): return {lookup}\n")
+
+    assert "def helper(): return 1" in found
+
+
+@pytest.mark.parametrize(
     ("made", "changed"),
     [
         ("threading.local()", "state.x = 1"),
