@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from k8s_venv.errors import BackendError
 from k8s_venv.locks import uv
-from k8s_venv.locks.locking import locked_packages
-from k8s_venv.locks.requirements import index_settings
+from k8s_venv.locks.locking import read_older
+from k8s_venv.locks.requirements import read_requirements
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -80,7 +80,7 @@ def _installed_in(python: Path) -> dict[str, str]:
 
 def _locked_in(environment: Environment) -> dict[str, str]:
     """Return the versions of an environment's locked packages, by name."""
-    return {package.name: package.version for package in locked_packages(environment) if package.version}
+    return {package.name: package.version for package in read_older(environment).packages if package.version}
 
 
 def _install(
@@ -91,7 +91,7 @@ def _install(
     folder: Path,
 ) -> None:
     """Install in a folder what requirements need beside the packages that are there."""
-    indexes = index_settings(environment)
+    indexes = read_requirements(environment).indexes
     pins = folder / "pins.txt"
     pins.write_text("".join(f"{name}=={version}\n" for name, version in there.items()), "utf-8")
     resolved = uv.run(

@@ -22,7 +22,6 @@ from k8s_venv import cache
 from k8s_venv.builders.layers import digest_of, is_intact
 from k8s_venv.errors import BuildError
 from k8s_venv.locks.installed import Installed, read_metadata
-from k8s_venv.locks.locking import locked_base
 from k8s_venv.registry import BaseImage, Blob, Reference, RegistryError, download, find_base, registry_at, resolve_base
 
 if TYPE_CHECKING:
@@ -58,18 +57,18 @@ def base_reference(environment: Environment, digest: str = "") -> str:
     return f"{name}@{digest}" if digest and "@" not in name else name
 
 
-def pin_base(environment: Environment, *, renew: bool) -> tuple[str, str]:
+def pin_base(environment: Environment, locked: str, *, renew: bool) -> tuple[str, str]:
     """Find the digest of its base image to write into an environment's lock.
 
     Args:
         environment: which one.
+        locked: the digest in an older lock, or nothing.
         renew: whether to take today's base even if an older lock has a digest.
 
     Returns:
         The digest, and an empty text; or, if no registry could be asked, the older lock's digest, if it has one, and
         otherwise the reason.
     """
-    locked = locked_base(environment)
     if locked and not renew:
         return locked, ""
     try:

@@ -24,8 +24,7 @@ from k8s_venv.builders.layer_builder import image_labels
 from k8s_venv.builders.oci import read_layout, read_saved
 from k8s_venv.errors import BuildError, did_you_mean, masked, without_credentials
 from k8s_venv.locks import uv
-from k8s_venv.locks.debian import missing_packages
-from k8s_venv.locks.requirements import index_settings
+from k8s_venv.locks.uv_errors import missing_packages
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -112,7 +111,7 @@ class BuildKit:
                 stream.write(chunk)
 
     def _build(self, step: Step, platforms: Sequence[str], output: list[str], progress: Callable[[str], None]) -> None:
-        log, secrets = BuildLog(), Secrets(step.environment)
+        log, secrets = BuildLog(), Secrets(step.environment, step.lock.indexes)
         with tempfile.TemporaryDirectory(prefix="k8s-venv-build-") as name:
             folder = Path(name)
             _write_context(step.environment, step.lock, folder / "context")
@@ -213,11 +212,12 @@ class Secrets:
 
     Args:
         environment: what is built.
+        indexes: uv's variables for the indexes that its requirements name.
     """
 
-    def __init__(self, environment: Environment) -> None:
+    def __init__(self, environment: Environment, indexes: Mapping[str, str]) -> None:
         self._environment = environment
-        self._settings = uv.environ(index_settings(environment))
+        self._settings = uv.environ(indexes)
         self._indexes = uv.index_variables(self._settings)
         self._proxies = {name: value for name, value in self._settings.items() if _PROXIES.fullmatch(name) and value}
 

@@ -33,7 +33,6 @@ from k8s_venv.builders.wheels import PREFIX, InstalledWheel, Target, Wheel, comp
 from k8s_venv.errors import BuildError
 from k8s_venv.locks import uv
 from k8s_venv.locks.installed import lacking
-from k8s_venv.locks.requirements import index_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -106,7 +105,7 @@ def build(environment: Environment, lock: Lock, parts: Parts, progress: Callable
         if interpreter is None:
             progress(f"downloading Python {python}, to compile with")
             interpreter = uv.install_python(python)
-        target = Target(python, interpreter, parts.platform, index_settings(environment))
+        target = Target(python, interpreter, parts.platform, lock.indexes)
         with ThreadPoolExecutor(1) as pool:
             base = pool.submit(_library_layer, environment, parts.base, interpreter)
             packages = make_layers(parts.wheels, target, progress)

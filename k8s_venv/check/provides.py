@@ -13,7 +13,6 @@ from stdlib_list import in_stdlib
 from k8s_venv import cache
 from k8s_venv.errors import LockError
 from k8s_venv.locks import uv
-from k8s_venv.locks.requirements import index_settings
 from k8s_venv.locks.resolving import uv_platform
 
 if TYPE_CHECKING:
@@ -141,7 +140,7 @@ def _list(environment: Environment, lock: Lock, folder: Path) -> set[str]:
                 *("--python", sys.executable, "--python-version", environment.python),
                 *("--python-platform", uv_platform(environment.image_platforms[0]), "--requirements", str(lock.path)),
             ],
-            indexes=index_settings(environment),
+            indexes=lock.indexes,
         )
     except uv.UvError as error:
         raise LockError(environment.name, f"its locked packages cannot be had.\n{error.output}") from None

@@ -9,13 +9,14 @@ import click
 
 from k8s_venv.cli.console import environments_argument, open_project
 from k8s_venv.errors import K8sVenvError
-from k8s_venv.locks.locking import locked_packages, read_lock
+from k8s_venv.locks.locking import read_lock
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from k8s_venv.config.environment import Environment
     from k8s_venv.config.project import Project
+    from k8s_venv.locks.lockfile import Lock
 
 _HEADER = (
     "# Values of the chart k8s-venv, written by `k8s-venv helm-values` from {file} and the locks beside it.\n"
@@ -72,10 +73,14 @@ def chart_values(project: Project, environment: Environment) -> dict[str, Any]:
     """
     own = environment.image is not None or "image" in environment.pod
     pod = environment.pod
+    image, packages = pod.get("image", environment.image), {}
+    if not own:
+        registry, lock = project.require_registry(), read_lock(environment)
+        image, packages = environment.image_reference(registry, lock.digest), _packages(environment, lock)
     values: dict[str, Any] = {
-        "image": pod.get("image", environment.image) if own else _built_image(project, environment),
+        "image": image,
         "python": environment.python,
-        "packages": {} if own else _packages(environment),
+        "packages": packages,
         "resources": {
             key: dict(amounts)
             for key, amounts in _table(environment, "container_resources").items()
@@ -92,17 +97,13 @@ def chart_values(project: Project, environment: Environment) -> dict[str, Any]:
     return given
 
 
-def _built_image(project: Project, environment: Environment) -> str:
-    return environment.image_reference(project.require_registry(), read_lock(environment).digest)
-
-
-def _packages(environment: Environment) -> dict[str, str]:
+def _packages(environment: Environment, lock: Lock) -> dict[str, str]:
     """Return the versions that the image has on each of its platforms, since the chart's test sees only one of them."""
     from k8s_venv.builders.wheels import applies
 
     return {
         package.name: package.version
-        for package in locked_packages(environment)
+        for package in lock.packages
         if package.version
         and all(applies(package, environment.python, platform) for platform in environment.image_platforms)
     }

@@ -22,16 +22,17 @@ from k8s_venv.cli.console import (
 )
 from k8s_venv.errors import BuildError, K8sVenvError, LockError, did_you_mean
 from k8s_venv.locks import uv
-from k8s_venv.locks.locking import check_lock, locked_packages, write_lock
-from k8s_venv.locks.pipsettings import ignored_settings
+from k8s_venv.locks.locking import check_lock, read_older, write_lock
 from k8s_venv.locks.resolving import Renewal
+from k8s_venv.locks.uv import ignored_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
     from k8s_venv.config.environment import Environment
     from k8s_venv.locks.lockfile import LockedPackage
+    from k8s_venv.locks.locking import OlderLock
 
 _AT_ONCE = 4
 _MOST_CHANGES = 6
@@ -76,7 +77,6 @@ def lock(
     if only_check:
         _check(chosen)
         return
-    _require_known(chosen, packages)
     with interruptible():
         lock_environments(chosen, Renewal(everything=upgrade, packages=packages))
 
@@ -93,16 +93,21 @@ def lock_environments(environments: Iterable[Environment], renewal: Renewal | No
         K8sVenvError: an environment could not be locked; the errors of all but the last are printed before.
     """
     chosen = list(environments)
+    older = {environment.name: read_older(environment) for environment in chosen}
+    renewal = renewal or Renewal()
+    _require_known(older, renewal.packages)
     for sentence in ignored_settings(os.environ):
         console().print(f"Note: {sentence}")
     with (
-        progress([environment.name for environment in chosen]) as (report, finished),
+        progress(list(older)) as (report, finished),
         ThreadPoolExecutor(_AT_ONCE) as pool,
     ):
 
         def lock_one(environment: Environment) -> K8sVenvError | None:
             try:
-                outcome, notes = _lock(environment, renewal or Renewal(), partial(report, environment.name), pin)
+                outcome, notes = _lock(
+                    environment, older[environment.name], renewal, partial(report, environment.name), pin
+                )
             except (LockError, BuildError) as error:
                 finished(environment.name, "failed")
                 return error
@@ -124,23 +129,22 @@ def lock_environments(environments: Iterable[Environment], renewal: Renewal | No
 
 
 def _lock(
-    environment: Environment, renewal: Renewal, report: Callable[[str], None], pin: bool
+    environment: Environment, older: OlderLock, renewal: Renewal, report: Callable[[str], None], pin: bool
 ) -> tuple[str, list[str]]:
     """Lock one environment, and return a summary, and notes for its user."""
-    before = locked_packages(environment)
     base, unpinned, own = "", "", None
     if pin and environment.image is None:
         from k8s_venv.builders.base import pin_base
 
-        base, unpinned = pin_base(environment, renew=renewal.everything)
+        base, unpinned = pin_base(environment, older.base_digest, renew=renewal.everything)
     if environment.system_site_packages and environment.base and environment.image is None:
         from k8s_venv.builders.base import packages_of_base
 
         report(f"reading the packages of {environment.base}")
         own = packages_of_base(environment, base)
     notes: list[str] = []
-    written = write_lock(environment, report, renewal, base, notes.append, own)
-    changes = _changes(before, locked_packages(environment)) if before else ""
+    written = write_lock(environment, report, renewal, base, notes.append, own, older)
+    changes = _changes(older.packages, written.packages) if older.packages else ""
     count = counted(len(written.packages), "package")
     seen = f", beside {len(written.system)} that are there" if written.system else ""
     return f"locked {count} in {written.path.name}{seen}{changes}", [*notes, *filter(None, [unpinned])]
@@ -174,16 +178,15 @@ def _check(environments: Sequence[Environment]) -> None:
         raise click.exceptions.Exit(1)
 
 
-def _require_known(environments: Sequence[Environment], packages: Sequence[str]) -> None:
+def _require_known(older: Mapping[str, OlderLock], packages: Sequence[str]) -> None:
     """Refuse to upgrade a package that no lock has: the command would do nothing."""
     if not packages:
         return
-    locked = {package.name for environment in environments for package in locked_packages(environment)}
+    locked = {package.name for lock in older.values() for package in lock.packages}
     for package in packages:
         name = canonicalize_name(re.split(r"[\s\[<>=!~;@]", package.strip(), maxsplit=1)[0])
         if name not in locked:
-            names = ", ".join(environment.name for environment in environments)
-            raise K8sVenvError(f"No lock of {names} has a package {name!r}.{did_you_mean(name, locked)}")
+            raise K8sVenvError(f"No lock of {', '.join(older)} has a package {name!r}.{did_you_mean(name, locked)}")
 
 
 def _changes(before: Sequence[LockedPackage], after: Sequence[LockedPackage]) -> str:

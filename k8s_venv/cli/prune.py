@@ -70,7 +70,7 @@ def _lock_digest(path: Path) -> str | None:
     from k8s_venv.locks.lockfile import parse_lock
 
     try:
-        return parse_lock(path).lock.digest
+        return parse_lock(path).digest
     except (OSError, ValueError):
         return None
 

@@ -15,6 +15,7 @@ from k8s_venv.cli.lock import lock_missing
 from k8s_venv.cli.sync import make_environments
 from k8s_venv.config import BackendName
 from k8s_venv.errors import K8sVenvError
+from k8s_venv.locks.locking import read_locks_once
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -54,7 +55,7 @@ def test(given: Path | None, dag_file: Path, backend: str | None, dag_id: str | 
     if backend:
         os.environ[BACKEND_VARIABLE] = backend
     knows_clusters = backend is not None or not _OTHER_CLUSTERS.isdisjoint(os.environ)
-    with airflow_home(dag_file, given, log_level="WARNING"):
+    with airflow_home(dag_file, given, log_level="WARNING"), read_locks_once():
         state, outcomes = _run(dag_file.resolve(), dag_id, knows_clusters=knows_clusters)
     _show(outcomes)
     if state != "success":

@@ -20,6 +20,8 @@ from urllib.parse import unquote, urlsplit
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from k8s_venv.locks.requirements import Requirements
+
 _Kind = TypeVar("_Kind")
 
 _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
@@ -81,18 +83,20 @@ class LockedPackage:
         return (*self.wheels, *(file for file in (self.archive, self.sdist) if file))
 
 
-@dataclasses.dataclass(frozen=True)
-class Lock:
-    """The exact packages of an environment.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LockFile:
+    """The content of a lock's file.
 
     Args:
-        path: the lock file.
+        path: the file.
         packages: the packages.
         builder: what makes the image.
         epoch: the generation of that builder.
         base: the base image with its digest, or nothing where it is not pinned.
         system: the packages that the interpreter, or the base image, itself has to have, each as ``name==version``;
             None where the environment sees none of them.
+        inputs: what was locked.
+        edited: whether somebody changed the file since it was written.
     """
 
     path: Path
@@ -101,6 +105,8 @@ class Lock:
     epoch: int
     base: str = ""
     system: tuple[str, ...] | None = None
+    inputs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    edited: bool = False
 
     @property
     def base_digest(self) -> str:
@@ -123,19 +129,20 @@ class Lock:
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
-@dataclasses.dataclass(frozen=True)
-class LockFile:
-    """The content of a lock's file.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Lock(LockFile):
+    """A lock that fits its environment.
 
     Args:
-        lock: the lock.
-        inputs: what was locked.
-        edited: whether somebody changed the file since it was written.
+        requirements: what the environment asks for; not shown, since its indexes may have passwords.
     """
 
-    lock: Lock
-    inputs: dict[str, Any]
-    edited: bool
+    requirements: Requirements = dataclasses.field(compare=False, repr=False)
+
+    @property
+    def indexes(self) -> dict[str, str]:
+        """Return uv's variables for the indexes that the requirements name, with their passwords."""
+        return self.requirements.indexes
 
 
 def _digests(package: LockedPackage) -> list[str]:
@@ -149,26 +156,32 @@ def parse_lock(path: Path) -> LockFile:
         OSError: the file cannot be read.
         ValueError: it is no lock, or none of ours.
     """
-    text = path.read_text("utf-8")
+    return parse_text(path, path.read_text("utf-8"))
+
+
+def parse_text(path: Path, text: str) -> LockFile:
+    """Return what the text of a lock's file says.
+
+    Args:
+        path: the file.
+        text: its text.
+
+    Raises:
+        ValueError: it is no lock, or none of ours.
+    """
     if any(side != text for side in _sides(text)):
         raise ValueError("a conflict of a merge is left in it")
     return _parsed(path, text)
 
 
-def parse_packages(path: Path) -> list[LockedPackage]:
-    """Return the packages of a lock, stale or not; of both sides where a conflict of a merge is left in it.
+def parse_sides(path: Path) -> list[LockFile]:
+    """Read the file of a lock as each side of a merge's conflicts has it; without a conflict there is one.
 
     Raises:
         OSError: the file cannot be read.
         ValueError: it is no lock, or none of ours.
     """
-    packages: dict[str, list[LockedPackage]] = {}
-    for side in _sides(path.read_text("utf-8")):
-        found: dict[str, list[LockedPackage]] = {}
-        for package in _parsed(path, side).lock.packages:
-            found.setdefault(package.name, []).append(package)
-        packages = {**found, **packages}
-    return [package for each in packages.values() for package in each]
+    return [_parsed(path, side) for side in _sides(path.read_text("utf-8"))]
 
 
 def read_package(table: Mapping[str, Any]) -> LockedPackage:
@@ -271,20 +284,28 @@ def _parsed(path: Path, text: str) -> LockFile:
         if not isinstance(version, str) or version.partition(".")[0] != "1":
             raise ValueError(f"its lock-version is {version!r}, of which this k8s-venv knows 1 alone")
         table = content["tool"]["k8s-venv"]
-        made = (str(table["builder"]), int(table["epoch"]), str(table.get("base", "")))
         system = tuple(str(each) for each in table["system"]) if "system" in table else None
         written = table.get("checksum", "")
         as_written = written == checksum(content)
         packages = tuple(read_package(package) for package in content["packages"])
         _refuse_strange(packages, with_markers=not as_written)
         inputs = table["inputs"]
-        known = {
+        known: dict[str, Any] = {
             "python": str(inputs["python"]),
             "platforms": [str(each) for each in inputs["platforms"]],
             "requirements": [str(each) for each in inputs["requirements"]],
             "system-site-packages": str(system is not None).lower(),
         }
-        return LockFile(Lock(path, packages, *made, system), known, not as_written and written != "")
+        return LockFile(
+            path=path,
+            packages=packages,
+            builder=str(table["builder"]),
+            epoch=int(table["epoch"]),
+            base=str(table.get("base", "")),
+            system=system,
+            inputs=known,
+            edited=not as_written and written != "",
+        )
     except KeyError as error:
         raise ValueError(f"it lacks {error}, so k8s-venv did not write it") from None
     except (TypeError, AttributeError, RecursionError):

@@ -17,19 +17,17 @@ from urllib.parse import unquote, urlsplit
 from k8s_venv.config import MACHINES
 from k8s_venv.errors import LockError, without_credentials
 from k8s_venv.locks import uv
-from k8s_venv.locks.hashes import held_to_hashes
 from k8s_venv.locks.installed import write_stubs
 from k8s_venv.locks.lockfile import LockedFile, LockedPackage, checksum, package_table, read_package
-from k8s_venv.locks.refusals import explain
-from k8s_venv.locks.requirements import index_settings, place_of, requirement_lines
-from k8s_venv.locks.uvinput import write_inputs
+from k8s_venv.locks.requirements import write_inputs
+from k8s_venv.locks.uv_errors import explain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from k8s_venv.config.environment import Environment
     from k8s_venv.locks.installed import Installed
-    from k8s_venv.locks.requirements import Line
+    from k8s_venv.locks.requirements import Line, Requirements
 
 # What uv calls a platform, and its marker (PEP 508). The wheels' tags are those of Debian bookworm's glibc.
 _PLATFORMS = {
@@ -57,7 +55,7 @@ class Renewal:
 
 
 def resolve(
-    environment: Environment,
+    requirements: Requirements,
     older: Sequence[LockedPackage],
     renewal: Renewal,
     progress: Callable[[str], None] | None,
@@ -70,7 +68,7 @@ def resolve(
     fit; once more, when a later platform needed another version, so that all get the same where that can be.
 
     Args:
-        environment: whose requirements to resolve.
+        requirements: what the environment asks for.
         older: the packages of an older lock, whose versions are kept where they still fit.
         renewal: what of it is not kept.
         progress: is called with what happens.
@@ -81,6 +79,7 @@ def resolve(
     Raises:
         LockError: the requirements cannot be resolved.
     """
+    environment = requirements.environment
     found: dict[str, list[LockedPackage]] = {}
     kept = [LockedPackage(name=package.name, version=package.version) for package in own.values()]
     kept = _preferring(kept, [] if renewal.everything else older)
@@ -93,7 +92,7 @@ def resolve(
             arguments += [part for name in upgrades for part in ("--upgrade-package", name)]
             if progress:
                 progress(f"resolving for Python {environment.python} on {platform}")
-            found[platform] = _compile(environment, platform, arguments, kept, warned, own)
+            found[platform] = _compile(requirements, platform, arguments, kept, warned, own)
             kept = _preferring(found[platform], kept)
             upgrades = ()
         if found == before or _agree(found):
@@ -103,11 +102,11 @@ def resolve(
     return _merged(found)
 
 
-def resolve_here(environment: Environment, python: str, locked: Sequence[LockedPackage]) -> list[LockedPackage]:
+def resolve_here(requirements: Requirements, python: str, locked: Sequence[LockedPackage]) -> list[LockedPackage]:
     """Return the packages for this machine, in the versions of a lock for other platforms.
 
     Args:
-        environment: whose requirements to resolve.
+        requirements: what the environment asks for.
         python: the interpreter that the packages are for.
         locked: the lock's packages.
 
@@ -121,7 +120,7 @@ def resolve_here(environment: Environment, python: str, locked: Sequence[LockedP
     with tempfile.TemporaryDirectory(prefix="k8s-venv-lock-") as folder:
         constraints = Path(folder) / "locked.txt"
         constraints.write_text("\n".join(exact), "utf-8")
-        return _compile(environment, host_platform(), ["--python", python, "-c", str(constraints)], locked)
+        return _compile(requirements, host_platform(), ["--python", python, "-c", str(constraints)], locked)
 
 
 def uv_platform(platform: str) -> str:
@@ -162,19 +161,19 @@ def lock_text(
 
 
 def _compile(
-    environment: Environment,
+    requirements: Requirements,
     platform: str,
     arguments: Sequence[str],
     kept: Sequence[LockedPackage],
     warned: dict[str, None] | None = None,
     own: Mapping[str, Installed] = MappingProxyType({}),
 ) -> list[LockedPackage]:
-    lines = requirement_lines(environment)
+    environment = requirements.environment
     said: list[str] = []
     with tempfile.TemporaryDirectory(prefix="k8s-venv-lock-") as folder:
         output = Path(folder).resolve() / "pylock.toml"
-        given = write_inputs(environment, lines, output.parent)
-        indexes = index_settings(environment)
+        given = write_inputs(requirements, output.parent)
+        indexes = requirements.indexes
         if own:
             write_stubs(own.values(), output.parent)
             links = uv.environ(indexes).get("UV_FIND_LINKS")
@@ -182,19 +181,19 @@ def _compile(
         if kept:
             output.write_text(lock_text(kept), "utf-8")
         command = ["pip", "compile", "-", "-c", *(file for file in given if file != "-"), "--output-file", str(output)]
-        command += [*uv_options(environment, lines), *arguments]
+        command += [*uv_options(requirements), *arguments]
         stdin = given["-"].text
         try:
             uv.run(command, stdin=stdin, cwd=environment.root, indexes=indexes, progress=said.append)
         except uv.UvError as error:
-            raise LockError(environment.name, explain(environment, platform, given, error.output)) from None
+            raise LockError(environment.name, explain(requirements, platform, given, error.output)) from None
         tables = tomllib.loads(output.read_text("utf-8")).get("packages", [])
         packages = [read_package(table) for table in tables]
         if warned is not None:
             warned.update(dict.fromkeys(line.removeprefix("warning: ") for line in said if _WARNING.search(line)))
         present = [LockedPackage(name=each.name, version=each.version) for each in packages if is_own(each, own)]
-        packages = [_portable(environment, each, output.parent) for each in packages if not is_own(each, own)]
-    return present + held_to_hashes(environment, packages, lines)
+        packages = [_portable(requirements, each, output.parent) for each in packages if not is_own(each, own)]
+    return present + _held_to_hashes(requirements, packages)
 
 
 def is_own(package: LockedPackage, own: Mapping[str, Installed]) -> bool:
@@ -208,22 +207,20 @@ def is_own(package: LockedPackage, own: Mapping[str, Installed]) -> bool:
     return found is not None and found.version == package.version
 
 
-def uv_options(
-    environment: Environment, lines: Sequence[Line], python: str | None = None, wheels_only: bool = True
-) -> list[str]:
+def uv_options(requirements: Requirements, python: str | None = None, wheels_only: bool = True) -> list[str]:
     """Return the options with which uv resolves an environment's lines into a lock.
 
     Args:
-        environment: which one.
-        lines: its lines.
+        requirements: what the environment asks for.
         python: the minor version; by default its own.
         wheels_only: whether versions without wheels are passed over where nothing can compile them.
     """
+    environment = requirements.environment
     options = ["--format", "pylock.toml", "--no-header", "--python-version", python or environment.python]
     options.append("--no-python-downloads")
     if environment.constraints is not None and environment.constraints_file is None:
         options += ["-c", environment.constraints]
-    if any(line.text == "--pre" for line in lines):
+    if any(line.text == "--pre" for line in requirements.lines):
         options += ["--prerelease", "allow"]
     if environment.builder != "buildkit":
         # They would be built here, on another Python and platform than the target's.
@@ -233,20 +230,21 @@ def uv_options(
     return [*options, "--python", interpreter] if interpreter else options
 
 
-def _portable(environment: Environment, package: LockedPackage, folder: Path) -> LockedPackage:
+def _portable(requirements: Requirements, package: LockedPackage, folder: Path) -> LockedPackage:
     """Return a package as every machine with the project's files can install it.
 
     Args:
-        environment: for its root and for messages.
+        requirements: what the environment asks for.
         package: what uv wrote.
         folder: the folder from which its relative paths are meant.
     """
+    environment = requirements.environment
     name, files = package.name, package.wheels or package.archive
     sdist = package.sdist if environment.builder == "buildkit" and not files else None
     if not files and not sdist:
         raise LockError(
             environment.name,
-            f"{name!r} in {place_of(environment, name)} comes from a folder or a repository, which an image's build "
+            f"{name!r} in {requirements.place_of(name)} comes from a folder or a repository, which an image's build "
             "cannot install. Build a wheel of it, and require that; modules beside the DAG travel by themselves.",
         )
     return dataclasses.replace(
@@ -304,3 +302,56 @@ def _merged(found: Mapping[str, Sequence[LockedPackage]]) -> list[LockedPackage]
 
 def _place(file: LockedFile) -> tuple[str, str]:
     return file.url, file.path
+
+
+def _held_to_hashes(requirements: Requirements, packages: Sequence[LockedPackage]) -> list[LockedPackage]:
+    """Keep of each package the files that have a hash among its lines, where they give one, as pip does.
+
+    Args:
+        requirements: what the environment asks for.
+        packages: the packages as a lock lists them.
+
+    Raises:
+        LockError: a package has no such file, or no hash where `--require-hashes` asks for them.
+    """
+    environment, lines = requirements.environment, requirements.lines
+    pinned = _pinned_hashes(lines)
+    required = next((line for line in lines if line.text == "--require-hashes"), None)
+    held = []
+    for package in packages:
+        allowed = pinned.get(package.name, {})
+        if required and not allowed:
+            raise LockError(
+                environment.name, f"{required.place} asks for hashes, and no line gives one for {package.name!r}."
+            )
+        held.append(_held_package(environment, package, allowed) if allowed else package)
+    return held
+
+
+def _held_package(environment: Environment, package: LockedPackage, allowed: Mapping[str, str]) -> LockedPackage:
+    def fits(file: LockedFile | None) -> bool:
+        return file is not None and any(f"{kind}:{digest}" in allowed for kind, digest in file.hashes.items())
+
+    kept = dataclasses.replace(
+        package,
+        archive=package.archive if fits(package.archive) else None,
+        sdist=package.sdist if fits(package.sdist) else None,
+        wheels=tuple(filter(fits, package.wheels)),
+    )
+    if not kept.files:
+        raise LockError(
+            environment.name,
+            f"no file of {package.name} {package.version} for Python {environment.python} has a hash "
+            f"that {next(iter(allowed.values()))} allows. Write the hashes of this version (of the file for this "
+            "platform), or leave them out: a lock has its own.",
+        )
+    return kept
+
+
+def _pinned_hashes(lines: Sequence[Line]) -> dict[str, dict[str, str]]:
+    """Return the hashes that lines allow for packages, as ``sha256:…``, each with its line's place."""
+    pinned: dict[str, dict[str, str]] = {}
+    for line in lines:
+        for value in line.hashes:
+            pinned.setdefault(line.package, {})[value] = line.place
+    return pinned

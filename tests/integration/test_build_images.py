@@ -24,7 +24,7 @@ from k8s_venv.builders.engine import find_buildx
 from k8s_venv.config.environment import Environment
 from k8s_venv.config.project import load_project
 from k8s_venv.locks.lockfile import checksum
-from k8s_venv.locks.locking import locked_packages, read_lock
+from k8s_venv.locks.locking import read_lock
 from tests.conftest import Command
 
 if TYPE_CHECKING:
@@ -186,7 +186,7 @@ def test_a_package_without_wheels_is_locked_for_buildkit(build: Command, tmp_pat
 
     assert ran.returncode == 0, ran.stderr
     assert "buildkit (the environment's `builder`)" in ran.stderr
-    (package,) = locked_packages(load_project(tmp_path / "k8s-venv.toml").environment("etl"))
+    (package,) = read_lock(load_project(tmp_path / "k8s-venv.toml").environment("etl")).packages
     assert package.sdist
     assert package.sdist.url.endswith("docopt-0.6.2.tar.gz")
 

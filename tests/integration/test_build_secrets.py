@@ -219,7 +219,7 @@ def test_a_build_gets_the_settings_of_this_machine_as_files(
     }.items():
         monkeypatch.delenv(name.lower(), raising=False)
         monkeypatch.setenv(name, value)
-    secrets = Secrets(Environment(name="etl", root=tmp_path, python="3.12"))
+    secrets = Secrets(Environment(name="etl", root=tmp_path, python="3.12"), {})
 
     options = secrets.options(tmp_path)
 

@@ -135,79 +135,79 @@ WRONG_FILES: dict[str, tuple[Files, str]] = {
     "a hash of another kind": (requirements("idna==3.6 --hash=md5:00\n"), r"has 'md5:00', which is not a hash"),
     "an operator that is none": (
         requirements("\nidna=3.6\n"),
-        r"'idna=3\.6' in requirements\.txt:2 is not a requirement: no such comparison operator \"=\"",
+        r"requirements\.txt:2 cannot be locked (.|\n)*no such comparison operator \"=\"(.|\n)*idna=3\.6",
     ),
     "a version that is none": (
         requirements("idna==3.x\n"),
-        r"'idna==3\.x' in requirements\.txt:1 is not a requirement",
+        r"requirements\.txt:1 cannot be locked (.|\n)*idna==3\.x",
     ),
     "a continuation into the next requirement": (
         requirements("idna==3.6 \\\ncertifi\n"),
-        r"'idna==3\.6 certifi' in requirements\.txt:1 is not a requirement: trailing `certifi` is not allowed",
+        r"requirements\.txt:1 cannot be locked (.|\n)*Trailing `certifi` is not allowed",
     ),
     "a comment without a space before it": (
         requirements("idna==3.6#why\n"),
-        r"'idna==3\.6#why' in requirements\.txt:1 is not a requirement",
+        r"requirements\.txt:1 cannot be locked (.|\n)*idna==3\.6#why",
     ),
     "a misspelt marker": (
         requirements("idna; python_versoin < '3'\n"),
-        r"requirements\.txt:1 is not a requirement: expected .* marker name, found `python_versoin`",
+        r"requirements\.txt:1 cannot be locked (.|\n)*xpected .* marker name, found `python_versoin`",
     ),
     "quotes of a word processor": (
         requirements("idna; python_version < “3.9”\n"),
-        r"requirements\.txt:1 is not a requirement: .*\(LEFT DOUBLE QUOTATION MARK, RIGHT DOUBLE QUOTATION MARK\)",
+        r"requirements\.txt:1 cannot be locked (.|\n)*: LEFT DOUBLE QUOTATION MARK, RIGHT DOUBLE QUOTATION MARK\.",
     ),
     "a letter of another alphabet": (
         requirements("\u0456dna==3.6\n"),
-        r"requirements\.txt:1 is not a requirement: .*\(CYRILLIC SMALL LETTER",
+        r"requirements\.txt:1 cannot be locked (.|\n)*not plain ASCII: CYRILLIC SMALL LETTER",
     ),
     "a sign that nobody sees": (
         requirements("\u200bidna\n"),
-        r"'\\u200bidna' in requirements\.txt:1 is not a requirement: .*\(ZERO WIDTH SPACE\)",
+        r"requirements\.txt:1 cannot be locked (.|\n)*not plain ASCII: ZERO WIDTH SPACE\.",
     ),
     "quotes around a line": (
         requirements('"idna==3.6"\n'),
-        r"""'"idna==3\.6"' in requirements\.txt:1 is not a requir""",
+        r"""requirements\.txt:1 cannot be locked (.|\n)*Unexpected '"'""",
     ),
     "two requirements on one line": (
         requirements("idna, certifi\n"),
-        r"'idna, certifi' in requirements\.txt:1 is not a requirement",
+        r"requirements\.txt:1 cannot be locked (.|\n)*idna, certifi",
     ),
     "a command": (
         requirements("pip install idna\n"),
-        r"'pip install idna' in requirements\.txt:1 is not a requirement",
+        r"requirements\.txt:1 cannot be locked (.|\n)*pip install idna",
     ),
     "a NUL": (
         requirements(b"certifi\nidna\0==3.6\n"),
-        r"'idna\\x00==3\.6' in requirements\.txt:2 is not a requirement",
+        r"requirements\.txt:2 cannot be locked (.|\n)*not plain ASCII: U\+0000\.",
     ),
     "a line for a shell": (
         requirements("idna; touch owned\n"),
-        r"'idna; touch owned' in requirements\.txt:1 is not a r",
+        r"requirements\.txt:1 cannot be locked (.|\n)*idna; touch owned",
     ),
     "a substitution for a shell": (
         requirements("$(touch owned)\n"),
-        r"'\$\(touch owned\)' in requirements\.txt:1 is no",
+        r"requirements\.txt:1 cannot be locked (.|\n)*\$\(touch owned\)",
     ),
     "an escape for a terminal": (
         requirements("idna \x1b[2J\n"),
-        r"'idna \\x1b\[2J' in requirements\.txt:1 is not a req",
+        r"requirements\.txt:1 cannot be locked (.|\n)*not plain ASCII: U\+001B\.",
     ),
     "options for an installer": (
         requirements("idna==3.6 --config-settings x=y\n"),
-        r"requirements\.txt:1 is not a requirement: expected `--hash`",
+        r"requirements\.txt:1 cannot be locked (.|\n)*[Ee]xpected `--hash`",
     ),
     "a wheel that does not exist": (
         requirements("./own-1.0-py3-none-any.whl\n"),
-        r"there is no file /\S*own-1\.0-py3-",
+        r"not found at: file:///\S*own-1\.0-py3-",
     ),
     "a wheel outside the project": (
         requirements("../../own-1.0-py3-none-any.whl\n"),
-        r"there is no file /\S*own-1\.0-py3-none-any\.whl, which requirements\.txt asks for",
+        r"requirements\.txt:1 cannot be locked (.|\n)*not found at: file:///\S*own-1\.0-py3-none-any\.whl",
     ),
     "a wheel that is none": (
         {**requirements("./own-1.0-py3-none-any.whl\n"), "own-1.0-py3-none-any.whl": b"garbage"},
-        r"requirements\.txt cannot be locked for Python 3\.12 on linux/amd64:\nFailed to read `own @ file://",
+        r"requirements\.txt:1 cannot be locked for Python 3\.12 on linux/amd64:\nerror: Failed to read `own @ file://",
     ),
     "a text file": (
         requirements("./a.txt\n", a_txt="idna\n"),
@@ -215,11 +215,11 @@ WRONG_FILES: dict[str, tuple[Files, str]] = {
     ),
     "a folder of wheels that does not exist": (
         requirements("--find-links ./wheels\nidna\n"),
-        r"there is no folder '\./wheels', which requirements\.txt:1 names",
+        r"requirements\.txt:1 cannot be locked (.|\n)*\nThere is no folder '\./wheels'\.",
     ),
     "two versions": (
         requirements("--no-index\nidna==3.6\nidna==3.7\n"),
-        r"requirements\.txt cannot be met for .*\n.*you require idna==3\.6 and idna==3\.7",
+        r"requirements\.txt:2 and requirements\.txt:3 cannot be locked (.|\n)*you require idna==3\.6 and idna==3\.7",
     ),
     "two versions of a name in two spellings": (
         requirements("--no-index\ntyping_extensions==4.9.0\nTyping-Extensions==4.10.0\n"),
@@ -251,11 +251,11 @@ def test_a_fault_in_the_files_is_named_with_its_line(tmp_path: Path, files: File
 WRONG_FOR_THE_INDEX: dict[str, tuple[Files, str]] = {
     "a misspelt package": (
         requirements("idna\nreqeusts\n"),
-        r"no distribution 'reqeusts', which requirements\.txt:2 asks for\. Check the spelling",
+        r"requirements\.txt:2 cannot be locked (.|\n)*reqeusts was not found in the package registry",
     ),
     "a misspelt package in an included file with Windows line ends": (
         requirements(b"-r a.txt\r\n", a_txt=b"idna\r\n\treqeusts # why\r\n"),
-        r"no distribution 'reqeusts', which a\.txt:2 asks for",
+        r"a\.txt:2 cannot be locked (.|\n)*reqeusts was not found in the package registry",
     ),
     "a version that does not exist": (requirements("idna==99\n"), r"Because there is no version of idna==99"),
     "a conflict through a third package": (
@@ -264,32 +264,36 @@ WRONG_FOR_THE_INDEX: dict[str, tuple[Files, str]] = {
     ),
     "a Debian package": (
         requirements("idna\nlibpq-dev\n"),
-        r"'libpq-dev', which requirements\.txt:2 asks for\. Debian packages belong .*: packages = \[\"libpq-dev\"\]",
+        r"requirements\.txt:2 cannot be locked (.|\n)*Debian packages belong .*: packages = \[\"libpq-dev\"\]",
     ),
     "Python itself": (
         requirements("python==3.12\n"),
         r"The Python version belongs in `python` of \[environments\.etl\]",
     ),
-    "a module of Python": (requirements("sqlite3\n"), r"It is a module of Python itself: leave the line out"),
+    "a module of Python": (
+        requirements("sqlite3\n"),
+        r"requirements\.txt:1 cannot be locked (.|\n)*'sqlite3' is a module of Python itself: leave the line out",
+    ),
     "wheels for Windows alone": (
         requirements("pywin32==306\n"),
-        r"pywin32 in requirements\.txt:1 has no wheel for Python 3\.12 on linux/amd64(.|\n)*`win_amd64`",
+        r"requirements\.txt:1 cannot be locked for Python 3\.12 on linux/amd64:(.|\n)*pywin32==306 has no wheels "
+        r"(.|\n)*`win_amd64`",
     ),
     "a source distribution alone": (
         requirements("pyspark[sql]==3.5.0\n"),
-        r": pyspark in requirements\.txt:1 has no wheel for .* builder = \"buildkit\"",
+        r"requirements\.txt:1 cannot be locked (.|\n)*no usable wheels(.|\n)*If pyspark may .*: builder = \"buildkit\"",
     ),
     "a package for newer Pythons": (
         with_project("pandas==3.0.0\n", python="3.8"),
-        r"pandas in requirements\.txt:1 has no wheel for Python 3\.8 on linux/amd64, .* Choose a version, or a Python",
+        r"requirements\.txt:1 cannot be locked for Python 3\.8 on linux/amd64:(.|\n)*pandas==3\.0\.0 ",
     ),
     "a pure package for newer Pythons": (
         with_project("requests==2.33.0\n", python="3.8"),
-        r"does not satisfy Python>=3\.10 (.|\n)*hint: The `python` \(>=3\.8\) includes",
+        r"does not satisfy Python>=3\.10 (.|\n)*hint: The `--python-version` value \(>=3\.8\) includes",
     ),
     "a package for older Pythons": (
         requirements("numpy==1.19.5\n"),
-        r"numpy in requirements\.txt:1 has no wheel for Pyth",
+        r"requirements\.txt:1 cannot be locked (.|\n)*numpy==1\.19\.5 has no usable wheels",
     ),
     "the hash of another file": (
         requirements(f"idna==3.6 \\\n  --hash={ZEROS}\n"),
@@ -301,13 +305,13 @@ WRONG_FOR_THE_INDEX: dict[str, tuple[Files, str]] = {
     ),
     "a wheel at a URL that is gone": (
         requirements("own @ https://files.pythonhosted.org/packages/own-1.0-py3-none-any.whl\n"),
-        r"there is no such file: https://files\.pythonhosted\.org/packages/own-1\.0-py3-none-any\.whl \(.*404",
+        r"requirements\.txt:1 cannot be locked (.|\n)*https://files\.pythonhosted\.org/packages/own-1\.0-py3-none-any\.whl(.|\n)*404",
     ),
     "the wheel of another package": (
         requirements("certifi @ https://files.pythonhosted.org/packages/x/idna-3.6-py3-none-any.whl\n"),
         r"package name `certifi` does not match `idna` in the distribution filename",
     ),
-    "a name of 100,000 letters": (requirements(f"idna{'x' * 100_000}\n"), r"cannot be reached|no distribution"),
+    "a name of 100,000 letters": (requirements(f"idna{'x' * 100_000}\n"), r"requirements\.txt:1 cannot be locked "),
 }
 
 
@@ -326,7 +330,7 @@ def test_a_source_distribution_behind_a_third_package_is_named_with_the_way_out(
 
     check_refused(
         tmp_path,
-        r"own-top depend on pyspark==3\.5\.0(.|\n)*\nIf pyspark may be compiled: builder = \"buildkit\" in \[env",
+        r"own-top depend on pyspark==3\.5\.0(.|\n)*If pyspark may be compiled: builder = \"buildkit\" in \[env",
     )
 
 

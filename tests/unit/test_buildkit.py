@@ -12,6 +12,7 @@ from k8s_venv.builders.plan import Step
 from k8s_venv.config.environment import Environment
 from k8s_venv.errors import BuildError
 from k8s_venv.locks.lockfile import Lock
+from k8s_venv.locks.requirements import Requirements
 
 REFERENCE = "registry.example.com/airflow/etl:1"
 
@@ -65,7 +66,9 @@ def error_of(log: str, *own_addresses: str) -> BuildError:
     reader = BuildLog()
     for line in log.splitlines():
         reader.read(line)
-    return reader.error(Step(environment, Lock(Path(), (), "buildkit", 2), REFERENCE, None, ""), own_addresses)
+    requirements = Requirements(environment, ())
+    lock = Lock(path=Path(), packages=(), builder="buildkit", epoch=2, requirements=requirements)
+    return reader.error(Step(environment, lock, REFERENCE, None, ""), own_addresses)
 
 
 def test_a_debian_version_that_is_gone_is_named_without_the_log() -> None:
@@ -109,7 +112,7 @@ def test_a_secret_that_buildkit_would_not_take_is_named(tmp_path: Path, monkeypa
     netrc = tmp_path / "netrc"
     netrc.write_text("machine index.example.com login bob password pw\n" * 20_000)
     monkeypatch.setenv("NETRC", str(netrc))
-    secrets = Secrets(Environment(name="etl", root=tmp_path, python="3.12"))
+    secrets = Secrets(Environment(name="etl", root=tmp_path, python="3.12"), {})
 
     with pytest.raises(BuildError, match=rf"its netrc \({netrc}\) is larger than the 500 kB that BuildKit hands to"):
         secrets.options(tmp_path)

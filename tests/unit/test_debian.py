@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from k8s_venv.locks.debian import missing_packages
+from k8s_venv.locks.uv_errors import missing_packages
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import tomli_w
 
 from k8s_venv.config.project import load_project
 from k8s_venv.errors import LockError
-from k8s_venv.locks.locking import check_lock, locked_packages, read_lock
+from k8s_venv.locks.locking import OlderLock, check_lock, read_lock, read_older
 from tests.faults import OLDER, SECRET, plant, run
 from tests.wheels import make_wheel
 
@@ -218,6 +218,6 @@ def test_whatever_stands_anywhere_in_a_lock_it_is_read_or_refused(tmp_path: Path
                 assert re.fullmatch("[0-9a-f]{64}", check_lock(environment).digest)
             except LockError:
                 refused += 1
-            assert isinstance(locked_packages(environment), list)
+            assert isinstance(read_older(environment), OlderLock)
 
     assert refused > 100

@@ -15,10 +15,9 @@ from hypothesis import strategies as st
 
 from k8s_venv.config.environment import Environment
 from k8s_venv.errors import LockError
-from k8s_venv.locks.linechecks import refuse_lines
-from k8s_venv.locks.lockfile import Lock, LockedFile, LockedPackage
+from k8s_venv.locks.lockfile import Lock, LockedFile, LockedPackage, LockFile
 from k8s_venv.locks.locking import read_lock, write_lock
-from k8s_venv.locks.requirements import Line, index_settings, requirement_lines
+from k8s_venv.locks.requirements import Line, read_requirements, refuse_lines
 
 needs_index = pytest.mark.usefixtures("package_index")
 EnvironmentMaker = Callable[..., Environment]
@@ -131,12 +130,15 @@ def test_the_digest_depends_on_packages_hashes_builder_and_epoch(tmp_path: Path)
     def idna(version: str, digest: str) -> LockedPackage:
         return LockedPackage(name="idna", version=version, wheels=(LockedFile(hashes={"sha256": digest}),))
 
+    def locked(package: LockedPackage, builder: str, epoch: int) -> LockFile:
+        return LockFile(path=tmp_path, packages=(package,), builder=builder, epoch=epoch)
+
     locks = [
-        Lock(tmp_path, (idna("3.6", "a"),), "buildkit", 1),
-        Lock(tmp_path, (idna("3.7", "a"),), "buildkit", 1),
-        Lock(tmp_path, (idna("3.6", "b"),), "buildkit", 1),
-        Lock(tmp_path, (idna("3.6", "a"),), "layers", 1),
-        Lock(tmp_path, (idna("3.6", "a"),), "buildkit", 2),
+        locked(idna("3.6", "a"), "buildkit", 1),
+        locked(idna("3.7", "a"), "buildkit", 1),
+        locked(idna("3.6", "b"), "buildkit", 1),
+        locked(idna("3.6", "a"), "layers", 1),
+        locked(idna("3.6", "a"), "buildkit", 2),
     ]
 
     assert len({lock.digest for lock in locks}) == len(locks)
@@ -242,34 +244,35 @@ def test_no_content_of_a_lock_gives_another_error(declare: EnvironmentMaker, con
 UNLOCKABLE = {
     "a conflict": (
         ["requests==2.25.1", "urllib3>=2"],
-        r"`requirements` of \[environments\.etl\] cannot be met for Python 3\.12 on linux/amd64:\n"
-        r"  Because requests==2\.25\.1 depends on urllib3>=1\.21\.1,<1\.27 and you require requests==2\.25\.1, we can "
-        r"conclude that you require urllib3>=1\.21\.1,<1\.27\.\n  And because you require urllib3>=2",
+        r"`requirements` of \[environments\.etl\] cannot be locked for Python 3\.12 on linux/amd64:\n"
+        r"error: No solution found .*\n  cause: Because requests==2\.25\.1 depends on urllib3>=1\.21\.1,<1\.27 and you "
+        r"require requests==2\.25\.1, we can conclude that you require urllib3>=1\.21\.1,<1\.27\.\n"
+        r" +And because you require urllib3>=2",
     ),
     "a conflict among many versions": (
         ["pandas", "numpy<1.20"],
-        r"cannot be met for Python 3\.12 on linux/amd64:(.|\n)*you require (pandas and numpy<1|numpy<1\.20 and pandas)",
+        r"cannot be locked for Python 3\.12 on linux/amd64:(.|\n)*require (pandas and numpy<1|numpy<1\.20 and pandas)",
     ),
     "no such version": (["idna==99"], r"Because there is no version of idna==99"),
     "no such distribution": (
         ["idna-that-nobody-wrote"],
-        r"the package index has no distribution 'idna-that-nobody-wrote', .* Check the spelling; ",
+        r"cannot be locked for .*\n(.|\n)*idna-that-nobody-wrote was not found in the package registry",
     ),
     "a Debian package": (
         ["libpq-dev"],
-        r"has no distribution 'libpq-dev', .* Debian packages belong in `packages` of \[environments\.etl\]: "
+        r"libpq-dev was not found in .*\nDebian packages belong in `packages` of \[environments\.etl\]: "
         r'packages = \["libpq-dev"\]\.',
     ),
-    "no wheel": (["pyspark==3.5.0"], r"pyspark in .* has no wheel for Python 3\.12 on linux/amd64"),
+    "no wheel": (["pyspark==3.5.0"], r"for Python 3\.12 on linux/amd64:\n(.|\n)*pyspark==3\.5\.0 has no usable wheels"),
     "no requirement that has a password": (
         ["--index-url https://u:p4ss@example.com x y"],
         r"'--index-url https://\*\*\*@example\.com x y' in `requirements`",
     ),
     "no requirement": (
         ["idna", "requests=="],
-        r"'requests==' in `requirements` of \[environments\.etl\] is not a requirement: unexpected end of version",
+        r"`requirements` of \[environments\.etl\] cannot be locked (.|\n)*nexpected end of version(.|\n)*requests==",
     ),
-    "a file that does not exist": (["./own-1.0-py3-none-any.whl"], r"there is no file /.*/own-1\.0-py.*, which `requ"),
+    "a file that does not exist": (["./own-1.0-py3-none-any.whl"], r"not found at: file:///.*/own-1\.0-py"),
     "a folder": (
         ["."],
         r"'\.' in .* is a folder\. .* \(pip wheel --no-deps -w wheels \.\) and require that \(\./wheels/",
@@ -307,7 +310,7 @@ def test_a_line_that_is_no_requirement_is_named_with_its_file(
     (tmp_path / "lists").mkdir()
     files = {f"{folder}main.txt": "-r more.txt\n", f"{folder}more.txt": "# größer\nidna\nx y z\n"}
 
-    with pytest.raises(LockError, match=r"'x y z' in .*more\.txt:3 is not a requirement: expected one of"):
+    with pytest.raises(LockError, match=r"more\.txt:3 cannot be locked (.|\n)*[Ee]xpected one of(.|\n)*x y z"):
         write_lock(declare(f"{folder}main.txt", files=files))
 
 
@@ -315,9 +318,7 @@ def test_an_index_that_cannot_be_reached_is_named(declare: EnvironmentMaker, mon
     monkeypatch.setenv("UV_INDEX_URL", "http://localhost:1/simple")
     monkeypatch.setenv("UV_HTTP_RETRIES", "0")
 
-    with pytest.raises(
-        LockError, match=r"the package index cannot be reached: http://localhost:1/simple/idna/ \(Conne"
-    ):
+    with pytest.raises(LockError, match=r"http://localhost:1/simple/idna/(.|\n)*Connection refused"):
         write_lock(declare(["idna"]))
 
 
@@ -407,10 +408,11 @@ def test_whatever_stands_in_a_requirements_file_it_is_read_or_refused(
     environment = declare("main.txt")
     (environment.root / "main.txt").write_bytes("\n".join(lines).encode("utf-8", "surrogatepass"))
 
-    found = []
+    found: tuple[Line, ...] = ()
     with contextlib.suppress(LockError):
-        found = requirement_lines(environment)
-        refuse_lines(environment, found)
-        index_settings(environment)
+        requirements = read_requirements(environment)
+        found = requirements.lines
+        refuse_lines(requirements)
+        assert isinstance(requirements.indexes, dict)
 
     assert all(line.text and "\n" not in line.text for line in found)

@@ -94,7 +94,7 @@ def test_a_source_distribution_is_refused_with_the_way_out(tmp_path: Path) -> No
 
 
 def test_a_folder_of_wheels_that_does_not_exist_is_named(tmp_path: Path) -> None:
-    with pytest.raises(LockError, match=r"there is no folder './wheel', which lists/requirements\.txt:2 names"):
+    with pytest.raises(LockError, match=r"lists/requirements\.txt:2 cannot be locked (.|\n)*There is no folder"):
         write_lock(declare(tmp_path, "--find-links ./wheel", "own"))
 
 
@@ -110,7 +110,7 @@ def make_sdist(folder: Path, setup: str) -> None:
 def test_without_a_wheel_the_ways_out_are_said(tmp_path: Path) -> None:
     make_sdist(tmp_path / "wheels", "")
 
-    with pytest.raises(LockError, match=r'own in .* has no wheel .* with builder = "buildkit" in \[env'):
+    with pytest.raises(LockError, match=r'own==1\.0 has no usable wheels (.|\n)*builder = "buildkit" in \[env'):
         write_lock(declare(tmp_path, "--find-links ../wheels", "own"))
 
 
@@ -131,7 +131,7 @@ def test_a_failed_build_shows_the_end_of_its_log(tmp_path: Path) -> None:
         write_lock(environment)
 
     said = raised.value.problem
-    assert said.startswith("own==1.0 has no wheel, and says what it requires only when its build is begun")
+    assert "own==1.0 has no wheel, so its build is asked what it requires." in said
     assert "`packages` of [environments.etl]" in said
     assert "foo.h: no such file" in said
     assert "\n  10\n" not in said

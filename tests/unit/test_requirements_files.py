@@ -13,10 +13,8 @@ from hypothesis import strategies as st
 
 from k8s_venv.config.environment import Environment
 from k8s_venv.errors import LockError
-from k8s_venv.locks.linechecks import line_notes, refuse_lines
-from k8s_venv.locks.requirements import requirement_lines
-from k8s_venv.locks.textfiles import decoded, joined_lines
-from k8s_venv.locks.uvinput import UvInput
+from k8s_venv.locks.requirement_files import decoded, joined_lines
+from k8s_venv.locks.requirements import UvInput, line_notes, read_requirements, refuse_lines
 
 Declare = Callable[..., Environment]
 
@@ -37,17 +35,17 @@ def declare(tmp_path: Path) -> Declare:
 
 
 def texts(environment: Environment, *, constraint: bool = False) -> list[str]:
-    return [line.text for line in requirement_lines(environment) if line.constraint is constraint]
+    return [line.text for line in read_requirements(environment).lines if line.constraint is constraint]
 
 
 def refusal(environment: Environment) -> str:
     with pytest.raises(LockError) as refused:
-        refuse_lines(environment, requirement_lines(environment))
+        refuse_lines(read_requirements(environment))
     return str(refused.value)
 
 
 def as_uv_reads(environment: Environment) -> str:
-    return UvInput.of(requirement_lines(environment), constraint=False).text
+    return UvInput.of(read_requirements(environment).lines, constraint=False).text
 
 
 FILES = st.lists(
@@ -140,7 +138,7 @@ def test_variables_are_filled_in_everywhere(declare: Declare, monkeypatch: pytes
     )
 
     assert as_uv_reads(environment).split() == ["idna==3.6", "six"]
-    assert requirement_lines(environment)[0].recorded == "idna==${IDNA_VERSION}"
+    assert read_requirements(environment).recorded[0] == "idna==${IDNA_VERSION}"
 
 
 def test_a_variable_without_a_value_is_named(declare: Declare, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,10 +163,10 @@ def test_a_folder_of_wheels_is_looked_for_beside_the_file_that_names_it(declare:
 
 
 def test_a_comment_that_swallows_the_next_line_is_noted(declare: Declare) -> None:
-    lines = requirement_lines(environment := declare(requirements_txt=b"six\nidna  # international \\\nattrs\n"))
+    requirements = read_requirements(declare(requirements_txt=b"six\nidna  # international \\\nattrs\n"))
 
-    assert [line.text for line in lines] == ["six", "idna"]
-    assert line_notes(environment, lines) == [
+    assert [line.text for line in requirements.lines] == ["six", "idna"]
+    assert line_notes(requirements) == [
         "requirements.txt:2: the comment in line 2 ends with a backslash, so the next line belongs to it."
     ]
 
@@ -189,7 +187,7 @@ dev = ["pytest"]
 
 
 def test_the_dependencies_of_a_project_are_read_with_their_lines(declare: Declare) -> None:
-    lines = requirement_lines(declare("pyproject.toml", pyproject_toml=PROJECT))
+    lines = read_requirements(declare("pyproject.toml", pyproject_toml=PROJECT)).lines
 
     assert [(line.text, line.place) for line in lines] == [
         ("idna>=3", "pyproject.toml:7"),
@@ -202,7 +200,7 @@ def test_settings_of_uv_that_do_not_count_are_noted(declare: Declare) -> None:
         "pyproject.toml", pyproject_toml=PROJECT + b'[[tool.uv.index]]\nurl = "https://example.com"\n'
     )
 
-    (note,) = line_notes(environment, requirement_lines(environment))
+    (note,) = line_notes(read_requirements(environment))
 
     assert note.startswith("pyproject.toml:7: index of [tool.uv] does not count for a lock: name indexes by")
 

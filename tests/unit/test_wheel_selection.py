@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from k8s_venv.builders.wheels import NoWheelError, select_wheels
+from k8s_venv.config.environment import Environment
 from k8s_venv.locks.lockfile import Lock, LockedFile, LockedPackage
+from k8s_venv.locks.requirements import Requirements
 
 
 def package(*files: str, name: str = "pkg", version: str = "1.0", marker: str = "") -> LockedPackage:
@@ -19,8 +21,14 @@ def package(*files: str, name: str = "pkg", version: str = "1.0", marker: str = 
     return LockedPackage(name=name, version=version, marker=marker, wheels=wheels)
 
 
+def locked(*packages: LockedPackage) -> Lock:
+    path = Path("/project/pylock.etl.toml")
+    requirements = Requirements(Environment(name="etl", root=path.parent, python="3.12"), ())
+    return Lock(path=path, packages=packages, builder="layers", epoch=1, requirements=requirements)
+
+
 def selected(*packages: LockedPackage, python: str = "3.12.4", platform: str = "linux/amd64") -> list[str]:
-    lock = Lock(Path("/project/pylock.etl.toml"), packages, "layers", 1)
+    lock = locked(*packages)
     return [wheel.source.filename for wheel in select_wheels("etl", lock, python, platform)]
 
 
@@ -73,7 +81,7 @@ def test_an_archive_counts_if_it_is_a_wheel() -> None:
     hashes = {"sha512": "b", "blake2b": "a"}
     wheel = LockedPackage(name="pkg", archive=LockedFile(path="wheels/pkg-2.0-py3-none-any.whl", hashes=hashes))
     sources = LockedPackage(name="pkg", archive=LockedFile(url="https://example.com/pkg-2.0.tar.gz", hashes=hashes))
-    lock = Lock(Path("/project/pylock.etl.toml"), (wheel,), "layers", 1)
+    lock = locked(wheel)
 
     (found,) = select_wheels("etl", lock, "3.12", "linux/amd64")
 

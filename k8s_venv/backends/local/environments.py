@@ -12,11 +12,8 @@ from k8s_venv import cache
 from k8s_venv.backends.process import VARIABLES, exit_reason
 from k8s_venv.errors import BackendError
 from k8s_venv.locks import uv
-from k8s_venv.locks.installed import lacking
-from k8s_venv.locks.locking import read_lock
-from k8s_venv.locks.requirements import index_settings
-from k8s_venv.locks.systempackages import system_packages
-from k8s_venv.locks.uncovered import lock_for_here
+from k8s_venv.locks.installed import lacking, system_packages
+from k8s_venv.locks.locking import lock_for_here, read_lock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -184,7 +181,7 @@ def _install(environment: Environment, lock: Lock, folder: Path, progress: Progr
         with lock_for_here(environment, lock, Path(python), progress) as path:
             uv.run(
                 ["pip", "sync", "--python", python, "--require-hashes", "--compile-bytecode", str(path)],
-                indexes=index_settings(environment),
+                indexes=lock.indexes,
                 progress=lambda line: progress(line) if line.startswith(_SHOWN) else None,
             )
     except uv.UvError as error:
