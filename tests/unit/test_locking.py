@@ -266,7 +266,7 @@ UNLOCKABLE = {
     "no wheel": (["pyspark==3.5.0"], r"for Python 3\.12 on linux/amd64:\n(.|\n)*pyspark==3\.5\.0 has no usable wheels"),
     "no requirement that has a password": (
         ["--index-url https://u:p4ss@example.com x y"],
-        r"'--index-url https://\*\*\*@example\.com x y' in `requirements`",
+        r"`requirements` of .* cannot be locked (.|\n)*Invalid URL .* https://\*\*\*@example\.com x y",
     ),
     "no requirement": (
         ["idna", "requests=="],
