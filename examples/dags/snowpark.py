@@ -10,7 +10,7 @@ TABLE = "sample_product_data"
 
 
 def open_session():
-    """Open a session from Airflow's connection, or in Snowpark's local testing mode where there is none."""
+    """Open a session from Airflow's connection, or in Snowpark's local testing mode if there is no connection."""
     from snowflake.snowpark import Session
 
     try:

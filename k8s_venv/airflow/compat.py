@@ -93,7 +93,7 @@ __all__ = [
 
 
 def deployment() -> str:
-    """Return this Airflow's address, which tells its tasks from those of another Airflow in the same namespace."""
+    """Return this Airflow's address, which distinguishes its tasks from another Airflow's in the same namespace."""
     if AIRFLOW_3:
         address = conf.get("core", "execution_api_server_url", fallback=None)
         return str(address or conf.get("api", "base_url", fallback=""))

@@ -11,10 +11,10 @@ import k8s_venv
 PACKAGE = Path(k8s_venv.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
-MOST_MODULES = 237
-MOST_LINES = 32_500
+MOST_MODULES = 155
+MOST_LINES = 31_000
 LONGEST_MODULE = 500
-LONGEST_FUNCTION = 56
+LONGEST_FUNCTION = 41
 
 
 def lines_of(module: Path) -> int:
