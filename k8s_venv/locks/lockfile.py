@@ -3,6 +3,9 @@
 It is a ``pylock.toml`` (PEP 751) with a table ``[tool.k8s-venv]``. Its ``checksum`` is of all that stands in the file
 but URLs, so that a mirror may be written into it, while a package that was taken out, or a merge of two locks that
 was never resolved, is known.
+
+Workers read locks beside Airflow's constraints files, which hold `packaging` below 26. So this module does without
+`packaging.pylock`; the tests validate locks with it.
 """
 
 from __future__ import annotations

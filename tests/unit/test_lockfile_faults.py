@@ -166,6 +166,15 @@ def test_a_lock_without_a_checksum_is_still_read(tmp_path: Path) -> None:
     assert run(tmp_path, "lock", "--check").exit_code == 0
 
 
+def test_the_digest_of_a_lock_stays_from_version_to_version(tmp_path: Path) -> None:
+    plant(tmp_path, {"requirements.txt": "--no-index\n--find-links ./wheels\nown-lib\n"})
+    environment = load_project(tmp_path / "k8s-venv.toml").environment("etl")
+
+    lock = read_lock(environment)
+
+    assert lock.digest == "a307aa7829865a593ca9af80a739680b15b86ecc8e7812ae1a942d55829331d5"
+
+
 def test_a_folder_in_the_place_of_a_lock_stays(project: Path) -> None:
     path = project / "pylock.etl.toml"
     path.unlink()
