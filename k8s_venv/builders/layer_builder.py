@@ -186,9 +186,8 @@ def _make_library_layer(key: str, environment: Environment, base: BaseImage, int
         ]
         compiled = compile_files(modules, environment.python, interpreter, folder / "bytecode")
         files = [file for file in compiled.values() if file.name not in tree.files]
-        if any(
-            f"{name}/".startswith(f"{PREFIX}/") for name in tree.files
-        ):  # another environment, of whose packages none is in the lock
+        # Hide another environment there: none of its packages is in the lock.
+        if any(f"{name}/".startswith(f"{PREFIX}/") for name in tree.files):
             files.append(File(f"{posixpath.dirname(PREFIX)}/.wh.{posixpath.basename(PREFIX)}", b""))
         return make_layer(key, program, files, folders=tree.folders)
 
