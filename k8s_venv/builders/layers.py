@@ -212,24 +212,13 @@ def _parents(name: str) -> list[str]:
 
 
 def known_repositories(host: str, digest: str) -> list[str]:
-    """Return the repository of a registry that a blob was last pushed to from here, if there is one.
-
-    Args:
-        host: the registry.
-        digest: the blob's ``sha256:…``.
-    """
+    """Return the repository of a registry that a blob was last pushed to from here, if there is one."""
     note = cache.read_note(_pushed_note(host, digest), repository=str)
     return [note["repository"]] if note else []
 
 
 def note_repository(host: str, digest: str, repository: str) -> None:
-    """Remember the repository that a blob was pushed to, from where others can mount it.
-
-    Args:
-        host: the registry.
-        digest: the blob's ``sha256:…``.
-        repository: its name.
-    """
+    """Remember the repository that a blob was pushed to, from where others can mount it."""
     cache.write_note(_pushed_note(host, digest), {"repository": repository})
 
 

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
 
 from k8s_venv import cache
+from k8s_venv.builders import GENERATIONS
 from k8s_venv.builders.base import has_python
 from k8s_venv.builders.engine import EngineError, find_buildx
 from k8s_venv.builders.layer_builder import Parts, find_parts, known_layers, known_library_layer
@@ -15,7 +16,7 @@ from k8s_venv.builders.layers import known_repositories
 from k8s_venv.builders.wheels import NoWheelError
 from k8s_venv.errors import BuildError, LockError
 from k8s_venv.locks import uv
-from k8s_venv.locks.locking import EPOCHS, read_lock
+from k8s_venv.locks.locking import read_lock
 from k8s_venv.registry import DENIED, Reference, RegistryError, registry_at, stop_registries
 from k8s_venv.registry.images import find_manifest, list_tags
 
@@ -166,7 +167,7 @@ def _state_of_missing(registry: Registry, reference: Reference) -> str:
 
 
 def _require_known_generation(step: Step) -> None:
-    if not step.exists and EPOCHS.get(step.lock.builder) != step.lock.epoch:
+    if not step.exists and GENERATIONS.get(step.lock.builder) != step.lock.epoch:
         raise LockError(
             step.environment.name,
             "its lock asks for an image that only another version of k8s-venv makes. Run "

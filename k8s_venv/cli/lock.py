@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 from packaging.utils import canonicalize_name
 
+from k8s_venv.builders import GENERATIONS
 from k8s_venv.cli.console import (
     console,
     counted,
@@ -143,7 +144,8 @@ def _lock(
         report(f"reading the packages of {environment.base}")
         own = packages_of_base(environment, base)
     notes: list[str] = []
-    written = write_lock(environment, report, renewal, base, notes.append, own, older)
+    generation = GENERATIONS[environment.image_builder]
+    written = write_lock(environment, report, renewal, base, notes.append, own, older, generation=generation)
     changes = _changes(older.packages, written.packages) if older.packages else ""
     count = counted(len(written.packages), "package")
     seen = f", beside {len(written.system)} that are there" if written.system else ""

@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from k8s_venv.locks.lockfile import LockedFile, LockFile
     from k8s_venv.locks.requirements import Requirements
 
-# The generation of each builder: raised whenever the same lock would give another image.
-EPOCHS = {"layers": 1, "buildkit": 2}
 _HEADER = "# Written by `k8s-venv lock {name}`. Commit this file; change the requirements, not the lock.\n"
 _MOST_CHANGES = 5
 _KEEP_ALL = Renewal()
@@ -147,6 +145,7 @@ def write_lock(
     note: Callable[[str], None] | None = None,
     own: Mapping[str, Installed] | None = None,
     older: OlderLock | None = None,
+    generation: int = 0,
 ) -> Lock:
     """Resolve an environment's requirements and write its lock.
 
@@ -160,6 +159,8 @@ def write_lock(
         note: is called with what is worth a look, though it can be locked.
         own: with `system-site-packages`, what is there already, by name; by default what the interpreter here has.
         older: the lock that is replaced; by default it is read.
+        generation: the generation of the environment's builder, which the image's tag follows from; no builder makes
+            an image from a lock with 0.
 
     Raises:
         LockError: the requirements cannot be resolved; the older lock stays as it was.
@@ -180,7 +181,7 @@ def write_lock(
         notes.append(f"{environment.requirements_place} asks for no package on Python {environment.python}.")
     present = [package for package in found if is_own(package, own)]
     packages = [package for package in found if package not in present]
-    tool = _tool_table(requirements, present, older.base_digest if base is None else base)
+    tool = _tool_table(requirements, present, older.base_digest if base is None else base, generation)
     text = _HEADER.format(name=environment.name) + lock_text(packages, environment.platforms, tool)
     _replace(environment, text)
     if environment.builder != "buildkit":
@@ -206,10 +207,12 @@ def _newly_chosen(
     }
 
 
-def _tool_table(requirements: Requirements, present: Sequence[LockedPackage], digest: str) -> dict[str, Any]:
+def _tool_table(
+    requirements: Requirements, present: Sequence[LockedPackage], digest: str, generation: int
+) -> dict[str, Any]:
     environment = requirements.environment
     builder = environment.image_builder
-    table: dict[str, Any] = {"builder": builder, "epoch": EPOCHS[builder], "inputs": _inputs(requirements)}
+    table: dict[str, Any] = {"builder": builder, "epoch": generation, "inputs": _inputs(requirements)}
     if environment.system_site_packages:
         table["system"] = sorted(f"{package.name}=={package.version}" for package in present)
     if digest:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 
 from k8s_venv.locks.locking import read_lock
-from tests.conftest import ProjectWriter
+from tests.conftest import Command, ProjectWriter
 
 LAYERS = """
 lock-version = "1.0"
@@ -83,3 +83,15 @@ def test_the_tags_of_earlier_versions_stay(write_project: ProjectWriter, name: s
     digest = read_lock(environment).digest
 
     assert environment.image_reference(project.require_registry(), digest) == reference
+
+
+def test_a_lock_records_the_generation_of_its_builder(in_process: Command, write_project: ProjectWriter) -> None:
+    project = write_project(
+        '[environments.bare]\npython = "3.12"\n\n[environments.debian]\npython = "3.12"\npackages = ["jq"]\n'
+    )
+
+    ran = in_process("lock", K8S_VENV_BASE_REGISTRY="localhost:1")
+
+    assert ran.returncode == 0, ran.stderr
+    locks = [read_lock(project.environment(name)) for name in ("bare", "debian")]
+    assert [(lock.builder, lock.epoch) for lock in locks] == [("layers", 1), ("buildkit", 2)]
