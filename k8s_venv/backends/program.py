@@ -178,6 +178,7 @@ def _raw_terminal(channel: Channel) -> Iterator[None]:
     handler = signal.signal(signal.SIGWINCH, resize)
     tty.setraw(0)
     try:
+        resize()
         yield
     finally:
         termios.tcsetattr(0, termios.TCSADRAIN, before)

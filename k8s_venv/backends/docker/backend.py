@@ -66,12 +66,12 @@ class DockerBackend:
     def run(self, call: PackedCall, log: Callable[[str], None]) -> Result:
         """Run a call as a container; see ``Backend.run``."""
         environment = call.environment
-        with _explained(environment), contextlib.closing(_connect(environment)) as client:
+        with engine_faults_explained(environment), contextlib.closing(connect_engine(environment)) as client:
             _remove_abandoned(client)
             given, note = options_without_pod("docker", environment, self._options, self._project)
             if note:
                 self._progress(note)
-            image = self._image(client, environment, given)
+            image = self.image(client, environment, given)
             options = container_options(environment, given, image.attrs["Config"].get("User") or "")
             labels = {LABEL: environment.name, "k8s-venv.function": call.function}
             container = client.containers.create(image, labels=labels, **options)
@@ -85,15 +85,25 @@ class DockerBackend:
                     raise BackendError(environment.name, f"{call.function}() was ended, since its task was killed.")
                 return _result(container, call, ended, memory_limit(given))
             finally:
-                _end(container)
+                remove(container)
 
     def on_kill(self) -> None:
         """End the running call and remove its container."""
         if self._container is not None:
             self._killed = True
-            _end(self._container)
+            remove(self._container)
 
-    def _image(self, client: DockerClient, environment: Environment, given: Mapping[str, Any]) -> Image:
+    def image(self, client: DockerClient, environment: Environment, given: Mapping[str, Any]) -> Image:
+        """Return an environment's image, pulled where it is not on the engine.
+
+        Args:
+            client: the engine.
+            environment: the environment.
+            given: the pod options that this backend honours.
+
+        Raises:
+            BackendError: it cannot be had.
+        """
         import docker
 
         named = given.get("image") or environment.image
@@ -123,7 +133,12 @@ class DockerBackend:
             ) from None
 
 
-def _connect(environment: Environment) -> DockerClient:
+def connect_engine(environment: Environment) -> DockerClient:
+    """Return a client of the engine.
+
+    Raises:
+        BackendError: no engine answers.
+    """
     try:
         return connect()
     except EngineError as error:
@@ -131,7 +146,7 @@ def _connect(environment: Environment) -> DockerClient:
 
 
 @contextlib.contextmanager
-def _explained(environment: Environment) -> Iterator[None]:
+def engine_faults_explained(environment: Environment) -> Iterator[None]:
     """Raise what the engine refuses as a ``BackendError`` with its own words."""
     try:
         yield
@@ -199,7 +214,7 @@ def _death(call: PackedCall, state: Mapping[str, Any], limit: str) -> str:
     return no_result(call.function, state["ExitCode"])
 
 
-def _end(container: Container) -> None:
+def remove(container: Container) -> None:
     """Ask a container to end, and remove it with its volume."""
     import docker
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Any
 
-from k8s_venv.backends.docker.backend import DockerBackend, _connect, _end, _explained
+from k8s_venv.backends.docker.backend import DockerBackend, connect_engine, engine_faults_explained, remove
 from k8s_venv.backends.docker.container import LABEL, container_options
 from k8s_venv.backends.overlay import overlay
 from k8s_venv.backends.program import attend, on_terminal, starter
@@ -34,8 +34,8 @@ def run_in_container(
         BackendError: the image cannot be had, or the engine fails.
     """
     environment = program.environment
-    with _explained(environment), contextlib.closing(_connect(environment)) as client:
-        image = DockerBackend(project, progress=progress)._image(client, environment, given)
+    with engine_faults_explained(environment), contextlib.closing(connect_engine(environment)) as client:
+        image = DockerBackend(project, progress=progress).image(client, environment, given)
         options = container_options(environment, given, image.attrs["Config"].get("User") or "")
         options |= {"entrypoint": starter(), "command": [], "mounts": [], "tty": on_terminal()}
         platform = f"{image.attrs['Os']}/{image.attrs['Architecture']}"
@@ -47,7 +47,7 @@ def run_in_container(
                     attend(streams, program, packages)
                 return int(container.wait()["StatusCode"])
             finally:
-                _end(container)
+                remove(container)
 
 
 class _Streams:

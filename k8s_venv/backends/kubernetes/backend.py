@@ -42,7 +42,7 @@ class KubernetesBackend:
 
     def run(self, call: PackedCall, log: Callable[[str], None]) -> Result:
         """Run a call as a pod; see ``Backend.run``."""
-        client, namespace = _connect(call.environment)
+        client, namespace = connect(call.environment)
         pod = self._pod(call, namespace.name)
         run = PodRunner(client, pod, call, log, lambda _: None, origin=namespace.origin)
         try:
@@ -81,7 +81,7 @@ class KubernetesBackend:
         return {name: value for name, value in environment.pod.items() if name in _OPTIONS}
 
 
-def _connect(environment: Environment) -> tuple[Any, Namespace]:
+def connect(environment: Environment) -> tuple[Any, Namespace]:
     """Return a client, and the namespace of the pods: what names it first is what is closest to them."""
     file, context, inside = (environment.pod.get(name) for name in ("config_file", "cluster_context", "in_cluster"))
     elsewhere = file or context or inside is False

@@ -14,7 +14,7 @@ from websocket import ABNF, WebSocketException
 
 from k8s_venv.backends.kubernetes import diagnose, pod_state, render
 from k8s_venv.backends.kubernetes.api import PodApi, without_retries
-from k8s_venv.backends.kubernetes.backend import KubernetesBackend, _connect
+from k8s_venv.backends.kubernetes.backend import KubernetesBackend, connect
 from k8s_venv.backends.kubernetes.pod_state import PodPhaseTracker, Timeouts
 from k8s_venv.backends.overlay import overlay
 from k8s_venv.backends.program import attend, on_terminal, starter
@@ -43,7 +43,7 @@ def run_in_pod(program: Program, project: Project, progress: Callable[[str], Non
         BackendError: the pod cannot be made, or cannot start.
     """
     environment = program.environment
-    client, namespace = _connect(environment)
+    client, namespace = connect(environment)
     pod = _pod(program, project, namespace.name, progress)
     api = PodApi(without_retries(client), namespace.name, environment, progress, namespace.origin)
     with overlay(environment, program.extra, progress, platform=environment.image_platforms[0]) as packages:
