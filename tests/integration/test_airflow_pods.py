@@ -149,3 +149,26 @@ def test_a_trigger_hides_the_secrets_of_its_task(monkeypatch: pytest.MonkeyPatch
 
     assert mask("it is Pl4nted-secret") == "it is ***"
     assert found == [SecretNames(connections=("db",), variables=("token",))]
+
+
+def test_a_call_that_starts_again_is_deferred_again_also_where_exit_code_0_skips(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    airflow_home()
+    from k8s_venv.airflow.operators import IsolatedOperator
+
+    class AgainError(Exception): ...
+
+    class RemovedPod:
+        """The pod of an earlier try, whose result is of another call."""
+
+        def resume(self, event: dict[str, Any]) -> None: ...
+
+    (tmp_path / "k8s-venv.toml").write_text('[environments.plain]\npython = "{}.{}"\n'.format(*sys.version_info))
+    monkeypatch.setenv("K8S_VENV_PROJECT", str(tmp_path))
+    task = IsolatedOperator(task_id="work", environment="plain", python_callable=lambda: 1, skip_on_exit_code=[0, 10])
+    monkeypatch.setattr(task, "_pod_operator", lambda *_: RemovedPod())
+    monkeypatch.setattr(task, "_defer", lambda *_: (_ for _ in ()).throw(AgainError))
+
+    with pytest.raises(AgainError):
+        task.trigger_reentry({}, {})
