@@ -85,13 +85,13 @@ def lacking(wanted: Iterable[str], found: Mapping[str, Installed]) -> str:
         wanted: each as a lock has it, ``name==version``.
         found: what is there, by name.
     """
-    said = []
+    missing = []
     for each in wanted:
         name, _, version = each.partition("==")
         own = found[name].version if name in found else "none"
         if own != version:
-            said.append(f"{each} (it has {own})")
-    return ", ".join(said)
+            missing.append(f"{each} (it has {own})")
+    return ", ".join(missing)
 
 
 def write_stubs(packages: Iterable[Installed], folder: Path) -> None:
@@ -141,8 +141,8 @@ def system_packages(environment: Environment) -> dict[str, Installed]:
     # Isolated: neither this folder's nor this user's packages are the environment's.
     asked = subprocess.run([interpreter, "-I", "-c", _LIST], capture_output=True, text=True, check=False)
     if asked.returncode:
-        said = asked.stderr.strip()
-        raise LockError(environment.name, f"the packages of {interpreter} cannot be listed.\n{said}")
+        problem = asked.stderr.strip()
+        raise LockError(environment.name, f"the packages of {interpreter} cannot be listed.\n{problem}")
     found: dict[str, Installed] = {}
     for each in json.loads(asked.stdout):
         if package := installed(*each):

@@ -318,10 +318,6 @@ def _parsed(path: Path, text: str) -> LockFile:
 def _refuse_strange(packages: Sequence[LockedPackage], *, with_markers: bool) -> None:
     """Refuse what neither uv nor we write: names that are paths, files elsewhere, a package twice.
 
-    Args:
-        packages: the packages of a lock.
-        with_markers: whether markers are read as well, which takes longer than all else.
-
     Raises:
         ValueError: there is such a thing.
     """
@@ -332,7 +328,7 @@ def _refuse_strange(packages: Sequence[LockedPackage], *, with_markers: bool) ->
         if package.name in seen and not (package.marker and seen[package.name]):
             raise ValueError(f"{package.name!r} stands in it twice")
         seen[package.name] = package.marker
-        if package.marker and with_markers:
+        if package.marker and with_markers:  # which takes longer than all else
             _refuse_marker(package)
         for file in package.files:
             _refuse_file(package.name, file)

@@ -249,7 +249,7 @@ def _wanted(requirements: Requirements) -> dict[str, Any]:
 
 def _changes(locked: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
     """Return in which ways what was locked differs from what is wanted."""
-    said = [
+    changes = [
         f"its {what} {_listed(locked[key])} when it was locked, and now {_listed(wanted[key])}"
         for key, what in (
             ("python", "Python was"),
@@ -259,22 +259,22 @@ def _changes(locked: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
         if locked[key] != wanted[key]
     ]
     before, now = Counter(locked["requirements"]), Counter(wanted["requirements"])
-    said += [f"{line!r} was added" for line in now - before]
-    said += [f"{line!r} was removed" for line in before - now]
-    if len(said) > _MOST_CHANGES:
-        said[_MOST_CHANGES:] = [f"and {len(said) - _MOST_CHANGES} more changes"]
-    return said
+    changes += [f"{line!r} was added" for line in now - before]
+    changes += [f"{line!r} was removed" for line in before - now]
+    if len(changes) > _MOST_CHANGES:
+        changes[_MOST_CHANGES:] = [f"and {len(changes) - _MOST_CHANGES} more changes"]
+    return changes
 
 
 def _image_changes(lock: LockFile, environment: Environment) -> list[str]:
     """Return how a locked image differs from the one that is wanted; another builder than today's default may stay."""
-    said = []
+    changes = []
     name = lock.base.rpartition("@")[0]
     if name and name != environment.base_image:
-        said.append(f"its base was {name} when it was locked, and now {environment.base_image}")
+        changes.append(f"its base was {name} when it was locked, and now {environment.base_image}")
     if lock.builder == "layers" and environment.image_builder != "layers":
-        said.append(f"its image needs the builder {environment.image_builder} now")
-    return said
+        changes.append(f"its image needs the builder {environment.image_builder} now")
+    return changes
 
 
 def _listed(value: str | list[str]) -> str:

@@ -51,7 +51,7 @@ def passed_over(requirements: Requirements, chosen: Mapping[str, str]) -> list[s
 def _note(requirements: Requirements, line: Line, chosen: str, newest: str, why: str) -> str:
     environment = requirements.environment
     name, target = line.package, f"Python {environment.python} on {environment.image_platforms[0]}"
-    said = f"{name} is locked at {chosen}, and {newest} fits as well ({line.place}), but {why} for {target}."
+    note = f"{name} is locked at {chosen}, and {newest} fits as well ({line.place}), but {why} for {target}."
     pin, ways = [f"{name}=={newest}"], []
     others = (python for python in _PYTHONS if python != environment.python)
     if other := next((python for python in others if _can_be_had(requirements, python, pin)), None):
@@ -59,7 +59,7 @@ def _note(requirements: Requirements, line: Line, chosen: str, newest: str, why:
     if _can_be_had(requirements, environment.python, pin, options=_ALONE, wheels_only=False):
         table = f"[environments.{environment.name}]"
         ways.append(f'let the image\'s build compile it, with builder = "buildkit" in {table}')
-    return f"{said} To have it, {', or '.join(ways)}." if ways else said
+    return f"{note} To have it, {', or '.join(ways)}." if ways else note
 
 
 def _why_not(requirements: Requirements, name: str, version: str) -> str:

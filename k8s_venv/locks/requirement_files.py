@@ -143,7 +143,7 @@ def other_kind(name: str) -> str:
     Args:
         name: the file's name.
     """
-    return next((f"{said}." for pattern, said in _OTHERS.items() if re.fullmatch(pattern, name.lower())), "")
+    return next((f"{advice}." for pattern, advice in _OTHERS.items() if re.fullmatch(pattern, name.lower())), "")
 
 
 def project_dependencies(text: str, python: str) -> Iterator[tuple[int, str]]:

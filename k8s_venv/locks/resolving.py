@@ -169,7 +169,7 @@ def _compile(
     own: Mapping[str, Installed] = MappingProxyType({}),
 ) -> list[LockedPackage]:
     environment = requirements.environment
-    said: list[str] = []
+    progress: list[str] = []
     with tempfile.TemporaryDirectory(prefix="k8s-venv-lock-") as folder:
         output = Path(folder).resolve() / "pylock.toml"
         given = write_inputs(requirements, output.parent)
@@ -184,13 +184,13 @@ def _compile(
         command += [*uv_options(requirements), *arguments]
         stdin = given["-"].text
         try:
-            uv.run(command, stdin=stdin, cwd=environment.root, indexes=indexes, progress=said.append)
+            uv.run(command, stdin=stdin, cwd=environment.root, indexes=indexes, progress=progress.append)
         except uv.UvError as error:
             raise LockError(environment.name, explain(requirements, platform, given, error.output)) from None
         tables = tomllib.loads(output.read_text("utf-8")).get("packages", [])
         packages = [read_package(table) for table in tables]
         if warned is not None:
-            warned.update(dict.fromkeys(line.removeprefix("warning: ") for line in said if _WARNING.search(line)))
+            warned.update(dict.fromkeys(line.removeprefix("warning: ") for line in progress if _WARNING.search(line)))
         present = [LockedPackage(name=each.name, version=each.version) for each in packages if is_own(each, own)]
         packages = [_portable(requirements, each, output.parent) for each in packages if not is_own(each, own)]
     return present + _held_to_hashes(requirements, packages)
@@ -231,13 +231,7 @@ def uv_options(requirements: Requirements, python: str | None = None, wheels_onl
 
 
 def _portable(requirements: Requirements, package: LockedPackage, folder: Path) -> LockedPackage:
-    """Return a package as every machine with the project's files can install it.
-
-    Args:
-        requirements: what the environment asks for.
-        package: what uv wrote.
-        folder: the folder from which its relative paths are meant.
-    """
+    """Return a package as every machine with the project's files can install it."""
     environment = requirements.environment
     name, files = package.name, package.wheels or package.archive
     sdist = package.sdist if environment.builder == "buildkit" and not files else None
@@ -306,10 +300,6 @@ def _place(file: LockedFile) -> tuple[str, str]:
 
 def _held_to_hashes(requirements: Requirements, packages: Sequence[LockedPackage]) -> list[LockedPackage]:
     """Keep of each package the files that have a hash among its lines, where they give one, as pip does.
-
-    Args:
-        requirements: what the environment asks for.
-        packages: the packages as a lock lists them.
 
     Raises:
         LockError: a package has no such file, or no hash where `--require-hashes` asks for them.

@@ -39,7 +39,7 @@ class UvError(Exception):
     """Uv ended with an error.
 
     Args:
-        output: what it said, without its warnings and without passwords.
+        output: its output, without its warnings and without passwords.
     """
 
     def __init__(self, output: str) -> None:
@@ -47,13 +47,13 @@ class UvError(Exception):
         super().__init__(output)
 
 
-def disk_fault(said: str) -> int | None:
+def disk_fault(output: str) -> int | None:
     """Return which error of a disk (``errno``: full, over quota, read-only) a program speaks of, if it does.
 
     Args:
-        said: what the program said.
+        output: what the program printed.
     """
-    return next((number for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS) if os.strerror(number) in said), None)
+    return next((number for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS) if os.strerror(number) in output), None)
 
 
 def run(
@@ -113,16 +113,16 @@ def run(
     return text
 
 
-def _failure(said: str) -> Exception:
-    """Return the exception for what uv said when it failed."""
-    if variable := _BAD_VARIABLE.search(said):
+def _failure(output: str) -> Exception:
+    """Return the exception for uv's output when it failed."""
+    if variable := _BAD_VARIABLE.search(output):
         name, value, reason = variable.groups()
         return K8sVenvError(
             f"The variable {name}, or pip's setting for it, is {masked(value)!r}, which uv cannot use: {reason}."
         )
-    if fault := disk_fault(said):
+    if fault := disk_fault(output):
         return K8sVenvError(cache.cache_problem(fault))
-    return UvError(said)
+    return UvError(output)
 
 
 def stop() -> None:
@@ -160,14 +160,14 @@ def environ(indexes: Mapping[str, str]) -> dict[str, str]:
     return {**given, **{name: _with_known_credentials(value, known) for name, value in indexes.items()}}
 
 
-def failed_build(said: str) -> tuple[str, str] | None:
+def failed_build(output: str) -> tuple[str, str] | None:
     """Return the package that uv could not build and the log of that, or None where it was something else.
 
     Args:
-        said: what uv said.
+        output: uv's output.
     """
-    found = _NOT_BUILT.search(said)
-    return (found[1], said[found.end() :]) if found else None
+    found = _NOT_BUILT.search(output)
+    return (found[1], output[found.end() :]) if found else None
 
 
 def index_variables(given: Mapping[str, str]) -> dict[str, str]:
@@ -328,12 +328,12 @@ def ignored_settings(given: Mapping[str, str]) -> list[str]:
     """
     found = [(name, place) for name, (_, place) in _settings(given).items() if name in _IGNORED_OF_PIP]
     found += [(name, name) for name in sorted(_IGNORED_OF_UV) if given.get(name)]
-    said = [
+    notes = [
         f"{place} has no effect here: what is locked follows from committed files"
         + (f" ({_INSTEAD[name]})." if name in _INSTEAD else ".")
         for name, place in found
     ]
-    said += [
+    notes += [
         f"{path} has no effect here: what is locked follows from committed files. Indexes are named among the "
         "requirements, or in UV_INDEX_URL and UV_EXTRA_INDEX_URL."
         for path in (_config_folder(given) / "uv" / "uv.toml", Path("/etc/uv/uv.toml"))
@@ -341,15 +341,15 @@ def ignored_settings(given: Mapping[str, str]) -> list[str]:
     ]
     links, place = _settings(given).get("find-links", ([], ""))
     if local := [value for value in links if "://" not in value or value.startswith("file:")]:
-        said.append(
+        notes.append(
             f"{', '.join(local)} of {place} has no effect here: others do not have this folder. Put the wheels beside "
             "the project file, and --find-links FOLDER among the requirements."
         )
-    return said
+    return notes
 
 
 def _settings(given: Mapping[str, str]) -> dict[str, tuple[list[str], str]]:
-    """Return each setting's values and where it was said; the later place wins, as in pip."""
+    """Return each setting's values and its place; the later place wins, as in pip."""
     found: dict[str, tuple[list[str], str]] = {}
     for path in _files(given):
         parser = configparser.RawConfigParser()

@@ -121,7 +121,7 @@ def explain(requirements: Requirements, platform: str, given: Mapping[str, UvInp
         requirements: what the environment asks for.
         platform: for which platform.
         given: what uv read, by the name that it calls each file.
-        output: what uv said.
+        output: uv's output.
     """
     environment = requirements.environment
     line = _line_at_fault(given, output)
@@ -139,19 +139,19 @@ def packages_without_wheels(output: str) -> list[str]:
     """Return the packages of which uv says that they have no wheels for what was asked.
 
     Args:
-        output: what uv said.
+        output: uv's output.
     """
     return sorted({*_NO_WHEEL.findall(output), *_NO_MATCH.findall(output)})
 
 
 def _printable(text: str) -> str:
-    """Return what uv said without what an index or a file could do to a terminal, and without endless lines."""
+    """Return uv's output without what an index or a file could do to a terminal, and without endless lines."""
     lines = ["".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in line) for line in text.split("\n")]
     return "\n".join(line if len(line) <= _LONGEST_LINE else f"{line[:_LONGEST_LINE]}…" for line in lines)
 
 
 def _without_long_log(output: str) -> str:
-    """Return what uv said, of the log of a failed build only the end."""
+    """Return uv's output, of the log of a failed build only the end."""
     lines = output.splitlines()
     if not uv.failed_build(output) or len(lines) <= _LOG_LINES:
         return output
