@@ -78,6 +78,10 @@ class LockError(K8sVenvError):
         super().__init__(f"Environment {environment!r}: {self.problem}")
 
 
+class StaleLockError(LockError):
+    """An environment's requirements have changed since it was locked."""
+
+
 class BuildError(K8sVenvError):
     """An environment could not be built.
 

@@ -60,6 +60,7 @@ environments_argument = click.argument(
     "environments", nargs=-1, metavar="[ENVIRONMENT]...", shell_complete=_environment_names
 )
 
+locked_option = click.option("--locked", is_flag=True, help="On this machine, refuse a missing or stale lock.")
 environment_argument = click.argument("environment", shell_complete=_environment_names)
 
 

@@ -21,9 +21,9 @@ from k8s_venv.cli.console import (
     progress,
     show_error,
 )
-from k8s_venv.errors import BuildError, K8sVenvError, LockError, did_you_mean
+from k8s_venv.errors import BuildError, K8sVenvError, LockError, StaleLockError, did_you_mean
 from k8s_venv.locks import uv
-from k8s_venv.locks.locking import check_lock, read_older, write_lock
+from k8s_venv.locks.locking import check_lock, read_lock, read_older, write_lock
 from k8s_venv.locks.resolving import Renewal
 from k8s_venv.locks.uv import ignored_settings
 
@@ -162,6 +162,25 @@ def lock_missing(environments: Iterable[Environment], *, pin: bool = True) -> No
     missing = [environment for environment in environments if not environment.lock_path.exists()]
     if missing:
         lock_environments(missing, pin=pin)
+
+
+def lock_outdated(environments: Iterable[Environment]) -> None:
+    """Lock the environments of this machine that were never locked, or whose requirements have changed since.
+
+    A lock that was changed by hand, or by a merge, is left to its owner.
+
+    Args:
+        environments: the environments; those with an interpreter of their own need no lock.
+    """
+    chosen = [environment for environment in environments if environment.interpreter is None]
+    lock_missing(chosen, pin=False)  # no image is made here
+    for environment in chosen:
+        try:
+            read_lock(environment)
+        except StaleLockError as error:
+            console().print(f"{str(error).rpartition(' Run ')[0]} Locking it again.")
+            # The base stays pinned where it was, since the lock is for images as well.
+            lock_environments([environment], pin=bool(read_older(environment).base_digest))
 
 
 def _check(environments: Sequence[Environment]) -> None:

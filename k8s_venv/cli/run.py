@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, get_args
 
 import click
 
-from k8s_venv.cli.console import console, environment_argument, open_project
+from k8s_venv.cli.console import console, environment_argument, locked_option, open_project
 from k8s_venv.config import BackendName
 from k8s_venv.errors import K8sVenvError
 
@@ -44,6 +44,7 @@ class Command(click.Command):
 @environment_argument
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- COMMAND [ARGUMENT]...")
 @click.option("--backend", type=click.Choice(get_args(BackendName)), help="Where it runs. By default as tasks do.")
+@locked_option
 @click.option("--with", "extra", multiple=True, metavar="PACKAGE", help="Add a package for this run alone.")
 @click.option("--connection", "connections", multiple=True, metavar="ID", help="Give it a connection of Airflow.")
 @click.option("--variable", "variables", multiple=True, metavar="KEY", help="Give it a variable of Airflow.")
@@ -53,6 +54,7 @@ def run(
     environment: str,
     command: tuple[str, ...],
     backend: str | None,
+    locked: bool,
     extra: tuple[str, ...],
     connections: tuple[str, ...],
     variables: tuple[str, ...],
@@ -86,21 +88,22 @@ def run(
         variables=_from_airflow(given, environment, connections, variables),
     )
     with ends_with_the_terminal():
-        code = run_program(program, project, backend)
+        code = run_program(program, project, backend, locked=locked)
     raise click.exceptions.Exit(code)
 
 
-def run_program(program: Program, project: Project, backend: str | None) -> int:
+def run_program(program: Program, project: Project, backend: str | None, *, locked: bool) -> int:
     """Run a program where the command line, the variable or the project say, and return its exit code.
 
     Args:
         program: the program.
         project: its environment's project.
         backend: what the command line says.
+        locked: whether a missing or stale lock is refused on this machine, as it is elsewhere.
     """
     from k8s_venv.backends import choose_backend
     from k8s_venv.backends.pod_options import options_without_pod, plain_variables
-    from k8s_venv.cli.lock import lock_missing
+    from k8s_venv.cli.lock import lock_outdated
 
     chosen = choose_backend(backend, project)
     environment = program.environment
@@ -117,8 +120,8 @@ def run_program(program: Program, project: Project, backend: str | None) -> int:
     from k8s_venv.backends.local.program import run_here
     from k8s_venv.cli.sync import follow_lock
 
-    if environment.interpreter is None:
-        lock_missing([environment], pin=False)
+    if not locked:
+        lock_outdated([environment])
     follow_lock(environment, make_environment(environment, _progress))
     return run_here(program, plain_variables(environment, options.get("env_vars"), "local"), _progress)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, get_args
 
 import click
 
-from k8s_venv.cli.console import environment_argument, open_project
+from k8s_venv.cli.console import environment_argument, locked_option, open_project
 from k8s_venv.cli.run import ends_with_the_terminal, run_program
 from k8s_venv.config import BackendName
 from k8s_venv.errors import K8sVenvError
@@ -26,9 +26,10 @@ _IMAGES_SHELL = ("sh", "-c", "command -v bash >/dev/null && exec bash || exec sh
 @click.command()
 @environment_argument
 @click.option("--backend", type=click.Choice(get_args(BackendName)), help="Where it runs. By default as tasks do.")
+@locked_option
 @click.option("--with", "extra", multiple=True, metavar="PACKAGE", help="Add a package for this shell alone.")
 @click.pass_obj
-def shell(given: Path | None, environment: str, backend: str | None, extra: tuple[str, ...]) -> None:
+def shell(given: Path | None, environment: str, backend: str | None, locked: bool, extra: tuple[str, ...]) -> None:
     """Open a shell inside an environment.
 
     With --backend local it is your own shell: `python` and the programs of packages are the environment's. With Docker
@@ -49,7 +50,7 @@ def shell(given: Path | None, environment: str, backend: str | None, extra: tupl
     chosen = project.environment(environment)
     own = choose_backend(backend, project) == "local"
     with ends_with_the_terminal(), _own_shell(environment) if own else contextlib.nullcontext(_IMAGES_SHELL) as command:
-        code = run_program(Program(chosen, tuple(command), extra), project, backend)
+        code = run_program(Program(chosen, tuple(command), extra), project, backend, locked=locked)
     raise click.exceptions.Exit(code)
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from k8s_venv.cli.console import aligned, environments_argument, open_project, progress
+from k8s_venv.cli.console import aligned, environments_argument, locked_option, open_project, progress
 from k8s_venv.errors import K8sVenvError
 
 if TYPE_CHECKING:
@@ -23,13 +23,14 @@ _EDITORS = ("vscode", "pycharm", "pyright")
 @click.command()
 @environments_argument
 @click.option("--editor", type=click.Choice(_EDITORS), help="Print the settings that let an editor use an environment.")
+@locked_option
 @click.pass_obj
-def sync(given: Path | None, environments: tuple[str, ...], editor: str | None) -> None:
+def sync(given: Path | None, environments: tuple[str, ...], editor: str | None, locked: bool) -> None:
     """Make environments on this machine, at paths that stay.
 
-    All of the project's environments, or the named ones. Each is made from its lock, as for --backend local, and
-    .k8s-venv/ENVIRONMENT beside the project file leads to it. After a change of the lock, `k8s-venv sync`, `test` or
-    `run` let the path lead to the new environment. Git ignores the folder.
+    All of the project's environments, or the named ones. Each is made from its lock, which is renewed if its
+    requirements changed. The path .k8s-venv/ENVIRONMENT beside the project file leads to it, and follows the lock with
+    each `k8s-venv sync`, `test` or `run`. Git ignores the folder.
 
     An editor uses one interpreter for a folder, so --editor takes one environment. Where a file has tasks of several
     environments, the editor knows the packages of that one alone; `k8s-venv check` looks at each task with its own.
@@ -40,14 +41,15 @@ def sync(given: Path | None, environments: tuple[str, ...], editor: str | None) 
         k8s-venv sync etl --editor vscode > .vscode/settings.json
         .k8s-venv/etl/bin/python -m pytest
     """  # noqa: D301 -- click leaves the lines after a \b as they are
-    from k8s_venv.cli.lock import lock_missing
-
     project = open_project(given)
     chosen = project.select(environments)
     if editor and len(chosen) != 1:
         names = ", ".join(environment.name for environment in chosen)
         raise K8sVenvError(f"An editor uses one interpreter for a folder. Name one environment of {names}.")
-    lock_missing([environment for environment in chosen if environment.interpreter is None], pin=False)
+    if not locked:
+        from k8s_venv.cli.lock import lock_outdated
+
+        lock_outdated(chosen)
     pythons = make_environments(chosen)
     rows = []
     for environment in chosen:

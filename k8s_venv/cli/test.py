@@ -10,8 +10,8 @@ import click
 
 from k8s_venv.backends import BACKEND_VARIABLE
 from k8s_venv.cli.airflow_home import airflow_home
-from k8s_venv.cli.console import aligned
-from k8s_venv.cli.lock import lock_missing
+from k8s_venv.cli.console import aligned, locked_option
+from k8s_venv.cli.lock import lock_outdated
 from k8s_venv.cli.sync import make_environments
 from k8s_venv.config import BackendName
 from k8s_venv.errors import K8sVenvError
@@ -36,11 +36,13 @@ _LONGEST_VALUE = 2000  # characters of a value in the table
 @click.argument("dag_file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--backend", type=click.Choice(get_args(BackendName)), help="Where isolated tasks run.")
 @click.option("--dag", "dag_id", help="The DAG's id, when the file has several.")
+@locked_option
 @click.pass_obj
-def test(given: Path | None, dag_file: Path, backend: str | None, dag_id: str | None) -> None:
+def test(given: Path | None, dag_file: Path, backend: str | None, dag_id: str | None, locked: bool) -> None:
     """Run a DAG file's DAG once, in this process.
 
-    --backend local needs no cluster: each environment is made here from its lock, and locked first if it never was.
+    --backend local needs no cluster: each environment is made here from its lock, and locked first if its
+    requirements changed.
     --backend docker needs a Docker Engine and the images that `k8s-venv build-images` made. Without it, tasks run where
     the DAG, K8S_VENV_BACKEND or the project says, by default on Kubernetes.
 
@@ -56,13 +58,13 @@ def test(given: Path | None, dag_file: Path, backend: str | None, dag_id: str | 
         os.environ[BACKEND_VARIABLE] = backend
     knows_clusters = backend is not None or not _OTHER_CLUSTERS.isdisjoint(os.environ)
     with airflow_home(dag_file, given, log_level="WARNING"), read_locks_once():
-        state, outcomes = _run(dag_file.resolve(), dag_id, knows_clusters=knows_clusters)
+        state, outcomes = _run(dag_file.resolve(), dag_id, locked=locked, knows_clusters=knows_clusters)
     _show(outcomes)
     if state != "success":
         raise K8sVenvError(_failure(dag_file, state, outcomes))
 
 
-def _run(dag_file: Path, dag_id: str | None, *, knows_clusters: bool) -> tuple[str, list[TaskOutcome]]:
+def _run(dag_file: Path, dag_id: str | None, *, locked: bool, knows_clusters: bool) -> tuple[str, list[TaskOutcome]]:
     from k8s_venv.airflow.inprocess import run_dag
     from k8s_venv.airflow.loading import isolated_tasks, load_dag
 
@@ -71,8 +73,8 @@ def _run(dag_file: Path, dag_id: str | None, *, knows_clusters: bool) -> tuple[s
     if not knows_clusters:
         _require_cluster(tasks, dag_file)
     local = {task.environment.name: task.environment for task in tasks if task.backend == "local"}
-    # No image is made here, so none of its base is pinned.
-    lock_missing([environment for environment in local.values() if environment.interpreter is None], pin=False)
+    if not locked:
+        lock_outdated(local.values())
     make_environments(local.values())
     return run_dag(dag)
 

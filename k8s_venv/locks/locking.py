@@ -16,7 +16,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from k8s_venv.errors import LockError
+from k8s_venv.errors import LockError, StaleLockError
 from k8s_venv.locks import uv
 from k8s_venv.locks.installed import system_packages
 from k8s_venv.locks.lockfile import Lock, LockedPackage, parse_lock, parse_sides, parse_text
@@ -77,7 +77,7 @@ def _read_fresh(environment: Environment) -> Lock:
         raise LockError(environment.name, f"its lock {path} cannot be read: {error}. Run `{command}`.") from None
     requirements = read_requirements(environment)
     if changes := [*_changes(file.inputs, _wanted(requirements)), *_image_changes(file, environment)]:
-        raise LockError(environment.name, f"its lock is stale: {'; '.join(changes)}. Run `{command}`.")
+        raise StaleLockError(environment.name, f"its lock is stale: {'; '.join(changes)}. Run `{command}`.")
     if file.edited:
         raise LockError(
             environment.name,

@@ -58,12 +58,40 @@ def test_git_sees_none_of_it(project: Path, cli: Command) -> None:
 def test_the_path_follows_the_lock(project: Path, cli: Command, command: tuple[str, ...]) -> None:
     cli("sync", "etl")
     declare(project, "idna==3.7")
-    cli("lock", "etl")
 
     ran = cli(*command)
 
     assert ran.returncode == 0, ran.stderr
+    assert "its lock is stale: 'idna==3.7' was added; 'idna==3.10' was removed. Locking it again." in ran.stderr
     assert version_of_idna(project / ".k8s-venv" / "etl" / "bin" / "python") == "3.7"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("sync", "etl", "--locked"), ("run", "etl", "--locked", "--backend", "local", "--", "python", "-V")],
+    ids=["sync", "run"],
+)
+def test_a_stale_lock_is_refused_on_request(project: Path, cli: Command, command: tuple[str, ...]) -> None:
+    cli("lock", "etl")
+    declare(project, "idna==3.7")
+
+    ran = cli(*command)
+
+    assert ran.returncode == 1
+    assert "its lock is stale: 'idna==3.7' was added" in ran.stderr
+    assert "Run `k8s-venv lock etl`" in ran.stderr
+
+
+def test_a_lock_that_was_changed_by_hand_is_left_to_its_owner(project: Path, cli: Command) -> None:
+    cli("lock", "etl")
+    lock = project / "pylock.etl.toml"
+    lock.write_text(lock.read_text("utf-8").replace('version = "3.10"', 'version = "3.9"'), "utf-8")
+
+    ran = cli("sync", "etl")
+
+    assert ran.returncode == 1
+    assert "was changed by hand" in ran.stderr
+    assert 'version = "3.9"' in lock.read_text("utf-8")
 
 
 def test_the_settings_of_editors_name_the_interpreter(project: Path, cli: Command) -> None:
