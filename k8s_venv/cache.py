@@ -12,9 +12,9 @@ No other module spells a path in this folder or locks something in it:
     python/, uv/              what uv downloads
     *.lock                    empty files, locked while something is made
 
-Whoever uses layers or an environment holds its folder by a shared lock, and `prune` removes only what it can lock for
-itself. All locks are the operating system's (flock), which end with their process, however it ends. Every version of
-k8s-venv that shares a cache folder has these paths and locks.
+A process that uses layers or an environment holds its folder by a shared lock, and `prune` removes only what it can
+lock for itself. All locks are the operating system's (flock), which end with their process, however it ends. Every
+version of k8s-venv that shares a cache folder has these paths and locks.
 """
 
 from __future__ import annotations

@@ -60,7 +60,7 @@ class Channel(Protocol):
         """Yield what comes from standard output (1) and standard error (2) until both end."""
 
     def resize(self, rows: int, columns: int) -> None:
-        """Tell the container's terminal its size."""
+        """Set the size of the container's terminal."""
 
 
 def starter() -> list[str]:

@@ -89,8 +89,7 @@ def pack(
     if captured.transport == "source" and not same_python(environment.python):
         check_syntax(captured.source, environment.python)
     namespaces = _namespaces(function)
-    own = {*namespaces, *(module for module, _ in captured.arguments.names)}
-    modules = frozenset({*own, *map(dotted_name, captured.beside)})
+    modules = frozenset(namespaces).union(dict(captured.arguments.names), map(dotted_name, captured.beside))
     entries, spool = _with_arguments(captured)
     entries[protocol.CONTEXT], notes = _encode_context(function, context)
     entries[protocol.HEADER] = json.dumps(_header(captured, modules, context, discard_value, serializer)).encode()

@@ -340,7 +340,7 @@ def _stored_reference(
     document: Mapping[str, Any], environment: Environment, found: dict[str, tuple[int, StoredValue]]
 ) -> KeptReference:
     """Return the reference to a stored value, of which only the beginning is read here."""
-    # Whoever made the document must not choose what this worker reads, and for whom it signs.
+    # The document's author must not choose what this worker reads, and for whom it signs.
     if document["location"] != environment.values.location:
         raise CallError(
             f"A value handed on by reference is kept in {document['location']!r}, which is not the location of "

@@ -11,10 +11,11 @@ import k8s_venv
 PACKAGE = Path(k8s_venv.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
-MOST_MODULES = 155
-MOST_LINES = 31_000
+# A new capability raises the first two with it; a new way to do an old thing does not.
+MOST_MODULES = 143
+MOST_LINES = 30_700
 LONGEST_MODULE = 500
-LONGEST_FUNCTION = 41
+LONGEST_FUNCTION = 40
 
 
 def lines_of(module: Path) -> int:

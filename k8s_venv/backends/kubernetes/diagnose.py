@@ -20,7 +20,7 @@ _OTHER_REGISTRY = ("no such host", "x509", "certificate", "http response to http
 _SHOWN = 500  # characters of a message that is no result
 _OTHER_MACHINE = re.compile(r"exec \S*: exec format error")  # what runc says in the container's place
 _LIMIT_RANGE = "The namespace's LimitRange says so: change `container_resources`."
-_POLICY = "It is a policy of the cluster: change the pod's options, or ask whoever runs the cluster."
+_POLICY = "It is a policy of the cluster: change the pod's options, or ask those who run the cluster."
 # What the API server's refusals mean, by words that it, or one of its admission plugins, uses.
 _HINTS = {
     "violates PodSecurity": "The namespace's Pod Security level does not admit the pod's options.",
@@ -31,9 +31,9 @@ _HINTS = {
     "being terminated": "The namespace is being deleted.",
     "denied the request": _POLICY,
     "denied request": _POLICY,
-    "failed calling webhook": "One of the cluster's admission webhooks does not answer: ask whoever runs the cluster.",
+    "failed calling webhook": "One of the cluster's admission webhooks does not answer: ask those who run the cluster.",
     "quantities must match": "Amounts in `container_resources` are written such as 500m or 2Gi.",
-    " in API group ": "Airflow's account needs more rights in that namespace: ask whoever runs the cluster.",
+    " in API group ": "Airflow's account needs more rights in that namespace: ask those who run the cluster.",
     "Unauthorized": "The cluster does not know the account: is its token or certificate still valid?",
 }
 # How the API server (RBAC) refuses what an account has no right to.
@@ -206,7 +206,7 @@ def missing_right(error: Any) -> str:
     if lacks is None:
         return ""
     return (
-        f"The account {lacks[1]} needs the right to `{lacks[2]}` `{lacks[3]}` in that namespace: ask whoever runs the "
+        f"The account {lacks[1]} needs the right to `{lacks[2]}` `{lacks[3]}` in that namespace: ask those who run the "
         "cluster."
     )
 
