@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 _OWN_FOLDER = f"{Path(__file__).parents[1]}/"
 # Folders beside those of the project that hold its code as well, such as Airflow's folder of plugins.
 code_folders: set[str] = set()
-_MAKING_NAMES = ("__getattr__", "globals()", "import *", "setattr", "sys.modules", "__path__")
+_MAKING_NAMES = ("__getattr__", "exec(", "globals()", "import *", "setattr", "sys.modules", "vars(", "__path__")
 _ADDING = {"append", "insert", "extend", "addsitedir"}
 
 

@@ -36,12 +36,14 @@ _ABOUT_PYTHON = {
 }  # fmt: skip
 _FALLBACK_ERRORS = {"ImportError", "ModuleNotFoundError", "AttributeError", "NameError"}
 _OUTSIDE_MODULES = {
-    "airflow", "getpass", "glob", "os", "random", "secrets", "socket", "subprocess", "time", "urllib", "uuid",
+    "airflow", "getpass", "glob", "os", "random", "secrets", "socket", "subprocess", "tempfile", "time", "urllib",
+    "uuid",
 }  # fmt: skip
 _OUTSIDE_METHODS = {"now", "today", "utcnow", "read_text", "read_bytes", "open", "iterdir", "glob", "exists"}
 _CHANGING_BUILTINS = {"setattr", "next", "exec"}
 _SETTERS = (
-    "basicConfig", "configure", "disable", "enable", "filterwarnings", "register", "seed", "set", "simplefilter", "use",
+    "add_type", "basicConfig", "configure", "disable", "enable", "filterwarnings", "register", "seed", "set",
+    "simplefilter", "use",
 )  # fmt: skip
 _CHANGING_METHODS = {"add", "append", "clear", "extend", "insert", "pop", "remove", "update"}
 # Folders, loaded modules and streams of the process that makes the call.

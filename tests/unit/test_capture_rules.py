@@ -72,6 +72,7 @@ def install(tmp_path: Path) -> Callable[[str], None]:
         ("import faulthandler", "faulthandler.enable()"),
         ("import sys", "sys.setrecursionlimit(sys.getrecursionlimit())"),
         ("import sqlite3", "sqlite3.register_adapter(list, str)"),
+        ("import mimetypes", "mimetypes.add_type('application/of.mine', '.of-mine')"),
         ("import os", "os.environ['SET_BY_A_DAG'] = '1'"),
         ("import os", "os.environ.setdefault('SET_BY_A_DAG', '1')"),
         ("import os", "os.environ.update(SET_BY_A_DAG='1')"),
@@ -204,6 +205,7 @@ def test_a_choice_between_pythons_is_made_there(sliced: Sliced, choice: str) -> 
         "socket.gethostname()",
         "subprocess.check_output(['true'])",
         "time.time()",
+        "pathlib.Path(tempfile.gettempdir())",
         "urllib.request.urlopen('data:,x').read()",
         "uuid.uuid4().hex",
         "datetime.datetime.now()",
@@ -221,7 +223,8 @@ def test_a_choice_between_pythons_is_made_there(sliced: Sliced, choice: str) -> 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
 def test_a_class_attribute_that_was_read_from_outside_is_sent_as_its_value(sliced: Sliced, value: str) -> None:
     imports = (
-        "import datetime, getpass, os, pathlib, random, secrets, socket, subprocess, time, urllib.request, uuid\n"
+        "import datetime, getpass, os, pathlib, random, secrets, socket, subprocess, tempfile, time\n"
+        "import urllib.request, uuid\n"
         "from glob import iglob"
     )
 
@@ -418,6 +421,8 @@ def test_the_line_that_adds_a_folder_to_the_path_is_found(statement: str) -> Non
         pytest.param("def __getattr__(name): ...", id="modules loaded when asked for"),
         pytest.param("from .core import *", id="names gathered from modules"),
         pytest.param("globals()[kind] = load(kind)", id="plugins"),
+        pytest.param("exec((here / 'version.py').read_text())", id="a version in a file of its own"),
+        pytest.param("vars()[kind] = load(kind)", id="plugins in the namespace"),
         pytest.param("setattr(here, kind, load(kind))", id="plugins set as attributes"),
         pytest.param("import sys; sys.modules[__name__] = Lazy()", id="a module replaced by an object"),
         pytest.param("__path__ = __import__('pkgutil').extend_path(__path__, __name__)", id="folders put together"),
