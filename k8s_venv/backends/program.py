@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _READY = b"\x1ek8s-venv: ready\n"  # of `_program.py`
 _CHUNK = 1 << 16
-_LEFT_HERE = {".git", ".venv", "__pycache__", "node_modules"}
+_LEFT_HERE = {".git", ".k8s-venv", ".venv", "__pycache__", "node_modules"}
 _LARGEST = 256 << 20  # bytes of files that travel with a program
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -11,6 +12,10 @@ from pathlib import Path
 import pexpect
 import pytest
 
+from k8s_venv.backends._program import READY
+from k8s_venv.backends.program import Program, _archive, starter
+from k8s_venv.config.environment import Environment
+from k8s_venv.locks.uv import find_interpreter
 from tests.conftest import Command
 
 pytestmark = pytest.mark.usefixtures("no_settings")
@@ -174,3 +179,23 @@ def test_a_shell_needs_a_terminal(project: Path, cli: Command) -> None:
 
     assert ran.returncode == 1
     assert "A shell needs a terminal." in ran.stderr
+
+
+@pytest.mark.parametrize("python", ["3.8", "3.13"])
+def test_files_arrive_in_a_container_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, python: str) -> None:
+    found = find_interpreter(python)
+    if found is None:
+        pytest.skip(f"There is no Python {python} here.")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "hosts").symlink_to("/etc/hosts")
+    monkeypatch.chdir(tmp_path)
+    environment = Environment(name="etl", python=python, requirements=[], root=tmp_path)
+    tar = _archive(Program(environment, ("ls", "data")), None)
+    header = {"command": ["ls", "data"], "variables": {}, "tar": len(tar), "size": None}
+    given = json.dumps(header).encode() + b"\n" + tar + b"0\n"
+    text = starter()[-1].replace("/tmp/k8s-venv", str(tmp_path / "container"))
+
+    ran = subprocess.run([str(found), "-c", text], input=given, capture_output=True, check=False)
+
+    assert (ran.stdout.replace(READY, b""), ran.stderr, ran.returncode) == (b"hosts\n", b"", 0)
+    assert (tmp_path / "container" / "work" / "data" / "hosts").readlink() == Path("/etc/hosts")
