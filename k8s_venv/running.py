@@ -13,6 +13,7 @@ from k8s_venv.backends.process import STDERR, parse_line
 from k8s_venv.calls import open_result, pack
 from k8s_venv.capture.functions import place_of
 from k8s_venv.config.project import find_project, load_project
+from k8s_venv.errors import CallError
 from k8s_venv.wire.protocol import MARK
 
 if TYPE_CHECKING:
@@ -44,6 +45,8 @@ def run(environment: str, function: Callable[..., T], /, *args: Any, **kwargs: A
         K8sVenvError: the call cannot travel or run, or ended without a result.
         Exception: the function's own exception.
     """
+    if not isinstance(environment, str):
+        raise CallError(f'run() takes an environment and a function, as in run("etl", work), not {environment!r}.')
     project = load_project(find_project(*_places(function)))
     call = pack(function, args, kwargs, environment=project.environment(environment))
     for note in call.notes:

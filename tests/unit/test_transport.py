@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+import k8s_venv
 from k8s_venv.calls.capturing import capture
 from k8s_venv.config.environment import Environment
 from k8s_venv.errors import CallError
@@ -62,3 +63,8 @@ def test_a_task_cannot_ask_for_what_there_is_not() -> None:
         way(add, OTHER, task="cloudpickle")
     with pytest.raises(CallError, match=r"transport is \"source\" or \"cloudpickle\", or left out, not 'pickle'"):
         way(add, HERE, task="pickle")
+
+
+def test_a_function_in_the_place_of_the_environment_is_named() -> None:
+    with pytest.raises(CallError, match=r"run\(\) takes an environment and a function"):
+        k8s_venv.run(len, "etl")  # type: ignore[arg-type]
