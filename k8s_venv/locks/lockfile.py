@@ -40,6 +40,7 @@ class LockedFile:
         path: where it lies in the project's folder, if it does.
         name: its name, where that is not the end of the URL or the path.
         upload_time: when it was uploaded, if the index says so.
+        subdirectory: the folder in an archive of sources that is built, where that is not its root.
         size: its length in bytes, if the index says so.
         hashes: its digests in hexadecimal, by algorithm.
     """
@@ -47,6 +48,7 @@ class LockedFile:
     url: str = ""
     path: str = ""
     name: str = ""
+    subdirectory: str = ""
     upload_time: datetime | None = None
     size: int | None = None
     hashes: Mapping[str, str] = dataclasses.field(hash=False)
@@ -226,6 +228,7 @@ def _read_file(table: Mapping[str, Any]) -> LockedFile:
         url=_typed(table, "url", str) or "",
         path=_typed(table, "path", str) or "",
         name=_typed(table, "name", str) or "",
+        subdirectory=_typed(table, "subdirectory", str) or "",
         upload_time=_typed(table, "upload-time", datetime),
         size=_typed(table, "size", int),
         hashes=hashes,
@@ -350,5 +353,6 @@ def _refuse_file(name: str, file: LockedFile) -> None:
         raise ValueError(f"the file of {name!r} lies outside the project: {file.path or file.url}")
     if not (file.url or file.path):
         raise ValueError(f"a file of {name!r} has neither `url` nor `path`")
-    if not file.hashes or not all(_DIGEST.fullmatch(digest) for digest in file.hashes.values()):
+    needed = {"sha256"} if file.path else set()  # by which a file in the project is compared
+    if not file.hashes or needed - file.hashes.keys() or not all(map(_DIGEST.fullmatch, file.hashes.values())):
         raise ValueError(f"the hashes of {name!r} are not valid")

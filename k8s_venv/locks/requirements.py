@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from packaging.utils import canonicalize_name
 
-from k8s_venv.errors import LockError, did_you_mean, without_credentials
+from k8s_venv.errors import CREDENTIALS, LockError, did_you_mean, without_credentials
 from k8s_venv.locks.requirement_files import (
     PROJECT,
     decoded,
@@ -143,6 +143,12 @@ class Requirements:
             "UV_INSECURE_HOST": " ".join(values.get("--trusted-host", ())),
         }
         return {name: value for name, value in settings.items() if value}
+
+    @property
+    def secrets(self) -> set[str]:
+        """Return the names of the variables that the lines have as users and passwords of URLs."""
+        credentials = [each for line in self.lines for each in CREDENTIALS.findall(line.text)]
+        return {name for each in credentials for name in _VARIABLE.findall(each)}
 
     def place_of(self, package: str) -> str:
         """Return where a package is asked for, as file and line; of one that others need, the whole list's place.
@@ -322,7 +328,10 @@ def _index_problems(line: Line) -> Iterator[str]:
         fits = url.scheme == "file" or (url.scheme in ("http", "https") and url.hostname)
         _ = url.port
     except ValueError as error:
-        yield f"names no index: {str(error)[:1].lower()}{str(error)[1:]}."
+        reason = f"{str(error)[:1].lower()}{str(error)[1:]}"
+        if "Port could not be cast" in str(error):  # which quotes a part of what may be a password
+            reason = "its port is no number. In a user and a password, write / as %2F, # as %23 and @ as %40"
+        yield f"names no index: {reason}."
         return
     if not fits:
         yield "names no index: write its whole URL, such as https://pypi.example.com/simple."

@@ -182,9 +182,9 @@ def _compile(
             output.write_text(lock_text(kept), "utf-8")
         command = ["pip", "compile", "-", "-c", *(file for file in given if file != "-"), "--output-file", str(output)]
         command += [*uv_options(requirements), *arguments]
-        stdin = given["-"].text
+        stdin, secrets, root = given["-"].text, requirements.secrets, environment.root
         try:
-            uv.run(command, stdin=stdin, cwd=environment.root, indexes=indexes, progress=progress.append)
+            uv.run(command, stdin=stdin, cwd=root, indexes=indexes, progress=progress.append, secrets=secrets)
         except uv.UvError as error:
             raise LockError(environment.name, explain(requirements, platform, given, error.output)) from None
         tables = tomllib.loads(output.read_text("utf-8")).get("packages", [])

@@ -12,12 +12,13 @@ import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from k8s_venv import cache
 from k8s_venv.errors import CREDENTIALS, K8sVenvError, masked, not_installed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 # Of uv's variables, those about where packages and Pythons come from are the user's to set. The rest would change what
 # is resolved, and for which Python, which must follow from committed files alone.
@@ -63,6 +64,7 @@ def run(
     cwd: Path | None = None,
     indexes: Mapping[str, str] | None = None,
     progress: Callable[[str], None] | None = None,
+    secrets: Collection[str] = (),
 ) -> str:
     """Run uv and return what it wrote to standard output.
 
@@ -74,6 +76,7 @@ def run(
         cwd: the folder to run in.
         indexes: variables of uv for the indexes that committed files name; they win.
         progress: is called with each line of its progress.
+        secrets: the names of variables whose values are in the input; messages have the names in their place.
 
     Raises:
         UvError: uv failed.
@@ -96,11 +99,10 @@ def run(
         ) as process:
             _running.add(process)
             try:
-                assert process.stderr is not None  # noqa: S101 -- it is a pipe
-                for line in process.stderr:
+                for line in process.stderr or ():
                     lines.append(line)
                     if progress is not None:
-                        progress(masked(line.strip()))
+                        progress(masked(_without_secrets(line.strip(), secrets)))
             except BaseException:
                 process.kill()
                 raise
@@ -109,12 +111,22 @@ def run(
         output.seek(0)
         text = output.read().decode("utf-8", "replace")
     if process.returncode:
-        raise _failure(without_warnings("".join(lines) or text))
+        raise _failure("".join(lines) or text, secrets)
     return text
 
 
-def _failure(output: str) -> Exception:
+def _without_secrets(text: str, names: Collection[str]) -> str:
+    """Return a text with names of variables in place of their values, also of those that break the URL around them."""
+    values = {value: name for name in names if (value := os.environ.get(name))}
+    for value in sorted(values, key=len, reverse=True):
+        for form in dict.fromkeys((value, quote(value), quote(value, safe=""))):
+            text = re.sub(rf"(?<!\w){re.escape(form)}(?!\w)", f"${{{values[value]}}}", text)
+    return text
+
+
+def _failure(output: str, secrets: Collection[str]) -> Exception:
     """Return the exception for uv's output when it failed."""
+    output = _without_secrets(without_warnings(output), secrets)
     if variable := _BAD_VARIABLE.search(output):
         name, value, reason = variable.groups()
         return K8sVenvError(

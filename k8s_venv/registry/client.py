@@ -55,7 +55,10 @@ def _is_local(host: str) -> bool:
 def _origin(url: str) -> tuple[str, str | None, int]:
     """Return what names a server: credentials for one address are for all with the same origin."""
     place = urlsplit(url)
-    return place.scheme, place.hostname, place.port or (443 if place.scheme == "https" else 80)
+    try:
+        return place.scheme, place.hostname, place.port or (443 if place.scheme == "https" else 80)
+    except ValueError:  # a port that is none, with which a request fails
+        return place.scheme, place.hostname, 0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from k8s_venv.registry.credentials import Credentials
 
 DENIED = 403  # the status if a registry lets only others do it
+_LONGEST = 500  # characters of a registry's own words
 
 
 class RegistryError(K8sVenvError):
@@ -77,8 +78,8 @@ def refusal(
 def _retry_after(response: requests.Response) -> float | None:
     """Return the seconds of the header Retry-After, which has them or a date (RFC 9110, 10.2.3)."""
     try:
-        return Retry().parse_retry_after(response.headers.get("Retry-After", ""))
-    except InvalidHeader:
+        return float(Retry().parse_retry_after(response.headers.get("Retry-After", "")))
+    except (InvalidHeader, ValueError, OverflowError):  # nothing, no date, or a number without an end
         return None
 
 
@@ -91,7 +92,8 @@ def _creation(host: str, repository: str) -> str:
 def _words_of(response: requests.Response) -> str:
     """Return a registry's own words (OCI distribution specification, error codes)."""
     words = [str(one.get("message") or one.get("code") or "").strip().rstrip(".") for one in _errors_in(response)]
-    return " ".join("; ".join(filter(None, words)).split()) or str(response.reason or "it gives no reason")
+    text = " ".join("; ".join(filter(None, words)).split()) or str(response.reason or "it gives no reason")
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 
 
 def _errors_in(response: requests.Response) -> list[dict[str, object]]:

@@ -133,6 +133,24 @@ def test_a_wrong_certificate_is_named(tmp_path: Path, name: str, known: bool, se
     assert asked == []
 
 
+URL_OF_USER = "https://${USER_}:${PASSWORD_}@x.invalid"
+
+
+# Passwords that make the URL around them another one, so that nothing shows where they end.
+@pytest.mark.parametrize(
+    ("line", "password", "sentence"),
+    [
+        (f"own @ {URL_OF_USER}/own-1-py3-none-any.whl", f"{SECRET}/{SECRET}@y", r"\$\{PASSWORD_\}@x"),
+        (f"--extra-index-url {URL_OF_USER}/simple\nidna", f"{SECRET} y", r"\$\{PASSWORD_\}@x"),
+        (f"--index-url {URL_OF_USER}/simple\nidna", f"{SECRET}/y", r"its port is no number\. In a user"),
+    ],
+)
+def test_a_password_in_a_variable_is_never_shown(tmp_path: Path, line: str, password: str, sentence: str) -> None:
+    plant(tmp_path, {"requirements.txt": f"{line}\n"})
+
+    check_refused(tmp_path, sentence, USER_="somebody", PASSWORD_=password)
+
+
 SETTINGS: dict[str, tuple[dict[str, str], str]] = {
     "an index of uv at no port": (
         {"UV_INDEX_URL": "http://u:s3cret@x:99999/"},

@@ -109,6 +109,24 @@ def test_a_registry_that_asks_for_an_hour_is_not_waited_for(proxy: Proxy, reposi
         list_tags(Registry(proxy.host), repository)
 
 
+@pytest.mark.parametrize("when", ["9" * 400, "9" * 5000, "Fri, 31 Dec 99999 23:59:59 GMT", "soon"])
+def test_a_time_to_wait_that_is_none_is_not_waited_for(proxy: Proxy, repository: str, when: str) -> None:
+    body = said("TOOMANYREQUESTS", "word " * 1000)
+    proxy.faults = [Fault("GET", "/tags/", 429, {"Retry-After": when}, body)]
+
+    with pytest.raises(RegistryError, match=r"with 429: word .{480,520}…\."):
+        list_tags(Registry(proxy.host, attempts=1), repository)
+
+
+def test_an_upload_to_a_port_that_is_none_is_an_error_of_the_registry(
+    proxy: Proxy, repository: str, blob: Blob
+) -> None:
+    proxy.changed = lambda headers: headers.update({"Location": "http://localhost:99999/upload"})
+
+    with pytest.raises(RegistryError, match=r"cannot be reached"):
+        upload(Registry(proxy.host, attempts=1), repository, blob.digest, lambda: blob)
+
+
 @pytest.mark.parametrize("least", [None, 2_000_000])
 def test_a_registry_that_refuses_a_whole_blob_gets_it_in_pieces(
     proxy: Proxy, blob: Blob, repository: str, least: int | None, monkeypatch: pytest.MonkeyPatch

@@ -77,6 +77,10 @@ FAULTS: dict[str, tuple[Callable[[str], str], str]] = {
     ),
     "a hash that is none": (replaced(r'sha256 = ".*"', 'sha256 = "abc"'), r"the hashes of 'own-lib' are not valid"),
     "no hash": (replaced(r'sha256 = ".*"', ""), r"the hashes of 'own-lib' are not valid"),
+    "a hash of another kind for a file in the project": (
+        replaced(r'sha256 = "(.*)"', r'sha512 = "\1\1"'),
+        r"the hashes of 'own-lib' are not valid",
+    ),
     "a hash that is a number": (replaced(r'sha256 = ".*"', "sha256 = 5"), r"not laid out as k8s-venv writes it"),
     "a newer format": (
         replaced('lock-version = "1.0"', 'lock-version = "2.0"'),

@@ -14,6 +14,7 @@ from k8s_venv.config.environment import Environment
 from k8s_venv.errors import LockError
 from k8s_venv.locks.lockfile import Lock
 from k8s_venv.locks.locking import check_lock, write_lock
+from tests.faulty_index import answering
 from tests.interpreters import run_code
 from tests.wheels import make_wheel
 
@@ -135,3 +136,19 @@ def test_a_failed_build_shows_the_end_of_its_log(tmp_path: Path) -> None:
     assert "`packages` of [environments.etl]" in said
     assert "foo.h: no such file" in said
     assert "\n  10\n" not in said
+
+
+def test_the_folder_of_a_package_in_an_archive_is_locked(tmp_path: Path) -> None:
+    source = tmp_path / "repository" / "own"
+    source.mkdir(parents=True)
+    (source / "pyproject.toml").write_text('[project]\nname = "own"\nversion = "1.0"\n')
+    with tarfile.open(tmp_path / "source.tar.gz", "w:gz") as archive:
+        archive.add(tmp_path / "repository", "repository")
+    with answering(200, (tmp_path / "source.tar.gz").read_bytes(), {}) as (url, _):
+        line = f"own @ {url}/source.tar.gz#subdirectory=own"
+        lock = write_lock(
+            Environment(name="etl", root=tmp_path, python="3.12", requirements=(line,), builder="buildkit")
+        )
+
+    (package,) = tomllib.loads(lock.path.read_text("utf-8"))["packages"]
+    assert package["archive"]["subdirectory"] == "own"
