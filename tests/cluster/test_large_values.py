@@ -59,7 +59,7 @@ class Cluster:
 @pytest.fixture
 def cluster(project: Path, namespace: str, client: Any, registry: str, monkeypatch: pytest.MonkeyPatch) -> Cluster:
     monkeypatch.setenv("K8S_VENV_REGISTRY", registry)
-    monkeypatch.setattr(kubernetes_backend, "_connect", lambda environment: (client, Namespace(namespace, "")))
+    monkeypatch.setattr(kubernetes_backend, "connect", lambda environment: (client, Namespace(namespace, "")))
     return Cluster(load_project(project / "k8s-venv.toml"))
 
 
@@ -124,7 +124,7 @@ def test_a_large_result_waits_for_the_container_that_hands_it_over(
     cluster: Cluster, client: Any, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     late = StartsLate(client, namespace)
-    monkeypatch.setattr(kubernetes_backend, "_connect", lambda environment: (late, Namespace(namespace, "")))
+    monkeypatch.setattr(kubernetes_backend, "connect", lambda environment: (late, Namespace(namespace, "")))
 
     assert len(cluster.run(noise, MEGABYTE)) == MEGABYTE
 
@@ -168,7 +168,7 @@ def without_exec(client: Any, namespace: str) -> Any:
 def test_a_refused_exec_names_the_right_that_is_missing(
     cluster: Cluster, without_exec: Any, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kubernetes_backend, "_connect", lambda environment: (without_exec, Namespace(namespace, "")))
+    monkeypatch.setattr(kubernetes_backend, "connect", lambda environment: (without_exec, Namespace(namespace, "")))
 
     assert len(cluster.run(noise, 100)) == 100
     with pytest.raises(BackendError, match=r"403 Forbidden.* the right to `create` and `get` `pods/exec`"):
@@ -258,7 +258,7 @@ def mirror(data: bytes) -> bytes:
 def test_large_values_go_both_ways_without_exec_and_status(
     cluster: Cluster, place: dict[str, Any], without_exec: Any, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kubernetes_backend, "_connect", lambda environment: (without_exec, Namespace(namespace, "")))
+    monkeypatch.setattr(kubernetes_backend, "connect", lambda environment: (without_exec, Namespace(namespace, "")))
     data = os.urandom(12 * MEGABYTE)
 
     assert cluster.run(mirror, data, exec=False, status=False, **place) == data[::-1]

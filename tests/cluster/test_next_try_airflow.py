@@ -32,7 +32,7 @@ inprocess.show_task_logs()
 dates = ("logical_date", "run_after") if AIRFLOW_3 else ("execution_date",)
 date = dict.fromkeys(dates, datetime.datetime(2026, 1, 1, tzinfo=datetime.timezone.utc))
 dag = load_dag(Path(sys.argv[1]))
-with inprocess._its_file_alone(dag):
+with inprocess._storing_only(dag):
     run = dag.test(**date, run_conf=json.loads(sys.argv[2]))
 with create_session() as session:
     values = inprocess.returned_values(run, session)
