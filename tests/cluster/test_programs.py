@@ -77,8 +77,13 @@ def test_what_runs_is_restricted_as_a_task_is(folder: Path, backend: str) -> Non
 def test_a_terminal(folder: Path, backend: str) -> None:
     with at_terminal(folder, "run", "current", "--backend", backend, "--", "python", "-q") as python:
         python.expect(">>> ")
-        python.sendline("import os, time; print(os.get_terminal_size().columns, flush=True); time.sleep(100)")
-        python.expect("\r\n101\r\n")
+        python.sendline("import os, time")
+        python.expect(">>> ")
+        python.setwinsize(40, 117)
+        python.sendline("while os.get_terminal_size().columns != 117: time.sleep(0.1)\n")
+        python.expect(">>> ")
+        python.sendline("print('wide'.upper()); time.sleep(100)")
+        python.expect("WIDE\r\n")
         python.sendintr()
         python.expect("KeyboardInterrupt")
         python.sendline("raise SystemExit(5)")

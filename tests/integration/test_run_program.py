@@ -141,8 +141,13 @@ def test_variables_of_this_shell_stay_out(project: Path, cli: Command) -> None:
 def test_ctrl_c_is_the_programs(project: Path) -> None:
     with at_terminal(project, "run", "etl", *LOCAL, "--", "python", "-q") as python:
         python.expect(">>> ")
-        python.sendline("import os, time; print(os.get_terminal_size().columns, flush=True); time.sleep(100)")
-        python.expect("\r\n101\r\n")
+        python.sendline("import os, time")
+        python.expect(">>> ")
+        python.setwinsize(40, 117)
+        python.sendline("while os.get_terminal_size().columns != 117: time.sleep(0.1)\n")
+        python.expect(">>> ")
+        python.sendline("print('wide'.upper()); time.sleep(100)")
+        python.expect("WIDE\r\n")
         python.sendintr()
         python.expect("KeyboardInterrupt")
         python.sendline("raise SystemExit(5)")
