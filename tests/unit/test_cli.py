@@ -258,6 +258,6 @@ def test_the_keys_of_json_are_those_that_are_documented(in_process: Command, pro
     }
 
     for command, ran in commands.items():
-        row = re.search(rf"^\| `{command}` \| (.+) \|$", README.read_text(), re.MULTILINE)
+        row = re.search(rf"^\| `{command}` \| (.+) \|$", README.read_text("utf-8"), re.MULTILINE)
         assert row is not None
         assert set(re.findall(r"`(\w+)`", row[1])) == set(json.loads(ran.stdout)[0])
