@@ -7,7 +7,6 @@ import dataclasses
 import io
 import json
 import os
-import shutil
 import signal
 import sys
 import tarfile
@@ -88,7 +87,7 @@ def attend(channel: Channel, program: Program, packages: Path | None) -> None:
     next(output, None)
     tar = _archive(program, packages)
     terminal = on_terminal()
-    size = shutil.get_terminal_size() if terminal else None
+    size = os.get_terminal_size(1) if terminal else None  # not COLUMNS, which may be of another terminal
     header = {
         "command": program.command,
         "variables": dict(program.variables),
@@ -171,7 +170,7 @@ def _raw_terminal(channel: Channel) -> Iterator[None]:
     import tty
 
     def resize(*_: object) -> None:
-        size = shutil.get_terminal_size()
+        size = os.get_terminal_size(1)
         channel.resize(size.lines, size.columns)
 
     before = termios.tcgetattr(0)
