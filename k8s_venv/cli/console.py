@@ -105,8 +105,8 @@ def interruptible() -> Iterator[None]:
     interrupted = False
 
     def leave(number: int) -> None:
-        console().show_cursor()
-        console().print("Interrupted.")
+        # Not through the console, whose lock the interrupted thread may hold.
+        os.write(2, b"\x1b[?25hInterrupted.\n" if os.isatty(2) else b"Interrupted.\n")
         os._exit(128 + number)
 
     def interrupt(number: int, frame: object) -> None:
