@@ -1,4 +1,4 @@
-"""A command on a terminal of its own, such as a person sees it."""
+"""Commands on a terminal of their own, such as a person sees and uses it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import subprocess
 import sys
 import termios
 from pathlib import Path
+
+import pexpect
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,3 +47,36 @@ def run_on_terminal(*arguments: str, cwd: Path | None = None, columns: int = 200
         os.close(parent)
         output, _ = process.communicate()
     return Ran(process.returncode, shown.decode(), output.decode())
+
+
+def at_terminal(folder: Path, *arguments: str, **environ: str) -> pexpect.spawn[str]:
+    """Start ``k8s-venv`` at a terminal, to talk with it."""
+    program = ["-c", "from k8s_venv.cli import main; main(prog_name='k8s-venv')"]
+    return pexpect.spawn(
+        sys.executable,
+        [*program, *arguments],
+        cwd=folder,
+        env={**os.environ, "TERM": "dumb", **environ},
+        timeout=120,
+        encoding="utf-8",
+        dimensions=(33, 101),
+    )
+
+
+def resize_interrupt_and_leave(python: pexpect.spawn[str]) -> int | None:
+    """Talk with a Python at its prompt: it sees a new size, Ctrl-C is its own; return the exit code, which it chose."""
+    python.expect(">>> ")
+    python.sendline("import os, time")
+    python.expect(">>> ")
+    python.setwinsize(40, 117)
+    python.sendline("while os.get_terminal_size().columns != 117: time.sleep(0.1)\n")
+    python.expect(">>> ")
+    python.sendline("print('wide'.upper()); time.sleep(1000)")
+    python.expect("WIDE\r\n")
+    python.sendintr()  # a terminal drops what is under way to it then, such as the traceback
+    python.sendline("print('back'.upper())")
+    python.expect("BACK\r\n")
+    python.sendline("raise SystemExit(5)")
+    python.expect(pexpect.EOF)
+    python.close()
+    return python.exitstatus

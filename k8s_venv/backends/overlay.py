@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 import tempfile
 from pathlib import Path
@@ -114,15 +113,3 @@ def _install(
         text = script.read_bytes()
         if _SHEBANG.match(text):
             script.write_bytes(_SHEBANG.sub(b"#!/usr/bin/env python\n", text, count=1))
-
-
-def search_paths(folder: Path | str | None, path: str) -> dict[str, str]:
-    """Return the variables by which a program finds what an overlay has.
-
-    Args:
-        folder: the overlay, where the program runs.
-        path: the value of ``PATH`` without it.
-    """
-    if folder is None:
-        return {"PATH": path}
-    return {"PATH": os.pathsep.join([f"{folder}/bin", path]), "PYTHONPATH": str(folder)}

@@ -116,14 +116,15 @@ def run_program(program: Program, project: Project, backend: str | None, *, lock
         from k8s_venv.backends.docker.program import run_in_container
 
         return run_in_container(program, project, options, _progress)
-    from k8s_venv.backends.local.environments import make_environment
+    from k8s_venv.backends.local.environments import environment_in_use
     from k8s_venv.backends.local.program import run_here
     from k8s_venv.cli.sync import follow_lock
 
     if not locked:
         lock_outdated([environment])
-    follow_lock(environment, make_environment(environment, _progress))
-    return run_here(program, plain_variables(environment, options.get("env_vars"), "local"), _progress)
+    with environment_in_use(environment, _progress) as python:
+        follow_lock(environment, python)
+        return run_here(program, python, plain_variables(environment, options.get("env_vars"), "local"), _progress)
 
 
 @contextlib.contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -11,6 +10,8 @@ from typing import Any
 
 import pexpect
 import pytest
+
+from tests.terminal import at_terminal, resize_interrupt_and_leave
 
 PROGRAM = [sys.executable, "-c", "from k8s_venv.cli import main; main(prog_name='k8s-venv')"]
 pytestmark = pytest.mark.parametrize("backend", ["kubernetes", "docker"])
@@ -30,13 +31,6 @@ def folder(project: Path, registry: str, namespace: str, tmp_path: Path, monkeyp
 def run(folder: Path, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [*PROGRAM, "run", *arguments], cwd=folder, input=stdin, capture_output=True, text=True, check=False
-    )
-
-
-def at_terminal(folder: Path, *arguments: str) -> pexpect.spawn[str]:
-    env = {**os.environ, "TERM": "dumb"}
-    return pexpect.spawn(
-        PROGRAM[0], [*PROGRAM[1:], *arguments], cwd=folder, env=env, timeout=120, encoding="utf-8", dimensions=(33, 101)
     )
 
 
@@ -75,22 +69,9 @@ def test_what_runs_is_restricted_as_a_task_is(folder: Path, backend: str) -> Non
 
 
 def test_a_terminal(folder: Path, backend: str) -> None:
-    with at_terminal(folder, "run", "current", "--backend", backend, "--", "python", "-q") as python:
-        python.expect(">>> ")
-        python.sendline("import os, time")
-        python.expect(">>> ")
-        python.setwinsize(40, 117)
-        python.sendline("while os.get_terminal_size().columns != 117: time.sleep(0.1)\n")
-        python.expect(">>> ")
-        python.sendline("print('wide'.upper()); time.sleep(1000)")
-        python.expect("WIDE\r\n")
-        python.sendintr()  # a terminal drops what is under way to it then, such as the traceback
-        python.sendline("print('back'.upper())")
-        python.expect("BACK\r\n")
-        python.sendline("raise SystemExit(5)")
-        python.expect(pexpect.EOF)
+    python = at_terminal(folder, "run", "current", "--backend", backend, "--", "python", "-q")
 
-    assert python.exitstatus == 5
+    assert resize_interrupt_and_leave(python) == 5
 
 
 def test_a_shell_whose_terminal_is_closed(folder: Path, backend: str, client: Any, namespace: str) -> None:

@@ -17,6 +17,7 @@ from k8s_venv.backends.program import Program, _archive, starter
 from k8s_venv.config.environment import Environment
 from k8s_venv.locks.uv import find_interpreter
 from tests.conftest import Command
+from tests.terminal import at_terminal, resize_interrupt_and_leave
 
 pytestmark = pytest.mark.usefixtures("no_settings")
 HERE = "{}.{}".format(*sys.version_info)
@@ -29,15 +30,6 @@ def project(tmp_path: Path) -> Path:
     text = f'[environments.etl]\npython = "{HERE}"\nrequirements = ["idna==3.10"]\n'
     (tmp_path / "k8s-venv.toml").write_text(text, "utf-8")
     return tmp_path
-
-
-def at_terminal(project: Path, *arguments: str, **environ: str) -> pexpect.spawn[str]:
-    """Run ``k8s-venv`` at a terminal of 101 columns."""
-    command = ["-c", PROGRAM, *arguments]
-    env = {**os.environ, "TERM": "dumb", **environ}
-    return pexpect.spawn(
-        sys.executable, command, cwd=project, env=env, timeout=120, encoding="utf-8", dimensions=(33, 101)
-    )
 
 
 def test_a_program_sees_the_locked_packages_and_its_exit_code_is_ours(project: Path, cli: Command) -> None:
@@ -139,22 +131,9 @@ def test_variables_of_this_shell_stay_out(project: Path, cli: Command) -> None:
 
 
 def test_ctrl_c_is_the_programs(project: Path) -> None:
-    with at_terminal(project, "run", "etl", *LOCAL, "--", "python", "-q") as python:
-        python.expect(">>> ")
-        python.sendline("import os, time")
-        python.expect(">>> ")
-        python.setwinsize(40, 117)
-        python.sendline("while os.get_terminal_size().columns != 117: time.sleep(0.1)\n")
-        python.expect(">>> ")
-        python.sendline("print('wide'.upper()); time.sleep(1000)")
-        python.expect("WIDE\r\n")
-        python.sendintr()  # a terminal drops what is under way to it then, such as the traceback
-        python.sendline("print('back'.upper())")
-        python.expect("BACK\r\n")
-        python.sendline("raise SystemExit(5)")
-        python.expect(pexpect.EOF)
+    python = at_terminal(project, "run", "etl", *LOCAL, "--", "python", "-q")
 
-    assert python.exitstatus == 5
+    assert resize_interrupt_and_leave(python) == 5
 
 
 def test_sigterm_ends_the_program(project: Path, cli: Command) -> None:

@@ -10,8 +10,8 @@ import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from k8s_venv.backends.local.environments import environment_in_use, variables
-from k8s_venv.backends.overlay import overlay, search_paths
+from k8s_venv.backends.local.environments import variables
+from k8s_venv.backends.overlay import overlay
 from k8s_venv.errors import BackendError
 
 if TYPE_CHECKING:
@@ -22,25 +22,24 @@ if TYPE_CHECKING:
 _TERMINAL = ("TERM", "COLORTERM", "NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES", "EDITOR", "PAGER")
 
 
-def run_here(program: Program, given: Mapping[str, str], progress: Callable[[str], None]) -> int:
+def run_here(program: Program, python: Path, given: Mapping[str, str], progress: Callable[[str], None]) -> int:
     """Run a program in an environment of this machine and return its exit code.
 
     Args:
         program: what to run.
+        python: its environment's interpreter, which is kept from being removed meanwhile.
         given: the variables that the environment's options name.
         progress: is called with what happens before it starts.
 
     Raises:
         BackendError: the environment has no such program.
     """
-    environment = program.environment
-    with (
-        environment_in_use(environment, progress) as python,
-        overlay(environment, program.extra, progress, python=python) as added,
-    ):
-        own = variables(python)
+    with overlay(program.environment, program.extra, progress, python=python) as added:
         terminal = {name: os.environ[name] for name in _TERMINAL if name in os.environ}
-        env = {**own, **terminal, **given, **program.variables, **search_paths(added, own["PATH"])}
+        own = variables(python)
+        env = {**own, **terminal, **given, **program.variables, "PATH": own["PATH"]}
+        if added is not None:
+            env |= {"PATH": os.pathsep.join([f"{added}/bin", env["PATH"]]), "PYTHONPATH": str(added)}
         env["K8S_VENV_PATH"] = env["PATH"]  # for a shell, whose settings may change the other
         command = [_found(program, python, added, env["PATH"]), *program.command[1:]]
         with subprocess.Popen(command, env=env) as process, _signals_passed_on(process):
