@@ -13,6 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationIn
 
 from k8s_venv.config import PLATFORMS
 from k8s_venv.config.value_settings import ValueSettings, refused_setting
+from k8s_venv.config.warm import WarmPool
 from k8s_venv.errors import K8sVenvError, did_you_mean
 
 OLDEST_PYTHON = (3, 8)
@@ -61,6 +62,7 @@ class Environment(BaseModel):
         pod: options of ``KubernetesPodOperator`` for this environment's pods, over the project's; a task's own win.
         values: how arguments and results travel; a task's own settings win.
         transport: how functions travel unless the task chooses; ``cloudpickle`` only between equal minor versions.
+        warm: the pods that wait for its calls on Kubernetes, or None if each call gets a pod of its own.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
@@ -81,6 +83,7 @@ class Environment(BaseModel):
     pod: Mapping[str, Any] = Field(default_factory=dict)
     values: ValueSettings = Field(default_factory=ValueSettings)
     transport: Literal["source", "cloudpickle"] | None = None
+    warm: WarmPool | None = None
 
     @field_validator("values")
     @classmethod
@@ -90,6 +93,16 @@ class Environment(BaseModel):
                 "with exec = false and status = false no result can come back: name a `location`, or allow one of them"
             )
         return values
+
+    @field_validator("warm")
+    @classmethod
+    def _by_exec(cls, warm: WarmPool | None, info: ValidationInfo) -> WarmPool | None:
+        values = info.data.get("values")
+        if warm is not None and values is not None and not values.exec:
+            raise ValueError(
+                "waiting pods get their calls through pods/exec, which exec = false forbids. Leave one out"
+            )
+        return warm
 
     @field_validator("packages")
     @classmethod

@@ -16,6 +16,7 @@ from k8s_venv._version import __version__
 from k8s_venv.config import FILE, PROJECT_VARIABLE, BackendName
 from k8s_venv.config.environment import NAME, Environment
 from k8s_venv.config.value_settings import ValueSettings
+from k8s_venv.config.warm import WarmPool
 from k8s_venv.errors import ProjectError, UnknownEnvironmentError, did_you_mean
 
 REGISTRY_VARIABLE = "K8S_VENV_REGISTRY"
@@ -39,11 +40,14 @@ _TAKES = {
     "pod": "must be a table of options of KubernetesPodOperator",
     "values": 'must be a table, such as values = { location = "s3://bucket/prefix" }',
     "transport": 'must be "source" or "cloudpickle"',
+    "warm": "must be a table, such as warm = { min = 1, max = 8 }",
     "location": 'must be text, such as location = "s3://bucket/prefix"',
     "above": 'must be a size, such as above = "64 MiB"',
     "exec": "must be true or false",
     "status": "must be true or false",
 }
+# The settings that are tables themselves.
+_TABLES: Mapping[str, type[BaseModel]] = {"values": ValueSettings, "warm": WarmPool}
 
 _REGISTRY = re.compile(r"(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(?::\d+)?(?:/[a-z0-9._/-]+)?/?")
 
@@ -306,8 +310,8 @@ def _explained(error: ValidationError, path: Path, text: str) -> ProjectError:
     else:
         model, table, inside = Project, "the project", place
     key = inside[0]
-    if key == "values" and inside[1:]:
-        model, table, key = ValueSettings, f"[{'.'.join(place[: 1 - len(inside)])}]", inside[1]
+    if key in _TABLES and inside[1:]:
+        model, table, key = _TABLES[key], f"[{'.'.join(place[: 1 - len(inside)])}]", inside[1]
     if problem["type"] == "extra_forbidden":
         return _unknown_key(key, model, table, path, line)
     if problem["type"] == "missing":
@@ -324,6 +328,8 @@ def _explained(error: ValidationError, path: Path, text: str) -> ProjectError:
 def _unknown_key(key: str, model: type[BaseModel], table: str, path: Path, line: int | None) -> ProjectError:
     known = sorted(field.alias or name for name, field in model.model_fields.items() if name not in _OWN)
     hint = did_you_mean(key, known) or f" Does a newer k8s-venv know it? This is {__version__}."
+    if model is Project and key in Environment.model_fields.keys() - _OWN:
+        hint = " It is a key of [environments.NAME]."
     return ProjectError(f"Unknown key {key!r} in {table}.{hint} Known: {', '.join(known)}.", path, line)
 
 
