@@ -1,8 +1,8 @@
-"""What Airflow asks a provider for; it imports nothing."""
+"""What Airflow asks a provider for; the module imports nothing."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 
 def get_provider_info() -> dict[str, Any]:
@@ -32,6 +32,17 @@ def get_provider_info() -> dict[str, Any]:
             },
         },
     }
+
+
+def knows_decorator() -> bool:
+    """Return whether the Airflow that is installed here knows ``@task.isolated``."""
+    from k8s_venv.airflow.compat import AIRFLOW_3
+
+    if TYPE_CHECKING or AIRFLOW_3:
+        from airflow.sdk import task
+    else:
+        from airflow.decorators import task
+    return callable(getattr(task, "isolated", None))
 
 
 def _option(description: str, example: str) -> dict[str, Any]:

@@ -63,6 +63,7 @@ class _Listed(NamedTuple):
 _COMMANDS = {
     "build-images": _Listed("build", "build_images", "Build the environments' images and push them."),
     "check": _Listed("check", "check", "Check the isolated tasks of DAG files without running them."),
+    "doctor": _Listed("doctor", "doctor", "Examine this machine, the registry and the cluster."),
     "explain": _Listed("check", "explain", "Show what would travel for one task."),
     "helm-values": _Listed("helm_values", "helm_values", "Print the environments as values of the Helm chart."),
     "init": _Listed("init", "init", "Write a project to begin with."),

@@ -18,6 +18,7 @@ from tests.faults import BASE
 COMMANDS = [
     "build-images",
     "check",
+    "doctor",
     "explain",
     "helm-values",
     "init",

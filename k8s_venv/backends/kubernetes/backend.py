@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import kubernetes
+from kubernetes.config.kube_config import KUBE_CONFIG_DEFAULT_LOCATION
 
 from k8s_venv.backends import image_of
 from k8s_venv.backends.kubernetes import render
@@ -90,8 +93,10 @@ def connect(environment: Environment) -> tuple[Any, Namespace]:
             kubernetes.config.load_incluster_config()
         elif elsewhere:
             kubernetes.config.load_kube_config(file, context)
+        elif _has_kubeconfig():
+            kubernetes.config.load_kube_config()
         else:
-            kubernetes.config.load_config()
+            kubernetes.config.load_incluster_config()
         client = kubernetes.client.CoreV1Api()
         if "namespace" in environment.pod:
             return client, Namespace(environment.pod["namespace"], "by the pod option `namespace`")
@@ -100,3 +105,8 @@ def connect(environment: Environment) -> tuple[Any, Namespace]:
     except kubernetes.config.ConfigException as error:
         remedy = "Set KUBECONFIG, or have calls run on this machine: K8S_VENV_BACKEND=local."
         raise BackendError(environment.name, f"no cluster is configured ({error}). {remedy}") from None
+
+
+def _has_kubeconfig() -> bool:
+    """Return whether there is a kubeconfig where every tool looks for it; the client's own function prints if not."""
+    return any(Path(place).expanduser().exists() for place in KUBE_CONFIG_DEFAULT_LOCATION.split(os.pathsep) if place)
