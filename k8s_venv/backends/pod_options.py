@@ -84,6 +84,14 @@ WITHOUT_EFFECT: Mapping[str, str] = {
     "tolerations": _SCHEDULING,
 }
 
+# What says how a pod is reached, watched and removed, and is no part of it.
+NOT_OF_THE_POD = frozenset(
+    (
+        *("cluster_context", "config_file", "get_logs", "in_cluster", "kubernetes_conn_id", "name", "namespace"),
+        *("on_finish_action", "on_kill_action", "schedule_timeout_seconds", "startup_timeout_seconds"),
+    )
+)
+
 # See https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/quantity/
 _NUMBER = r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)"
 _QUANTITY = re.compile(rf"({_NUMBER})(?:([numkMGTPE]|[KMGTPE]i)|[eE]([+-]?\d+))?")
@@ -103,7 +111,7 @@ def check_own(backend: str, options: Mapping[str, Any], task: str) -> None:
     Raises:
         K8sVenvError: it needs an option that the backend does not have.
     """
-    for name in sorted(NEEDED.keys() & _given(options)):
+    for name in sorted(NEEDED.keys() & given_options(options)):
         raise K8sVenvError(f"{task}: {_refusal(backend, name)}")
 
 
@@ -121,7 +129,7 @@ def options_without_pod(
     Raises:
         BackendError: the function needs an option that the backend does not have.
     """
-    given = _given({**environment.pod, **own})
+    given = given_options({**environment.pod, **own})
     for_all = project.pod if project else {}
     ignored: dict[str, list[str]] = {}
     for name in sorted(given.keys() - HONOURED[backend]):
@@ -134,8 +142,12 @@ def options_without_pod(
     return honoured, f"Without effect on the {backend} backend: {parts}." if parts else ""
 
 
-def _given(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options that say something."""
+def given_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options that say something.
+
+    Args:
+        options: the pod options.
+    """
     return {name: value for name, value in options.items() if value not in (None, [], (), {}, "")}
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from stdlib_list import in_stdlib
 
 from k8s_venv import cache
-from k8s_venv.errors import LockError
+from k8s_venv.errors import LockError, did_you_mean
 from k8s_venv.locks import uv
 from k8s_venv.locks.resolving import uv_platform
 
@@ -68,6 +68,14 @@ class Provided:
             return True
         prefixes = {".".join(parts[:length]) for length in range(1, len(parts) + 1)}
         return bool(prefixes & self._modules) or self._has_parts(module)
+
+    def nearest(self, module: str) -> str:
+        """Return `` Did you mean 'x'?`` where a module's name is a misspelling, else nothing.
+
+        Args:
+            module: the name.
+        """
+        return did_you_mean(module, self._modules)
 
     def _has_parts(self, module: str) -> bool:
         return any(name.startswith(f"{module}.") for name in self._modules)

@@ -14,6 +14,7 @@ from k8s_venv.capture.functions import place_of
 from k8s_venv.capture.imports import Import
 from k8s_venv.capture.origins import why_absent
 from k8s_venv.check.airflow_uses import Kind, Use, uses_of_airflow
+from k8s_venv.check.pools import pool_faults
 from k8s_venv.check.provides import Provided, provided_by, providers
 from k8s_venv.errors import CallError, K8sVenvError, LockError
 from k8s_venv.locks.locking import read_lock
@@ -144,6 +145,7 @@ def check_tasks(tasks: Iterable[Task], image_exists: Callable[[str], bool] | Non
     captured = [(task, checker.capture(task)) for task in tasks]
     checker.check_syntax(captured)
     checker.check_environments([task for task, _ in captured])
+    checker.check_pools([task for task, _ in captured])
     for task, each in captured:
         if each is not None:
             checker.check_imports(task, each)
@@ -207,6 +209,19 @@ class _Checker:
                 name = task.environment.name
                 return f"The image {reference} was never built. Run `k8s-venv build-images {name}`."
         return ""
+
+    def check_pools(self, tasks: list[Task]) -> None:
+        """Check the waiting pods of each environment once, and name all of its tasks."""
+        by_environment: dict[tuple[Path, str], list[Task]] = {}
+        for task in tasks:
+            if task.environment.warm is not None:
+                by_environment.setdefault((task.project.path, task.environment.name), []).append(task)
+        for users in by_environment.values():
+            locked = next((task for task in users if task.needs_lock), None)
+            provided = self._provided(locked) if locked is not None else None
+            for fault in pool_faults(users[0].project, users[0].environment, provided):
+                for task in users:
+                    self.add(task, fault.message, str(task.project.path), fault.line or 1)
 
     def check_imports(self, task: Task, captured: Captured) -> None:
         provided = self._provided(task)

@@ -258,6 +258,19 @@ def _load(path: Path, changed: int) -> Project:
     return project
 
 
+def setting_line(project: Project, *place: str) -> int | None:
+    """Return the line of the project file on which a setting stands, or at least its table.
+
+    Args:
+        project: the project.
+        place: the names of the tables, and the key.
+    """
+    try:
+        return _line_of(project.path.read_text("utf-8-sig"), place)
+    except (OSError, ValueError):  # it was changed meanwhile
+        return None
+
+
 # --- errors in the project file, in the words of its author, with the line ------------------------------------
 
 

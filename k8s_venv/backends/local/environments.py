@@ -53,6 +53,23 @@ def environment_in_use(environment: Environment, progress: Progress | None = Non
                 return
 
 
+@contextlib.contextmanager
+def existing_environment(environment: Environment) -> Iterator[Path | None]:
+    """Yield the Python of an environment that was made here from its lock before, or None; see ``environment_in_use``.
+
+    Args:
+        environment: the environment, which has a fresh lock.
+    """
+    folder = _folder_of(environment, read_lock(environment))
+    python = folder / "bin" / "python"
+    with cache.shared_lock(folder):
+        yield python if python.exists() else None
+
+
+def _folder_of(environment: Environment, lock: Lock) -> Path:
+    return cache.environment_folder(environment.name, environment.python, lock.digest)
+
+
 def make_environment(environment: Environment, progress: Progress | None = None) -> Path:
     """Return the Python of an environment: the interpreter that it names, or one that is made from its lock at first.
 
@@ -69,7 +86,7 @@ def make_environment(environment: Environment, progress: Progress | None = None)
     if environment.interpreter_path is not None:
         return _existing(environment, environment.interpreter_path)
     lock = read_lock(environment)
-    folder = cache.environment_folder(environment.name, environment.python, lock.digest)
+    folder = _folder_of(environment, lock)
     python = folder / "bin" / "python"
     if python.exists():
         cache.note_environment_use(folder, lock.path)
