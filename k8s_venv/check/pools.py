@@ -89,7 +89,7 @@ def option_faults(project: Project, environment: Environment) -> Iterator[PoolFa
             continue
         yield PoolFault(
             setting_line(project, *place),
-            f"environment {environment.name!r} has `warm`, but {problem}. Give it to the tasks that need it, which "
+            f"Environment {environment.name!r} has `warm`, but {problem}. Give it to the tasks that need it, which "
             "then run in pods of their own, or leave out `warm`.",
         )
 

@@ -22,8 +22,10 @@ _REFUSED = {
 def _pods(value: object) -> object:
     if type(value) is not int:
         raise ValueError(f"must be a number of pods, such as 2, not {value!r}")
-    if not 0 <= value <= MOST_PODS:
-        raise ValueError(f"must be a number of pods from 0 to {MOST_PODS}, not {value}")
+    if value == 0:
+        raise ValueError("must be 1 or more. Leave out `warm` if no pod should wait")
+    if not 0 < value <= MOST_PODS:
+        raise ValueError(f"must be a number of pods from 1 to {MOST_PODS}, not {value}")
     return value
 
 
@@ -64,7 +66,7 @@ class WarmPool(BaseModel):
 
     Args:
         min: how many always wait.
-        max: how many wait at most, after a burst of calls; by default as many as ``min``, and at least one.
+        max: how many wait at most, after a burst of calls; by default as many as ``min``.
         idle: the seconds without a call after which there are ``min`` again; text such as ``10m`` in the file.
         preload: the modules that are imported before a call arrives.
     """
@@ -79,14 +81,12 @@ class WarmPool(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _as_many_as_min(cls, given: Any) -> Any:
-        return {**given, "max": given.get("min") or 1} if isinstance(given, dict) and "max" not in given else given
+        return {**given, "max": given.get("min", 1)} if isinstance(given, dict) and "max" not in given else given
 
     @field_validator("max")
     @classmethod
     def _not_below_min(cls, value: int, info: ValidationInfo) -> int:
         least = info.data.get("min", 1)
-        if value == 0:
-            raise ValueError("must be 1 or more. Without waiting pods, leave out the whole table")
         if value < least:
             raise ValueError(f"must not be below min = {least}, but is {value}. Raise it, or leave it out")
         return value

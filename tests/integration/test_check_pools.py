@@ -158,7 +158,7 @@ host_aliases = [{ ip = "10.0.0.1", hostnames = ["db"] }]
     messages = {each["line"]: each["message"] for each in found}
     assert sorted(messages) == [7, 8, 15]
     assert messages[7] == (
-        "environment 'etl' has `warm`, but the option 'priority_class_name' of `pod` is one that only Airflow's "
+        "Environment 'etl' has `warm`, but the option 'priority_class_name' of `pod` is one that only Airflow's "
         "operator renders, so no pod can wait with it. Give it to the tasks that need it, which then run in pods of "
         "their own, or leave out `warm`."
     )

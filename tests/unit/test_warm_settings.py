@@ -51,9 +51,7 @@ def test_without_it_no_pod_waits(tmp_path: Path) -> None:
     assert read(tmp_path, '[environments.etl]\npython = "3.12"\n').warm is None
 
 
-@pytest.mark.parametrize(
-    ("setting", "least", "most"), [("{}", 1, 1), ("{ min = 0 }", 0, 1), ("{ min = 3 }", 3, 3), ("{ max = 4 }", 1, 4)]
-)
+@pytest.mark.parametrize(("setting", "least", "most"), [("{}", 1, 1), ("{ min = 3 }", 3, 3), ("{ max = 4 }", 1, 4)])
 def test_as_many_wait_at_most_as_always_unless_it_says_more(
     tmp_path: Path, setting: str, least: int, most: int
 ) -> None:
@@ -84,9 +82,9 @@ def test_a_module_that_is_named_twice_is_imported_once(tmp_path: Path) -> None:
 # Each wrong setting, and what is said of it.
 WRONG = {
     "min above max": ("{ min = 3, max = 2 }", "`max` of [environments.etl.warm]: must not be below min = 3, but is 2."),
-    "no pod at all": ("{ min = 0, max = 0 }", "`max` of [environments.etl.warm]: must be 1 or more."),
-    "fewer than none": ("{ min = -1 }", "`min` of [environments.etl.warm]: must be a number of pods from 0 to 500"),
-    "too many": ("{ max = 501 }", "must be a number of pods from 0 to 500, not 501."),
+    "no pod at all": ("{ min = 0 }", "`min` of [environments.etl.warm]: must be 1 or more. Leave out `warm` if no"),
+    "fewer than none": ("{ min = -1 }", "`min` of [environments.etl.warm]: must be a number of pods from 1 to 500"),
+    "too many": ("{ max = 501 }", "must be a number of pods from 1 to 500, not 501."),
     "a number as text": ('{ min = "1" }', "`min` of [environments.etl.warm]: must be a number of pods, such as 2, not"),
     "a flag for a number": ("{ max = true }", "must be a number of pods, such as 2, not True."),
     "no duration": ('{ idle = "soon" }', '`idle` of [environments.etl.warm]: must be a duration, such as "10m"'),
