@@ -49,6 +49,7 @@ if TYPE_CHECKING or AIRFLOW >= (3, 2):
         AirflowNotFoundException,
         AirflowSkipException,
         AirflowTaskTimeout,
+        TaskDeferred,
     )
 else:
     from airflow.configuration import conf
@@ -57,6 +58,7 @@ else:
         AirflowNotFoundException,
         AirflowSkipException,
         AirflowTaskTimeout,
+        TaskDeferred,
     )
 
     if AIRFLOW_3:
@@ -87,6 +89,7 @@ __all__ = [
     "DecoratedOperator",
     "SkipMixin",
     "TaskDecorator",
+    "TaskDeferred",
     "conf",
     "task_decorator_factory",
 ]
@@ -176,6 +179,16 @@ async def task_state(ti: Any) -> str | None:
         )
         return next(iter(states.get(ti.run_id, {}).values()), None)  # its key differs where the task is mapped
     return await sync_to_async(ti.current_state)()
+
+
+def stats() -> Any:
+    """Return Airflow's sender of metrics, with ``incr`` and ``timing``; it is configured in a task's process."""
+    if TYPE_CHECKING or AIRFLOW >= (3, 2):
+        from airflow.sdk.observability.stats import Stats
+    else:
+        from airflow.stats import Stats
+
+    return Stats
 
 
 def mask_secret(text: str) -> None:

@@ -19,6 +19,7 @@ from k8s_venv.airflow.compat import (
     skip_tasks,
 )
 from k8s_venv.airflow.context import SecretNames, context_parameters, resolve_secrets, travelling_context
+from k8s_venv.airflow.metrics import measured
 from k8s_venv.airflow.options import (
     OPTIONS,
     PLAIN,
@@ -43,6 +44,7 @@ from k8s_venv.runtime import FailTask, SkipTask
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
+    from contextlib import AbstractContextManager
 
     import jinja2
 
@@ -175,7 +177,7 @@ class IsolatedOperator(BaseOperator):
             )
             for note in call.notes:
                 self.log.warning(call.mask(note))
-            with skipping_on(self.skip_on_exit_code):
+            with self._measured(backend), skipping_on(self.skip_on_exit_code):
                 if backend != "kubernetes":
                     return self._opened(self._run_without_pod(call, project, backend), call)
                 pod = self._pod_operator(call, project, context)
@@ -193,7 +195,7 @@ class IsolatedOperator(BaseOperator):
         """
         project = self.project()
         call = self._pack(context, project) if sent is None else self._sent(context, project, sent)
-        with contextlib.closing(call), skipping_on(self.skip_on_exit_code):
+        with contextlib.closing(call), self._measured("kubernetes"), skipping_on(self.skip_on_exit_code):
             result = self._pod_operator(call, project, context).resume(event)
             if result is not None:
                 return self._opened(result, call)
@@ -220,6 +222,9 @@ class IsolatedOperator(BaseOperator):
             for sentence in check_storable(value, self.task_id):
                 self.log.warning(sentence)
         return value
+
+    def _measured(self, backend: str) -> AbstractContextManager[None]:
+        return measured(self.environment, backend, lambda: getattr(self._running, "runner", None))
 
     def on_kill(self) -> None:
         """End the call that is running."""

@@ -24,6 +24,7 @@ from k8s_venv.backends import image_of
 from k8s_venv.backends.kubernetes import diagnose, render
 from k8s_venv.backends.kubernetes.api import PodApi
 from k8s_venv.backends.kubernetes.options import context_namespace, own_namespace, typed
+from k8s_venv.backends.kubernetes.phases import PodStart
 from k8s_venv.backends.kubernetes.pod_runner import Keep, PodRunner
 from k8s_venv.backends.kubernetes.pod_state import PodOutcome, Timeouts
 from k8s_venv.backends.limits import POD_DEADLINE_SLACK
@@ -107,6 +108,11 @@ class IsolatedPodOperator(KubernetesPodOperator):
             **merged,
         )
 
+    @property
+    def runner(self) -> PodRunner | None:
+        """Return what runs the call, once it was started or resumed."""
+        return self._runner
+
     def execute_sync(self, context: Context) -> Result:
         """Run the pod and return the call's result.
 
@@ -142,6 +148,7 @@ class IsolatedPodOperator(KubernetesPodOperator):
             secrets={kind: list(self.call.secrets.get(kind, ())) for kind in ("connections", "variables")},
             deadline=deadline,
             taken_over=runner.taken_over,
+            start=runner.start.to_json(),
             pod_name=self.pod.metadata.name,
             pod_namespace=self.pod.metadata.namespace,
             trigger_start_time=datetime.datetime.now(datetime.UTC),
@@ -174,11 +181,13 @@ class IsolatedPodOperator(KubernetesPodOperator):
         metadata = k8s.V1ObjectMeta(name=event["name"], namespace=event["namespace"], uid=event["uid"])
         self.pod = k8s.V1Pod(metadata=metadata)
         runner = self._new_runner(self.pod)
+        runner.taken_over = event["taken_over"]
+        if event.get("start"):  # a task that an earlier version of k8s-venv deferred has none
+            runner.start = PodStart.from_json(event["start"])
         if not event.get("why"):
             self._end(runner, event)
             raise self._given_up(event)
         outcome = PodOutcome.from_json(event)
-        runner.taken_over = event["taken_over"]
         if runner.must_start_again(outcome):
             return None
         try:

@@ -60,6 +60,7 @@ class PodWait(KubernetesPodTrigger):
         seen: when each of the pod's phases was seen, in seconds since the epoch.
         deadline: when the task's ``execution_timeout`` ends, in seconds since the epoch.
         taken_over: whether the pod is one of an earlier try.
+        start: how the call got its pod; see ``PodStart.to_json``.
         arguments: where the call's arguments lie, if in no Secret; see ``PayloadTransfer.stored_arguments``.
         secrets: the ids of the ``connections`` and the keys of the ``variables`` that the call has.
         schedule_timeout: how long the pod may wait for a node, in seconds.
@@ -75,6 +76,7 @@ class PodWait(KubernetesPodTrigger):
         deadline: float | None = None,
         *,
         taken_over: bool = False,
+        start: Mapping[str, Any] | None = None,
         arguments: Sequence[str] | None = None,
         secrets: Mapping[str, Sequence[str]] | None = None,
         schedule_timeout: int = int(SCHEDULE_TIMEOUT),
@@ -87,6 +89,7 @@ class PodWait(KubernetesPodTrigger):
         self.seen = seen
         self.deadline = deadline
         self.taken_over = taken_over
+        self.start = start
         self.arguments = list(arguments) if arguments else None
         self.secrets = {kind: list(names) for kind, names in (secrets or {}).items()}
         self.schedule_timeout = schedule_timeout
@@ -97,7 +100,7 @@ class PodWait(KubernetesPodTrigger):
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait until the pod has ended, and fire."""
         event: dict[str, Any] = {"name": self.pod_name, "namespace": self.pod_namespace, "uid": self.uid}
-        event |= {"taken_over": self.taken_over, "arguments": self.arguments}
+        event |= {"taken_over": self.taken_over, "start": self.start, "arguments": self.arguments}
         try:
             event |= await self._wait()
         except ApiException as error:

@@ -25,7 +25,7 @@ def test_values_come_back_whatever_their_size(
     assert tasks["large"].value == "x" * 200_000
     printed = capfd.readouterr().out
     assert printed.count("said while deferred") == 2
-    assert printed.count("Phases: scheduled") == 2
+    assert printed.count("Phases of a cold start: scheduled") == 2
     cluster.await_gone("deferring-")
 
 

@@ -254,7 +254,7 @@ def test_a_flood_of_lines_comes_whole_and_in_order(cluster: Cluster) -> None:
 
     assert outcome.value == 30_000
     assert outcome.lines == [f"{number:08} {'x' * 90}" for number in range(30_000)]
-    assert outcome.said[-1].startswith("Phases: scheduled ")
+    assert outcome.said[-1].startswith("Phases of a cold start: scheduled ")
 
 
 # --- through Airflow ------------------------------------------------------------------------------------------

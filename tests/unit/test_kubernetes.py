@@ -433,14 +433,3 @@ def test_an_end_travels_as_plain_data() -> None:
     assert render.secret_names(again.pod) == ["work-1-a"]
     assert (again.reason, again.seen, again.allowed) == ("ended", {"created": 1.0}, 120.0)
     assert "evicted from its node: no disk." in str(diagnose.death(again.pod, ENVIRONMENT, "work"))
-
-
-def test_phases_add_up_even_where_clocks_differ() -> None:
-    seen = {"created": 100.0, "scheduled": 100.1, "ready": 100.4, "running": 101.0, "ended": 101.5}
-
-    text = pod_state.phases(seen, {"imports": 0.1, "run": 0.2, "clock": 101.3})
-    assert text == (
-        "Phases: scheduled 0.10 s, start 0.30 s, image 0.60 s, imports 0.10 s, run 0.20 s, result 0.20 s; "
-        "together 1.50 s."
-    )
-    assert "result 0.00 s" in pod_state.phases(seen, {"imports": 0.1, "run": 0.2, "clock": 999.0})

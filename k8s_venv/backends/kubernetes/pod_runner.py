@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from kubernetes.client.exceptions import ApiException
 
-from k8s_venv.backends.kubernetes import diagnose, pod_state, render, takeover
+from k8s_venv.backends.kubernetes import diagnose, phases, pod_state, render, takeover
 from k8s_venv.backends.kubernetes.api import ExistsError, PodApi, without_retries
 from k8s_venv.backends.kubernetes.logs import LogFollower
 from k8s_venv.backends.kubernetes.payload import CallSecrets, PodResult, withdraw_arguments
@@ -74,6 +74,8 @@ class PodRunner:
         self._follower: LogFollower | None = None
         self._result: PodResult | None = None
         self.taken_over = False
+        self.start = phases.COLD  # how the call got its pod
+        self.phases: dict[str, float] = {}  # how long each part took, in seconds, once there is a result
         self.seen: dict[str, float] = {}
 
     @property
@@ -151,7 +153,8 @@ class PodRunner:
         document = self._document(outcome)
         assert self._result is not None  # noqa: S101 -- the pod's end is known
         result = self._result.fetch(document)
-        self._say(pod_state.phases(outcome.seen, document.timings))
+        self.phases = phases.phase_seconds(outcome.seen, document.timings, self.start)
+        self._say(phases.describe(outcome.seen, document.timings, self.start))
         self._succeeded = document.outcome in (protocol.VALUE, protocol.SKIP)
         return result
 

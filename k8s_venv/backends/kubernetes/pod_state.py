@@ -272,29 +272,3 @@ def disruption(pod: Any) -> Any:
         if condition.type == "DisruptionTarget" and condition.status == "True":
             return condition
     return None
-
-
-def phases(seen: Mapping[str, float], timings: Mapping[str, float]) -> str:
-    """Return how long each phase of a call took, as a sentence.
-
-    Args:
-        seen: when each phase was seen, in seconds since the epoch.
-        timings: what the runner measured, in seconds; ``clock`` is its own time at the end, since the epoch.
-    """
-    scheduled = seen.get("scheduled", seen["created"])
-    left = seen["ended"] - scheduled
-    imports, run = timings.get("imports", timings.get("open", 0.0)), timings.get("run", 0.0)
-    # The node's clock may be off: what cannot be is not shown.
-    result = min(max(seen["ended"] - timings.get("clock", seen["ended"]), 0.0), max(left - imports - run, 0.0))
-    starting = max(left - imports - run - result, 0.0)
-    start = min(max(seen.get("ready", scheduled) - scheduled, 0.0), starting)
-    parts = {
-        "scheduled": scheduled - seen["created"],
-        "start": start,
-        "image": starting - start,
-        "imports": imports,
-        "run": run,
-        "result": result,
-    }
-    shown = ", ".join(f"{name} {max(seconds, 0.0):.2f} s" for name, seconds in parts.items())
-    return f"Phases: {shown}; together {seen['ended'] - seen['created']:.2f} s."
