@@ -3,21 +3,70 @@
 from __future__ import annotations
 
 import codecs
+import importlib.resources
 import logging
 import signal
 from typing import TYPE_CHECKING, Any
 
 from k8s_venv.errors import visible, visible_line
-from k8s_venv.wire.protocol import MARK, NOT_REPORTED
+from k8s_venv.wire.protocol import ARCHIVE, MARK, NOT_REPORTED
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 # What `python call.pyz` does, without `runpy`, whose imports take as long as all else before the user's first line.
 _RUN = (
     "import sys, zipimport; del sys.argv[0]; sys.path[:] = filter(None, sys.path); "
     "exec(zipimport.zipimporter(sys.argv[0]).get_code('__main__'))"
 )
+# What the container beside a waiting program does: sleep until that has a call, or has ended.
+_WAIT_BESIDE = """\
+import os, sys, time
+from _signal import SIGTERM, signal
+from fcntl import LOCK_SH, flock
+signal(SIGTERM, lambda *ignored: os._exit(0))
+folder = sys.argv.pop(1)
+while not os.path.exists(f"{folder}/waiting.lock"):
+    time.sleep(0.2)
+with open(f"{folder}/waiting.lock") as lock:
+    flock(lock, LOCK_SH)
+if not os.path.exists(sys.argv[1]):
+    sys.exit()
+"""
+# What connects a sender with a waiting program: its own standard input and output, through the program's socket.
+_RELAY = """\
+import _socket, os, sys, time
+path, deadline = sys.argv[1], time.monotonic() + 30
+archive = os.path.join(os.path.dirname(path), "call.pyz")
+
+def end(code):
+    if os.path.exists(archive):
+        os.write(1, b"taken\\n")
+        code = 0
+    sys.exit(code)
+
+while True:
+    connection = _socket.socket(_socket.AF_UNIX)
+    try:
+        connection.connect(path)
+        break
+    except OSError:
+        connection.close()
+    if os.path.exists(archive) or time.monotonic() > deadline:
+        end(3)
+    time.sleep(0.02)
+streams = b"".join(number.to_bytes(4, sys.byteorder) for number in (0, 1))
+try:
+    connection.sendmsg([b"-"], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, streams)])
+    accepted = connection.recv(1)
+    while accepted and connection.recv(1):
+        pass
+except OSError:
+    accepted = b""
+if not accepted:
+    end(4)
+"""
+WAITING_SOCKET = "waiting.sock"
 # The variables of every process that runs a call; those that the task or its environment names win.
 VARIABLES: Mapping[str, str] = {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"}
 # In a container only this folder is writable.
@@ -38,6 +87,42 @@ def runner_command(python: str, archive: str, *options: str) -> list[str]:
         options: the runner's command line.
     """
     return [python, "-c", _RUN, archive, *options]
+
+
+def waiting_command(python: str, call: str, result: str, message: str, preload: Sequence[str] = ()) -> list[str]:
+    """Return the command that waits in a pod for one call, and runs it.
+
+    Args:
+        python: the environment's interpreter.
+        call: the folder in which the call's files appear.
+        result: the folder for its result.
+        message: the file that Kubernetes shows in the pod's status.
+        preload: the modules that are imported before the call arrives.
+    """
+    text = importlib.resources.files("k8s_venv").joinpath("runner", "waiting.py").read_text("utf-8")
+    modules = ["--preload", ",".join(preload)] if preload else []
+    return [python, "-c", text, "--call", call, "--result", result, "--message", message, *modules]
+
+
+def waiting_sidecar_command(python: str, call: str, result: str) -> list[str]:
+    """Return the command that waits beside a waiting program, and hands the result over once it has had a call.
+
+    Args:
+        python: the environment's interpreter.
+        call: the folder in which the call's files appear.
+        result: the folder for its result.
+    """
+    return [python, "-c", _WAIT_BESIDE + _RUN, call, f"{call}/{ARCHIVE}", "--hand-over", result]
+
+
+def relay_command(python: str, socket: str) -> list[str]:
+    """Return the command that delivers a call to a waiting program, from standard input.
+
+    Args:
+        python: the environment's interpreter.
+        socket: the program's socket.
+    """
+    return [python, "-I", "-S", "-c", _RELAY, socket]
 
 
 class LineSplitter:

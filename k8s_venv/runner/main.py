@@ -45,13 +45,7 @@ def main(archive: str, arguments: List[str]) -> int:
         raise SystemExit(f"usage: python {archive} {{{'|'.join(_MODES)}}} DIR [--message FILE]")
     folder = os.path.abspath(options[modes[0]])  # the function may change the directory
     if modes[0] == "--result":
-        if "--message" in options:
-            os.write(1, f"{protocol.BEGIN}\n".encode())
-        with report.Reporter(folder, options.get("--message")) as reporter:
-            reporter.delivery = beside(archive, protocol.DELIVERY)
-            code = run(archive, reporter, attached=options.get("--secrets") == "-")
-            start_new_thread(_end_what_lingers, (code,))
-            return code
+        return _result(archive, folder, options)
     from k8s_venv.runner import transfer
 
     if modes[0] == "--read":
@@ -63,13 +57,33 @@ def main(archive: str, arguments: List[str]) -> int:
     return 0
 
 
-def run(path: str, reporter: report.Reporter, *, attached: bool = False) -> int:
+def _result(archive: str, folder: str, options: Dict[str, str]) -> int:
+    """Run the call in an archive and leave its result in a folder; return the process's exit code."""
+    connection: Any = None
+    if "--connection" in options:
+        from k8s_venv.runner.connection import Connection
+
+        connection = Connection(int(options["--connection"]))
+    since = float(options["--since"]) if "--since" in options else None
+    if "--message" in options and since is None:  # else what waited for the call has begun the log
+        os.write(1, f"{protocol.BEGIN}\n".encode())
+    with report.Reporter(folder, options.get("--message")) as reporter:
+        reporter.delivery = beside(archive, protocol.DELIVERY)
+        code = run(archive, reporter, attached=options.get("--secrets") == "-", since=since)
+        if connection is not None:
+            connection.send(reporter.document, reporter.payload)
+        start_new_thread(_end_what_lingers, (code,))
+        return code
+
+
+def run(path: str, reporter: report.Reporter, *, attached: bool = False, since: Optional[float] = None) -> int:
     """Run the call in an archive and report how it ended; return the process's exit code.
 
     Args:
         path: the archive.
         reporter: where the result goes.
         attached: whether the sender holds standard input and sends the secrets there.
+        since: when the call reached this process, if that waited for it: in seconds since the system started.
     """
     _prepare_process()
     started = time.perf_counter()
@@ -77,7 +91,7 @@ def run(path: str, reporter: report.Reporter, *, attached: bool = False) -> int:
         secrets = _receive_secrets() if attached else beside(path, protocol.SECRETS)
         call, args, kwargs, discard = open_call(path, reporter, secrets)
         reporter.timings["open"] = time.perf_counter() - started
-        reporter.timings["imports"] = _age()
+        reporter.timings["imports"] = _age(since)
         started = time.perf_counter()
         with Preserved():
             value = call(*args, **kwargs)
@@ -118,8 +132,10 @@ def _report(error: BaseException, reporter: report.Reporter) -> int:
         os._exit(protocol.NOT_REPORTED)  # no exit handler or thread can help
 
 
-def _age() -> float:
-    """Return for how many seconds this process has lived, if the system knows (proc(5))."""
+def _age(since: Optional[float]) -> float:
+    """Return for how many seconds this process has had its call, if the system knows when it began (proc(5))."""
+    if since is not None:
+        return max(time.clock_gettime(time.CLOCK_BOOTTIME) - since, 0.0)
     try:
         with open("/proc/self/stat", "rb") as stat:
             started = int(stat.read().rpartition(b")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")

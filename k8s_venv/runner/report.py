@@ -34,6 +34,8 @@ class Reporter:
         self.mask: Optional[Callable[[str], str]] = None  # hides secrets in what is reported of a failure
         self.delivery: Dict[str, Any] = {}  # how large values come in and go out: delivery.json
         self.process = os.getpid()
+        self.document = ""  # what was reported
+        self.payload = ""  # the file in which the payload waits for the sender
         self.folder = folder
         self._message = message
         self._lock: Any = None
@@ -89,6 +91,7 @@ class Reporter:
         text = self._inline(outcome, parts, size) or self._outside(outcome, parts, size)
         if self._message is not None:
             _write(self._message, text)
+        self.document = text
 
     def _inline(self, outcome: str, parts: List[Piece], size: int) -> str:
         """Return the document with the payload in it, if it fits into the pod's status."""
@@ -119,6 +122,8 @@ class Reporter:
         if self._stored(path, size):
             document.stored = True
             os.remove(path)
+        else:
+            self.payload = path
         text = quickjson.dumps(document.to_json())
         if self._message is None or not document.stored:
             # The document comes last: where it stands, the payload is complete.

@@ -41,6 +41,8 @@ RUNNING = "running"  # locked by the runner for as long as it lives
 MARK = "\x1e"
 # The first line in a pod's log: where it is missing, what was printed first is lost.
 BEGIN = MARK + "begin"
+# Begins the last one, where the sender reads from the runner itself: a token follows, which the document brings.
+END = MARK + "end"
 
 # The transport of functions as bytecode; the other one, `source`, needs no telling apart here.
 CLOUDPICKLE = "cloudpickle"

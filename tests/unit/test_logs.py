@@ -15,7 +15,7 @@ pytest.importorskip("kubernetes", reason="the kubernetes client is not installed
 from kubernetes.client.exceptions import ApiException
 
 from k8s_venv.backends.kubernetes.logs import LogFollower, printed_lines
-from k8s_venv.wire.protocol import BEGIN
+from k8s_venv.wire.protocol import BEGIN, END
 
 NOW = datetime.datetime.now(datetime.UTC)
 
@@ -238,3 +238,77 @@ def test_lines_are_those_between_line_feeds_alone() -> None:
     data = BEGINNING + b"2026-01-01T00:00:00Z \x1eERROR - a\x1eb\x0b\xe2\x80\xa8c\n2026-01-01T00:00:01Z \n"
 
     assert printed_lines(data) == ["\x1eERROR - a\x1eb\x0b\u2028c", ""]
+
+
+# The log of a call whose document came over a connection, before the node knows of its end.
+
+TOKEN, OTHER = "0123456789abcdef", "fedcba9876543210"
+
+
+class Live:
+    """A log that is followed while its container runs; whoever reads it otherwise gets what it has by then.
+
+    Args:
+        lines: what is printed at once.
+        later: what is printed when the rest is read, or the follower is about to stop.
+    """
+
+    def __init__(self, *lines: str, later: str = "") -> None:
+        times = (NOW + datetime.timedelta(milliseconds=n) for n in range(len(lines) + 2))
+        texts = (BEGIN, *lines, later)
+        stamped = zip(times, texts, strict=True)
+        self._lines = [f"{time:%Y-%m-%dT%H:%M:%S.%fZ} {text}\n".encode() for time, text in stamped]
+        self.read, self.rest = threading.Event(), 0
+
+    def read_namespaced_pod_log(self, *pod: str, follow: bool, **options: Any) -> Response:
+        self.rest += not follow
+        return Response(self._followed() if follow else iter(self._lines))
+
+    def _followed(self) -> Iterator[bytes]:
+        yield from self._lines[:-1]
+        self.read.set()
+        threading.Event().wait(0.2)
+        yield self._lines[-1]
+        threading.Event().wait(5)
+
+
+def ended(log: Live, token: str = TOKEN) -> list[str]:
+    lines: list[str] = []
+    follower = LogFollower(log, "tasks", "work-1", "base", lines.append)
+    follower.start()
+    assert log.read.wait(10)
+    assert follower.finish(end=token) == ""
+    return lines
+
+
+def test_a_log_is_complete_at_its_end_without_asking_the_node_again() -> None:
+    log = Live("one", "two", later=f"{END} {TOKEN}")
+
+    assert ended(log) == ["one", "two"]
+    assert log.rest == 0
+
+
+def test_the_end_of_a_log_may_follow_a_line_without_an_end() -> None:
+    assert ended(Live("one", later=f"two{END} {TOKEN}")) == ["one", "two"]
+
+
+@pytest.mark.parametrize("printed", [f"{END} {OTHER}", f"{END} ", END])
+def test_a_function_cannot_cut_its_log_by_what_it_prints(printed: str) -> None:
+    lines = ended(Live("one", printed, "two", later=f"{END} {TOKEN}"))
+
+    assert [line for line in lines if line != printed] == ["one", "two"]
+
+
+def test_a_log_whose_end_does_not_come_is_read_to_where_it_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("k8s_venv.backends.kubernetes.logs._END_WAIT", 0.1)
+    log = Live("one", later="two")
+
+    assert ended(log) == ["one", "two"]
+    assert log.rest == 1
+
+
+def test_the_end_is_never_shown() -> None:
+    data = f"2026-01-01T00:00:00Z a\n2026-01-01T00:00:01Z b{END} {TOKEN}\n2026-01-01T00:00:01Z {END} {TOKEN}\n"
+
+    assert printed_lines(data.encode()) == ["a", "b"]
+    assert read(Log([BEGINNING, data.encode()])) == ("", ["a", "b"])

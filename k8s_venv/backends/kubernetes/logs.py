@@ -16,7 +16,7 @@ from kubernetes.client.exceptions import ApiException
 from urllib3.exceptions import HTTPError
 
 from k8s_venv.backends.kubernetes.diagnose import request_problem
-from k8s_venv.wire.protocol import BEGIN, MARK
+from k8s_venv.wire.protocol import BEGIN, END, MARK
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -34,6 +34,10 @@ _MISSING = f"{MARK}WARNING - Lines may be missing here: the node put the log asi
 _NO_BEGINNING = f"{MARK}WARNING - Lines are missing here: the node put the log's beginning aside before it was read."
 # Lines that an image's Python may print before the runner begins; where more come, it began before them.
 _EARLY = 50
+# What ends the log of a call whose document came over a connection. It follows what was printed without a line's end.
+_END = re.compile(rf"{END} ([0-9a-f]{{16}})$")
+# Seconds in which the end of a log comes that is being followed, once its document is there.
+_END_WAIT = 2.0
 _RETRY = 1.0
 _ATTEMPTS = 5
 
@@ -59,6 +63,8 @@ class LogFollower:
         self._last = ""  # the stamp of the last line
         self._read_at: float | None = None  # when it came
         self._lock = threading.Lock()
+        self._last_words = ""  # the token of the log's end
+        self._passed_on = threading.Condition(self._lock)
         self.last_line = ""
         self._ended = False  # the container
         self._stopped = False
@@ -76,21 +82,27 @@ class LogFollower:
         with self._lock:
             self._stopped = True
 
-    def finish(self, *, ran: bool = True) -> str:
+    def finish(self, *, ran: bool = True, end: str = "") -> str:
         """Stop following the container, which has ended, and pass on what is left.
 
         Args:
             ran: whether the runner had begun in it, so that the log has a beginning.
+            end: the token of the log's end, if the call's document brought one: what follows that is not waited for.
 
         Returns:
             Why the log was not read to its end, or nothing.
         """
         self._ended = True
-        problem = self._finish()
+        problem = "" if end and self._reaches(end) else self._finish()
         with self._lock:
             self._stopped = True
             self._end_early(missing=ran and not problem)
         return problem
+
+    def _reaches(self, end: str) -> bool:
+        """Return whether the log's end, which no function can print beforehand, has been passed on or soon is."""
+        with self._passed_on:
+            return self._thread is not None and self._passed_on.wait_for(lambda: self._last_words == end, _END_WAIT)
 
     def _finish(self) -> str:
         problem = ""
@@ -189,6 +201,13 @@ class LogFollower:
 
     def _show(self, text: str) -> None:
         """Pass a line on, or keep it until it is known whether there were others before it."""
+        end = _END.search(text)
+        if end is not None:
+            self._last_words = end[1]
+            self._passed_on.notify_all()
+            text = text[: end.start()]
+            if not text:
+                return
         if not self._begun:
             if text == BEGIN:
                 self._end_early(missing=False)
@@ -232,7 +251,8 @@ class KubeletError(OSError):
 def printed_lines(data: bytes) -> list[str]:
     """Return the lines that a container printed, for a part of its log with timestamps."""
     lines = [_line(line, continued=False) for line in data.split(b"\n")]
-    return [line.text for line in lines if line.stamp and line.text != BEGIN]
+    texts = [line.text for line in lines if line.stamp and line.text != BEGIN]
+    return [_END.sub("", text) for text in texts if not _END.match(text)]
 
 
 def _lines(response: Any) -> Iterator[_Line]:
