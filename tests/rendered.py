@@ -23,8 +23,10 @@ def rendered(pod: Any) -> Any:
     """
     text = json.dumps(ApiClient().sanitize_for_serialization(pod))
     manifest = json.loads(re.sub(r"-[0-9a-f]{10}(-[0-9a-f]{8})\"", r'-NAME-SECRET"', text))
-    manifest["metadata"]["name"] = re.sub(r"-[0-9a-f]{10}$", "-NAME", manifest["metadata"]["name"])
-    for label in _LABELS & manifest["metadata"].get("labels", {}).keys():
+    for holder, name in ((manifest["metadata"], "name"), (manifest["metadata"]["labels"], "k8s-venv/slot")):
+        if name in holder:
+            holder[name] = re.sub(r"-[0-9a-f]{10}$", "-NAME", holder[name])
+    for label in _LABELS & manifest["metadata"]["labels"].keys():
         del manifest["metadata"]["labels"][label]
     for part in (manifest["spec"], *manifest["spec"]["containers"]):
         for name in _EMPTY & part.keys():

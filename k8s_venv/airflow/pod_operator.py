@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import datetime
+import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ from kubernetes.config import ConfigException
 
 from k8s_venv.airflow.compat import AirflowTaskTimeout, deployment
 from k8s_venv.backends import image_of
-from k8s_venv.backends.kubernetes import diagnose, render
+from k8s_venv.backends.kubernetes import diagnose, pool, render
 from k8s_venv.backends.kubernetes.api import PodApi
 from k8s_venv.backends.kubernetes.options import context_namespace, own_namespace, typed
 from k8s_venv.backends.kubernetes.phases import PodStart
@@ -33,6 +34,8 @@ from k8s_venv.calls import remove_arguments
 from k8s_venv.errors import BackendError, CallError, K8sVenvError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from k8s_venv.airflow.compat import BaseOperator, Context
     from k8s_venv.airflow.trigger import IsolatedPodTrigger
     from k8s_venv.calls import Result, SentCall
@@ -45,10 +48,13 @@ class IsolatedPodOperator(KubernetesPodOperator):
     Args:
         call: the call; to create its pod, packed.
         name: the pod's name; every try of the same task has the same.
+        declared: returns the pod that the call's environment has waiting.
         options: the options of ``KubernetesPodOperator``.
     """
 
-    def __init__(self, *, call: SentCall, name: str, **options: Any) -> None:
+    def __init__(
+        self, *, call: SentCall, name: str, declared: Callable[[], k8s.V1Pod] | None = None, **options: Any
+    ) -> None:
         options = typed(options)
         on_kill_action = _on_kill_action(options.pop("on_kill_action", None))
         template = _template(options)
@@ -66,6 +72,7 @@ class IsolatedPodOperator(KubernetesPodOperator):
             **{name: value for name, value in options.items() if name not in render.OPTIONS},
         )
         self.call = call
+        self._declared = declared
         self._rendered = pod
         self._runner: PodRunner | None = None
         self._waits = False
@@ -102,6 +109,7 @@ class IsolatedPodOperator(KubernetesPodOperator):
         return cls(
             call=call,
             name=name,
+            declared=functools.partial(pool.declared_pod, call.environment, project),
             task_id=outer.task_id,
             dag=None,
             execution_timeout=outer.execution_timeout,
@@ -226,8 +234,9 @@ class IsolatedPodOperator(KubernetesPodOperator):
         """Return the pod as the provider and the mutation hook complete it; the rendered one does not change."""
         self.full_pod_spec = copy.deepcopy(self._rendered)
         pod = super().build_pod_request_obj(context, **options)
-        # The triggerer watches by these labels, so the hook cannot take them away.
-        return render.with_metadata(pod, labels={**pod.metadata.labels, **render.LABELS})
+        # The triggerer and the next try find pods by these labels, so the hook cannot take them away.
+        ours = {**render.LABELS, render.SLOT: self._rendered.metadata.name}
+        return render.with_metadata(pod, labels={**pod.metadata.labels, **ours})
 
     def _start(self, context: Context) -> PodRunner:
         """Create the pod, or take over the one that an earlier try left."""
@@ -284,6 +293,7 @@ class IsolatedPodOperator(KubernetesPodOperator):
             follow_logs=self.get_logs,
             killed=lambda: self._killed,
             origin=self._origin,
+            declared=self._declared,
         )
         return self._runner
 

@@ -111,3 +111,5 @@ class Outcome:
     error: Exception | None = None
     lines: list[str] = dataclasses.field(default_factory=list)
     said: list[str] = dataclasses.field(default_factory=list)
+    pod: Any = None
+    start: Any = None

@@ -21,6 +21,7 @@ import kubernetes
 
 from k8s_venv.backends.kubernetes import backend as kubernetes_backend
 from k8s_venv.backends.kubernetes.backend import KubernetesBackend
+from k8s_venv.backends.kubernetes.exec_channel import ExecChannel
 from k8s_venv.backends.kubernetes.options import Namespace
 from k8s_venv.backends.kubernetes.payload import PodResult
 from k8s_venv.calls import PackedCall, Result, open_result, pack, refer
@@ -79,17 +80,17 @@ def cleaning(size: int) -> bytes:
 def test_a_large_result_arrives_whole_though_the_connection_breaks(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    starts, frames = [], PodResult._frames
+    starts, frames = [], ExecChannel._frames
 
-    def breaking(self: PodResult, socket: Any, deadline: Any) -> Iterator[bytes]:
+    def breaking(self: ExecChannel, *options: Any) -> Iterator[bytes]:
         starts.append(0)
-        for data in frames(self, socket, deadline):
+        for data in frames(self, *options):
             yield data
             starts[-1] += len(data)
             if starts[-1] > 20 * MEGABYTE:
                 raise ConnectionResetError("the connection broke")
 
-    monkeypatch.setattr(PodResult, "_frames", breaking)
+    monkeypatch.setattr(ExecChannel, "_frames", breaking)
 
     value = cluster.run(noise, 50 * MEGABYTE)
 

@@ -67,6 +67,7 @@ def test_the_whole_pod() -> None:
                 "app.kubernetes.io/component": "task",
                 "app.kubernetes.io/part-of": "k8s-venv",
                 "app.kubernetes.io/managed-by": "k8s-venv",
+                "k8s-venv/slot": "work-1",
             },
         },
         "spec": {

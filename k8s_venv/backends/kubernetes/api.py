@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -90,11 +92,43 @@ class PodApi:
             BackendError: Kubernetes refused that.
         """
         try:
-            return self._retried(self._client.read_namespaced_pod, name, self._namespace)
+            return self.retried(self._client.read_namespaced_pod, name, self._namespace)
         except ApiException as error:
             if error.status == 404:
                 return None
             raise self.refused(error, "look at the pod") from None
+
+    def list_pods(self, selector: str) -> list[dict[str, Any]]:
+        """Return the pods that labels select, as JSON objects: to make the client's objects takes longer than the rest.
+
+        Raises:
+            ApiException: the server refused.
+            BackendError: it did not answer.
+        """
+        listed = self.retried(
+            functools.partial(self._client.list_namespaced_pod, label_selector=selector, _preload_content=False),
+            self._namespace,
+        )
+        items: list[dict[str, Any]] = json.loads(listed.data)["items"]
+        return items
+
+    def patch_pod(self, name: str, body: dict[str, Any]) -> k8s.V1Pod | None:
+        """Change a pod; return None if it is gone, or has changed since the version that the body names.
+
+        Raises:
+            ApiException: the server refused.
+            BackendError: it did not answer.
+        """
+
+        def patch(**options: Any) -> Any:
+            try:
+                return self._client.patch_namespaced_pod(name, self._namespace, body, **options)
+            except ApiException as error:
+                if error.status in (404, 409):
+                    return None
+                raise
+
+        return self.retried(patch)
 
     def events(self, pod: k8s.V1Pod, timeout: Callable[[], float]) -> Iterator[tuple[str, Any]]:
         """Yield a pod's states; see ``pod_events``."""
@@ -129,7 +163,7 @@ class PodApi:
                     raise
 
         try:
-            self._retried(delete)
+            self.retried(delete)
         except ApiException as error:
             raise BackendError(
                 self._environment.name,
@@ -141,7 +175,7 @@ class PodApi:
         """Mark a kept pod as read, so that no later try takes it over."""
         body = {"metadata": {"labels": {render.CHECKED: "True"}}}
         try:
-            self._retried(self._client.patch_namespaced_pod, name, self._namespace, body)
+            self.retried(self._client.patch_namespaced_pod, name, self._namespace, body)
         except (ApiException, BackendError) as error:
             if getattr(error, "status", None) != 404:
                 self._say(
@@ -187,13 +221,13 @@ class PodApi:
 
     def _create(self, what: str, create: Callable[..., Any], *arguments: Any) -> Any:
         try:
-            return self._retried(create, *arguments)
+            return self.retried(create, *arguments)
         except ApiException as error:
             if error.status == 409 and not _is_conflict(error):
                 raise ExistsError from None
             raise self.refused(error, what) from None
 
-    def _retried(self, ask: Callable[..., Any], *arguments: Any) -> Any:
+    def retried(self, ask: Callable[..., Any], *arguments: Any) -> Any:
         """Return the API server's answer to a request that is safe to repeat, and is repeated while it is away.
 
         Raises:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ import kubernetes
 from kubernetes.config.kube_config import KUBE_CONFIG_DEFAULT_LOCATION
 
 from k8s_venv.backends import image_of
-from k8s_venv.backends.kubernetes import render
+from k8s_venv.backends.kubernetes import pool, render
 from k8s_venv.backends.kubernetes.options import Namespace, context_namespace, own_namespace
 from k8s_venv.backends.kubernetes.pod_runner import PodRunner
 from k8s_venv.errors import BackendError, did_you_mean
@@ -47,7 +48,8 @@ class KubernetesBackend:
         """Run a call as a pod; see ``Backend.run``."""
         client, namespace = connect(call.environment)
         pod = self._pod(call, namespace.name)
-        run = PodRunner(client, pod, call, log, lambda _: None, origin=namespace.origin)
+        declared = functools.partial(self._waiting, call.environment)
+        run = PodRunner(client, pod, call, log, lambda _: None, origin=namespace.origin, declared=declared)
         try:
             run.create()
             return run.wait()
@@ -57,6 +59,9 @@ class KubernetesBackend:
     def _pod(self, call: PackedCall, namespace: str) -> k8s.V1Pod:
         name = render.pod_name(f"{call.environment.name}-{call.function}", self._identity)
         return self.pod(call.environment, namespace, name)
+
+    def _waiting(self, environment: Environment) -> k8s.V1Pod:
+        return pool.declared_pod(environment, self._project)
 
     def pod(self, environment: Environment, namespace: str, name: str) -> k8s.V1Pod:
         """Return the pod of a call, or of another program, in an environment."""

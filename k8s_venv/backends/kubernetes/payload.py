@@ -9,17 +9,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import re
 import tempfile
 import time
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
-from kubernetes.client.exceptions import ApiException
-from kubernetes.stream import stream
-from kubernetes.stream.ws_client import ERROR_CHANNEL, STDERR_CHANNEL, STDOUT_CHANNEL
-from websocket import ABNF, WebSocketException
-
 from k8s_venv.backends.kubernetes import render
+from k8s_venv.backends.kubernetes.exec_channel import BrokenOffError, ExecChannel
 from k8s_venv.calls import PayloadTransfer, Result, secret_contents
 from k8s_venv.calls.results import inline_result
 from k8s_venv.errors import BackendError, CallError
@@ -36,13 +31,11 @@ if TYPE_CHECKING:
     from k8s_venv.wire.registry import Buffer
 
 # A large result, in seconds: how long reading may fail without a byte of progress (the sidecar may still be starting,
-# its image be pulled again), between two attempts, and of silence in one.
+# its image be pulled again), and between two attempts.
 _STALLED = 120.0
 # Bytes a second; what comes more slowly, on the whole, is given up: a pod could keep its worker for ever.
 _LEAST_RATE = 64 * 1024
 _PAUSE = 1.0
-_SILENCE = 30
-_BROKEN = (OSError, WebSocketException)
 
 
 class CallSecrets:
@@ -58,32 +51,65 @@ class CallSecrets:
     """
 
     def __init__(self, call: PackedCall, pod: k8s.V1Pod) -> None:
-        location = call.environment.values.location
-        if location and location.startswith("/") and not render.is_mounted(pod, location):
-            raise BackendError(
-                call.environment.name,
-                f"its pods do not see {location}, the location for large values: give it `volumes` and "
-                "`volume_mounts` with a volume that is mounted there, as it is on the workers.",
-            )
+        check_location(call, pod)
         (name,) = render.secret_names(pod)
         self._files = secret_contents(call, name, render.SECRET_LIMIT, render.SECRETS)
         self.pod = pod if len(self._files) == 1 else render.with_secrets(pod, len(self._files))
 
     def for_pod(self, pod: k8s.V1Pod) -> list[k8s.V1Secret]:
         """Return the Secrets for the created pod."""
-        names, files = render.secret_names(pod), list(self._files)
-        limit = render.message_limit(pod)
-        if limit < protocol.MESSAGE_LIMIT:  # the runner has to import what reads it: not for nothing
-            settings = json.loads(files[0].get(protocol.DELIVERY, b"{}"))
-            files[0] = {**files[0], protocol.DELIVERY: json.dumps({**settings, "message": limit}).encode()}
+        names, files = render.secret_names(pod), _for_created(self._files, pod)
         return [render.call_secret(pod, name, each) for name, each in zip(names, files, strict=True)]
+
+
+def check_location(call: PackedCall, pod: k8s.V1Pod) -> None:
+    """Refuse a pod that does not see the location for large values.
+
+    Args:
+        call: the call.
+        pod: the pod that the call would have, before it is created.
+
+    Raises:
+        BackendError: it does not see it.
+    """
+    location = call.environment.values.location
+    if location and location.startswith("/") and not render.is_mounted(pod, location):
+        raise BackendError(
+            call.environment.name,
+            f"its pods do not see {location}, the location for large values: give it `volumes` and "
+            "`volume_mounts` with a volume that is mounted there, as it is on the workers.",
+        )
+
+
+def pod_files(call: PackedCall, pod: k8s.V1Pod) -> dict[str, Buffer]:
+    """Return all files of a call for a pod that exists and gets them without Secrets.
+
+    They are bounded as in Secrets: whether a call can be made never depends on a pod that happens to wait for it.
+
+    Args:
+        call: the call.
+        pod: the pod.
+
+    Raises:
+        CallError: they are too large, and there is no location for large values.
+    """
+    files = secret_contents(call, render.call_name(pod), render.SECRET_LIMIT, render.SECRETS)
+    return {name: data for each in _for_created(files, pod) for name, data in each.items()}
+
+
+def _for_created(files: list[dict[str, bytes]], pod: k8s.V1Pod) -> list[dict[str, bytes]]:
+    """Return the files of a call with what only the created pod says: how long its message may be."""
+    limit = render.message_limit(pod)
+    if limit >= protocol.MESSAGE_LIMIT:
+        return files  # the runner has to import what reads it: not for nothing
+    settings = json.loads(files[0].get(protocol.DELIVERY, b"{}"))
+    return [{**files[0], protocol.DELIVERY: json.dumps({**settings, "message": limit}).encode()}, *files[1:]]
 
 
 def withdraw_arguments(call: PackedCall, pod: k8s.V1Pod) -> None:
     """Remove the arguments for a pod that is gone, or was never made, from the location for large values."""
-    for name in render.secret_names(pod)[:1]:
-        with contextlib.suppress(CallError):
-            PayloadTransfer(call, name).close()
+    with contextlib.suppress(CallError):
+        PayloadTransfer(call, render.call_name(pod)).close()
 
 
 class PodResult:
@@ -119,7 +145,7 @@ class PodResult:
         return Result(document, self._download(document), checked=True)
 
     def _transfer(self) -> PayloadTransfer:
-        return PayloadTransfer(self._call, render.secret_names(self._pod)[0])
+        return PayloadTransfer(self._call, render.call_name(self._pod))
 
     @property
     def stored_arguments(self) -> tuple[str, str] | None:
@@ -135,10 +161,14 @@ class PodResult:
         except CallError as error:
             self._log(f"{MARK}WARNING - {error}")
 
+    def keep(self) -> None:
+        """Remember that the sidecar holds a payload that came in another way."""
+        self._held = True
+
     def release(self) -> None:
         """Let a sidecar that keeps the payload end, where the pod itself is kept; else it does so after an hour."""
         if self._held:
-            with contextlib.suppress(_BrokenOffError):
+            with contextlib.suppress(BrokenOffError):
                 deadline = time.monotonic() + _STALLED
                 for _ in self._output(lambda: deadline, "--release"):
                     pass
@@ -173,8 +203,8 @@ class PodResult:
                         if size == document.size:
                             break
                     else:
-                        raise _BrokenOffError(f"it ended after {size:,} bytes", final=size == start)
-            except _BrokenOffError as error:
+                        raise BrokenOffError(f"it ended after {size:,} bytes", final=size == start)
+            except BrokenOffError as error:
                 if error.final or time.monotonic() > deadline():
                     raise self._unread(document, str(error)) from None
                 time.sleep(_PAUSE)
@@ -185,44 +215,11 @@ class PodResult:
         """Run the runner in the sidecar and yield what it writes, until it ends or a deadline is over.
 
         Raises:
-            _BrokenOffError: it could not be run, failed, or took too long, or the connection broke.
+            BrokenOffError: it could not be run, failed, or took too long, or the connection broke.
         """
-        try:
-            channel = self._exec(render.command(mode, *options))
-            try:
-                yield from self._frames(channel.sock, deadline)
-            finally:
-                channel.close()
-        except ApiException as error:
-            raise _refusal(error) from None
-        except _BROKEN as error:
-            raise _BrokenOffError(str(error)) from None
-
-    def _frames(self, socket: Any, deadline: Callable[[], float]) -> Generator[bytes]:
-        # Not through the client's own `update`: it waits for the socket while TLS holds what has arrived.
-        socket.settimeout(_SILENCE)
-        succeeded = False
-        while True:
-            if time.monotonic() > deadline():
-                raise _BrokenOffError("it comes too slowly", final=True)
-            kind, frame = socket.recv_data_frame(control_frame=True)
-            if kind == ABNF.OPCODE_CLOSE:
-                if not succeeded:
-                    raise _BrokenOffError("the connection was closed")
-                return
-            if kind not in (ABNF.OPCODE_BINARY, ABNF.OPCODE_TEXT) or not frame.data:
-                continue
-            number, data = frame.data[0], frame.data[1:]
-            if number == STDOUT_CHANNEL:
-                yield data
-            elif number == STDERR_CHANNEL:
-                for line in data.decode("utf-8", "backslashreplace").rstrip().split("\n"):
-                    self._log(line)
-            elif number == ERROR_CHANNEL:  # how it ended; also where its container has not started, or is gone
-                status = json.loads(data)
-                succeeded = status["status"] == "Success"
-                if not succeeded:
-                    raise _BrokenOffError(status["message"], final=status.get("reason") == "NonZeroExitCode")
+        channel = ExecChannel(self._client, self._pod, render.SIDECAR, render.command(mode, *options), self._log)
+        with contextlib.closing(channel):
+            yield from channel.output(deadline)
 
     def _unread(self, document: protocol.Document, problem: str) -> BackendError:
         return BackendError(
@@ -230,41 +227,3 @@ class PodResult:
             f"the result of {self._call.function}() ({document.size:,} bytes) could not be read from its pod: "
             f"{problem}.",
         )
-
-    def _exec(self, command: list[str]) -> Any:
-        try:
-            return stream(
-                self._client.connect_get_namespaced_pod_exec,
-                self._pod.metadata.name,
-                self._pod.metadata.namespace,
-                container=render.SIDECAR,
-                command=command,
-                stdin=False,
-                stdout=True,
-                stderr=True,
-                tty=False,
-                binary=True,
-                _preload_content=False,
-            )
-        except AttributeError as error:  # the client trips over a refusal, which has no body here
-            if isinstance(error.__context__, ApiException):
-                raise error.__context__ from None
-            raise
-
-
-class _BrokenOffError(Exception):
-    """A command in the sidecar failed, or was never run; another attempt would end alike if it is final."""
-
-    def __init__(self, problem: str, *, final: bool = False) -> None:
-        super().__init__(problem)
-        self.final = final
-
-
-def _refusal(error: ApiException) -> _BrokenOffError:
-    """Return why the API server did not run the command; the client hides the status of a refused upgrade in text."""
-    hidden = re.search(r"Handshake status (\d+) (\w*)", str(error.reason))
-    status, reason = (int(hidden[1]), hidden[2]) if hidden else (error.status, error.reason)
-    if status in (401, 403):
-        right = "Airflow's account needs the right to `create` and `get` `pods/exec`"
-        return _BrokenOffError(f"{status} {reason}. {right}", final=True)
-    return _BrokenOffError(f"{status} {reason}", final=status == 404)  # the pod is gone

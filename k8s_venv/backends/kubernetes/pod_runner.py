@@ -2,32 +2,33 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from typing import TYPE_CHECKING, Any, Literal
 
 from kubernetes.client.exceptions import ApiException
 
-from k8s_venv.backends.kubernetes import diagnose, phases, pod_state, render, takeover
-from k8s_venv.backends.kubernetes.api import ExistsError, PodApi, without_retries
+from k8s_venv.backends.kubernetes import diagnose, phases, pod_state, render
+from k8s_venv.backends.kubernetes.api import PodApi, without_retries
+from k8s_venv.backends.kubernetes.attached import RECEIVED, Attached, Received
+from k8s_venv.backends.kubernetes.creation import Creation
+from k8s_venv.backends.kubernetes.lock import HeldError, TaskLock
 from k8s_venv.backends.kubernetes.logs import LogFollower
-from k8s_venv.backends.kubernetes.payload import CallSecrets, PodResult, withdraw_arguments
+from k8s_venv.backends.kubernetes.payload import PodResult
 from k8s_venv.backends.kubernetes.pod_state import DELETED, PodOutcome, PodPhaseTracker, Timeouts
+from k8s_venv.backends.kubernetes.warm import WarmPods
 from k8s_venv.calls import PackedCall, Result, SentCall, parse_document
 from k8s_venv.errors import BackendError
 from k8s_venv.wire import protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from kubernetes.client import models as k8s
 
 Keep = Literal["delete_pod", "keep_pod", "delete_succeeded_pod", "delete_active_pod"]
 
-# How long a pod that is being removed may take for it, beyond its own grace period, in seconds.
-_REMOVAL = 90.0
-# The seconds that a living worker takes between its pod and the Secrets: another one may be at it right now.
-_MOMENT = 1.0
+# The seconds after which a call at a pod that waited for it is watched as well: most have ended by then.
+_UNWATCHED = 5.0
 
 
 class PodRunner:
@@ -43,6 +44,7 @@ class PodRunner:
         follow_logs: whether the log is read at all.
         killed: returns whether the caller's own ``on_kill`` has ended the pod.
         origin: where the pod's namespace comes from, for messages.
+        declared: returns the pod that the environment has waiting, to name what differs from it.
     """
 
     def __init__(
@@ -57,11 +59,15 @@ class PodRunner:
         follow_logs: bool = True,
         killed: Callable[[], bool] = bool,
         origin: str = "",
+        declared: Callable[[], k8s.V1Pod] | None = None,
     ) -> None:
         self._client = without_retries(client)
         self._api = PodApi(client, pod.metadata.namespace, call.environment, say, origin)
         self._request = pod
-        self._creation: _Creation | None = None
+        self._declared = declared
+        self._creation: Creation | None = None
+        self._warm: WarmPods | None = None
+        self._attached: Attached | None = None
         self._created: k8s.V1Pod | None = None
         self._call = call
         self._log = log
@@ -81,8 +87,9 @@ class PodRunner:
     @property
     def pod(self) -> k8s.V1Pod:
         """Return the pod: as it is asked for until it is created."""
+        claimed = self._warm.claimed if self._warm is not None else None
         asked = self._creation.request if self._creation is not None else self._request
-        return self._created or asked
+        return self._created or claimed or asked
 
     def create(self) -> k8s.V1Pod:
         """Create the pod, then the Secrets that it waits for.
@@ -101,11 +108,42 @@ class PodRunner:
         assert isinstance(self._call, PackedCall)  # noqa: S101 -- a call that was only sent has its pod
         if self._result is not None:
             self._result.close()  # that of a pod which is gone
-        self._creation, self._created = _Creation(self._api, self._request, self._call, self._say), None
-        self._created, self.taken_over = self._creation.create_or_adopt()
-        self.seen = {"created": time.time()}  # not before: an earlier pod may have taken its time to go
+        self._creation = self._created = self._warm = None
+        self._leave_connection()
+        if self._call.environment.warm is None:
+            self._create_own(self._call, None)
+        else:
+            self._claim_or_create(self._call)
+        assert self._created is not None  # noqa: S101 -- it was just made
         self._result = PodResult(self._client, self._created, self._call, self._log)
         return self._created
+
+    def _create_own(self, call: PackedCall, lock: TaskLock | None) -> None:
+        self._creation = Creation(self._api, self._request, call, self._say, lock)
+        self._created, self.taken_over = self._creation.create_or_adopt()
+        self.seen = {"created": time.time()}  # not before: an earlier pod may have taken its time to go
+
+    def _claim_or_create(self, call: PackedCall) -> None:
+        """Start the call at a pod that waits, or at one of its own; but never beside another one of the same task."""
+        namespace, identity = self._request.metadata.namespace, self._request.metadata.labels[render.SLOT]
+        lock = TaskLock(self._client, self._api, namespace, identity, self._say)
+        holder = None
+        while self._created is None:
+            begun = time.time()
+            self._warm = WarmPods(
+                self._client, self._api, self._request, call, self._say, self._log, lock, self._declared, self._killed
+            )
+            started = self._warm.start(holder)
+            if started is not None:
+                self._created, self._attached, self.taken_over = started.pod, started.attached, started.taken_over
+                self.start = phases.PodStart.of_waiting(started.pod)
+                self.seen = {"created": begun, "claimed": started.claimed_at}
+                return
+            self.start = phases.PodStart(missed=self._warm.missed)
+            try:
+                self._create_own(call, lock)
+            except HeldError as held:
+                holder = held.pod
 
     def wait(self) -> Result:
         """Wait until the call has ended and return its result.
@@ -151,17 +189,28 @@ class PodRunner:
         if problem:
             self._say(f"The log of pod {self._name} could not be read to its end: {problem}")
         document = self._document(outcome)
-        assert self._result is not None  # noqa: S101 -- the pod's end is known
-        result = self._result.fetch(document)
+        result = self._fetched(document)
         self.phases = phases.phase_seconds(outcome.seen, document.timings, self.start)
         self._say(phases.describe(outcome.seen, document.timings, self.start))
         self._succeeded = document.outcome in (protocol.VALUE, protocol.SKIP)
         return result
 
+    def _fetched(self, document: protocol.Document) -> Result:
+        """Return the result that a document announces: it came over the connection, or it is read from the pod."""
+        assert self._result is not None  # noqa: S101 -- the pod's end is known
+        received = self._received
+        payload = received.payload_of(document) if received is not None else None
+        if payload is None:
+            return self._result.fetch(document)
+        self._result.keep()
+        return Result(document, payload, checked=True)
+
     def _document(self, outcome: PodOutcome) -> protocol.Document:
-        """Return the result document in a pod's status; raise why there is no result."""
+        """Return the result document, from the connection or the pod's status; raise why there is no result."""
         environment, function, pod = self._call.environment, self._call.function, outcome.pod
         text = pod_state.message(pod)
+        if not text and self._received is not None:
+            text = self._received.document
         if not text:
             state = pod_state.container_state(pod)
             if outcome.reason == "deleted" and not (state and state.terminated) and not pod_state.disruption(pod):
@@ -198,6 +247,7 @@ class PodRunner:
 
     def leave(self) -> None:
         """Stop reading, and remove the arguments from the location for large values: the call is over."""
+        self._leave_connection()
         if self._follower is not None:
             self._follower.stop()
         if self._result is not None:
@@ -208,13 +258,21 @@ class PodRunner:
         """Return where the arguments may lie, if in no Secret; see ``PayloadTransfer``."""
         return self._result.stored_arguments if self._result is not None else None
 
+    def hand_off(self) -> None:
+        """Close the connection to a pod that another process waits for from now on: the call goes on."""
+        self._leave_connection()
+
+    def _leave_connection(self) -> None:
+        if self._attached is not None:
+            self._attached.close()
+            self._attached = None
+
     def _watch(self) -> PodOutcome:
         tracker = PodPhaseTracker(self._timeouts, self.seen)
         self._follower = self._new_follower()
         try:
-            for kind, pod in self._api.events(self.pod, tracker.next_look):
-                replaced = pod is not None and pod.metadata.uid != self.pod.metadata.uid
-                outcome = tracker.observe(DELETED, None) if replaced else tracker.observe(kind, pod)
+            for kind, pod in self._states(tracker):
+                outcome = self._outcome(tracker, kind, pod)
                 if outcome is not None:
                     return outcome
                 if self._follow_logs and "running" in self.seen:
@@ -222,6 +280,33 @@ class PodRunner:
         except ApiException as error:
             raise self._api.refused(error, "watch on the pod") from None
         raise AssertionError("a watch never ends by itself")
+
+    def _states(self, tracker: PodPhaseTracker) -> Iterator[tuple[str, Any]]:
+        def watch() -> Iterator[tuple[str, Any]]:
+            return self._api.events(self.pod, tracker.next_look)
+
+        return watch() if self._attached is None else self._attached.states(self.pod, watch, _UNWATCHED)
+
+    def _outcome(self, tracker: PodPhaseTracker, kind: str, pod: Any) -> PodOutcome | None:
+        if kind == RECEIVED:
+            # What ended a function that failed, such as an eviction, is in the pod's status alone.
+            return None if self._has_failed() else tracker.received()
+        replaced = pod is not None and pod.metadata.uid != self.pod.metadata.uid
+        return tracker.observe(DELETED, None) if replaced else tracker.observe(kind, pod)
+
+    def _has_failed(self) -> bool:
+        """Return whether the result that came is a failure, or cannot be read: then the pod's status counts."""
+        if self._received is None:
+            return True
+        try:
+            document = parse_document(self._received.document, self._call.environment.name)
+        except BackendError:
+            return True
+        return document.outcome == protocol.FAILURE
+
+    @property
+    def _received(self) -> Received | None:
+        return self._attached.received if self._attached is not None else None
 
     @property
     def _name(self) -> str:
@@ -235,7 +320,8 @@ class PodRunner:
         if not self._follow_logs:
             return ""
         self._follower = self._follower or self._new_follower()
-        return self._follower.finish(ran=pod_state.has_run(pod))
+        end = self._received.end if self._received is not None else ""
+        return self._follower.finish(ran=pod_state.has_run(pod), end=end)
 
     def _show_evidence(self, pod: Any) -> str:
         """Log the last lines of the container that failed, if they are not logged yet; return the last one."""
@@ -246,124 +332,3 @@ class PodRunner:
         for line in lines:
             self._log(line)
         return lines[-1] if lines else ""
-
-
-class _Creation:
-    """Creates the pod of one call with its Secrets, or takes over the pod of a worker that died.
-
-    The pod's name gets a number if pods of the name are kept.
-    """
-
-    def __init__(self, api: PodApi, pod: k8s.V1Pod, call: PackedCall, say: Callable[[str], None]) -> None:
-        self._api = api
-        self._pod = pod
-        self._call = call
-        self._say = say
-        self.request = pod  # what is asked for now
-
-    def create_or_adopt(self) -> tuple[k8s.V1Pod, bool]:
-        """Create the pod, then the Secrets that it waits for; or take over one that exists.
-
-        Returns:
-            The pod, and whether an earlier worker made it.
-
-        Raises:
-            BackendError: Kubernetes refused the pod or a Secret; then neither is left.
-            CallError: the call is larger than its Secrets may be.
-        """
-        identity = takeover.CallIdentity(self._call, self._pod)
-        annotations = {**(self._pod.metadata.annotations or {}), takeover.CALL: identity.seal()}
-        pod = render.with_metadata(self._pod, annotations=annotations)
-        while True:
-            secrets = CallSecrets(self._call, pod)
-            try:
-                created, taken_over = self._create_or_find(secrets.pod, identity)
-                if not taken_over:
-                    self._deliver(secrets, created)
-                    return created, False
-            except BaseException:
-                withdraw_arguments(self._call, secrets.pod)
-                raise
-            withdraw_arguments(self._call, secrets.pod)  # the pod that exists has its own, or never had
-            if pod_state.has_started(created):
-                return created, True
-            time.sleep(_MOMENT)
-            if self._has_secrets(created):
-                return created, True
-            self._say(f"Pod {self._shown} lacks its Secrets, since the worker before died: starting again.")
-            self._remove(created)
-
-    def _deliver(self, secrets: CallSecrets, pod: k8s.V1Pod) -> None:
-        try:
-            for secret in secrets.for_pod(pod):
-                with contextlib.suppress(ExistsError):  # by a request whose answer was lost: its name is used once
-                    self._api.create_secret(secret)
-        except BaseException:
-            self._api.delete(pod.metadata.name, pod.metadata.uid)
-            raise
-
-    def _has_secrets(self, pod: k8s.V1Pod) -> bool:
-        """Return whether the worker before made all Secrets of its pod, of which it makes the last one last.
-
-        Creating is all that Airflow's account may do with Secrets. What this creates goes with the pod.
-        """
-        try:
-            self._api.create_secret(render.call_secret(pod, render.secret_names(pod)[-1], {}))
-        except ExistsError:
-            return True
-        return False
-
-    def _create_or_find(self, pod: k8s.V1Pod, identity: takeover.CallIdentity) -> tuple[k8s.V1Pod, bool]:
-        attempt = (pod.metadata.labels or {}).get(render.TRY)
-        number = 1
-        while True:
-            name = pod.metadata.name + (f"-{number}" if number > 1 else "")
-            self.request = render.with_metadata(pod, name=name)
-            try:
-                return self._api.create_pod(self.request), False
-            except ExistsError:
-                found = self._api.pod(name)
-            if found is None:
-                continue
-            if self._is_own(found):
-                return found, False
-            decision = takeover.decide(found, attempt, identity)
-            if decision is takeover.ExistingPod.TAKEN:
-                earlier = (found.metadata.labels or {}).get(render.TRY, "an earlier one")
-                self._say(f"Taking over pod {self._shown} of try {earlier}: it is still there.")
-                return found, True
-            if decision is takeover.ExistingPod.CHECKED:
-                number += 1
-                continue
-            self._say(f"Pod {self._shown} of an earlier try is there: {decision.value}.")
-            if decision is takeover.ExistingPod.LEAVING:
-                self._await_removal(found)
-            else:
-                self._remove(found)
-
-    def _is_own(self, found: k8s.V1Pod) -> bool:
-        """Return whether this very worker made a pod, by a request whose answer was lost: each has its own salt."""
-        own, its = (pod.metadata.annotations or {} for pod in (self.request, found))
-        return found.metadata.deletion_timestamp is None and own[takeover.CALL] == its.get(takeover.CALL)
-
-    @property
-    def _shown(self) -> str:
-        return f"{self.request.metadata.namespace}/{self.request.metadata.name}"
-
-    def _remove(self, pod: k8s.V1Pod) -> None:
-        """End and remove a pod, with the arguments that its worker left at the location for large values."""
-        self._api.remove(pod.metadata.name, pod.metadata.uid)
-        self._await_removal(pod)
-        withdraw_arguments(self._call, pod)
-
-    def _await_removal(self, pod: k8s.V1Pod) -> None:
-        deadline = time.monotonic() + (pod.metadata.deletion_grace_period_seconds or 30) + _REMOVAL
-        for kind, state in self._api.events(pod, lambda: deadline - time.monotonic()):
-            if kind == DELETED or state.metadata.uid != pod.metadata.uid:
-                return
-            if time.monotonic() > deadline:
-                raise BackendError(
-                    self._call.environment.name,
-                    f"the pod {pod.metadata.name} of an earlier try is still being removed, and a task never runs "
-                    "twice at once. Is its node gone?",
-                )

@@ -108,6 +108,10 @@ class PodPhaseTracker:
             return self._outcome("stuck")
         return self._outcome("late") if self._left() <= 0 else None
 
+    def received(self) -> PodOutcome:
+        """Return the outcome of a call whose result came before the end of its pod was seen."""
+        return self._outcome("ended")
+
     def next_look(self) -> float:
         """Return the seconds after which the pod must be looked at again, even if it does not change."""
         if "running" in self._seen:

@@ -39,6 +39,9 @@ LABELS = {"app.kubernetes.io/managed-by": "k8s-venv"}
 # `KubernetesPodOperator`'s labels: of a pod whose result was read, and of the try that made it.
 CHECKED = "already_checked"
 TRY = "try_number"
+# The label by which a task's pods are found: its identity, which is the name of a pod of its own. A pod that waits for
+# a call has the key of its pool there instead, so that one list gives both.
+SLOT = "k8s-venv/slot"
 
 # The options of `KubernetesPodOperator` that are rendered here.
 OPTIONS = frozenset(
@@ -53,8 +56,8 @@ OPTIONS = frozenset(
 CALL_VOLUME = "k8s-venv-call"
 _SCRATCH_VOLUME = "k8s-venv-scratch"
 RESULT_VOLUME = "k8s-venv-result"
-_CALL_FOLDER = "/k8s-venv/call"
-_ARCHIVE = f"{_CALL_FOLDER}/{protocol.ARCHIVE}"
+CALL_FOLDER = "/k8s-venv/call"
+_ARCHIVE = f"{CALL_FOLDER}/{protocol.ARCHIVE}"
 
 
 def pod(
@@ -79,7 +82,7 @@ def pod(
     options = typed(options)
     made = copy.deepcopy(template) if template is not None else k8s.V1Pod()
     made.metadata = _metadata(made.metadata or k8s.V1ObjectMeta(), environment, options)
-    made.metadata.name = name
+    made.metadata.labels[SLOT] = made.metadata.name = name
     made.metadata.namespace = namespace or made.metadata.namespace
     spec = made.spec = made.spec or k8s.V1PodSpec(containers=[])
     first, *others = spec.containers or [k8s.V1Container(name=BASE)]
@@ -99,20 +102,24 @@ def pod(
 
 
 def _metadata(metadata: k8s.V1ObjectMeta, environment: str, options: Mapping[str, Any]) -> k8s.V1ObjectMeta:
-    """Return metadata with the labels that Kubernetes recommends, below those of the template and of the options.
+    """Return metadata with the labels that Kubernetes recommends, below those of the template and of the options."""
+    labels = {**recommended_labels(environment), **(metadata.labels or {}), **(options.get("labels") or {})}
+    metadata.labels = {name: "" if value is None else value for name, value in labels.items()}
+    metadata.annotations = {**(metadata.annotations or {}), **(options.get("annotations") or {})} or None
+    return metadata
+
+
+def recommended_labels(environment: str) -> dict[str, str]:
+    """Return the labels that Kubernetes recommends, for a pod of an environment.
 
     Source: https://kubernetes.io/docs/concepts/overview/working-with-objects/common-labels/
     """
-    recommended = {
+    return {
         "app.kubernetes.io/name": environment,
         "app.kubernetes.io/component": "task",
         "app.kubernetes.io/part-of": "k8s-venv",
         **LABELS,
     }
-    labels = {**recommended, **(metadata.labels or {}), **(options.get("labels") or {})}
-    metadata.labels = {name: "" if value is None else value for name, value in labels.items()}
-    metadata.annotations = {**(metadata.annotations or {}), **(options.get("annotations") or {})} or None
-    return metadata
 
 
 def _base(container: k8s.V1Container, options: Mapping[str, Any]) -> k8s.V1Container:
@@ -169,7 +176,7 @@ def _volumes(secret: str) -> list[k8s.V1Volume]:
 def _mounts() -> list[k8s.V1VolumeMount]:
     """Return where both containers see the call and its result."""
     return [
-        k8s.V1VolumeMount(name=CALL_VOLUME, mount_path=_CALL_FOLDER, read_only=True),
+        k8s.V1VolumeMount(name=CALL_VOLUME, mount_path=CALL_FOLDER, read_only=True),
         k8s.V1VolumeMount(name=RESULT_VOLUME, mount_path=RESULT_FOLDER),
     ]
 
@@ -239,13 +246,19 @@ def _copied(thing: Any, **fields: Any) -> Any:
 
 
 def secret_names(pod: k8s.V1Pod) -> list[str]:
-    """Return the names of the Secrets that a pod waits for; nothing for a pod that runs no call."""
+    """Return the names of the Secrets that a pod waits for; nothing for a pod whose call comes in another way."""
     volume = next((volume for volume in pod.spec.volumes or () if volume.name == CALL_VOLUME), None)
-    if volume is None:
+    if volume is None or volume.empty_dir is not None:
         return []
     if volume.secret is not None:
         return [volume.secret.secret_name]
     return [source.secret.name for source in volume.projected.sources]
+
+
+def call_name(pod: k8s.V1Pod) -> str:
+    """Return the name under which a pod's call stores large values; no other pod has it."""
+    names = secret_names(pod)
+    return names[0] if names else f"{pod.metadata.name}-{pod.metadata.uid}"
 
 
 def call_secret(pod: k8s.V1Pod, name: str, files: Mapping[str, bytes]) -> k8s.V1Secret:

@@ -1,0 +1,379 @@
+"""Calls at pods that wait for them: as at pods of their own, sooner, and never twice at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+pytest.importorskip("kubernetes", reason="the kubernetes client is not installed")
+
+import kubernetes
+
+from k8s_venv.backends.kubernetes import pool
+from tests.cluster.direct import Cluster, Outcome, add_one, sleep
+from tests.cluster.pools import WarmCluster
+from tests.contract import SECRET, BackendContract, Runner, look_for
+from tests.waiting import eventually
+
+MEGABYTE = 1024 * 1024
+
+
+@pytest.fixture
+def warm(cluster: Cluster) -> Iterator[WarmCluster]:
+    """Pods of a project's image that wait for its calls."""
+    made = WarmCluster(cluster.client, cluster.namespace, cluster.image, cluster.folder)
+    made.fill()
+    yield made
+    for pod in made.listed(f"{pool.POOL}!=x,app.kubernetes.io/name=x"):
+        if pool.is_pool_pod(pod):
+            made.delete(pod, grace_period_seconds=0)
+
+
+def fresh() -> str:
+    return f"warm-task-{uuid.uuid4().hex[:8]}"
+
+
+def raise_error() -> None:
+    raise ValueError("this try failed")
+
+
+def noise(size: int) -> bytes:
+    import os
+
+    return os.urandom(size)
+
+
+def length(data: bytes) -> int:
+    return len(data)
+
+
+class TestWarmPods(BackendContract):
+    @pytest.fixture
+    def run(self, warm: WarmCluster) -> Runner:
+        return Runner(lambda: _Backend(warm), warm.environment)
+
+
+class _Backend:
+    def __init__(self, warm: WarmCluster) -> None:
+        self._warm = warm
+
+    def run(self, call: Any, log: Callable[[str], None]) -> Any:
+        self._warm.fill()
+        run = self._warm.runner(self._warm.pod(fresh()), call, Outcome(), log=log)
+        try:
+            run.create()
+            assert pool.is_pool_pod(run.pod)
+            return run.wait()
+        finally:
+            run.finish("delete_pod")
+
+
+# --- what is asked of the API server --------------------------------------------------------------------------
+
+
+class Counting:
+    """A client that remembers what was asked."""
+
+    def __init__(self, client: Any) -> None:
+        self.asked: list[str] = []
+        api = kubernetes.client.ApiClient(client.api_client.configuration)
+        self.client = kubernetes.client.CoreV1Api(api)
+        call_api = api.call_api
+
+        def remember(method: str, url: str, *args: Any, **options: Any) -> Any:
+            self.asked.append(f"{method} {url.partition('/namespaces/')[2].partition('?')[0]}")
+            return call_api(method, url, *args, **options)
+
+        api.call_api = remember
+
+
+def test_a_call_takes_five_requests_and_one_exec(warm: WarmCluster) -> None:
+    counting, name = Counting(warm.client), fresh()
+
+    outcome = warm.run(warm.pod(name), warm.call(add_one, 1), client=counting.client)
+
+    assert outcome.value == 2, outcome
+    taken = outcome.pod.metadata.name
+    place = f"{warm.namespace}/pods/{taken}"
+    assert sorted(counting.asked) == sorted(
+        [
+            f"GET {warm.namespace}/pods",
+            f"PATCH {place}",
+            f"POST {warm.namespace}/leases",
+            f"GET {place}/exec",
+            f"GET {place}/log",
+            f"DELETE {place}",
+        ]
+    )
+
+
+def test_an_environment_without_waiting_pods_takes_no_request_more(cluster: Cluster) -> None:
+    counting = Counting(cluster.client)
+
+    outcome = cluster.run(cluster.pod(), cluster.call(add_one, 1), client=counting.client)
+
+    assert outcome.value == 2, outcome
+    assert [asked.partition("/")[2].partition("/")[0] for asked in counting.asked].count("leases") == 0
+    assert len([asked for asked in counting.asked if "/log" not in asked]) == 4  # pod, Secret, watch, delete
+
+
+# --- the pod --------------------------------------------------------------------------------------------------
+
+
+def test_a_claimed_pod_has_what_the_call_s_own_would_have(warm: WarmCluster) -> None:
+    name = fresh()
+    pod = warm.pod(name, deadline=1000, labels={"dag_id": "etl", "team": "data"}, annotations={"cost": "low"})
+
+    outcome = warm.run(pod, warm.call(add_one, 1), action="keep_pod")
+
+    kept = warm.client.read_namespaced_pod(outcome.pod.metadata.name, warm.namespace)
+    assert kept.metadata.labels.items() >= {**pod.metadata.labels, "already_checked": "True"}.items()
+    assert kept.metadata.annotations.items() >= {"cost": "low"}.items()
+    assert kept.metadata.annotations["k8s-venv/call"]
+    assert 1000 <= kept.spec.active_deadline_seconds <= 2000  # and the time that it waited
+    assert not warm.waiting()
+
+
+def test_a_secret_is_in_no_object_and_no_log(warm: WarmCluster) -> None:
+    connections = {"db": {"conn_type": "postgres", "password": SECRET}}
+    call = warm.call(look_for, SECRET, secrets={"connections": connections, "variables": {}, "masked": [SECRET]})
+    seen: list[str] = []
+
+    def look() -> None:
+        lists = (
+            warm.client.list_namespaced_pod,
+            warm.client.list_namespaced_secret,
+            warm.client.list_namespaced_event,
+            warm.client.list_namespaced_config_map,
+        )
+        seen.extend(str(each(warm.namespace)) for each in lists)
+
+    name = fresh()
+    outcome = warm.run(warm.pod(name), call, while_running=look, action="keep_pod")
+    look()
+
+    assert outcome.value == (SECRET, []), outcome
+    log = warm.client.read_namespaced_pod_log(outcome.pod.metadata.name, warm.namespace, container="base")
+    assert not any(SECRET in text for text in (*seen, log, *outcome.lines, *outcome.said))
+
+
+# --- why a call gets a pod of its own -------------------------------------------------------------------------
+
+
+def test_no_waiting_pod_is_one_line_and_a_pod_of_its_own(cluster: Cluster) -> None:
+    empty = WarmCluster(cluster.client, cluster.namespace, cluster.image, cluster.folder, preload=("json",))
+
+    outcome = empty.run(empty.pod(fresh()), empty.call(add_one, 1))
+
+    assert (outcome.value, outcome.start.missed) == (2, "none"), outcome
+    assert outcome.said[0] == (
+        "No waiting pod takes the call, which gets a pod of its own: no pod of environment 'x' waits."
+    )
+
+
+def test_options_that_differ_are_named(warm: WarmCluster) -> None:
+    outcome = warm.run(warm.pod(fresh(), node_selector={"kubernetes.io/os": "linux"}), warm.call(add_one, 1))
+
+    assert (outcome.value, outcome.start.missed) == (2, "options"), outcome
+    assert "differs from the environment's waiting pods in `nodeSelector`" in outcome.said[0]
+    assert len(warm.waiting()) == 1
+
+
+# --- how a call ends ------------------------------------------------------------------------------------------
+
+
+def test_a_failure_says_what_ended_the_pod(warm: WarmCluster) -> None:
+    name = fresh()
+
+    def delete() -> None:
+        (pod,) = warm.of_task(name)
+        warm.delete(pod)
+
+    outcome = warm.run(warm.pod(name), warm.call(sleep, 100), while_running=delete)
+
+    assert "its pod was deleted from outside" in str(outcome.error)
+
+
+def test_a_deadline_counts_from_the_claim(warm: WarmCluster) -> None:
+    eventually(lambda: all(time.time() - pod.status.start_time.timestamp() > 3 for pod in warm.waiting()))
+
+    outcome = warm.run(warm.pod(fresh(), deadline=6), warm.call(sleep, 100))
+
+    assert "active_deadline_seconds" in str(outcome.error)
+    assert len(outcome.lines) >= 4
+
+
+def test_a_call_that_takes_longer_is_watched(warm: WarmCluster) -> None:
+    counting = Counting(warm.client)
+
+    outcome = warm.run(warm.pod(fresh()), warm.call(sleep, 8), client=counting.client)
+
+    assert outcome.value == "slept"
+    assert outcome.lines == [f"second {number}" for number in range(8)]
+    assert counting.asked.count(f"GET {warm.namespace}/pods") == 2  # the list and the watch
+
+
+def test_large_values_and_arguments_travel_over_the_same_connection(warm: WarmCluster) -> None:
+    counting = Counting(warm.client)
+
+    outcome = warm.run(warm.pod(fresh()), warm.call(noise, 200 * MEGABYTE), client=counting.client)
+
+    assert len(outcome.value) == 200 * MEGABYTE, outcome
+    assert len([asked for asked in counting.asked if asked.endswith("/exec")]) == 1
+    warm.fill()
+    assert warm.run(warm.pod(fresh()), warm.call(length, os.urandom(6 * MEGABYTE))).value == 6 * MEGABYTE
+
+
+# --- never twice at once --------------------------------------------------------------------------------------
+
+
+def append_to(path: str, seconds: float) -> str:
+    """Leave a mark in the pod's log at the begin and the end."""
+    import time
+
+    print("begin", path)
+    time.sleep(seconds)
+    print("end", path)
+    return path
+
+
+def test_two_workers_at_the_same_instant_run_the_task_once(warm: WarmCluster) -> None:
+    warm.fill(2)
+    name = fresh()
+    outcomes: list[Outcome] = []
+    barrier = threading.Barrier(2)
+
+    def work() -> None:
+        api = kubernetes.client.ApiClient(warm.client.api_client.configuration)
+        client = kubernetes.client.CoreV1Api(api)
+        call = warm.call(sleep, 6)
+        barrier.wait()
+        outcomes.append(warm.run(warm.pod(name), call, client=client, action="keep_pod"))
+
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert [outcome.value for outcome in outcomes] == ["slept", "slept"], outcomes
+    assert len({outcome.pod.metadata.uid for outcome in outcomes}) == 1
+    eventually(lambda: len(warm.of_task(name)) == 1)
+
+
+MOMENTS = {
+    "between the claim and the lock": ("k8s_venv.backends.kubernetes.lock.TaskLock", "take"),
+    "between the lock and the delivery": ("k8s_venv.backends.kubernetes.warm.WarmPods", "_deliver"),
+    "in the delivery": ("k8s_venv.backends.kubernetes.attached._Output", "line"),
+    "while it runs": ("", ""),
+    "when the result is there": ("k8s_venv.backends.kubernetes.pod_runner.PodRunner", "collect"),
+}
+WORKER = """
+import importlib
+import os
+import signal
+import sys
+from pathlib import Path
+import kubernetes
+from tests.cluster import direct, pools
+
+kubernetes.config.load_kube_config()
+namespace, image, folder, name, seconds, place, method = sys.argv[1:]
+warm = pools.WarmCluster(kubernetes.client.CoreV1Api(), namespace, image, Path(folder))
+kill = lambda *ignored, **options: os.kill(os.getpid(), signal.SIGKILL)
+if place:
+    module, _, kind = place.rpartition(".")
+    setattr(getattr(importlib.import_module(module), kind), method, kill)
+warm.run(warm.pod(name), warm.call(direct.sleep, int(seconds)), while_running=bool if place else kill)
+"""
+
+
+def run_and_kill_worker(warm: WarmCluster, name: str, moment: str, seconds: int) -> None:
+    arguments = [warm.namespace, warm.image, str(warm.folder), name, str(seconds), *MOMENTS[moment]]
+    worker = subprocess.run([sys.executable, "-c", WORKER, *arguments], check=False)
+    assert worker.returncode == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_try_after_a_workers_death_takes_over_the_claimed_pod(warm: WarmCluster, moment: str) -> None:
+    name = fresh()
+    run_and_kill_worker(warm, name, moment, 4)
+    (before,) = warm.of_task(name)
+
+    outcome = warm.run(warm.pod(name, attempt="2"), warm.call(sleep, 4))
+
+    assert outcome.value == "slept", outcome
+    assert outcome.pod.metadata.uid == before.metadata.uid
+    assert any("Taking over pod" in line for line in outcome.said)
+    assert outcome.lines == [f"second {number}" for number in range(4)]
+
+
+def test_a_cold_try_takes_over_no_other_pod_than_the_claimed_one(warm: WarmCluster) -> None:
+    name = fresh()
+    run_and_kill_worker(warm, name, "while it runs", 10)
+    (before,) = warm.of_task(name)
+    assert not warm.waiting()
+
+    outcome = warm.run(warm.pod(name, attempt="2"), warm.call(sleep, 10))
+
+    assert outcome.value == "slept", outcome
+    assert outcome.pod.metadata.uid == before.metadata.uid
+
+
+def test_a_warm_try_takes_over_the_cold_pod_of_the_one_before(warm: WarmCluster) -> None:
+    name = fresh()
+    cold = warm.runner(warm.pod(name), warm.call(sleep, 6), Outcome())
+    (waiting,) = warm.waiting()
+    warm.delete(waiting, grace_period_seconds=0)
+    eventually(lambda: not warm.waiting())
+    before = cold.create()
+    warm.fill()
+
+    outcome = warm.run(warm.pod(name, attempt="2"), warm.call(sleep, 6))
+
+    assert outcome.value == "slept", outcome
+    assert outcome.pod.metadata.uid == before.metadata.uid
+    assert len(warm.waiting()) == 1
+
+
+def test_a_claimed_pod_of_another_call_is_ended_first(warm: WarmCluster) -> None:
+    warm.fill(2)
+    name = fresh()
+    run_and_kill_worker(warm, name, "while it runs", 100)
+    (before,) = warm.of_task(name)
+
+    outcome = warm.run(warm.pod(name, attempt="2"), warm.call(add_one, 1))
+
+    assert outcome.value == 2, outcome
+    assert outcome.pod.metadata.uid != before.metadata.uid
+    assert any("it runs another call" in line for line in outcome.said)
+
+
+def test_a_try_after_a_failure_starts_again(warm: WarmCluster) -> None:
+    warm.fill(2)
+    name = fresh()
+    first = warm.run(warm.pod(name), warm.call(raise_error), action="delete_active_pod")
+    second = warm.run(warm.pod(name, attempt="2"), warm.call(raise_error))
+
+    assert "this try failed" in str(first.error)
+    assert "this try failed" in str(second.error)
+    assert first.pod.metadata.uid != second.pod.metadata.uid
+
+
+def test_a_kept_pod_is_never_taken_for_the_next_try(warm: WarmCluster) -> None:
+    warm.fill(2)
+    name = fresh()
+    first = warm.run(warm.pod(name), warm.call(add_one, 1), action="keep_pod")
+    second = warm.run(warm.pod(name, attempt="2"), warm.call(add_one, 1))
+
+    assert (first.value, second.value) == (2, 2), second
+    assert first.pod.metadata.uid != second.pod.metadata.uid
