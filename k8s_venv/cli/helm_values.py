@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from k8s_venv.cli.console import environments_argument, open_project
-from k8s_venv.errors import K8sVenvError
+from k8s_venv.errors import K8sVenvError, ProjectError
 from k8s_venv.locks.locking import read_lock
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from k8s_venv.config.environment import Environment
     from k8s_venv.config.project import Project
+    from k8s_venv.config.warm import WarmPool
     from k8s_venv.locks.lockfile import Lock
 
 _HEADER = (
@@ -27,7 +28,8 @@ _HELP = """Print the environments as values of the Helm chart.
 
 All of the project's environments, or the named ones: for each the image's reference, the locked versions, which
 `helm test` compares with the image, and from its pod options the resources, the service account, pull secrets, node
-selector and tolerations.
+selector and tolerations. Of an environment with `warm` also the whole pod that waits for calls: the chart keeps such
+pods ready with `warm.enabled`.
 
 \b
 Example:
@@ -68,8 +70,8 @@ def chart_values(project: Project, environment: Environment) -> dict[str, Any]:
         environment: the environment.
 
     Raises:
-        K8sVenvError: its lock is missing or stale, no registry is configured, or a pod option that the chart needs is a
-            template.
+        K8sVenvError: its lock is missing or stale, no registry is configured, a pod option that the chart needs is a
+            template, or a pod that waits cannot have it.
     """
     own = environment.image is not None or "image" in environment.pod
     pod = environment.pod
@@ -94,7 +96,24 @@ def chart_values(project: Project, environment: Environment) -> dict[str, Any]:
     }
     given = {key: value for key, value in values.items() if value}
     _refuse_templates(environment, given)
-    return given
+    return given if environment.warm is None else {**given, "warm": _pool(project, environment, environment.warm)}
+
+
+def _pool(project: Project, environment: Environment, warm: WarmPool) -> dict[str, Any]:
+    """Return the pods that wait for an environment's calls, from the code that renders a call's own pod."""
+    from kubernetes.client import ApiClient
+
+    from k8s_venv.backends.kubernetes.pool import POOL, declared_pod
+    from k8s_venv.check.pools import option_faults
+
+    for fault in option_faults(project, environment):
+        raise ProjectError(fault.message, project.path, fault.line)
+    try:
+        pod: dict[str, Any] = ApiClient().sanitize_for_serialization(declared_pod(environment, project))
+    except K8sVenvError as error:
+        raise K8sVenvError(f"Environment {environment.name!r}: {error}") from None
+    key = pod["metadata"]["annotations"][POOL]
+    return {"min": warm.min, "max": warm.max, "idleSeconds": warm.idle, "key": key, "pod": pod}
 
 
 def _packages(environment: Environment, lock: Lock) -> dict[str, str]:

@@ -24,6 +24,7 @@ from k8s_venv.errors import K8sVenvError, LockError, ProjectError
 from k8s_venv.locks.locking import check_lock
 
 if TYPE_CHECKING:
+    from k8s_venv.backends.kubernetes.pool_status import PoolStatus
     from k8s_venv.config.environment import Environment
     from k8s_venv.config.project import Project
 
@@ -46,7 +47,8 @@ class Row:
         size: the bytes of the image's layers, compressed, on its first platform.
         created: when the image was made (RFC 3339); None for an image from layers, which does not depend on the time.
         tasks: the tasks that use it, or None if ``--tasks`` was not given.
-        problem: the registry's error, if it could not be asked.
+        warm: its waiting pods, or None if ``--warm`` was not given or the cluster could not be asked.
+        problem: the registry's or the cluster's error, if it could not be asked.
     """
 
     environment: str
@@ -60,6 +62,7 @@ class Row:
     size: int | None = None
     created: str | None = None
     tasks: list[str] | None = None
+    warm: PoolStatus | None = None
     problem: str | None = None
 
 
@@ -73,10 +76,16 @@ class Row:
     help="Also show which tasks of this DAG file or folder use each environment.",
 )
 @click.option("--registry", is_flag=True, help="Ask the registry for each image: is it there, how large, how old?")
+@click.option("--warm", is_flag=True, help="Ask the cluster how many pods wait for calls, start, or run one.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON list instead of a table.")
 @click.pass_obj
 def list_environments(
-    given: Path | None, environments: tuple[str, ...], tasks: tuple[Path, ...], registry: bool, as_json: bool
+    given: Path | None,
+    environments: tuple[str, ...],
+    tasks: tuple[Path, ...],
+    registry: bool,
+    warm: bool,
+    as_json: bool,
 ) -> None:
     """List the project's environments, or the named ones.
 
@@ -87,6 +96,7 @@ def list_environments(
         k8s-venv list
         k8s-venv list --tasks dags            which task uses which environment?
         k8s-venv list --registry              which images exist, how large are they, and how old?
+        k8s-venv list --warm                  how many pods wait for calls in the namespace of its tasks?
         k8s-venv list --json | jq -r '.[] | select(.lock == "stale") | .environment'
     """  # noqa: D301 -- click leaves the lines after a \b as they are
     click.get_current_context().with_resource(interruptible())
@@ -97,12 +107,16 @@ def list_environments(
         from k8s_venv.builders.plan import in_parallel
 
         in_parallel(lambda one: _ask_registry(*one), list(zip(rows, chosen, strict=True)), _AT_ONCE)
+    if warm:
+        _ask_cluster(project, rows, chosen)
     if tasks:
         _add_tasks(project, given, rows, tasks)
     if as_json:
         click.echo(json.dumps([dataclasses.asdict(row) for row in rows], indent=2))
     else:
-        _show(rows, with_registry=registry, with_tasks=bool(tasks))
+        _show(rows, with_registry=registry, with_warm=warm, with_tasks=bool(tasks))
+        if warm:
+            _note_pools(rows, chosen)
     problems = dict.fromkeys(row.problem for row in rows if row.problem)
     for problem in problems:
         show_error(problem)
@@ -151,6 +165,37 @@ def _look_up(row: Row, image: str, environment: Environment) -> None:
             row.created = found.config.get("created")
 
 
+def _ask_cluster(project: Project, rows: list[Row], environments: list[Environment]) -> None:
+    """Count the waiting pods of environments; note an error in the row of its environment."""
+    from k8s_venv.backends.kubernetes.pool_status import Pools
+
+    pools = Pools(project)
+    for row, environment in zip(rows, environments, strict=True):
+        try:
+            row.warm = pools.status(environment)
+        except K8sVenvError as error:
+            row.problem = row.problem or str(error)
+
+
+def _note_pools(rows: list[Row], environments: list[Environment]) -> None:
+    """Print what should be done about an environment's waiting pods."""
+    for row, environment in zip(rows, environments, strict=True):
+        if row.warm is None:
+            continue
+        if row.warm.stale:
+            console().print(
+                f"{row.environment}: no call takes the stale pods, which are of an earlier image, pod options or "
+                "`warm`. The chart replaces them after `k8s-venv helm-values` and `helm upgrade`."
+            )
+        if row.warm.problem:
+            console().print(f"{row.environment}: a pod cannot wait for calls: {row.warm.problem}")
+        elif environment.warm and not (row.warm.waiting or row.warm.starting or row.warm.claimed):
+            console().print(
+                f"{row.environment}: no pod waits for its calls. Has the chart `warm.enabled` in this namespace, and "
+                "the values of `k8s-venv helm-values`?"
+            )
+
+
 def _add_tasks(project: Project, given: Path | None, rows: list[Row], paths: tuple[Path, ...]) -> None:
     """Load DAG files, and note each isolated task of this project in the row of its environment."""
     from k8s_venv.cli.airflow_home import airflow_home, files_to_load
@@ -170,7 +215,7 @@ def _add_tasks(project: Project, given: Path | None, rows: list[Row], paths: tup
         row.tasks = sorted(used[row.environment])
 
 
-def _show(rows: list[Row], *, with_registry: bool, with_tasks: bool) -> None:
+def _show(rows: list[Row], *, with_registry: bool, with_warm: bool, with_tasks: bool) -> None:
     columns: dict[str, list[str]] = {
         "environment": [row.environment for row in rows],
         "Python": [row.python for row in rows],
@@ -183,6 +228,9 @@ def _show(rows: list[Row], *, with_registry: bool, with_tasks: bool) -> None:
         columns["built"] = ["unknown" if row.problem else built[row.exists] for row in rows]
         columns["size"] = ["-" if row.size is None else megabytes(row.size) for row in rows]
         columns["age"] = [_age(row.created) for row in rows]
+    if with_warm:
+        for name in ("waiting", "starting", "claimed", "stale"):
+            columns[name] = ["unknown" if row.warm is None else str(getattr(row.warm, name)) for row in rows]
     if with_tasks:
         columns["tasks"] = ["\n".join(row.tasks or ()) or "-" for row in rows]
     click.echo(aligned(list(columns), list(zip(*columns.values(), strict=True))))

@@ -44,6 +44,7 @@ Exit codes: 0, 1 when something failed or a check found something, 2 when the co
 # Packages that a worker does not need, and the extra with each.
 _EXTRAS = {
     "isal": "build",
+    "kubernetes": "airflow",
     "rich": "local",
     "ruff": "local",
     "stdlib_list": "local",

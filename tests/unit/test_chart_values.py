@@ -27,6 +27,12 @@ node_selector = { disk = "fast" }
 container_resources = { requests = { cpu = 2 }, limits = { memory = "2Gi" } }
 tolerations = [{ key = "spot", operator = "Exists", toleration_seconds = 60 }]
 """
+WARM = """[environments.etl]
+python = "3.12"
+image = "registry.example.com/etl:7"
+warm = { min = 1 }
+[environments.etl.pod]
+"""
 
 
 def values_of(in_process: Command, folder: Path, text: str, *arguments: str, **environ: str) -> dict[str, Any]:
@@ -115,6 +121,54 @@ def test_the_namespaces_own_account_is_not_made(in_process: Command, tmp_path: P
     assert values["ready"]["serviceAccount"] == {"create": False, "name": "default"}
 
 
+def test_the_pod_that_waits_for_an_environments_calls_is_written_whole(in_process: Command, tmp_path: Path) -> None:
+    pod = """
+    [environments.etl.pod]
+    image_pull_secrets = ["ours"]
+    service_account_name = "reader"
+    tolerations = [{ key = "spot", operator = "Exists" }]
+    container_resources = { limits = { memory = "2Gi" } }
+    on_finish_action = "keep_pod"
+    labels = { run = "{{ run_id }}", team = "sales" }
+    """
+    warm = 'warm = { min = 2, max = 8, idle = "10m", preload = ["pandas"] }'
+    text = f'[environments.etl]\npython = "3.12"\nimage = "registry.example.com/etl:7"\n{warm}\n{pod}'
+
+    warm_values = values_of(in_process, tmp_path, text)["etl"]["warm"]
+
+    assert {name: warm_values[name] for name in ("min", "max", "idleSeconds")} == {
+        "min": 2,
+        "max": 8,
+        "idleSeconds": 600,
+    }
+    waiting = warm_values["pod"]
+    assert (waiting["apiVersion"], waiting["kind"]) == ("v1", "Pod")
+    assert "namespace" not in waiting["metadata"]
+    assert waiting["metadata"]["generateName"] == "warm-etl-"
+    assert waiting["metadata"]["annotations"]["k8s-venv/pool"] == warm_values["key"]
+    assert waiting["spec"]["serviceAccountName"] == "reader"
+    assert waiting["spec"]["imagePullSecrets"] == [{"name": "ours"}]
+    assert waiting["spec"]["tolerations"] == [{"key": "spot", "operator": "Exists"}]
+    base = waiting["spec"]["containers"][0]
+    assert (base["image"], base["resources"]) == ("registry.example.com/etl:7", {"limits": {"memory": "2Gi"}})
+    assert base["command"][-2:] == ["--preload", "pandas"]
+
+
+def test_another_image_or_pod_option_makes_another_pool_and_another_size_does_not(
+    in_process: Command, tmp_path: Path
+) -> None:
+    text = '[environments.etl]\npython = "3.12"\nimage = "registry.example.com/etl:7"\nwarm = { min = 1 }\n'
+
+    def key(text: str) -> str:
+        found: str = values_of(in_process, tmp_path, text)["etl"]["warm"]["key"]
+        return found
+
+    assert key(text) == key(text.replace("min = 1", "max = 3")) == key(text + 'pod = { labels = { team = "sales" } }\n')
+    others = [text.replace("etl:7", "etl:8"), text.replace("min = 1", 'preload = ["json"]')]
+    others.append(text + 'pod = { node_selector = { disk = "fast" } }\n')
+    assert len({key(text), *map(key, others)}) == 4
+
+
 def refusal(in_process: Command, folder: Path, text: str) -> str:
     (folder / "k8s-venv.toml").write_text(text)
     ran = in_process("helm-values", "--output", "values.yaml")
@@ -131,6 +185,15 @@ def refusal(in_process: Command, folder: Path, text: str) -> str:
         (f'registry = "r.example.com"\n{BUILT}', "it was never locked: "),
         (POD.replace('"reader"', '"{{ params.account }}"'), "`serviceAccount` is a template, '{{ params.account }}'"),
         (POD.replace('{ disk = "fast" }', '"fast"'), "its pod option 'node_selector' must be a table"),
+        (
+            f"{WARM}priority_class_name = 'high'",
+            "k8s-venv.toml:6: Environment 'etl' has `warm`, but the option 'priority_",
+        ),
+        (f"{WARM}env_vars = {{ DAY = '{{{{ ds }}}}' }}", "`pod` is a template, which only a running task can fill in"),
+        (
+            f"{WARM}tolerations = [{{ effects = 'x' }}]",
+            "Environment 'etl': `tolerations`: Kubernetes' V1Toleration has no",
+        ),
     ],
 )
 def test_what_cannot_be_known_gets_a_sentence(in_process: Command, tmp_path: Path, text: str, sentence: str) -> None:

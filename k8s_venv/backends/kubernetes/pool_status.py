@@ -1,0 +1,151 @@
+"""How many pods of each environment wait, start or run a call, as the cluster says."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import TYPE_CHECKING, Any
+
+from kubernetes.client.exceptions import ApiException
+from urllib3.exceptions import HTTPError
+
+from k8s_venv.backends.kubernetes import diagnose
+from k8s_venv.backends.kubernetes.backend import connect
+from k8s_venv.backends.kubernetes.pool import POOL, declared_pod
+from k8s_venv.backends.kubernetes.render import LABELS, SLOT
+from k8s_venv.backends.limits import REQUEST_TIMEOUT
+from k8s_venv.errors import BackendError, K8sVenvError, visible
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from k8s_venv.config.environment import Environment
+    from k8s_venv.config.project import Project
+
+_SELECTOR = ",".join([SLOT, *(f"{name}={value}" for name, value in LABELS.items())])
+_ENDED = ("Succeeded", "Failed")
+# Why containers wait in any pod that starts.
+_ON_THE_WAY = ("ContainerCreating", "PodInitializing")
+
+
+@dataclasses.dataclass(frozen=True)
+class PoolStatus:
+    """The pods of one environment that were made to wait for calls.
+
+    Args:
+        waiting: how many can take a call now.
+        starting: how many start, or import the modules of ``preload``.
+        claimed: how many run a call.
+        stale: how many wait or start that no call takes: their image, pod options or ``preload`` are earlier ones.
+        problem: why a pod does not start, or None if all do.
+    """
+
+    waiting: int
+    starting: int
+    claimed: int
+    stale: int
+    problem: str | None
+
+
+class Pools:
+    """The waiting pods of a project's environments; each namespace is asked for once.
+
+    Args:
+        project: the project.
+    """
+
+    def __init__(self, project: Project) -> None:
+        self._project = project
+        self._pods: dict[tuple[object, ...], list[dict[str, Any]]] = {}
+
+    def status(self, environment: Environment) -> PoolStatus:
+        """Return how many pods of an environment wait, start and run a call.
+
+        Args:
+            environment: the environment.
+
+        Raises:
+            BackendError: no cluster is configured, it does not answer, or it does not list the pods.
+        """
+        return pool_status(self._listed(environment), environment, self._key(environment))
+
+    def _key(self, environment: Environment) -> str | None:
+        """Return the key of the pool that calls take pods from, or None if it cannot be known."""
+        try:
+            pod = declared_pod(environment, self._project)
+        except K8sVenvError:  # such as a stale lock, which the list says beside
+            return None
+        key: str = pod.metadata.annotations[POOL]
+        return key
+
+    def _listed(self, environment: Environment) -> list[dict[str, Any]]:
+        client, namespace = connect(environment)
+        cluster = tuple(environment.pod.get(name) for name in ("config_file", "cluster_context", "in_cluster"))
+        place = (*cluster, namespace.name)
+        if place not in self._pods:
+            try:
+                listed = client.list_namespaced_pod(
+                    namespace.name, label_selector=_SELECTOR, _preload_content=False, _request_timeout=REQUEST_TIMEOUT
+                )
+            except (ApiException, HTTPError, OSError) as error:
+                problem = f"the pods of namespace {namespace.name!r} ({namespace.origin}) cannot be listed"
+                reason = diagnose.request_problem(error)
+                raise BackendError(environment.name, f"{problem}: {reason}") from None
+            self._pods[place] = json.loads(listed.data)["items"]
+        return self._pods[place]
+
+
+def pool_status(pods: Iterable[dict[str, Any]], environment: Environment, key: str | None) -> PoolStatus:
+    """Return how many of a namespace's pods wait, start and run a call of an environment.
+
+    Args:
+        pods: the pods of calls, and those that wait, as JSON objects.
+        environment: the environment.
+        key: that of the pool which its calls take pods from, or None if it is not known.
+    """
+    present = [pod for pod in pods if _is_of(pod, environment) and "deletionTimestamp" not in pod["metadata"]]
+    unclaimed = [pod for pod in present if pod["metadata"]["labels"][SLOT] == _pool(pod)]
+    current = [pod for pod in unclaimed if environment.warm is not None and key in (None, _pool(pod))]
+    alive = [pod for pod in current if not _has_ended(pod)]
+    waiting = sum(map(_is_ready, alive))
+    return PoolStatus(
+        waiting=waiting,
+        starting=len(alive) - waiting,
+        claimed=sum(pod not in unclaimed and not _has_ended(pod) for pod in present),
+        stale=sum(pod not in current and not _has_ended(pod) for pod in unclaimed),
+        problem=next(filter(None, map(_problem, current)), None),
+    )
+
+
+def _is_of(pod: dict[str, Any], environment: Environment) -> bool:
+    return _pool(pod) is not None and pod["metadata"]["labels"].get("app.kubernetes.io/name") == environment.name
+
+
+def _pool(pod: dict[str, Any]) -> str | None:
+    key: str | None = pod["metadata"].get("annotations", {}).get(POOL)
+    return key
+
+
+def _has_ended(pod: dict[str, Any]) -> bool:
+    return pod["status"].get("phase") in _ENDED
+
+
+def _is_ready(pod: dict[str, Any]) -> bool:
+    return any(each["type"] == "Ready" and each["status"] == "True" for each in pod["status"].get("conditions", ()))
+
+
+def _problem(pod: dict[str, Any]) -> str:
+    """Return why a pod cannot wait, as a clause, or nothing."""
+    status = pod["status"]
+    reasons = [each for each in status.get("conditions", ()) if each.get("reason") == "Unschedulable"]
+    for container in status.get("containerStatuses", ()):
+        state = container.get("state", {})
+        reasons += [each for each in [state.get("waiting")] if each and each.get("reason") not in _ON_THE_WAY]
+        reasons += [each for each in [state.get("terminated")] if each]
+    if not reasons and _has_ended(pod):
+        reasons = [status]
+    if not reasons:
+        return ""
+    lines = str(reasons[0].get("message") or "").strip().splitlines()
+    text = ": ".join(filter(None, [str(reasons[0].get("reason") or "ended"), *lines[-1:]]))
+    return f"pod {pod['metadata']['name']}: {visible(text)}"
