@@ -18,7 +18,7 @@ _MODULES = {
     "IsolatedBranchOperator": "k8s_venv.airflow.operators",
     "IsolatedOperator": "k8s_venv.airflow.operators",
     "IsolatedShortCircuitOperator": "k8s_venv.airflow.operators",
-    "load": "k8s_venv.calls.results",
+    "load": "k8s_venv.calls.references",
     "run": "k8s_venv.running",
 }
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from k8s_venv.airflow.operators import IsolatedBranchOperator, IsolatedOperator, IsolatedShortCircuitOperator
-    from k8s_venv.calls.results import load
+    from k8s_venv.calls.references import load
     from k8s_venv.running import run
 
 

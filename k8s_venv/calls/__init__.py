@@ -2,7 +2,8 @@
 
 from k8s_venv.calls.packed import PackedCall, Result, SentCall
 from k8s_venv.calls.packing import pack, sent_call
-from k8s_venv.calls.results import open_result, parse_document, refer, sealed_value, to_document
+from k8s_venv.calls.references import refer, to_document
+from k8s_venv.calls.results import open_result, parse_document, sealed_value
 from k8s_venv.calls.transfer import PayloadTransfer, call_files, remove_arguments, secret_contents, write_files
 
 __all__ = [

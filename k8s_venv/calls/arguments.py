@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from k8s_venv.calls.packed import same_python
-from k8s_venv.calls.results import with_references
+from k8s_venv.calls.references import with_references
 from k8s_venv.capture.functions import function_name, place_of, written_function
 from k8s_venv.capture.module_source import module_file
 from k8s_venv.capture.origins import Origins, file_of, import_roots

@@ -122,7 +122,7 @@ def _name(outcome: TaskOutcome) -> str:
 
 def _shown(value: object) -> str:
     from k8s_venv.airflow.compat import redact
-    from k8s_venv.calls.results import is_document
+    from k8s_venv.calls.references import is_document
 
     if isinstance(value, dict) and is_document(value):
         return f"by reference, {value['size']:,} bytes"

@@ -25,7 +25,7 @@ from k8s_venv.backends.kubernetes.exec_channel import ExecChannel
 from k8s_venv.backends.kubernetes.options import Namespace
 from k8s_venv.backends.kubernetes.payload import PodResult
 from k8s_venv.calls import PackedCall, Result, open_result, pack, refer
-from k8s_venv.calls.results import load
+from k8s_venv.calls.references import load
 from k8s_venv.calls.transfer import location_at
 from k8s_venv.config.project import Project, load_project
 from k8s_venv.errors import BackendError, CallError, K8sVenvError

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from k8s_venv.calls import PackedCall, PayloadTransfer, parse_document, secret_contents
 from k8s_venv.calls.packed import Spool
-from k8s_venv.calls.results import MARK, load
+from k8s_venv.calls.references import MARK, load
 from k8s_venv.calls.transfer import location_at
 from k8s_venv.config.environment import Environment
 from k8s_venv.config.value_settings import ValueSettings
