@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from tests.cluster.namespaces import own_namespace
+from tests.readme import ROOT, commands
 from tests.waiting import eventually
 
 PROGRAM = [sys.executable, "-c", "from k8s_venv.cli import main; main(prog_name='k8s-venv')"]
@@ -98,7 +99,8 @@ def test_pods_that_wait_start_and_run_a_call_are_counted(folder: Path, client: A
 
 
 def test_an_environment_for_which_no_pod_waits_says_what_is_missing(folder: Path) -> None:
-    ran = run(folder, "list", "--warm", "etl")
+    (command,) = commands(ROOT / "README.md", "Speed")
+    ran = run(folder, *command.split()[1:])
 
     assert ran.returncode == 0, ran.stderr
     assert "etl: no pod waits for its calls. Has the chart `warm.enabled` in this namespace" in ran.stderr
