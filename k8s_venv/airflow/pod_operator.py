@@ -145,6 +145,7 @@ class IsolatedPodOperator(KubernetesPodOperator):
 
         self.convert_config_file_to_dict()  # before there is a pod that an unreadable file would leave behind
         runner = self._start(context)
+        runner.hand_off()
         assert self.pod is not None  # noqa: S101 -- it was just made
         deadline = None
         if self.execution_timeout is not None and context["ti"].start_date is not None:

@@ -89,9 +89,9 @@ class Counting:
         self.client = kubernetes.client.CoreV1Api(api)
         call_api = api.call_api
 
-        def remember(method: str, url: str, *args: Any, **options: Any) -> Any:
-            self.asked.append(f"{method} {url.partition('/namespaces/')[2].partition('?')[0]}")
-            return call_api(method, url, *args, **options)
+        def remember(path: str, method: str, parameters: Any = None, *args: Any, **options: Any) -> Any:
+            self.asked.append(f"{method} {path.format(**dict(parameters or {})).partition('/namespaces/')[2]}")
+            return call_api(path, method, parameters, *args, **options)
 
         api.call_api = remember
 

@@ -20,7 +20,7 @@ from k8s_venv.backends.limits import REQUEST_TIMEOUT, RETRIED_STATUSES, RETRY_FO
 from k8s_venv.errors import BackendError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from k8s_venv.config.environment import Environment
 
@@ -171,9 +171,9 @@ class PodApi:
                 f"{diagnose.request_problem(error)}",
             ) from None
 
-    def mark_checked(self, name: str) -> None:
+    def mark_checked(self, name: str, annotations: Mapping[str, str]) -> None:
         """Mark a kept pod as read, so that no later try takes it over."""
-        body = {"metadata": {"labels": {render.CHECKED: "True"}}}
+        body = {"metadata": {"labels": {render.CHECKED: "True"}, "annotations": annotations}}
         try:
             self.retried(self._client.patch_namespaced_pod, name, self._namespace, body)
         except (ApiException, BackendError) as error:

@@ -13,7 +13,7 @@ from kubernetes.client import CoordinationV1Api
 from kubernetes.client import models as k8s
 from kubernetes.client.exceptions import ApiException
 
-from k8s_venv.backends.kubernetes import diagnose, pod_state, render
+from k8s_venv.backends.kubernetes import diagnose, render, takeover
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -72,7 +72,7 @@ class TaskLock:
                     if owner.uid == pod.metadata.uid:
                         return  # by a request whose answer was lost, or by another worker that takes this pod over
                     holder = self._api.pod(owner.name)
-                    if holder is not None and holder.metadata.uid == owner.uid and not _is_over(holder):
+                    if holder is not None and holder.metadata.uid == owner.uid and not takeover.is_over(holder):
                         raise HeldError(holder)
                 self._remove(lease)
         except ApiException as error:
@@ -132,9 +132,3 @@ class TaskLock:
                     raise
 
         self._api.retried(delete)
-
-
-def _is_over(pod: k8s.V1Pod) -> bool:
-    """Return whether a pod that is kept has ended, and its result was read."""
-    checked = (pod.metadata.labels or {}).get(render.CHECKED) == "True"
-    return checked and pod.metadata.deletion_timestamp is None and pod_state.has_ended(pod)

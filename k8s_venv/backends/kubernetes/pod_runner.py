@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from kubernetes.client.exceptions import ApiException
 
-from k8s_venv.backends.kubernetes import diagnose, phases, pod_state, render
+from k8s_venv.backends.kubernetes import diagnose, phases, pod_state, render, takeover
 from k8s_venv.backends.kubernetes.api import PodApi, without_retries
 from k8s_venv.backends.kubernetes.attached import RECEIVED, Attached, Received
 from k8s_venv.backends.kubernetes.creation import Creation
@@ -231,6 +231,7 @@ class PodRunner:
         Args:
             action: ``KubernetesPodOperator``'s ``on_finish_action``.
         """
+        received = self._received is not None
         self.leave()
         wanted = {
             "delete_pod": True,
@@ -241,7 +242,7 @@ class PodRunner:
         if wanted[action]:
             self._api.delete(self._name, self.pod.metadata.uid)
             return
-        self._api.mark_checked(self._name)
+        self._api.mark_checked(self._name, {takeover.READ: "True"} if received else {})
         if self._result is not None:
             self._result.release()
 

@@ -23,8 +23,11 @@ if TYPE_CHECKING:
 # The annotation that says which call a pod runs: a salt and a digest, in hexadecimal.
 CALL = "k8s-venv/call"
 
-# Everybody who may read pods sees the annotation, and could guess a small argument: each guess takes so many rounds,
-# about 10 ms, and nothing that was computed for one pod helps with another.
+# The annotation of a pod whose result came over a connection, before its end was seen: its call is over.
+READ = "k8s-venv/read"
+
+# Everybody who may read pods sees the annotation of the call, and could guess a small argument: each guess takes so
+# many rounds, about 10 ms, and nothing that was computed for one pod helps with another.
 _ROUNDS = 50_000
 _SALT = 16  # bytes
 # The fields of a container that change what a call in it does.
@@ -56,9 +59,9 @@ def decide(pod: Any, attempt: str | None, identity: CallIdentity) -> ExistingPod
     labels = pod.metadata.labels or {}
     if pod.metadata.deletion_timestamp is not None:
         return ExistingPod.LEAVING
-    ended = pod_state.has_ended(pod)
-    if ended and labels.get(render.CHECKED) == "True":  # what was kept while it ran may still run
+    if is_over(pod):
         return ExistingPod.CHECKED
+    ended = pod_state.has_ended(pod)
     sealed = (pod.metadata.annotations or {}).get(CALL)
     if not sealed:
         return ExistingPod.UNKNOWN
@@ -67,6 +70,17 @@ def decide(pod: Any, attempt: str | None, identity: CallIdentity) -> ExistingPod
     if not ended or labels.get(render.TRY) == attempt:
         return ExistingPod.TAKEN
     return ExistingPod.TAKEN if _outcome(pod) in (protocol.VALUE, protocol.SKIP, protocol.FAIL) else ExistingPod.FAILED
+
+
+def is_over(pod: Any) -> bool:
+    """Return whether a pod is kept though its call has ended and its result was read; while it ran, it may still run.
+
+    Args:
+        pod: the pod.
+    """
+    if (pod.metadata.labels or {}).get(render.CHECKED) != "True" or pod.metadata.deletion_timestamp is not None:
+        return False
+    return pod_state.has_ended(pod) or READ in (pod.metadata.annotations or {})
 
 
 class CallIdentity:
