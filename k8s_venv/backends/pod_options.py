@@ -151,6 +151,19 @@ def given_options(options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value not in (None, [], (), {}, "")}
 
 
+def is_template(value: Any) -> bool:
+    """Return whether a text for Jinja is in an option's value.
+
+    Args:
+        value: text, or lists and tables of it.
+    """
+    if hasattr(value, "values"):
+        return any(is_template(each) for each in value.values())
+    if isinstance(value, list | tuple):
+        return any(is_template(each) for each in value)
+    return isinstance(value, str) and ("{{" in value or "{%" in value)
+
+
 def _refusal(backend: str, name: str) -> str:
     reason, instead = NEEDED[name]
     return f"the option `{name}` needs a pod; on the {backend} backend, {reason}. {instead}"

@@ -36,6 +36,10 @@ _RIGHTS = (
     ("list", "events", "a pod that cannot start does not say why"),
 )
 _EXEC_RIGHTS = (("create", "pods/exec", "no result beyond the pod's status can be read"),)
+_WARM_RIGHTS = tuple(
+    (verb, "leases.coordination.k8s.io", "calls of environments with `warm` get pods of their own")
+    for verb in ("create", "get", "delete")
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -223,20 +227,16 @@ def examine_clusters(project: Project) -> Iterator[Examined]:
     Args:
         project: the project.
     """
-    places: dict[tuple[str, ...], Environment] = {}
+    places: dict[tuple[str, ...], list[Environment]] = {}
     for environment in project.environments.values():
         named = (str(environment.pod.get(option, "")) for option in ("config_file", "cluster_context", "namespace"))
-        places.setdefault(tuple(named), environment)
-    for environment in places.values():
-        yield from examine_cluster(environment)
+        places.setdefault(tuple(named), []).append(environment)
+    for environments in places.values():
+        yield from _examine_cluster(environments)
 
 
-def examine_cluster(environment: Environment) -> Iterator[Examined]:
-    """Yield what is found of the cluster that an environment's pods run in, as the account of this machine sees it.
-
-    Args:
-        environment: names the cluster, the context and the namespace by its pod options.
-    """
+def _examine_cluster(environments: list[Environment]) -> Iterator[Examined]:
+    """Yield what is found of the cluster that environments name alike, as the account of this machine sees it."""
     from kubernetes import client as api
     from kubernetes.client.exceptions import ApiException
     from urllib3.exceptions import HTTPError
@@ -245,7 +245,7 @@ def examine_cluster(environment: Environment) -> Iterator[Examined]:
     from k8s_venv.backends.kubernetes.backend import connect
 
     try:
-        client, namespace = connect(environment)
+        client, namespace = connect(environments[0])
         without_retries(client)
         review = api.AuthenticationV1Api(client.api_client).create_self_subject_review(
             api.V1SelfSubjectReview(), _request_timeout=_TIMEOUT
@@ -264,7 +264,7 @@ def examine_cluster(environment: Environment) -> Iterator[Examined]:
     address = client.api_client.configuration.host
     yield Examined("cluster", "ok", f"{address} knows this account as {review.status.user_info.username}")
     yield _namespace(client, namespace)
-    yield from _rights(client, namespace.name, environment)
+    yield from _rights(client, namespace.name, environments)
 
 
 def _namespace(client: Any, namespace: Any) -> Examined:
@@ -284,22 +284,27 @@ def _namespace(client: Any, namespace: Any) -> Examined:
     return Examined(subject, "ok", f"{namespace.origin}; Pod Security {level or 'not enforced'}")
 
 
-def _rights(client: Any, namespace: str, environment: Environment) -> Iterator[Examined]:
-    rights = (*_RIGHTS, *(_EXEC_RIGHTS if environment.values.exec else ()))
-    lacking = [(verb, what, effect) for verb, what, effect in rights if not _may(client, namespace, verb, what)]
+def _rights(client: Any, namespace: str, environments: list[Environment]) -> Iterator[Examined]:
+    needed = (*_RIGHTS, *(_EXEC_RIGHTS if any(each.values.exec for each in environments) else ()))
+    useful = _WARM_RIGHTS if any(each.warm for each in environments) else ()
+    lacking = [right for right in (*needed, *useful) if not _may(client, namespace, right[0], right[1])]
     if not lacking:
-        yield Examined("rights", "ok", f"this account may do all {len(rights)} things that a task needs in {namespace}")
-    for verb, what, effect in lacking:
+        number = len(needed) + len(useful)
+        yield Examined("rights", "ok", f"this account may do all {number} things that a task needs in {namespace}")
+    for right in lacking:
+        verb, what, effect = right
         remedy = "The chart's Role gives it to Airflow's accounts; `helm test` checks theirs."
-        yield Examined(f"right {verb} {what}", "failed", f"this account lacks it in {namespace}: {effect}", remedy)
+        state: State = "warning" if right in useful else "failed"
+        yield Examined(f"right {verb} {what}", state, f"this account lacks it in {namespace}: {effect}", remedy)
 
 
 def _may(client: Any, namespace: str, verb: str, what: str) -> bool:
     from kubernetes import client as api
 
-    resource, _, subresource = what.partition("/")
+    named, _, subresource = what.partition("/")
+    resource, _, group = named.partition(".")
     attributes = api.V1ResourceAttributes(
-        namespace=namespace, verb=verb, resource=resource, subresource=subresource or None
+        namespace=namespace, verb=verb, group=group, resource=resource, subresource=subresource or None
     )
     review = api.V1SelfSubjectAccessReview(spec=api.V1SelfSubjectAccessReviewSpec(resource_attributes=attributes))
     answer = api.AuthorizationV1Api(client.api_client).create_self_subject_access_review(

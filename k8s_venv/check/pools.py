@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 import subprocess
 import tempfile
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from k8s_venv.backends.local.environments import existing_environment, variables
-from k8s_venv.backends.pod_options import NOT_OF_THE_POD, given_options, plain_variables
+from k8s_venv.backends.pod_options import NOT_OF_THE_POD, given_options, is_template, plain_variables
 from k8s_venv.backends.process import exit_reason
 from k8s_venv.capture.origins import file_of, import_roots
 from k8s_venv.check.provides import providers
@@ -33,6 +33,8 @@ import sys, traceback
 for name in sys.argv[1:]:
     try:
         __import__(name)
+        if "airflow" in sys.modules:
+            raise ImportError("it imports airflow, which every call prepares before it is imported")
     except BaseException as error:
         kind, frames = type(error), error.__traceback__.tb_next
         reason = "".join(traceback.format_exception_only(kind, error))
@@ -110,19 +112,6 @@ def _preload_faults(project: Project, environment: Environment, provided: Provid
         problem = _import_problem(environment, modules)
         if problem:
             yield PoolFault(line, problem)
-
-
-def is_template(value: Any) -> bool:
-    """Return whether a text for Jinja is in an option's value.
-
-    Args:
-        value: text, or lists and tables of it.
-    """
-    if hasattr(value, "values"):
-        return any(is_template(each) for each in value.values())
-    if isinstance(value, list | tuple):
-        return any(is_template(each) for each in value)
-    return isinstance(value, str) and ("{{" in value or "{%" in value)
 
 
 def _remedy(module: str, environment: Environment) -> str:

@@ -191,8 +191,8 @@ def _note_pools(rows: list[Row], environments: list[Environment]) -> None:
             console().print(f"{row.environment}: a pod cannot wait for calls: {row.warm.problem}")
         elif environment.warm and not (row.warm.waiting or row.warm.starting or row.warm.claimed):
             console().print(
-                f"{row.environment}: no pod waits for its calls. Has the chart `warm.enabled` in this namespace, and "
-                "the values of `k8s-venv helm-values`?"
+                f"{row.environment}: no pod waits for its calls in namespace {row.warm.namespace!r}. Has the chart "
+                "`warm.enabled` there, and the values of `k8s-venv helm-values`?"
             )
 
 

@@ -78,3 +78,18 @@ def test_a_right_that_the_account_lacks(
     assert found["right create secrets"]["state"] == "failed"
     assert found["right create secrets"]["text"] == f"this account lacks it in {namespace}: no task gets its code"
     assert "right create pods" not in found
+
+
+def test_a_right_that_only_waiting_pods_need_is_a_warning(
+    folder: Path, account_without: Callable[[str, str], Any], namespace: str
+) -> None:
+    with (folder / "k8s-venv.toml").open("a") as config:
+        config.write("\n[environments.current.warm]\nmin = 1\n")
+
+    _, found = doctor(folder, KUBECONFIG=str(account_without("list", "events")))
+
+    assert found["right list events"]["state"] == "failed"
+    assert found["right create leases.coordination.k8s.io"]["state"] == "warning"
+    assert found["right create leases.coordination.k8s.io"]["text"] == (
+        f"this account lacks it in {namespace}: calls of environments with `warm` get pods of their own"
+    )

@@ -88,8 +88,8 @@ def test_pods_that_wait_start_and_run_a_call_are_counted(folder: Path, client: A
 
     eventually(lambda: list_warm(folder)["missing"]["problem"])
     found = list_warm(folder)
-    assert found["etl"] == {"waiting": 2, "starting": 0, "claimed": 1, "stale": 1, "problem": None}
-    assert found["cold"] == {"waiting": 0, "starting": 0, "claimed": 0, "stale": 0, "problem": None}
+    assert found["etl"] == {"namespace": own, "waiting": 2, "starting": 0, "claimed": 1, "stale": 1, "problem": None}
+    assert found["cold"] == {"namespace": own, "waiting": 0, "starting": 0, "claimed": 0, "stale": 0, "problem": None}
     assert found["missing"]["starting"] == 1
     assert "ImagePull" in found["missing"]["problem"]
     table = run(folder, "list", "--warm", "etl")
@@ -98,12 +98,12 @@ def test_pods_that_wait_start_and_run_a_call_are_counted(folder: Path, client: A
     assert "etl: no call takes the stale pods, which are of an earlier image, pod options or" in table.stderr
 
 
-def test_an_environment_for_which_no_pod_waits_says_what_is_missing(folder: Path) -> None:
+def test_an_environment_for_which_no_pod_waits_says_what_is_missing(folder: Path, own: str) -> None:
     (command,) = commands(ROOT / "README.md", "Speed")
     ran = run(folder, *command.split()[1:])
 
     assert ran.returncode == 0, ran.stderr
-    assert "etl: no pod waits for its calls. Has the chart `warm.enabled` in this namespace" in ran.stderr
+    assert f"etl: no pod waits for its calls in namespace {own!r}. Has the chart `warm.enabled` there" in ran.stderr
 
 
 def test_without_a_cluster_there_is_one_sentence(folder: Path) -> None:
@@ -112,3 +112,27 @@ def test_without_a_cluster_there_is_one_sentence(folder: Path) -> None:
     assert ran.returncode == 1
     assert "Traceback" not in ran.stderr
     assert ran.stderr.startswith("Error: Environment 'etl': no cluster is configured (")
+
+
+def test_a_namespace_that_only_a_task_knows(folder: Path, own: str) -> None:
+    project = folder / "k8s-venv.toml"
+    project.write_text(project.read_text().replace(own, "{{ var.value.namespace }}"))
+
+    ran = run(folder, "list", "--warm", "--json", "etl")
+
+    assert ran.returncode == 1
+    assert "its pod option 'namespace' is a template, '{{ var.value.namespace }}', which only a" in ran.stderr
+    assert json.loads(ran.stdout)[0]["warm"] is None
+
+
+def test_an_api_server_that_does_not_answer(folder: Path) -> None:
+    config = yaml.safe_load(Path(os.environ["KUBECONFIG"]).read_text())
+    for cluster in config["clusters"]:
+        cluster["cluster"]["server"] = "https://127.0.0.1:1"
+    (folder / "config").write_text(yaml.safe_dump(config))
+
+    ran = run(folder, "list", "--warm", "etl", KUBECONFIG=str(folder / "config"))
+
+    assert ran.returncode == 1
+    assert "Traceback" not in ran.stderr
+    assert "cannot be listed: " in ran.stderr

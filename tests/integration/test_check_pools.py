@@ -39,6 +39,8 @@ FILES = {
     "tables/__init__.py": "from tables import parts\n",
     "tables/parts.py": "",
     "broken.py": "def connect():\n    raise RuntimeError('no driver for\\x1b[31m //user:password@host')\n\nconnect()\n",
+    "airflow/__init__.py": "",
+    "company.py": "import airflow\n",
     "crashing.py": "import os\nos.abort()\n",
     "leaving.py": "import sys\nsys.exit('not today')\n",
     "needs_variable.py": "import os\nprint('noise', os.environ['MODE'])\n",
@@ -116,10 +118,11 @@ def test_a_module_that_fails_here_is_named_with_its_traceback(tmp_path: Path) ->
     ("module", "reason"),
     [
         ("crashing", "importing tables, crashing on this machine failed: its process was ended by SIGABRT"),
+        ("company", "names company, which cannot be imported on this machine: ImportError: it imports airflow, which "),
         ("leaving", "names leaving, which cannot be imported on this machine: SystemExit: not today."),
     ],
 )
-def test_a_module_that_ends_its_process_is_named(tmp_path: Path, module: str, reason: str) -> None:
+def test_a_module_that_ends_its_process_or_imports_airflow_is_named(tmp_path: Path, module: str, reason: str) -> None:
     (found, _) = check(tmp_path, f'warm = {{ preload = ["tables", "{module}"] }}\n', made_here=True)
 
     assert reason in found["message"]

@@ -47,37 +47,43 @@ def test_pods_that_wait_start_or_run_a_call_are_counted() -> None:
         pod(claimed=True, phase="Succeeded"),  # kept by its task
     ]
 
-    assert pool_status(pods, ETL, NOW) == PoolStatus(waiting=2, starting=2, claimed=1, stale=0, problem=None)
+    assert pool_status(pods, "tasks", ETL, NOW) == PoolStatus(
+        "tasks", waiting=2, starting=2, claimed=1, stale=0, problem=None
+    )
 
 
 def test_pods_of_other_environments_and_of_calls_of_their_own_are_not() -> None:
     own = pod(claimed=True)
     del own["metadata"]["annotations"]
 
-    assert pool_status([pod(environment="other", ready=True), own], ETL, NOW) == PoolStatus(0, 0, 0, 0, None)
+    assert pool_status([pod(environment="other", ready=True), own], "tasks", ETL, NOW) == PoolStatus(
+        "tasks", 0, 0, 0, 0, None
+    )
 
 
 def test_pods_of_an_earlier_pool_are_stale_unless_they_run_a_call() -> None:
     pods = [pod(ready=True), pod(pool=BEFORE, ready=True), pod(pool=BEFORE), pod(pool=BEFORE, claimed=True)]
 
-    assert pool_status(pods, ETL, NOW) == PoolStatus(waiting=1, starting=0, claimed=1, stale=2, problem=None)
+    assert pool_status(pods, "tasks", ETL, NOW) == PoolStatus(
+        "tasks", waiting=1, starting=0, claimed=1, stale=2, problem=None
+    )
 
 
 def test_without_warm_all_waiting_pods_are_stale() -> None:
     cold = ETL.model_copy(update={"warm": None})
 
-    assert pool_status([pod(ready=True)], cold, None) == PoolStatus(0, 0, 0, 1, None)
+    assert pool_status([pod(ready=True)], "tasks", cold, None) == PoolStatus("tasks", 0, 0, 0, 1, None)
 
 
 def test_where_the_present_pool_cannot_be_known_no_pod_is_called_stale() -> None:
-    assert pool_status([pod(ready=True), pod(pool=BEFORE, ready=True)], ETL, None).waiting == 2
+    assert pool_status([pod(ready=True), pod(pool=BEFORE, ready=True)], "tasks", ETL, None).waiting == 2
 
 
 def test_a_pod_that_is_being_deleted_counts_no_more() -> None:
     leaving = pod(ready=True)
     leaving["metadata"]["deletionTimestamp"] = "2030-01-01T00:00:00Z"
 
-    assert pool_status([leaving], ETL, NOW) == PoolStatus(0, 0, 0, 0, None)
+    assert pool_status([leaving], "tasks", ETL, NOW) == PoolStatus("tasks", 0, 0, 0, 0, None)
 
 
 @pytest.mark.parametrize(
@@ -111,4 +117,4 @@ def test_a_pod_that_is_being_deleted_counts_no_more() -> None:
     ],
 )
 def test_why_a_pod_cannot_wait_is_shown(status: dict[str, Any], problem: str) -> None:
-    assert pool_status([pod(ready=True), pod(**{"phase": "Pending", **status})], ETL, NOW).problem == problem
+    assert pool_status([pod(ready=True), pod(**{"phase": "Pending", **status})], "tasks", ETL, NOW).problem == problem

@@ -14,11 +14,13 @@ from k8s_venv.backends.kubernetes.backend import connect
 from k8s_venv.backends.kubernetes.pool import POOL, declared_pod
 from k8s_venv.backends.kubernetes.render import LABELS, SLOT
 from k8s_venv.backends.limits import REQUEST_TIMEOUT
+from k8s_venv.backends.pod_options import is_template
 from k8s_venv.errors import BackendError, K8sVenvError, visible
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from k8s_venv.backends.kubernetes.options import Namespace
     from k8s_venv.config.environment import Environment
     from k8s_venv.config.project import Project
 
@@ -33,6 +35,7 @@ class PoolStatus:
     """The pods of one environment that were made to wait for calls.
 
     Args:
+        namespace: where they are.
         waiting: how many can take a call now.
         starting: how many start, or import the modules of ``preload``.
         claimed: how many run a call.
@@ -40,6 +43,7 @@ class PoolStatus:
         problem: why a pod does not start, or None if all do.
     """
 
+    namespace: str
     waiting: int
     starting: int
     claimed: int
@@ -67,7 +71,8 @@ class Pools:
         Raises:
             BackendError: no cluster is configured, it does not answer, or it does not list the pods.
         """
-        return pool_status(self._listed(environment), environment, self._key(environment))
+        namespace, pods = self._listed(environment)
+        return pool_status(pods, namespace, environment, self._key(environment))
 
     def _key(self, environment: Environment) -> str | None:
         """Return the key of the pool that calls take pods from, or None if it cannot be known."""
@@ -78,28 +83,40 @@ class Pools:
         key: str = pod.metadata.annotations[POOL]
         return key
 
-    def _listed(self, environment: Environment) -> list[dict[str, Any]]:
+    def _listed(self, environment: Environment) -> tuple[str, list[dict[str, Any]]]:
+        """Return the namespace of an environment's pods, and the pods of calls in it."""
+        cluster = {name: environment.pod.get(name) for name in ("config_file", "cluster_context", "in_cluster")}
         client, namespace = connect(environment)
-        cluster = tuple(environment.pod.get(name) for name in ("config_file", "cluster_context", "in_cluster"))
-        place = (*cluster, namespace.name)
+        for option, value in {**cluster, "namespace": namespace.name}.items():
+            if is_template(value):
+                problem = f"its pod option {option!r} is a template, {value!r}, which only a running task can fill in"
+                raise BackendError(environment.name, f"where its pods are is not known here: {problem}.")
+        place = (*cluster.values(), namespace.name)
         if place not in self._pods:
-            try:
-                listed = client.list_namespaced_pod(
-                    namespace.name, label_selector=_SELECTOR, _preload_content=False, _request_timeout=REQUEST_TIMEOUT
-                )
-            except (ApiException, HTTPError, OSError) as error:
-                problem = f"the pods of namespace {namespace.name!r} ({namespace.origin}) cannot be listed"
-                reason = diagnose.request_problem(error)
-                raise BackendError(environment.name, f"{problem}: {reason}") from None
-            self._pods[place] = json.loads(listed.data)["items"]
-        return self._pods[place]
+            self._pods[place] = _list(client, namespace, environment)
+        return namespace.name, self._pods[place]
 
 
-def pool_status(pods: Iterable[dict[str, Any]], environment: Environment, key: str | None) -> PoolStatus:
+def _list(client: Any, namespace: Namespace, environment: Environment) -> list[dict[str, Any]]:
+    try:
+        listed = client.list_namespaced_pod(
+            namespace.name, label_selector=_SELECTOR, _preload_content=False, _request_timeout=REQUEST_TIMEOUT
+        )
+    except (ApiException, HTTPError, OSError) as error:
+        problem = f"the pods of namespace {namespace.name!r} ({namespace.origin}) cannot be listed"
+        raise BackendError(environment.name, f"{problem}: {diagnose.request_problem(error)}") from None
+    items: list[dict[str, Any]] = json.loads(listed.data)["items"]
+    return items
+
+
+def pool_status(
+    pods: Iterable[dict[str, Any]], namespace: str, environment: Environment, key: str | None
+) -> PoolStatus:
     """Return how many of a namespace's pods wait, start and run a call of an environment.
 
     Args:
         pods: the pods of calls, and those that wait, as JSON objects.
+        namespace: where they are.
         environment: the environment.
         key: that of the pool which its calls take pods from, or None if it is not known.
     """
@@ -109,6 +126,7 @@ def pool_status(pods: Iterable[dict[str, Any]], environment: Environment, key: s
     alive = [pod for pod in current if not _has_ended(pod)]
     waiting = sum(map(_is_ready, alive))
     return PoolStatus(
+        namespace,
         waiting=waiting,
         starting=len(alive) - waiting,
         claimed=sum(pod not in unclaimed and not _has_ended(pod) for pod in present),
