@@ -20,6 +20,7 @@ class Gate:
         self._sockets: set[socket.socket] = set()
         self._listener: socket.socket | None = None
         self.port = 0
+        self._left = float("inf")  # bytes that pass before all connections break
         self.open()
 
     def open(self) -> None:
@@ -28,6 +29,10 @@ class Gate:
         self.port = listener.getsockname()[1]
         self._listener = listener
         threading.Thread(target=self._accept, args=(listener,), daemon=True).start()
+
+    def cut_after(self, size: int) -> None:
+        """Break all connections, once, when so many bytes have passed from now on; new ones are taken at once."""
+        self._left = size
 
     def shut(self) -> None:
         """Break all connections and refuse new ones."""
@@ -45,13 +50,17 @@ class Gate:
                 theirs = socket.create_connection(self._server)
                 self._sockets |= {ours, theirs}
                 for one, other in ((ours, theirs), (theirs, ours)):
-                    threading.Thread(target=_pump, args=(one, other), daemon=True).start()
+                    threading.Thread(target=self._pump, args=(one, other), daemon=True).start()
 
-
-def _pump(source: socket.socket, target: socket.socket) -> None:
-    with contextlib.suppress(OSError):
-        while data := source.recv(65536):
-            target.sendall(data)
-    for each in (source, target):
+    def _pump(self, source: socket.socket, target: socket.socket) -> None:
         with contextlib.suppress(OSError):
-            each.shutdown(socket.SHUT_RDWR)
+            while data := source.recv(65536):
+                target.sendall(data)
+                self._left -= len(data)
+                if self._left < 0:
+                    self._left = float("inf")
+                    self.shut()
+                    self.open()
+        for each in (source, target):
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)

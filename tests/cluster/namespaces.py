@@ -10,6 +10,9 @@ from typing import Any
 
 from tests.waiting import eventually
 
+# The API groups of resources that are not in the core one.
+GROUPS = {"leases": "coordination.k8s.io"}
+
 
 @contextlib.contextmanager
 def own_namespace(client: Any, **labels: str) -> Iterator[str]:
@@ -48,7 +51,8 @@ def may(client: Any, namespace: str, verb: str, resource: str) -> bool:
     import kubernetes
 
     name, _, subresource = resource.partition("/")
-    attributes = {"namespace": namespace, "verb": verb, "resource": name, "subresource": subresource}
+    attributes = {"namespace": namespace, "verb": verb, "group": GROUPS.get(name, ""), "resource": name}
+    attributes["subresource"] = subresource
     api = kubernetes.client.AuthorizationV1Api(client.api_client)
     review = api.create_self_subject_access_review({"spec": {"resourceAttributes": attributes}})
     return bool(review.status.allowed)

@@ -19,13 +19,21 @@ class WarmCluster(Cluster):
     """Runs calls at pods that wait for them."""
 
     preload: tuple[str, ...] = ()
+    memory: str = ""  # the limit of each pod
 
     @property
     def environment(self) -> Environment:
         return Environment(name="x", root=self.folder, python="3.12", warm=WarmPool(preload=self.preload))
 
+    def options(self) -> dict[str, Any]:
+        limit = {"container_resources": {"limits": {"memory": self.memory}}} if self.memory else {}
+        return {"image": self.image, **limit}
+
+    def pod(self, name: str = "", deadline: int = 300, attempt: str = "1", **options: Any) -> Any:
+        return super().pod(name, deadline, attempt, **{**self.options(), **options})
+
     def declared(self) -> Any:
-        return pool.pool_pod(self.environment, {"image": self.image})
+        return pool.pool_pod(self.environment, self.options())
 
     def call(self, function: Any, *arguments: Any, python: str = "3.12", **options: Any) -> Any:
         return pack(function, arguments, {}, environment=self.environment, **options)

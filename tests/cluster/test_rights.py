@@ -23,7 +23,7 @@ from k8s_venv.backends.kubernetes.pod_state import Timeouts
 from tests.airflow_home import airflow_home
 from tests.chart import kubeconfig
 from tests.cluster.direct import PATIENCE, Cluster, add_one, sleep
-from tests.cluster.namespaces import client_of, may
+from tests.cluster.namespaces import GROUPS, client_of, may
 from tests.cluster.test_triggers import Deferred
 from tests.waiting import eventually
 
@@ -33,18 +33,24 @@ RIGHTS = {
     "events": ["list"],
     "secrets": ["create"],
 }
-Without = Callable[[str, str], Any]
+# What a call at a waiting pod needs.
+WARM_RIGHTS = {**RIGHTS, "pods/exec": ["create", "get"], "leases": ["create", "get", "delete"]}
+Without = Callable[..., Any]
 
 
 @pytest.fixture
-def account_without(client: Any, namespace: str, tmp_path: Path) -> Callable[[str, str], Path]:
+def account_without(client: Any, namespace: str, tmp_path: Path) -> Callable[..., Path]:
     """Return a function that gives the kubeconfig of an account which has all rights of a worker but one."""
 
-    def make(verb: str, resource: str) -> Path:
-        rights = copy.deepcopy(RIGHTS)
+    def make(verb: str, resource: str, all_rights: dict[str, list[str]] = RIGHTS) -> Path:
+        rights = copy.deepcopy(all_rights)
         rights[resource].remove(verb)
         name = f"lacks-{uuid.uuid4().hex[:6]}"
-        rules = [{"apiGroups": [""], "resources": [each], "verbs": verbs} for each, verbs in rights.items() if verbs]
+        rules = [
+            {"apiGroups": [GROUPS.get(each, "")], "resources": [each], "verbs": verbs}
+            for each, verbs in rights.items()
+            if verbs
+        ]
         rbac = kubernetes.client.RbacAuthorizationV1Api(client.api_client)
         client.create_namespaced_service_account(namespace, {"metadata": {"name": name}})
         rbac.create_namespaced_role(namespace, {"metadata": {"name": name}, "rules": rules})
@@ -62,9 +68,9 @@ def account_without(client: Any, namespace: str, tmp_path: Path) -> Callable[[st
 
 
 @pytest.fixture
-def without(account_without: Callable[[str, str], Path]) -> Without:
+def without(account_without: Callable[..., Path]) -> Without:
     """Return a function that gives a client of such an account."""
-    return lambda verb, resource: client_of(account_without(verb, resource))
+    return lambda *right: client_of(account_without(*right))
 
 
 def named(verb: str, resource: str) -> str:

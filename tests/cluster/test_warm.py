@@ -11,6 +11,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -19,10 +20,16 @@ pytest.importorskip("kubernetes", reason="the kubernetes client is not installed
 import kubernetes
 
 from k8s_venv.backends.kubernetes import pool
+from k8s_venv.errors import BackendError
 from tests.cluster.direct import Cluster, Outcome, add_one, sleep
 from tests.cluster.pools import WarmCluster
+from tests.cluster.test_absence import behind
+from tests.cluster.test_rights import WARM_RIGHTS, Without, account_without, without
 from tests.contract import SECRET, BackendContract, Runner, look_for
+from tests.gate import Gate
 from tests.waiting import eventually
+
+__all__ = ["account_without", "without"]
 
 MEGABYTE = 1024 * 1024
 
@@ -186,6 +193,42 @@ def test_options_that_differ_are_named(warm: WarmCluster) -> None:
     assert (outcome.value, outcome.start.missed) == (2, "options"), outcome
     assert "differs from the environment's waiting pods in `nodeSelector`" in outcome.said[0]
     assert len(warm.waiting()) == 1
+
+
+@pytest.mark.parametrize(
+    ("verb", "resource", "missed"),
+    [
+        ("list", "pods", "rights"),
+        ("patch", "pods", "rights"),
+        ("create", "leases", "rights"),
+        ("get", "pods/exec", "exec"),
+    ],
+)
+def test_a_right_that_is_missing_is_one_line_and_a_pod_of_its_own(
+    warm: WarmCluster, without: Without, verb: str, resource: str, missed: str
+) -> None:
+    client = without(verb, resource, WARM_RIGHTS)
+
+    outcome = warm.run(warm.pod(fresh()), warm.call(add_one, 1), client=client)
+
+    assert (outcome.value, outcome.start.missed) == (2, missed), outcome
+    told = [line for line in outcome.said if "right" in line]
+    assert len(told) == 1, outcome.said
+    assert "No waiting pod takes the call, which gets a pod of its own" in told[0]
+    assert resource in told[0]
+
+
+@pytest.mark.parametrize("verb", ["get", "delete"])
+def test_a_right_that_only_a_later_try_needs_is_named_then(warm: WarmCluster, without: Without, verb: str) -> None:
+    warm.fill(2)
+    name = fresh()
+    warm.run(warm.pod(name), warm.call(add_one, 1), action="keep_pod")
+    client = without(verb, "leases", WARM_RIGHTS)
+
+    outcome = warm.run(warm.pod(name, attempt="2"), warm.call(add_one, 1), client=client)
+
+    assert (outcome.value, outcome.start.missed) == (2, "rights"), outcome
+    assert f"needs the right to `{verb}` `leases`" in outcome.said[0]
 
 
 # --- how a call ends ------------------------------------------------------------------------------------------
@@ -377,3 +420,130 @@ def test_a_kept_pod_is_never_taken_for_the_next_try(warm: WarmCluster) -> None:
 
     assert (first.value, second.value) == (2, 2), second
     assert first.pod.metadata.uid != second.pod.metadata.uid
+
+
+# --- a connection that breaks ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def gate(client: Any) -> Gate:
+    address = urlsplit(client.api_client.configuration.host)
+    return Gate(address.hostname or "", address.port or 443)
+
+
+def test_arguments_whose_connection_breaks_are_sent_again(warm: WarmCluster, gate: Gate) -> None:
+    data = os.urandom(6 * MEGABYTE)
+    gate.cut_after(4 * MEGABYTE)
+
+    outcome = warm.run(warm.pod(fresh()), warm.call(length, data), client=behind(gate, warm.client))
+
+    assert outcome.value == 6 * MEGABYTE, outcome
+    assert outcome.start.kind == "warm"
+
+
+def test_a_value_whose_connection_breaks_is_read_from_the_pod(warm: WarmCluster, gate: Gate) -> None:
+    gate.cut_after(90 * MEGABYTE)
+
+    outcome = warm.run(
+        warm.pod(fresh()), warm.call(noise, 200 * MEGABYTE), client=behind(gate, warm.client), action="keep_pod"
+    )
+
+    assert len(outcome.value) == 200 * MEGABYTE, outcome
+    eventually(lambda: pod_phase(warm, outcome.pod) == "Succeeded")  # nothing keeps the second container
+
+
+def test_a_call_goes_on_while_the_api_server_is_away(warm: WarmCluster, gate: Gate) -> None:
+    def leave() -> None:
+        gate.shut()
+        time.sleep(4)
+        gate.open()
+
+    outcome = warm.run(
+        warm.pod(fresh()),
+        warm.call(sleep, 8),
+        client=behind(gate, warm.client),
+        while_running=threading.Thread(target=leave).start,
+    )
+
+    assert outcome.value == "slept", outcome
+    assert outcome.lines == [f"second {number}" for number in range(8)]
+
+
+def pod_phase(warm: WarmCluster, pod: Any) -> str:
+    phase: str = warm.client.read_namespaced_pod(pod.metadata.name, warm.namespace).status.phase
+    return phase
+
+
+# --- what ends a call -----------------------------------------------------------------------------------------
+
+
+def take_memory() -> None:
+    import time
+
+    print("begun")
+    held = []
+    for _ in range(400):
+        held.append(b"x" * 1_000_000)
+    time.sleep(60)
+
+
+def test_a_call_that_uses_too_much_memory_says_so(cluster: Cluster) -> None:
+    warm = WarmCluster(cluster.client, cluster.namespace, cluster.image, cluster.folder, memory="64Mi")
+    warm.fill()
+
+    outcome = warm.run(warm.pod(fresh()), warm.call(take_memory))
+
+    assert "used more memory than its container may (limit 64Mi)" in str(outcome.error), outcome
+    assert outcome.start.kind == "warm"
+
+
+def test_an_eviction_is_the_reason(warm: WarmCluster) -> None:
+    name = fresh()
+
+    def evict() -> None:
+        (pod,) = warm.of_task(name)
+        metadata = {"name": pod.metadata.name, "namespace": warm.namespace}
+        warm.client.create_namespaced_pod_eviction(pod.metadata.name, warm.namespace, {"metadata": metadata})
+
+    outcome = warm.run(warm.pod(name), warm.call(sleep, 200), while_running=evict)
+
+    assert "was evicted from its node (EvictionByEvictionAPI)" in str(outcome.error), outcome
+
+
+def test_a_task_that_is_killed_ends_its_pod(warm: WarmCluster) -> None:
+    name, killed = fresh(), list[bool]()
+    outcome, run = Outcome(), None
+
+    def kill(line: str) -> None:
+        if not killed:
+            killed.append(True)
+            (pod,) = warm.of_task(name)
+            warm.delete(pod)
+
+    run = warm.runner(warm.pod(name), warm.call(sleep, 200), outcome, log=kill, killed=lambda: bool(killed))
+    run.create()
+
+    with pytest.raises(BackendError, match="was ended, since its task was killed"):
+        run.wait()
+    run.leave()
+
+
+def finish_late() -> int:
+    import atexit
+    import threading
+    import time
+
+    def later() -> None:
+        time.sleep(2)
+        print("said by a thread that goes on")
+
+    atexit.register(print, "said by an exit handler")
+    threading.Thread(target=later).start()
+    return 5
+
+
+def test_what_a_function_leaves_running_is_finished_first(warm: WarmCluster) -> None:
+    outcome = warm.run(warm.pod(fresh()), warm.call(finish_late))
+
+    assert outcome.value == 5
+    assert outcome.lines == ["said by a thread that goes on", "said by an exit handler"]
