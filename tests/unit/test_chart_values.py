@@ -130,6 +130,7 @@ def test_the_pod_that_waits_for_an_environments_calls_is_written_whole(in_proces
     container_resources = { limits = { memory = "2Gi" } }
     on_finish_action = "keep_pod"
     labels = { run = "{{ run_id }}", team = "sales" }
+    annotations = { "sidecar.istio.io/inject" = "false" }
     """
     warm = 'warm = { min = 2, max = 8, idle = "10m", preload = ["pandas"] }'
     text = f'[environments.etl]\npython = "3.12"\nimage = "registry.example.com/etl:7"\n{warm}\n{pod}'
@@ -145,7 +146,13 @@ def test_the_pod_that_waits_for_an_environments_calls_is_written_whole(in_proces
     assert (waiting["apiVersion"], waiting["kind"]) == ("v1", "Pod")
     assert "namespace" not in waiting["metadata"]
     assert waiting["metadata"]["generateName"] == "warm-etl-"
-    assert waiting["metadata"]["annotations"]["k8s-venv/pool"] == warm_values["key"]
+    assert waiting["metadata"]["annotations"] == {
+        "k8s-venv/pool": warm_values["key"],
+        "sidecar.istio.io/inject": "false",
+    }
+    labels = waiting["metadata"]["labels"]
+    assert (labels["k8s-venv/slot"], labels["team"]) == (warm_values["key"], "sales")
+    assert "run" not in labels
     assert waiting["spec"]["serviceAccountName"] == "reader"
     assert waiting["spec"]["imagePullSecrets"] == [{"name": "ours"}]
     assert waiting["spec"]["tolerations"] == [{"key": "spot", "operator": "Exists"}]

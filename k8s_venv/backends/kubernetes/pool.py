@@ -17,6 +17,7 @@ from kubernetes.client import models as k8s
 
 from k8s_venv.backends import image_of
 from k8s_venv.backends.kubernetes import render
+from k8s_venv.backends.pod_options import is_template
 from k8s_venv.backends.process import WAITING_SOCKET, waiting_command, waiting_sidecar_command
 
 if TYPE_CHECKING:
@@ -54,7 +55,12 @@ def pool_pod(environment: Environment, options: Mapping[str, Any]) -> k8s.V1Pod:
         options: as for ``render.pod``: the image and the environment's pod options.
     """
     pod = render.pod("waiting", environment.name, options, secret="waiting")  # noqa: S106 -- a name, for no Secret
-    return from_call(pod, environment)
+    made = from_call(pod, environment)
+    # Webhooks read these when a pod is made; templates among them are filled in by the claim.
+    for field in ("labels", "annotations"):
+        given = {name: text for name, text in (getattr(pod.metadata, field) or {}).items() if not is_template(text)}
+        setattr(made.metadata, field, {**given, **getattr(made.metadata, field)})
+    return made
 
 
 def declared_pod(environment: Environment, project: Project) -> k8s.V1Pod:
