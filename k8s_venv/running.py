@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from k8s_venv.backends import Backend
+    from k8s_venv.config import BackendName
     from k8s_venv.config.project import Project
 
 T = TypeVar("T")
@@ -50,25 +51,30 @@ def run(environment: str, function: Callable[..., T], /, *args: Any, **kwargs: A
     project = load_project(find_project(*_places(function)))
     call = pack(function, args, kwargs, environment=project.environment(environment))
     for note in call.notes:
-        _show(f"{MARK}WARNING - {note}")
-    result = _backend(project).run(call, _show)
+        show(f"{MARK}WARNING - {note}")
+    result = backend_named(choose_backend(None, project), project).run(call, show)
     value: T = open_result(result, call)
     return value
 
 
-def _backend(project: Project) -> Backend:
-    chosen = choose_backend(None, project)
+def backend_named(chosen: BackendName, project: Project) -> Backend:
+    """Return a backend for calls outside Airflow, which prints what happens.
+
+    Args:
+        chosen: its name.
+        project: the project of its calls.
+    """
     if chosen == "local":
         from k8s_venv.backends.local.backend import LocalBackend
 
-        return LocalBackend(_show, project)
+        return LocalBackend(show, project)
     if chosen == "docker":
         from k8s_venv.backends.docker.backend import DockerBackend
 
-        return DockerBackend(project, progress=_show)
+        return DockerBackend(project, progress=show)
     from k8s_venv.backends.kubernetes.backend import KubernetesBackend
 
-    return KubernetesBackend(project, f"{getpass.getuser()}-{uuid.uuid4().hex}", _show)
+    return KubernetesBackend(project, f"{getpass.getuser()}-{uuid.uuid4().hex}", show)
 
 
 def _places(function: Callable[..., Any]) -> list[Path]:
@@ -76,7 +82,12 @@ def _places(function: Callable[..., Any]) -> list[Path]:
     return [*([file.parent] if file.is_file() else []), Path.cwd()]
 
 
-def _show(line: str) -> None:
+def show(line: str) -> None:
+    """Print a line of a call's output on the stream that it came from.
+
+    Args:
+        line: as the call's process printed it.
+    """
     for kind, text in parse_line(line):
         stream = sys.stderr if kind == STDERR else sys.stdout
         stream.write(f"{text}\n" if kind in ("", STDERR) else f"{kind} - {text}\n")

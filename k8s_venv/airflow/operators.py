@@ -19,6 +19,7 @@ from k8s_venv.airflow.compat import (
     skip_tasks,
 )
 from k8s_venv.airflow.context import SecretNames, context_parameters, resolve_secrets, travelling_context
+from k8s_venv.airflow.keeping import keep_deferred, keeping, keeping_deferred
 from k8s_venv.airflow.metrics import measured
 from k8s_venv.airflow.options import (
     OPTIONS,
@@ -35,7 +36,7 @@ from k8s_venv.airflow.xcom import check_storable
 from k8s_venv.backends import choose_backend
 from k8s_venv.backends.pod_options import HONOURED, check_own, check_resources
 from k8s_venv.backends.process import line_logger
-from k8s_venv.calls import Result, SentCall, open_result, pack, refer, sent_call
+from k8s_venv.calls import PackedCall, Result, SentCall, open_result, pack, refer, sent_call
 from k8s_venv.calls.exceptions import RemoteTraceback
 from k8s_venv.capture.module_source import remember
 from k8s_venv.capture.origins import code_folders
@@ -51,10 +52,10 @@ if TYPE_CHECKING:
     from k8s_venv.airflow.pod_operator import IsolatedPodOperator
     from k8s_venv.backends.docker.backend import DockerBackend
     from k8s_venv.backends.local.backend import LocalBackend
-    from k8s_venv.calls import PackedCall
     from k8s_venv.calls.packed import Serializer, Transport
     from k8s_venv.config.environment import Environment
     from k8s_venv.config.project import Project
+    from k8s_venv.config.value_settings import Keep
 
 _BASE_OPTIONS = {*inspect.signature(BaseOperator.__init__).parameters, "default_args", "multiple_outputs", "doc"}
 
@@ -91,6 +92,8 @@ class IsolatedOperator(BaseOperator):
             ``[operators] default_deferrable`` of airflow.cfg.
         skip_on_exit_code: the exit codes of the function's process that skip the task, such as those of
             ``sys.exit(10)`` and ``os._exit(10)``; an exception ends the process with 1.
+        keep: whether the call is kept at the location for large values, arguments included, so that `k8s-venv replay`
+            can run it again: ``failed``, ``all`` or ``never``; by default as ``[calls]`` in the project file says.
         values: how arguments and results travel, as ``[values]`` in the project file: ``location``, ``above``,
             ``exec``, ``status``.
 
@@ -125,6 +128,7 @@ class IsolatedOperator(BaseOperator):
         serializer: Serializer | None = None,
         deferrable: bool | None = None,
         skip_on_exit_code: int | Container[int] | None = None,
+        keep: Keep | None = None,
         values: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -139,9 +143,7 @@ class IsolatedOperator(BaseOperator):
         self.template_ext = templates_exts or self.template_ext
         self.backend, self.transport, self.serializer = backend, transport, serializer
         self.secret_names = SecretNames.of(task, connections, optional_connections, variables, optional_variables)
-        self.result, self.values = result, dict(values or {})
-        if result == "reference":
-            self.multiple_outputs = False  # Airflow infers it from annotations; a document is one value
+        self.result, self.values, self.keep = result, dict(values or {}), keep
         self.deferrable = deferrable if deferrable is not None else conf.getboolean("operators", "default_deferrable")
         self.skip_on_exit_code = exit_codes(skip_on_exit_code, task)
         vars(self).update(pod_options)
@@ -177,7 +179,7 @@ class IsolatedOperator(BaseOperator):
             )
             for note in call.notes:
                 self.log.warning(call.mask(note))
-            with self._measured(backend), skipping_on(self.skip_on_exit_code):
+            with self._measured(backend), keeping(call, context, self.log), skipping_on(self.skip_on_exit_code):
                 if backend != "kubernetes":
                     return self._opened(self._run_without_pod(call, project, backend), call)
                 pod = self._pod_operator(call, project, context)
@@ -195,7 +197,9 @@ class IsolatedOperator(BaseOperator):
         """
         project = self.project()
         call = self._pack(context, project) if sent is None else self._sent(context, project, sent)
-        with contextlib.closing(call), self._measured("kubernetes"), skipping_on(self.skip_on_exit_code):
+        kept = keeping_deferred(call, context, self.log)
+        skipping = skipping_on(self.skip_on_exit_code)
+        with contextlib.closing(call), self._measured("kubernetes"), kept, skipping:
             result = self._pod_operator(call, project, context).resume(event)
             if result is not None:
                 return self._opened(result, call)
@@ -205,6 +209,8 @@ class IsolatedOperator(BaseOperator):
     def _defer(self, pod: IsolatedPodOperator, context: Context) -> Any:
         """Start a call's pod and leave the waiting to the triggerer."""
         trigger = pod.begin(context)
+        assert isinstance(pod.call, PackedCall)  # noqa: S101 -- it was just packed
+        keep_deferred(pod.call, context, self.log)
         self.defer(trigger=trigger, method_name="trigger_reentry", kwargs={"sent": pod.call.facts()})
 
     def _opened(self, result: Result, call: SentCall) -> Any:
@@ -255,6 +261,8 @@ class IsolatedOperator(BaseOperator):
     def _check_declaration(self, task: str) -> None:
         if self.result not in ("value", "reference"):
             raise K8sVenvError(f'{task}: result is "value" or "reference", not {self.result!r}.')
+        if self.result == "reference":
+            self.multiple_outputs = False  # Airflow infers it from annotations; a document is one value
         if self.uses_value and self.result == "reference":
             raise K8sVenvError(f'{task}: its value chooses what runs next, so it cannot be result="reference".')
         project = self.project()
@@ -268,7 +276,8 @@ class IsolatedOperator(BaseOperator):
     def _environment(self, project: Project, task: str) -> Environment:
         environment = project.environment(self.environment)
         try:
-            return environment.with_values(self.values) if self.values else environment
+            environment = environment.with_values(self.values) if self.values else environment
+            return environment.with_kept(self.keep) if self.keep is not None else environment
         except K8sVenvError as error:
             raise K8sVenvError(f"{task}: {error}") from None
 

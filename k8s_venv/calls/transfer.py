@@ -311,6 +311,11 @@ class _Folder:
             copy.flush()
             return map_file(copy.fileno())
 
+    def size(self, name: str) -> int:
+        """Return a value's size in bytes."""
+        with _explained(self.url, name, OSError), self._open(name) as source:
+            return os.fstat(source.fileno()).st_size
+
     def start(self, name: str, size: int) -> bytes:
         """Return the first bytes of a value."""
         with _explained(self.url, name, OSError), self._open(name) as source:
@@ -367,6 +372,11 @@ class _Bucket:
             if self._files.info(self._at(name))["size"] == size:
                 self._files.get_file(self._at(name), copy.name)
             return map_file(copy.name)
+
+    def size(self, name: str) -> int:
+        with _explained(self.url, name, Exception):
+            self._files.invalidate_cache()
+            return int(self._files.info(self._at(name))["size"])
 
     def start(self, name: str, size: int) -> bytes:
         with _explained(self.url, name, Exception):

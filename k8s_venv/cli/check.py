@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import re
-import reprlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from k8s_venv.cli.airflow_home import airflow_home, files_to_load
 from k8s_venv.cli.console import console, counted
+from k8s_venv.cli.shortened import Shortened, has_secret_name
 from k8s_venv.errors import K8sVenvError, masked
 
 if TYPE_CHECKING:
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
 
 _LONGEST_VALUE = 100  # characters
 _NAMED_TASKS = 3  # of those that one finding is about
-_PLAIN_MODULES = {"builtins", "datetime", "decimal", "uuid", "pathlib"}
-_SECRET_NAME = re.compile(r"(?i)pass|secret|token|api_?key|credential|private|conn|dsn")
 
 
 @click.command()
@@ -125,7 +122,7 @@ def _explain(task: Task, captured: Captured) -> None:
     if state:
         click.echo("values       as they are now, shortened; secrets, by their names or form, are not shown:")
     for name, value in sorted(state.items()):
-        text = "***" if _is_secret(name) else masked(_Shortened().repr(value))
+        text = "***" if _is_secret(name) else masked(Shortened(_is_secret).repr(value))
         click.echo(f"             {name} = {text if len(text) <= _LONGEST_VALUE else text[:_LONGEST_VALUE] + '…'}")
     for file, line, text in captured.source:
         click.echo(f"\n--- {file}:{line}")
@@ -144,31 +141,10 @@ def _explain_image(task: Task) -> None:
         click.echo(f"image        not known: {error}")
 
 
-class _Shortened(reprlib.Repr):
-    """Shortens values, and shows neither secrets nor the texts of objects, which may hold some."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.maxstring = self.maxother = 60
-        self.maxlevel = 3
-        self.maxdict = self.maxlist = self.maxtuple = self.maxset = self.maxfrozenset = self.maxdeque = 6
-
-    def repr_str(self, x: str, level: int) -> str:
-        return super().repr_str(masked(x), level)
-
-    def repr_dict(self, x: dict[Any, Any], level: int) -> str:
-        shown = {key: "***" if isinstance(key, str) and _is_secret(key) else value for key, value in x.items()}
-        return super().repr_dict(shown, level)
-
-    def repr_instance(self, x: Any, level: int) -> str:
-        kind = type(x)
-        return super().repr_instance(x, level) if kind.__module__ in _PLAIN_MODULES else f"<{kind.__qualname__}>"
-
-
 def _is_secret(name: str) -> bool:
     from k8s_venv.airflow.compat import is_sensitive
 
-    return is_sensitive(name) or _SECRET_NAME.search(name) is not None
+    return is_sensitive(name) or has_secret_name(name)
 
 
 def _by_place(findings: list[Finding]) -> dict[tuple[str, int, str], list[str]]:

@@ -71,6 +71,7 @@ _COMMANDS = {
     "list": _Listed("list", "list_environments", "List the project's environments, or the named ones."),
     "lock": _Listed("lock", "lock", "Lock environments to exact versions with hashes."),
     "prune": _Listed("prune", "prune", "Remove from the cache folder what was not used for long."),
+    "replay": _Listed("replay", "replay", "Run a kept call again, with its own code and arguments."),
     "run": _Listed("run", "run", "Run a program inside an environment."),
     "shell": _Listed("shell", "shell", "Open a shell inside an environment."),
     "sync": _Listed("sync", "sync", "Make environments on this machine, at paths that stay."),

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
 from k8s_venv.config import PLATFORMS
-from k8s_venv.config.value_settings import ValueSettings, refused_setting
+from k8s_venv.config.value_settings import KEEP, CallSettings, Keep, ValueSettings, refused_setting
 from k8s_venv.config.warm import WarmPool
 from k8s_venv.errors import K8sVenvError, did_you_mean
 
@@ -61,6 +61,7 @@ class Environment(BaseModel):
             `base`, if it names one, else those of the interpreter here.
         pod: options of ``KubernetesPodOperator`` for this environment's pods, over the project's; a task's own win.
         values: how arguments and results travel; a task's own settings win.
+        calls: which calls are kept; a task's own choice wins.
         transport: how functions travel unless the task chooses; ``cloudpickle`` only between equal minor versions.
         warm: the pods that wait for its calls on Kubernetes, or None if each call gets a pod of its own.
     """
@@ -82,6 +83,7 @@ class Environment(BaseModel):
     system_site_packages: bool = Field(default=False, alias="system-site-packages", strict=True)
     pod: Mapping[str, Any] = Field(default_factory=dict)
     values: ValueSettings = Field(default_factory=ValueSettings)
+    calls: CallSettings = Field(default_factory=CallSettings)
     transport: Literal["source", "cloudpickle"] | None = None
     warm: WarmPool | None = None
 
@@ -103,6 +105,14 @@ class Environment(BaseModel):
                 "waiting pods get their calls through pods/exec, which exec = false forbids. Leave one out"
             )
         return warm
+
+    @field_validator("calls")
+    @classmethod
+    def _kept_somewhere(cls, calls: CallSettings, info: ValidationInfo) -> CallSettings:
+        values = info.data.get("values")
+        if calls.keep != "never" and values is not None and values.location is None:
+            raise ValueError(f'keep = "{calls.keep}" needs a place for the calls: name a `location` under [values]')
+        return calls
 
     @field_validator("packages")
     @classmethod
@@ -164,6 +174,21 @@ class Environment(BaseModel):
         except ValueError as error:
             raise K8sVenvError(f"{refused_setting(error)}.") from None
         return self.model_copy(update={"values": values})
+
+    def with_kept(self, keep: Keep) -> Environment:
+        """Return the same environment with a task's own choice of the calls that are kept.
+
+        Args:
+            keep: the choice.
+
+        Raises:
+            K8sVenvError: there is no such choice, or no place to keep them.
+        """
+        if keep not in KEEP:
+            raise K8sVenvError(f'keep is "failed", "all" or "never", not {keep!r}.')
+        if keep != "never" and self.values.location is None:
+            raise K8sVenvError(f'keep="{keep}" needs a place for the call: name a `location` under [values].')
+        return self.model_copy(update={"calls": CallSettings(keep=keep)})
 
     @property
     def requirements_file(self) -> Path | None:

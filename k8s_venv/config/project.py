@@ -15,7 +15,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from k8s_venv._version import __version__
 from k8s_venv.config import FILE, PROJECT_VARIABLE, BackendName
 from k8s_venv.config.environment import NAME, Environment
-from k8s_venv.config.value_settings import ValueSettings
+from k8s_venv.config.value_settings import CallSettings, ValueSettings
 from k8s_venv.config.warm import WarmPool
 from k8s_venv.errors import ProjectError, UnknownEnvironmentError, did_you_mean
 
@@ -39,6 +39,7 @@ _TAKES = {
     "system-site-packages": "must be true or false",
     "pod": "must be a table of options of KubernetesPodOperator",
     "values": 'must be a table, such as values = { location = "s3://bucket/prefix" }',
+    "calls": 'must be a table, such as calls = { keep = "failed" }',
     "transport": 'must be "source" or "cloudpickle"',
     "warm": "must be a table, such as warm = { min = 1, max = 8 }",
     "location": 'must be text, such as location = "s3://bucket/prefix"',
@@ -47,7 +48,7 @@ _TAKES = {
     "status": "must be true or false",
 }
 # The settings that are tables themselves.
-_TABLES: Mapping[str, type[BaseModel]] = {"values": ValueSettings, "warm": WarmPool}
+_TABLES: Mapping[str, type[BaseModel]] = {"calls": CallSettings, "values": ValueSettings, "warm": WarmPool}
 
 _REGISTRY = re.compile(r"(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(?::\d+)?(?:/[a-z0-9._/-]+)?/?")
 
@@ -70,6 +71,7 @@ class Project(BaseModel):
         backend: where calls run unless the task, ``K8S_VENV_BACKEND`` or airflow.cfg choose another.
         pod: options of ``KubernetesPodOperator`` for all pods; an environment's own options win.
         values: how arguments and results travel; an environment's own settings win.
+        calls: which calls are kept; an environment's own settings win.
         transport: how functions travel; an environment's own choice wins, and a task's over both.
         environments: the environments by their names.
     """
@@ -81,6 +83,7 @@ class Project(BaseModel):
     backend: BackendName | None = None
     pod: Mapping[str, Any] = Field(default_factory=dict)
     values: ValueSettings = Field(default_factory=ValueSettings)
+    calls: CallSettings = Field(default_factory=CallSettings)
     transport: Literal["source", "cloudpickle"] | None = None
     environments: Mapping[str, Environment] = Field(default_factory=dict)
 
@@ -303,9 +306,9 @@ def _environment_tables(content: Mapping[str, Any], path: Path, text: str) -> di
 
 
 def _with_shared(content: Mapping[str, Any], table: Mapping[str, Any]) -> dict[str, Any]:
-    """Return an environment's own transport, pod options and settings for values over the project's."""
+    """Return an environment's own transport, pod options and settings over the project's."""
     merged = {"transport": table.get("transport", content.get("transport"))}
-    for key in ("pod", "values"):
+    for key in ("calls", "pod", "values"):
         shared, own = content.get(key, {}), table.get(key, {})
         if isinstance(shared, dict) and isinstance(own, dict):
             merged[key] = {**shared, **own}

@@ -1,9 +1,9 @@
-"""How arguments and results travel: set for the project, an environment or a task."""
+"""How arguments and results travel, and which calls are kept: set for the project, an environment or a task."""
 
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from typing import Annotated, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ByteSize, ConfigDict, ValidationError
 
@@ -26,6 +26,22 @@ def _size(value: object) -> object:
     if isinstance(value, bool) or not isinstance(value, int | str):
         raise ValueError(f'must be a size, such as "64 MiB", not {value!r}')
     return value
+
+
+Keep = Literal["never", "failed", "all"]
+KEEP: tuple[Keep, ...] = get_args(Keep)
+
+
+class CallSettings(BaseModel):
+    """What becomes of a call when it is over.
+
+    Args:
+        keep: which calls are kept at the location for large values, so that `k8s-venv replay` can run them again.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    keep: Keep = "never"
 
 
 class ValueSettings(BaseModel):

@@ -25,6 +25,7 @@ COMMANDS = [
     "list",
     "lock",
     "prune",
+    "replay",
     "run",
     "shell",
     "sync",
