@@ -147,6 +147,7 @@ def test_the_pod_that_waits_for_an_environments_calls_is_written_whole(in_proces
     assert "namespace" not in waiting["metadata"]
     assert waiting["metadata"]["generateName"] == "warm-etl-"
     assert waiting["metadata"]["annotations"] == {
+        "k8s-venv/environment": "etl",
         "k8s-venv/pool": warm_values["key"],
         "sidecar.istio.io/inject": "false",
     }

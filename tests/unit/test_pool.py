@@ -41,7 +41,7 @@ def test_a_waiting_pod_is_the_golden_one() -> None:
     for container in pod["spec"]["containers"]:
         container["command"][2] = "PROGRAM"  # it may change; the key changes with it
     key = pod["metadata"]["labels"]["k8s-venv/slot"]
-    assert pod["metadata"]["annotations"] == {"k8s-venv/pool": key}
+    assert pod["metadata"]["annotations"] == {"k8s-venv/pool": key, "k8s-venv/environment": "etl"}
     pod["metadata"]["labels"]["k8s-venv/slot"] = pod["metadata"]["annotations"]["k8s-venv/pool"] = "KEY"
     assert pod == golden("waiting")
 

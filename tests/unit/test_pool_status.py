@@ -25,10 +25,11 @@ def pod(
     environment: str = "etl",
     **status: Any,
 ) -> dict[str, Any]:
-    labels = {"app.kubernetes.io/name": environment, "k8s-venv/slot": "sales-load-0123" if claimed else pool}
+    labels = {"k8s-venv/slot": "sales-load-0123" if claimed else pool}
+    annotations = {"k8s-venv/pool": pool, "k8s-venv/environment": environment}
     conditions = [{"type": "Ready", "status": "True"}] if ready else []
     return {
-        "metadata": {"name": name, "labels": labels, "annotations": {"k8s-venv/pool": pool}},
+        "metadata": {"name": name, "labels": labels, "annotations": annotations},
         "status": {"phase": phase, "conditions": conditions, **status},
     }
 

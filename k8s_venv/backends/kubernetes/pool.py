@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 # The annotation with the pool's key, which stays when the pod is claimed and its label changes.
 POOL = "k8s-venv/pool"
+# The annotation with the environment's name.
+ENVIRONMENT = "k8s-venv/environment"
 
 _KEY_LENGTH = 20  # hexadecimal digits
 # How long the modules of `preload` may take to import, in seconds.
@@ -103,7 +105,7 @@ def from_call(pod: k8s.V1Pod, environment: Environment) -> k8s.V1Pod:
     made.metadata = k8s.V1ObjectMeta(
         generate_name=f"warm-{_readable(environment.name)}-",
         labels={**render.recommended_labels(environment.name), render.SLOT: key},
-        annotations={POOL: key},
+        annotations={POOL: key, ENVIRONMENT: environment.name},
     )
     return made
 

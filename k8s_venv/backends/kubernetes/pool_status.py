@@ -11,7 +11,7 @@ from urllib3.exceptions import HTTPError
 
 from k8s_venv.backends.kubernetes import diagnose
 from k8s_venv.backends.kubernetes.backend import connect
-from k8s_venv.backends.kubernetes.pool import POOL, declared_pod
+from k8s_venv.backends.kubernetes.pool import ENVIRONMENT, POOL, declared_pod
 from k8s_venv.backends.kubernetes.render import LABELS, SLOT
 from k8s_venv.backends.limits import REQUEST_TIMEOUT
 from k8s_venv.backends.pod_options import is_template
@@ -136,7 +136,7 @@ def pool_status(
 
 
 def _is_of(pod: dict[str, Any], environment: Environment) -> bool:
-    return _pool(pod) is not None and pod["metadata"]["labels"].get("app.kubernetes.io/name") == environment.name
+    return _pool(pod) is not None and pod["metadata"]["annotations"].get(ENVIRONMENT) == environment.name
 
 
 def _pool(pod: dict[str, Any]) -> str | None:
