@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import importlib.resources
 import logging
+import os
 import signal
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,22 @@ _RUN = (
     "import sys, zipimport; del sys.argv[0]; sys.path[:] = filter(None, sys.path); "
     "exec(zipimport.zipimporter(sys.argv[0]).get_code('__main__'))"
 )
+# Waits for a call's command on standard input, which the sender holds. What each call loads is loaded before.
+_WAIT = """\
+import itertools, marshal, math, os, sys, time, zipimport, zlib
+
+def take(size, data=b""):
+    while len(data) < size:
+        more = os.read(0, size - len(data))
+        if not more:
+            os._exit(0)
+        data += more
+    return os.fsdecode(data)
+
+umask, *command = take(int(take(8), 16)).split("\\0")
+os.umask(int(umask, 8))
+sys.argv[1:] = command
+"""
 # What the container beside a waiting program does: sleep until that has a call, or has ended.
 _WAIT_BESIDE = """\
 import os, sys, time
@@ -87,6 +104,27 @@ def runner_command(python: str, archive: str, *options: str) -> list[str]:
         options: the runner's command line.
     """
     return [python, "-c", _RUN, archive, *options]
+
+
+def waiting_interpreter_command(python: str) -> list[str]:
+    """Return the command of an interpreter that runs the archive of which ``runner_arguments`` tells it.
+
+    Args:
+        python: the environment's interpreter.
+    """
+    return [python, "-c", _WAIT + _RUN]
+
+
+def runner_arguments(umask: int, archive: str, *options: str) -> bytes:
+    """Return what a waiting interpreter reads of its call, before the secrets.
+
+    Args:
+        umask: for the files that the call makes.
+        archive: the archive's path.
+        options: the runner's command line.
+    """
+    command = os.fsencode("\0".join([f"{umask:o}", archive, *options]))
+    return f"{len(command):08x}".encode() + command
 
 
 def waiting_command(python: str, call: str, result: str, message: str, preload: Sequence[str] = ()) -> list[str]:

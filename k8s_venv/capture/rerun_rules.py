@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import enum
+import functools
 import importlib.metadata
 import importlib.util
 import inspect
@@ -169,17 +170,29 @@ def _changed(statement: ast.stmt, names: Mapping[str, Any]) -> Iterator[str]:
 
 def _changed_in(code: ast.AST, names: Mapping[str, Any], seen: frozenset[str], *, nested: bool) -> Iterator[str]:
     """Yield the names whose values a piece of code changes, itself or by calls of the module's functions."""
-    pending = [code]
+    for node in _changing_nodes(code, nested):
+        if isinstance(node, ast.Global):
+            yield from node.names
+        elif isinstance(node, ast.Call):
+            yield from _changed_by_call(node, names, seen)
+        else:
+            yield root_of(node)
+
+
+@functools.lru_cache(maxsize=8192)  # statements of files that are kept; a loop asks again and again
+def _changing_nodes(code: ast.AST, nested: bool) -> tuple[ast.AST, ...]:
+    """Return the nodes of a piece of code that may change values: targets, ``global``, calls whose value is dropped."""
+    pending, found = [code], list[ast.AST]()
     while pending:
         node = pending.pop()
         if not (isinstance(node, ast.Lambda | Definition) and not nested):
             pending += ast.iter_child_nodes(node)
-        if isinstance(node, ast.Attribute | ast.Subscript) and isinstance(node.ctx, ast.Store | ast.Del):
-            yield root_of(node)
-        elif isinstance(node, ast.Global):
-            yield from node.names
+        is_target = isinstance(node, ast.Attribute | ast.Subscript) and isinstance(node.ctx, ast.Store | ast.Del)
+        if is_target or isinstance(node, ast.Global):
+            found.append(node)
         elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
-            yield from _changed_by_call(node.value, names, seen)
+            found.append(node.value)
+    return tuple(found)
 
 
 def _changed_by_call(call: ast.Call, names: Mapping[str, Any], seen: frozenset[str]) -> Iterator[str]:

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import k8s_venv
 from k8s_venv.backends.local.environments import make_environment
 from k8s_venv.backends.process import runner_command
 from k8s_venv.calls import pack
@@ -40,6 +41,7 @@ def main(arguments: list[str]) -> int:
     with tempfile.TemporaryDirectory() as folder:
         for python in options.python:
             start(Path(folder), python, options.runs, ratios)
+        loop(Path(folder), ratios)
         capture(Path(folder), options.runs, ratios)
         frame(Path(folder), max(3, options.runs // 3), ratios)
     dictionaries(ratios)
@@ -70,18 +72,43 @@ def start(folder: Path, python: str, runs: int, ratios: dict[str, float]) -> Non
     print(f"start, Python {python}: pass {bare:.3f} s, the first line of a call {reached:.3f} s")
 
 
+def loop(folder: Path, ratios: dict[str, float], rounds: int = 10) -> None:
+    """Compare calls of `k8s_venv.run` on this machine, ten in a row, with as many runs of `python -c pass`."""
+    (folder / "k8s-venv.toml").write_text(f'backend = "local"\n[environments.loop]\npython = "{HERE}"\n')
+    (folder / "loop_module.py").write_text("def work(number):\n    return number\n")
+    work = load(folder / "loop_module.py").work
+    environment = Environment(name="loop", root=folder, python=HERE)
+    write_lock(environment)
+    program = str(make_environment(environment))
+    for _ in range(3):
+        k8s_venv.run("loop", work, 0)  # from then on an interpreter waits
+    contenders = {"pass": lambda: run([program, "-c", "pass"]), "call": lambda: k8s_venv.run("loop", work, 1)}
+    times: dict[str, list[float]] = {name: [] for name in contenders}
+    for _ in range(rounds):
+        for name, contender in contenders.items():
+            times[name].append(timed(lambda work=contender: [work() for _ in range(10)]) / 10)
+    bare, called = (statistics.median(each) for each in times.values())
+    ratios["loop"], ratios["loop_ms"] = called / bare, 1000 * called
+    print(f"a loop over {10 * rounds} calls: {1000 * called:.1f} ms a call, pass {1000 * bare:.1f} ms")
+
+
+def load(path: Path) -> Any:
+    """Return the module of a file."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[path.stem] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def capture(folder: Path, runs: int, ratios: dict[str, float]) -> None:
     """Time packing a function of a 2,000-line module, as source and by cloudpickle; in milliseconds."""
     body = "def f{0}(x):\n    y = x + {0}\n    return f{1}(y) if y < 0 else y\n\n"
     functions = "".join(body.format(n, max(n - 1, 0)) for n in range(500))
     path = folder / "large_module.py"
     path.write_text(f"import json\n{functions}")
-    spec = importlib.util.spec_from_file_location("large_module", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["large_module"] = module
-    spec.loader.exec_module(module)
+    module = load(path)
     for name, python in (("source", "3.8"), ("cloudpickle", HERE)):
         environment = Environment(name="packing", root=folder, python=python)
         started = time.perf_counter()

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 from k8s_venv import cache
 from k8s_venv.backends.limits import END_GRACE
 from k8s_venv.backends.local.environments import environment_in_use, variables
+from k8s_venv.backends.local.interpreters import interpreters
 from k8s_venv.backends.pod_options import options_without_pod, plain_variables
-from k8s_venv.backends.process import LineSplitter, ignore_line, no_result, runner_command
+from k8s_venv.backends.process import LineSplitter, ignore_line, no_result, runner_arguments
 from k8s_venv.calls import PackedCall, Result, parse_document, write_files
 from k8s_venv.errors import BackendError
 from k8s_venv.wire import protocol
@@ -63,10 +64,11 @@ class LocalBackend:
             self._progress(note)
         with environment_in_use(call.environment, self._progress) as python, _call_folder() as folder:
             write_files(call, folder)
-            options = ["--result", str(folder / "result"), "--secrets", "-"]
-            command = runner_command(str(python), str(folder / protocol.ARCHIVE), *options)
             env = {**variables(python), **own}
-            code = self._run(command, env, call.secrets_document, log if given.get("get_logs", True) else ignore_line)
+            # Somebody may change the packages of an interpreter that is not ours before the next call.
+            again = environment.interpreter_path is None
+            message = _command(folder) + call.secrets_document + b"\n"
+            code = self._run(python, env, message, log if given.get("get_logs", True) else ignore_line, again=again)
             return _read(folder / "result", call, code)
 
     def on_kill(self) -> None:
@@ -74,22 +76,17 @@ class LocalBackend:
         if self._process is not None:
             _end(self._process)
 
-    def _run(self, command: list[str], env: dict[str, str], secrets: bytes, log: Callable[[str], None]) -> int:
-        # A session of its own, so that what the task starts ends with it.
-        with subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,  # the task ends when this is closed, also by our own death
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            env=env,
-            bufsize=0,
-            start_new_session=True,
-        ) as process:
+    def _run(
+        self, python: Path, env: Mapping[str, str], message: bytes, log: Callable[[str], None], *, again: bool
+    ) -> int:
+        with interpreters.take(python, env) as process:
             self._process = process
             try:
                 assert process.stdin is not None  # noqa: S101 -- it is a pipe
                 with contextlib.suppress(BrokenPipeError):  # the process has ended already
-                    process.stdin.write(secrets + b"\n")
+                    process.stdin.write(message)
+                if again:
+                    interpreters.prepare(python, env)
                 for line in _lines(process):
                     log(line)
                 return process.wait()
@@ -111,8 +108,20 @@ def _call_folder() -> Iterator[Path]:
         yield Path(name)
 
 
+def _command(folder: Path) -> bytes:
+    """Return what an interpreter reads first: what it runs in a call's folder, and since when."""
+    result = folder / "result"
+    result.mkdir()
+    umask = 0o777 & ~result.stat().st_mode  # no other way to ask is safe beside threads
+    # From here on, so that the time it takes to start counts where it did not wait.
+    since = ["--since", repr(time.clock_gettime(time.CLOCK_BOOTTIME))] if hasattr(time, "CLOCK_BOOTTIME") else []
+    return runner_arguments(umask, str(folder / protocol.ARCHIVE), "--result", str(result), "--secrets", "-", *since)
+
+
 def _remove_abandoned(place: Path) -> None:
-    for folder in place.glob(f"{_CALL_FOLDER}*"):
+    with os.scandir(place) as entries:
+        folders = [Path(entry.path) for entry in entries if entry.name.startswith(_CALL_FOLDER)]
+    for folder in folders:
         with contextlib.suppress(OSError):  # it is gone, or another user's
             if time.time() - folder.lstat().st_mtime > _NEW:
                 with cache.try_exclusive_lock(folder) as abandoned:
