@@ -82,11 +82,14 @@ def loop(folder: Path, ratios: dict[str, float], rounds: int = 10) -> None:
     program = str(make_environment(environment))
     for _ in range(3):
         k8s_venv.run("loop", work, 0)  # from then on an interpreter waits
-    contenders = {"pass": lambda: run([program, "-c", "pass"]), "call": lambda: k8s_venv.run("loop", work, 1)}
+    contenders: dict[str, Callable[[], Any]] = {
+        "pass": lambda: run([program, "-c", "pass"]),
+        "call": lambda: k8s_venv.run("loop", work, 1),
+    }
     times: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(rounds):
         for name, contender in contenders.items():
-            times[name].append(timed(lambda work=contender: [work() for _ in range(10)]) / 10)
+            times[name].append(timed(functools.partial(repeat, contender, 10)) / 10)
     bare, called = (statistics.median(each) for each in times.values())
     ratios["loop"], ratios["loop_ms"] = called / bare, 1000 * called
     print(f"a loop over {10 * rounds} calls: {1000 * called:.1f} ms a call, pass {1000 * bare:.1f} ms")
@@ -169,6 +172,12 @@ def interleaved(contenders: dict[str, Callable[[], Any]], runs: int) -> dict[str
             if number:
                 times[name].append(seconds)
     return {name: statistics.median(each) for name, each in times.items()}
+
+
+def repeat(work: Callable[[], Any], times: int) -> None:
+    """Do some work several times in a row."""
+    for _ in range(times):
+        work()
 
 
 def timed(work: Callable[[], Any]) -> float:
