@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import subprocess
 import tempfile
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from k8s_venv.backends.local.environments import existing_environment, variables
 from k8s_venv.backends.pod_options import NOT_OF_THE_POD, given_options, is_template, plain_variables
@@ -16,7 +16,7 @@ from k8s_venv.config.project import setting_line
 from k8s_venv.errors import BackendError, masked, visible
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from k8s_venv.check.provides import Provided
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from k8s_venv.config.project import Project
 
 # These are the call's own: a claim sets them, so a template among them can be filled in.
-_SET_BY_A_CLAIM = frozenset(("annotations", "labels"))
+_SET_BY_A_CLAIM = frozenset(("active_deadline_seconds", "annotations", "labels"))
 _IMPORT_TIMEOUT = 120.0  # seconds
 _PARTS = 4
 # NULs come before the module that failed, the exception and the traceback: what modules print has none.
@@ -94,6 +94,18 @@ def option_faults(project: Project, environment: Environment) -> Iterator[PoolFa
             f"Environment {environment.name!r} has `warm`, but {problem}. Give it to the tasks that need it, which "
             "then run in pods of their own, or leave out `warm`.",
         )
+
+
+def differing_options(environment: Environment, pod: Mapping[str, Any]) -> list[str]:
+    """Return the pod options for which a task's calls get pods of their own, not those that wait.
+
+    Args:
+        environment: the environment, which has ``warm``.
+        pod: the task's pod options, with those of its environment.
+    """
+    theirs, own = given_options(environment.pod), given_options(pod)
+    left_out = NOT_OF_THE_POD | _SET_BY_A_CLAIM
+    return sorted(name for name in (theirs.keys() | own.keys()) - left_out if theirs.get(name) != own.get(name))
 
 
 def _preload_faults(project: Project, environment: Environment, provided: Provided) -> Iterator[PoolFault]:

@@ -114,6 +114,8 @@ def _explain(task: Task, captured: Captured) -> None:
         image = "an image that the task names" if task.brings_image else image
         own = environment.interpreter if task.backend == "local" else image
         click.echo(f"lock         not used: it runs in {own}")
+    if environment.warm is not None and task.backend == "kubernetes":
+        _explain_start(task)
     click.echo(f"transport    {captured.transport}, because {captured.why}")
     click.echo("archive      the runner, the arguments, and:")
     for name, data in sorted(captured.entries.items()):
@@ -139,6 +141,14 @@ def _explain_image(task: Task) -> None:
         click.echo(f"image        {image}")
     except K8sVenvError as error:
         click.echo(f"image        not known: {error}")
+
+
+def _explain_start(task: Task) -> None:
+    from k8s_venv.check.pools import differing_options
+
+    differing = differing_options(task.environment, task.declared.pod)
+    why = f"in a pod of its own, since it differs from those that wait: {', '.join(differing)}"
+    click.echo(f"start        {why if differing else 'at a pod that waits, if one is free'}")
 
 
 def _is_secret(name: str) -> bool:

@@ -47,14 +47,14 @@ FILES = {
 }
 
 
-def check(folder: Path, settings: str, *, made_here: bool = False) -> list[dict[str, Any]]:
+def check(folder: Path, settings: str, dag: str = DAG, *, made_here: bool = False) -> list[dict[str, Any]]:
     """Check two tasks in an environment with a wheel of `FILES`, after the environment was made here, if it says so."""
     require_airflow()
     own = {"own.py": f"PLACE = {str(folder)!r}\n"}  # so that no other test has made this environment
     wheel = make_wheel(folder / "wheels", "tables", "1.0", files={**FILES, **own})
     text = f'[environments.etl]\npython = "{HERE}"\nrequirements = ["tables @ {wheel.as_uri()}"]\n{settings}'
     (folder / "k8s-venv.toml").write_text(text)
-    (folder / "dag.py").write_text(DAG)
+    (folder / "dag.py").write_text(dag)
     environment = load_project(folder / "k8s-venv.toml").environments["etl"]
     write_lock(environment)
     if made_here:
@@ -171,3 +171,25 @@ host_aliases = [{ ip = "10.0.0.1", hostnames = ["db"] }]
 
 def test_an_environment_without_waiting_pods_may_have_them_all(tmp_path: Path) -> None:
     assert check(tmp_path, 'pod = { priority_class_name = "high" }\n') == []
+
+
+@pytest.mark.parametrize(
+    ("options", "start"),
+    [
+        ("", "at a pod that waits, if one is free"),
+        ('labels={"run": "1"}, on_finish_action="keep_pod", tolerations=[]', "at a pod that waits, if one is free"),
+        (
+            'env_vars={"MODE": "fast"}, node_selector={"disk": "slow"}',
+            "in a pod of its own, since it differs from those that wait: env_vars, node_selector",
+        ),
+    ],
+)
+def test_explain_says_how_a_task_starts(tmp_path: Path, options: str, start: str) -> None:
+    settings = 'warm = { min = 1 }\npod = { node_selector = { disk = "fast" } }\n'
+    assert check(tmp_path, settings, DAG.replace('"etl"', f'"etl", {options}')) == []
+
+    shown = subprocess.run(
+        ["k8s-venv", "explain", "dag.py", "load"], cwd=tmp_path, capture_output=True, text=True, check=True
+    ).stdout
+
+    assert f"start        {start}\n" in shown
