@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from k8s_venv.config.environment import Environment
 
 _MARSHAL_VERSION = 4  # which all Pythons read from 3.4 on
+# Waits for an archive in a pod, so that none needs it.
+_WAITING = "k8s_venv/runner/waiting.py"
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the oldest time a zip can hold; the same call gives the same bytes
 
 # The objects of Airflow's context that travel, with the plain attributes that they have inside an environment.
@@ -224,6 +226,7 @@ def _runner_archive(*, same_minor: bool, with_cloudpickle: bool) -> bytes:
     files = [("k8s_venv/runtime.py", package.joinpath("runtime.py"))]
     for part in ("runner", "wire"):
         files += [(f"k8s_venv/{part}/{file.name}", file) for file in package.joinpath(part).iterdir()]
+    files = [(name, file) for name, file in files if name != _WAITING]
     if with_cloudpickle:
         vendored = importlib.resources.files("cloudpickle").iterdir()
         files += [(f"{protocol.VENDOR}/cloudpickle/{file.name}", file) for file in vendored]

@@ -62,13 +62,14 @@ def main(arguments: List[str]) -> None:
     """
     options = dict(zip(arguments[::2], arguments[1::2]))
     folder = options["--call"]
-    signal(SIGTERM, lambda *ignored: os._exit(_TERMINATED))  # process 1 has no default handler
+    signal(SIGTERM, _leave)  # process 1 has no default handler
     os.write(1, _BEGIN)  # here, so that the log has its beginning whatever the modules print
     lock = _locked(os.path.join(folder, LOCK))
     command = [os.path.join(folder, ARCHIVE), "--result", options["--result"], "--message", options["--message"]]
     sys.path[:] = filter(None, sys.path)  # without the working folder, which `-c` adds
     sys.argv[:] = command  # as the modules find it that are imported by a call
     _preload([name for name in options.get("--preload", "").split(",") if name], options["--message"])
+    signal(SIGTERM, _leave)  # a module may have taken it for its own
     output = _receive(folder)
     since = repr(time.clock_gettime(time.CLOCK_BOOTTIME))
     os.close(lock)
@@ -77,6 +78,10 @@ def main(arguments: List[str]) -> None:
     except OSError:  # the sender is gone; the call is here
         pass
     _become([*command, "--since", since, "--connection", str(output)])
+
+
+def _leave(*ignored: Any) -> NoReturn:
+    os._exit(_TERMINATED)
 
 
 def _locked(path: str) -> int:

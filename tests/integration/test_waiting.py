@@ -27,6 +27,7 @@ from tests.delivery import WaitingProgram, delivery, waiting_program
 from tests.interpreters import interpreter
 
 HERE = "{}.{}".format(*sys.version_info)
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="pods run on Linux")
 VERSIONS = ["3.8", "3.9", "3.10", "3.11", "3.12", "3.13"]
 
 
@@ -390,6 +391,17 @@ def test_sigterm_ends_it_at_once(program: WaitingProgram) -> None:
     program.process.send_signal(signal.SIGTERM)
 
     assert program.process.wait(30) == 143
+
+
+def test_sigterm_ends_it_though_a_module_has_a_handler_of_its_own(tmp_path: Path, monkeypatch: Any) -> None:
+    (tmp_path / "pod").mkdir()
+    (tmp_path / "pod" / "own.py").write_text("import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)")
+    _in_the_path(tmp_path, monkeypatch)
+
+    with waiting_program(tmp_path / "pod", preload=["own"]) as program:
+        program.process.send_signal(signal.SIGTERM)
+
+        assert program.process.wait(30) == 143
 
 
 def test_modules_are_imported_before_the_call(tmp_path: Path) -> None:

@@ -24,7 +24,10 @@ from k8s_venv.config.environment import Environment
 from tests.interpreters import interpreter
 from tests.waiting import eventually
 
-pytestmark = pytest.mark.usefixtures("no_settings")
+pytestmark = [
+    pytest.mark.usefixtures("no_settings"),
+    pytest.mark.skipif(sys.platform != "linux", reason="asks /proc about processes"),
+]
 HERE = "{}.{}".format(*sys.version_info)
 BareEnvironment = Callable[[str], Environment]
 
@@ -106,7 +109,6 @@ def fail_after_printing(number: int) -> int:
     return number
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="asks /proc")
 def test_only_the_first_calls_of_a_process_start_an_interpreter_of_their_own(bare_environment: BareEnvironment) -> None:
     interpreters.end()
     environment = bare_environment(HERE).model_copy(update={"name": "new"})
@@ -208,6 +210,20 @@ def test_a_fork_of_the_process_has_interpreters_of_its_own(environment: Environm
     assert os.waitpid(child, 0)[1] == 0
     assert told == repr((child, [child] * 3))
     assert [call(environment, parent) for _ in range(3)] == [os.getpid()] * 3
+
+
+def test_few_interpreters_wait_however_many_environments_there_are(
+    environment: Environment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("k8s_venv.backends.local.interpreters._MOST", 2)
+    pythons = [tmp_path / str(number) / "bin" / "python" for number in range(5)]
+    for python in pythons:
+        python.parent.mkdir(parents=True)
+        python.symlink_to(sys.executable)
+        for _ in range(2):
+            interpreters.prepare(python, {})
+
+    assert list(interpreters._waiting) == list(map(str, pythons[-2:]))
 
 
 def test_failures_and_values_come_in_turn(environment: Environment) -> None:

@@ -20,6 +20,7 @@ from k8s_venv.backends.process import waiting_interpreter_command
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping
 
+_MOST = 8  # that wait at the same time
 _LIMITS = [getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")]
 
 
@@ -68,6 +69,8 @@ class Interpreters:
                 with contextlib.suppress(OSError):
                     self._waiting[name] = _Waiting(_origin(python, variables), _start(python, variables))
             self._known.add(name)
+            if len(self._waiting) > _MOST:  # of the environment whose last call was the longest ago
+                _end(self._waiting.pop(next(iter(self._waiting))).process)
 
     def end(self) -> None:
         """End all that wait."""
