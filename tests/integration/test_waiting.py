@@ -225,6 +225,28 @@ def test_a_call_goes_on_when_its_sender_is_gone(program: WaitingProgram, tmp_pat
     assert program.message.read_bytes().startswith(b"{")
 
 
+def very_large() -> bytes:
+    return bytes(50_000_000)
+
+
+def test_a_large_value_waits_in_its_folder_when_its_sender_is_gone(program: WaitingProgram, tmp_path: Path) -> None:
+    relay = program.relay()
+    assert relay.stdin is not None
+    assert relay.stdout is not None
+    relay.stdin.write(delivery({protocol.ARCHIVE: packed(tmp_path, very_large).archive}))
+    relay.stdin.flush()
+    assert relay.stdout.readline() == b"delivered\n"
+    assert relay.stdout.readline().startswith(b"payload 50000")
+
+    relay.stdout.close()
+    relay.stdin.close()
+
+    assert program.process.wait(30) == 0
+    relay.wait()
+    assert (program.result / protocol.PAYLOAD).stat().st_size > 50_000_000
+    assert program.message.read_bytes() == (program.result / protocol.DOCUMENT).read_bytes()
+
+
 def look_at_secrets() -> str | None:
     from k8s_venv import runtime
 
