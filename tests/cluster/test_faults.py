@@ -194,7 +194,7 @@ FAULTS: dict[str, tuple[Callable[[Cluster, str], Outcome], str]] = {
     ),
     "active_deadline_seconds": (
         lambda cluster, _: cluster.run(cluster.pod(deadline=4), cluster.call(sleep, 200)),
-        r"sleep\(\) ran longer than its pod's `active_deadline_seconds` allows \(4 s\)",
+        r"sleep\(\) ran longer than its pod's `active_deadline_seconds` allows \(4 s from its start\)",
     ),
     "segfault": (
         lambda cluster, _: cluster.run(cluster.pod(), cluster.call(segfault)),

@@ -10,6 +10,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -19,10 +20,16 @@ pytest.importorskip("kubernetes", reason="the kubernetes client is not installed
 
 import kubernetes
 
+from k8s_venv.backends.kubernetes import backend as kubernetes_backend
 from k8s_venv.backends.kubernetes import pool
+from k8s_venv.backends.kubernetes.backend import KubernetesBackend
+from k8s_venv.backends.kubernetes.options import Namespace
+from k8s_venv.calls import open_result, pack
+from k8s_venv.config.project import load_project
+from k8s_venv.config.warm import WarmPool
 from k8s_venv.errors import BackendError
 from tests.cluster.direct import Cluster, Outcome, add_one, sleep
-from tests.cluster.pools import WarmCluster
+from tests.cluster.pools import WarmCluster, is_ready
 from tests.cluster.test_absence import behind
 from tests.cluster.test_rights import WARM_RIGHTS, Without, account_without, without
 from tests.contract import SECRET, BackendContract, Runner, look_for
@@ -87,20 +94,25 @@ class _Backend:
 # --- what is asked of the API server --------------------------------------------------------------------------
 
 
+class Remembering(kubernetes.client.ApiClient):  # type: ignore[misc]  # the client has no types
+    """The part of a client that makes requests, and remembers them."""
+
+    def __init__(self, configuration: Any) -> None:
+        super().__init__(configuration)
+        self.asked: list[str] = []
+
+    def call_api(self, path: str, method: str, parameters: Any = None, *args: Any, **options: Any) -> Any:
+        self.asked.append(f"{method} {path.format(**dict(parameters or {})).partition('/namespaces/')[2]}")
+        return super().call_api(path, method, parameters, *args, **options)
+
+
 class Counting:
     """A client that remembers what was asked."""
 
     def __init__(self, client: Any) -> None:
-        self.asked: list[str] = []
-        api = kubernetes.client.ApiClient(client.api_client.configuration)
+        api = Remembering(client.api_client.configuration)
         self.client = kubernetes.client.CoreV1Api(api)
-        call_api = api.call_api
-
-        def remember(path: str, method: str, parameters: Any = None, *args: Any, **options: Any) -> Any:
-            self.asked.append(f"{method} {path.format(**dict(parameters or {})).partition('/namespaces/')[2]}")
-            return call_api(path, method, parameters, *args, **options)
-
-        api.call_api = remember
+        self.asked = api.asked
 
 
 def test_a_call_takes_five_requests_and_one_exec(warm: WarmCluster) -> None:
@@ -289,8 +301,10 @@ def append_to(path: str, seconds: float) -> str:
     return path
 
 
-def test_two_workers_at_the_same_instant_run_the_task_once(warm: WarmCluster) -> None:
-    warm.fill(2)
+@pytest.mark.parametrize("waiting", [1, 2], ids=["one pod waits", "two pods wait"])
+@pytest.mark.parametrize("action", ["keep_pod", "delete_pod"])
+def test_two_workers_at_the_same_instant_run_the_task_once(warm: WarmCluster, waiting: int, action: str) -> None:
+    warm.fill(waiting)
     name = fresh()
     outcomes: list[Outcome] = []
     barrier = threading.Barrier(2)
@@ -300,7 +314,7 @@ def test_two_workers_at_the_same_instant_run_the_task_once(warm: WarmCluster) ->
         client = kubernetes.client.CoreV1Api(api)
         call = warm.call(sleep, 6)
         barrier.wait()
-        outcomes.append(warm.run(warm.pod(name), call, client=client, action="keep_pod"))
+        outcomes.append(warm.run(warm.pod(name), call, client=client, action=action))
 
     threads = [threading.Thread(target=work) for _ in range(2)]
     for thread in threads:
@@ -310,7 +324,7 @@ def test_two_workers_at_the_same_instant_run_the_task_once(warm: WarmCluster) ->
 
     assert [outcome.value for outcome in outcomes] == ["slept", "slept"], outcomes
     assert len({outcome.pod.metadata.uid for outcome in outcomes}) == 1
-    eventually(lambda: len(warm.of_task(name)) == 1)
+    eventually(lambda: len(warm.of_task(name)) == (1 if action == "keep_pod" else 0))
 
 
 MOMENTS = {
@@ -420,6 +434,45 @@ def test_a_kept_pod_is_never_taken_for_the_next_try(warm: WarmCluster) -> None:
 
     assert (first.value, second.value) == (2, 2), second
     assert first.pod.metadata.uid != second.pod.metadata.uid
+
+
+# --- what another process waits for ---------------------------------------------------------------------------
+
+
+def test_a_call_goes_on_whose_worker_leaves_it_to_another_process(warm: WarmCluster) -> None:
+    outcome = Outcome()
+    run = warm.runner(warm.pod(fresh()), warm.call(sleep, 3), outcome)
+    run.create()
+
+    run.hand_off()
+
+    try:
+        assert open_result(run.wait(), warm.call(sleep, 3)) == "slept"
+        assert outcome.lines == ["second 0", "second 1", "second 2"]
+    finally:
+        run.finish("delete_pod")
+
+
+def test_a_script_s_calls_run_at_waiting_pods(
+    project: Path, warm: WarmCluster, registry: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("K8S_VENV_REGISTRY", registry)
+    monkeypatch.setattr(kubernetes_backend, "connect", lambda environment: (warm.client, Namespace(warm.namespace, "")))
+    loaded = load_project(project / "k8s-venv.toml")
+    environment = loaded.environment("current").model_copy(update={"warm": WarmPool()})
+    warm.client.create_namespaced_pod(warm.namespace, pool.declared_pod(environment, loaded))
+    eventually(lambda: all(map(is_ready, warm.listed("app.kubernetes.io/name=current"))))
+    call = pack(hostname, (), {}, environment=environment)
+
+    result = KubernetesBackend(loaded, uuid.uuid4().hex).run(call, print)
+
+    assert open_result(result, call).startswith("warm-current-")
+
+
+def hostname() -> str:
+    import os
+
+    return os.environ["HOSTNAME"]
 
 
 # --- a connection that breaks ---------------------------------------------------------------------------------

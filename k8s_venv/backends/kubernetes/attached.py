@@ -7,9 +7,9 @@ cluster holds a secret. When the connection breaks, the call goes on, and its en
 from __future__ import annotations
 
 import contextlib
-import contextvars
 import dataclasses
 import enum
+import functools
 import hashlib
 import queue
 import tempfile
@@ -18,6 +18,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from k8s_venv.backends.kubernetes import render
+from k8s_venv.backends.kubernetes.background import start_thread
 from k8s_venv.backends.kubernetes.exec_channel import BrokenOffError, ExecChannel
 from k8s_venv.backends.process import WAITING_SOCKET, relay_command
 from k8s_venv.wire import protocol
@@ -137,7 +138,7 @@ class Attached:
             except Exception as error:  # noqa: BLE001 -- raised below, where somebody waits
                 news.put(error)
 
-        self._in_thread(self._listen, news.put)
+        start_thread(functools.partial(self._listen, news.put), "k8s-venv-result")
         yield "ADDED", pod
         try:
             first: tuple[str, Any] | Exception | None = news.get(timeout=after)
@@ -146,7 +147,7 @@ class Attached:
         try:
             if first == (RECEIVED, None):
                 yield RECEIVED, None
-            self._in_thread(follow)
+            start_thread(follow, "k8s-venv-watch")
             while True:
                 state = news.get()
                 if isinstance(state, Exception):
@@ -157,8 +158,8 @@ class Attached:
             over.set()
 
     def close(self) -> None:
-        """Close the connection; a call that runs goes on."""
-        self._channel.close()
+        """Break the connection; a call that runs goes on."""
+        self._channel.abort()
 
     def _listen(self, put: Callable[[tuple[str, Any]], None]) -> None:
         try:
@@ -166,11 +167,6 @@ class Attached:
                 self._receive()
         finally:
             put((RECEIVED if self.received is not None else BROKEN, None))
-
-    @staticmethod
-    def _in_thread(work: Callable[..., None], *arguments: Any) -> None:
-        run = contextvars.copy_context().run  # what the task's logger knows about the task
-        threading.Thread(target=run, args=(work, *arguments), daemon=True, name="k8s-venv-pod").start()
 
     def _receive(self) -> None:
         """Read the payload, if there is one, and then the document, which is the last that the pod says.
@@ -182,7 +178,7 @@ class Attached:
         while self.received is None:
             words = self._output.line().split(b" ")
             size = int(words[1]) if len(words) > 1 and words[1].isdigit() else 0
-            if words[0] == b"payload" and 0 < size <= protocol.HAND_OVER_LIMIT:
+            if words[0] == b"payload" and payload is None and 0 < size <= protocol.HAND_OVER_LIMIT:
                 payload = self._payload(size)
             elif words[0] == b"document" and 0 < size <= protocol.DOCUMENT_LIMIT and len(words) == 3:
                 document = b"".join(self._output.take(size)).decode("utf-8", "backslashreplace")
@@ -219,7 +215,7 @@ class _Output:
                 return b""
             self._rest += piece
         line, _, self._rest = self._rest.partition(b"\n")
-        return line
+        return line[:_LONGEST_LINE]
 
     def take(self, size: int) -> Iterator[bytes]:
         """Yield the next bytes.

@@ -107,10 +107,11 @@ def death(pod: Any, environment: Environment, function: str, last_line: str = ""
     if pod.status.reason == "Evicted":
         return BackendError(name, f"{function}() was evicted from its node: {sentence(pod.status.message)}")
     if pod.status.reason == "DeadlineExceeded":
+        limit = pod.spec.active_deadline_seconds
         return BackendError(
             name,
-            f"{function}() ran longer than its pod's `active_deadline_seconds` allows "
-            f"({pod.spec.active_deadline_seconds} s). Raise it on the task or in the environment's `pod` options.",
+            f"{function}() ran longer than its pod's `active_deadline_seconds` allows ({limit} s from its start). "
+            "Raise it on the task or in the environment's `pod` options.",
         )
     disrupted = pod_state.disruption(pod)
     if disrupted is not None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import json
 import re
+import socket
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -32,12 +35,16 @@ class BrokenOffError(Exception):
         problem: why.
         final: whether another attempt would end alike.
         refused: whether the API server refused to run it.
+        exit_code: the command's exit code, if it ended.
     """
 
-    def __init__(self, problem: str, *, final: bool = False, refused: bool = False) -> None:
+    def __init__(
+        self, problem: str, *, final: bool = False, refused: bool = False, exit_code: int | None = None
+    ) -> None:
         super().__init__(problem)
         self.final = final
         self.refused = refused
+        self.exit_code = exit_code
 
 
 class ExecChannel:
@@ -109,20 +116,26 @@ class ExecChannel:
         except _BROKEN:  # it is broken already
             return
 
+    def abort(self) -> None:
+        """Break the connection, also while another thread reads from it."""
+        # Not closed: the thread would read from the file that gets the same number next.
+        with contextlib.suppress(OSError, AttributeError):  # it is closed already
+            self._channel.sock.sock.shutdown(socket.SHUT_RDWR)
+
     def _frames(self, deadline: Callable[[], float], quiet: bool) -> Generator[bytes]:
         # Not through the client's own `update`: it waits for the socket while TLS holds what has arrived.
-        socket = self._channel.sock
-        socket.settimeout(_SILENCE)
+        connection = self._channel.sock
+        connection.settimeout(_SILENCE)
         succeeded, asked = False, not quiet
         while True:
             if time.monotonic() > deadline():
                 raise BrokenOffError("it comes too slowly", final=True)
             try:
-                kind, frame = socket.recv_data_frame(control_frame=True)
+                kind, frame = connection.recv_data_frame(control_frame=True)
             except WebSocketTimeoutException:
                 if asked:
                     raise
-                socket.ping()
+                connection.ping()
                 asked = True
                 continue
             asked = not quiet
@@ -142,13 +155,24 @@ class ExecChannel:
                 status = json.loads(data)
                 succeeded = status["status"] == "Success"
                 if not succeeded:
-                    raise BrokenOffError(status["message"], final=status.get("reason") == "NonZeroExitCode")
+                    code = _exit_code(status)
+                    raise BrokenOffError(status["message"], final=code is not None, exit_code=code)
+
+
+def _exit_code(status: dict[str, Any]) -> int | None:
+    """Return the exit code of a command that failed; nothing if it was not run."""
+    if status.get("reason") != "NonZeroExitCode":
+        return None
+    causes = (status.get("details") or {}).get("causes") or ()
+    return next((int(cause["message"]) for cause in causes if cause.get("reason") == "ExitCode"), 1)
 
 
 def _open(client: Any, pod: k8s.V1Pod, container: str, command: list[str], stdin: bool) -> Any:
+    # While it connects, `stream` changes the client, which may be at another request in another thread.
+    own = type(client)(copy.copy(client.api_client))
     try:
         return stream(
-            client.connect_get_namespaced_pod_exec,
+            own.connect_get_namespaced_pod_exec,
             pod.metadata.name,
             pod.metadata.namespace,
             container=container,

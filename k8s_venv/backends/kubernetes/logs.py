@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import contextvars
 import datetime
 import itertools
 import math
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from kubernetes.client.exceptions import ApiException
 from urllib3.exceptions import HTTPError
 
+from k8s_venv.backends.kubernetes.background import start_thread
 from k8s_venv.backends.kubernetes.diagnose import request_problem
 from k8s_venv.wire.protocol import BEGIN, END, MARK
 
@@ -73,9 +73,7 @@ class LogFollower:
     def start(self) -> None:
         """Begin to follow, once."""
         if self._thread is None:
-            run = contextvars.copy_context().run  # what the task's logger knows about the task
-            self._thread = threading.Thread(target=run, args=(self._follow,), daemon=True, name="k8s-venv-log")
-            self._thread.start()
+            self._thread = start_thread(self._follow, "k8s-venv-log")
 
     def stop(self) -> None:
         """Stop passing lines on."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import functools
 import random
 import time
 from typing import TYPE_CHECKING, Any
@@ -17,16 +18,18 @@ from kubernetes.client.exceptions import ApiException
 
 from k8s_venv.backends.kubernetes import diagnose, pod_state, pool, render, takeover
 from k8s_venv.backends.kubernetes.attached import Answer, Attached
+from k8s_venv.backends.kubernetes.background import in_background
 from k8s_venv.backends.kubernetes.creation import await_removal, is_removed, remove
 from k8s_venv.backends.kubernetes.exec_channel import BrokenOffError
 from k8s_venv.backends.kubernetes.lock import HeldError, LockRefusedError
 from k8s_venv.backends.kubernetes.options import from_manifest
 from k8s_venv.backends.kubernetes.payload import check_location, pod_files, withdraw_arguments
 from k8s_venv.backends.limits import RETRY_FOR, RETRY_PAUSE
+from k8s_venv.backends.process import RELAY_FAILED
 from k8s_venv.errors import BackendError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from kubernetes.client import models as k8s
 
@@ -99,6 +102,7 @@ class WarmPods:
         self._declared = declared
         self._killed = killed
         self._identity = takeover.CallIdentity(call, request)
+        self._seal = in_background(self._identity.seal)  # it takes as long as the first request
         self._wanted = pool.from_call(request, call.environment)
         self._discarded: set[str] = set()  # pods that were claimed in vain, by uid
         self.claimed: k8s.V1Pod | None = None  # also while the call is being delivered
@@ -205,7 +209,7 @@ class WarmPods:
         metadata = {
             "resourceVersion": pod["metadata"]["resourceVersion"],
             "labels": ours.labels,
-            "annotations": {**(ours.annotations or {}), takeover.CALL: self._identity.seal()},
+            "annotations": {**(ours.annotations or {}), takeover.CALL: self._seal()},
         }
         allowed = self._request.spec.active_deadline_seconds
         spec = {"activeDeadlineSeconds": int(_age(pod)) + allowed} if allowed is not None else {}
@@ -217,10 +221,11 @@ class WarmPods:
     def _begin(self, pod: k8s.V1Pod) -> Warm:
         """Take the lock for a pod that was just claimed, and deliver the call to it."""
         self.claimed = pod
+        opened = in_background(functools.partial(Attached, self._client, pod, self._complain))
         try:
             self._lock.take(pod)
             claimed_at = time.time()
-            return Warm(pod, self._deliver(pod), claimed_at)
+            return Warm(pod, self._deliver(pod, opened), claimed_at)
         except LockRefusedError as error:
             self._discard(pod)
             raise _ColdError("rights", str(error)) from None
@@ -261,48 +266,39 @@ class WarmPods:
 
     # --- the delivery ----------------------------------------------------------------------------------------
 
-    def _deliver(self, pod: k8s.V1Pod, *, earlier: bool = False) -> Attached | None:
+    def _deliver(
+        self, pod: k8s.V1Pod, opened: Callable[[], Attached] | None = None, *, earlier: bool = False
+    ) -> Attached | None:
         """Deliver the call; return the connection, or None if the call is there already.
 
         A pod takes one delivery. Where a connection broke after all was sent, the next one finds out what arrived.
 
         Args:
             pod: the pod.
+            opened: returns the first connection, if that is being opened.
             earlier: whether an earlier try may have delivered the call.
         """
         files = pod_files(self._call, pod)
-        begun, sent = time.monotonic(), False
+        connect = functools.partial(Attached, self._client, pod, self._complain)
+        begun, unclear, first = time.monotonic(), earlier, opened or connect
         while True:
-            attached, answer, problem = self._attempt(pod, files)
-            if answer is not None:
-                return attached if answer is Answer.DELIVERED else None
+            attempt = _attempted(first, files)
+            first = connect
+            if attempt.answer is not None:
+                return attempt.attached if attempt.answer is Answer.DELIVERED else None
             if self._killed():
                 raise diagnose.killed(self._call.environment, self._call.function)
-            sent = sent or (attached is not None and attached.sent)
-            patience = RETRY_FOR if sent or earlier else _CONNECT_FOR
-            if problem.final or problem.refused or time.monotonic() - begun > patience:
+            problem = attempt.problem
+            unclear = (unclear or attempt.sent) and problem.exit_code not in RELAY_FAILED
+            over = time.monotonic() - begun > (RETRY_FOR if unclear else _CONNECT_FOR)
+            if over or problem.refused or (problem.final and not unclear):
                 break
             time.sleep(RETRY_PAUSE)
-        if sent or earlier:
+        if unclear:
             self._find_out(pod, str(problem))
             return None
         self._discard(pod)
         raise _ColdError("exec", f"pod {pod.metadata.name} did not take it ({problem})")
-
-    def _attempt(
-        self, pod: k8s.V1Pod, files: dict[str, Buffer]
-    ) -> tuple[Attached | None, Answer | None, BrokenOffError]:
-        attached = None
-        try:
-            attached = Attached(self._client, pod, self._complain)
-            answer = attached.deliver(files)
-        except BrokenOffError as error:
-            if attached is not None:
-                attached.close()
-            return attached, None, error
-        if answer is Answer.TAKEN:
-            attached.close()
-        return attached, answer, BrokenOffError("")
 
     def _find_out(self, pod: k8s.V1Pod, problem: str) -> None:
         """Leave a pod that may have the call to the watch if it has ended or is gone; else remove it."""
@@ -315,6 +311,30 @@ class WarmPods:
             f"pod {pod.metadata.name} does not answer ({problem}), so it is not known whether {self._call.function}() "
             "was delivered to it. The pod was removed.",
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Attempt:
+    """What came of one connection."""
+
+    attached: Attached | None = None
+    answer: Answer | None = None
+    sent: bool = False  # whether all was sent, though there was no answer
+    problem: BrokenOffError = dataclasses.field(default_factory=lambda: BrokenOffError(""))
+
+
+def _attempted(connect: Callable[[], Attached], files: Mapping[str, Buffer]) -> _Attempt:
+    attached = None
+    try:
+        attached = connect()
+        answer = attached.deliver(files)
+    except BrokenOffError as error:
+        if attached is not None:
+            attached.close()
+        return _Attempt(sent=attached is not None and attached.sent, problem=error)
+    if answer is Answer.TAKEN:
+        attached.close()
+    return _Attempt(attached, answer)
 
 
 def _is_ready(pod: dict[str, Any]) -> bool:
