@@ -31,12 +31,13 @@ from k8s_venv.errors import BackendError
 from tests.cluster.direct import Cluster, Outcome, add_one, sleep
 from tests.cluster.pools import WarmCluster, is_ready
 from tests.cluster.test_absence import behind
+from tests.cluster.test_large_values import bucket, names_in
 from tests.cluster.test_rights import WARM_RIGHTS, Without, account_without, without
 from tests.contract import SECRET, BackendContract, Runner, look_for
 from tests.gate import Gate
 from tests.waiting import eventually
 
-__all__ = ["account_without", "without"]
+__all__ = ["account_without", "bucket", "without"]
 
 MEGABYTE = 1024 * 1024
 
@@ -47,9 +48,7 @@ def warm(cluster: Cluster) -> Iterator[WarmCluster]:
     made = WarmCluster(cluster.client, cluster.namespace, cluster.image, cluster.folder)
     made.fill()
     yield made
-    for pod in made.listed(f"{pool.POOL}!=x,app.kubernetes.io/name=x"):
-        if pool.is_pool_pod(pod):
-            made.delete(pod, grace_period_seconds=0)
+    made.client.delete_collection_namespaced_pod(made.namespace, label_selector="app.kubernetes.io/name=x")
 
 
 def fresh() -> str:
@@ -286,6 +285,22 @@ def test_large_values_and_arguments_travel_over_the_same_connection(warm: WarmCl
     assert len([asked for asked in counting.asked if asked.endswith("/exec")]) == 1
     warm.fill()
     assert warm.run(warm.pod(fresh()), warm.call(length, os.urandom(6 * MEGABYTE))).value == 6 * MEGABYTE
+
+
+def mirror(data: bytes) -> bytes:
+    return data[::-1]
+
+
+def test_large_values_go_through_the_location_for_them(warm: WarmCluster, bucket: str) -> None:
+    environment = warm.environment.with_values({"location": bucket, "above": 100_000})
+    data = os.urandom(3 * MEGABYTE)
+    call = pack(mirror, (data,), {}, environment=environment)
+
+    outcome = warm.run(warm.pod(fresh()), call)
+
+    assert outcome.value == data[::-1], outcome
+    assert outcome.start.kind == "warm"
+    assert names_in(bucket) == []
 
 
 # --- never twice at once --------------------------------------------------------------------------------------
