@@ -188,7 +188,7 @@ def _note_pools(rows: list[Row], environments: list[Environment]) -> None:
                 "`warm`. The chart replaces them after `k8s-venv helm-values` and `helm upgrade`."
             )
         if row.warm.problem:
-            console().print(f"{row.environment}: a pod cannot wait for calls: {row.warm.problem}")
+            console().print(f"{row.environment}: pods cannot wait for calls: {row.warm.problem}")
         elif environment.warm and not (row.warm.waiting or row.warm.starting or row.warm.claimed):
             console().print(
                 f"{row.environment}: no pod waits for its calls in namespace {row.warm.namespace!r}. Has the chart "

@@ -98,6 +98,23 @@ def test_pods_that_wait_start_and_run_a_call_are_counted(folder: Path, client: A
     assert "etl: no call takes the stale pods, which are of an earlier image, pod options or" in table.stderr
 
 
+def test_what_the_keeper_reported_is_shown_while_it_makes_no_pods(folder: Path, client: Any, own: str) -> None:
+    for name, reason in {"etl": "no module named 'pandas'\nLeave it out.", "other": "the quota is used up."}.items():
+        event = {
+            "metadata": {"generateName": "keeper-"},
+            "involvedObject": {"kind": "Pod", "namespace": own, "name": "keeper"},
+            "type": "Warning",
+            "reason": "WarmPodFailed",
+            "message": f"Warm pods of the environment {name!r} do not start: {reason}",
+        }
+        client.create_namespaced_event(own, event)
+
+    found = list_warm(folder)
+
+    assert found["etl"]["problem"] == "no module named 'pandas' Leave it out."
+    assert found["missing"]["problem"] is None
+
+
 def test_an_environment_for_which_no_pod_waits_says_what_is_missing(folder: Path, own: str) -> None:
     (command,) = commands(ROOT / "README.md", "Speed")
     ran = run(folder, *command.split()[1:])

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 _SELECTOR = ",".join([SLOT, *(f"{name}={value}" for name, value in LABELS.items())])
 _ENDED = ("Succeeded", "Failed")
+# The reason of the events in which the chart's keeper says why pods do not wait.
+_FAILED = "WarmPodFailed"
 # Why containers wait in any pod that starts.
 _ON_THE_WAY = ("ContainerCreating", "PodInitializing")
 
@@ -71,8 +73,11 @@ class Pools:
         Raises:
             BackendError: no cluster is configured, it does not answer, or it does not list the pods.
         """
-        namespace, pods = self._listed(environment)
-        return pool_status(pods, namespace, environment, self._key(environment))
+        client, namespace, pods = self._listed(environment)
+        status = pool_status(pods, namespace.name, environment, self._key(environment))
+        if environment.warm is None or status.waiting or status.starting or status.problem:
+            return status
+        return dataclasses.replace(status, problem=_reported(client, namespace.name, environment))
 
     def _key(self, environment: Environment) -> str | None:
         """Return the key of the pool that calls take pods from, or None if it cannot be known."""
@@ -83,8 +88,8 @@ class Pools:
         key: str = pod.metadata.annotations[POOL]
         return key
 
-    def _listed(self, environment: Environment) -> tuple[str, list[dict[str, Any]]]:
-        """Return the namespace of an environment's pods, and the pods of calls in it."""
+    def _listed(self, environment: Environment) -> tuple[Any, Namespace, list[dict[str, Any]]]:
+        """Return a client, the namespace of an environment's pods, and the pods of calls in it."""
         cluster = {name: environment.pod.get(name) for name in ("config_file", "cluster_context", "in_cluster")}
         client, namespace = connect(environment)
         for option, value in {**cluster, "namespace": namespace.name}.items():
@@ -94,7 +99,7 @@ class Pools:
         place = (*cluster.values(), namespace.name)
         if place not in self._pods:
             self._pods[place] = _list(client, namespace, environment)
-        return namespace.name, self._pods[place]
+        return client, namespace, self._pods[place]
 
 
 def _list(client: Any, namespace: Namespace, environment: Environment) -> list[dict[str, Any]]:
@@ -107,6 +112,19 @@ def _list(client: Any, namespace: Namespace, environment: Environment) -> list[d
         raise BackendError(environment.name, f"{problem}: {diagnose.request_problem(error)}") from None
     items: list[dict[str, Any]] = json.loads(listed.data)["items"]
     return items
+
+
+def _reported(client: Any, namespace: str, environment: Environment) -> str | None:
+    """Return why the chart's keeper makes no pods for an environment now, if it says so in an event."""
+    try:
+        events = client.list_namespaced_event(
+            namespace, field_selector=f"reason={_FAILED}", _request_timeout=REQUEST_TIMEOUT
+        ).items
+    except (ApiException, HTTPError, OSError):
+        return None  # then its log says so
+    about = [each for each in events if repr(environment.name) in each.message.partition(":")[0]]
+    newest = max(about, key=lambda each: each.metadata.creation_timestamp, default=None)
+    return visible(" ".join(newest.message.partition(": ")[2].split())) if newest is not None else None
 
 
 def pool_status(
