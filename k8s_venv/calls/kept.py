@@ -190,7 +190,7 @@ def _read(place: str, data: Any, folder: Path) -> KeptCall:
     try:
         with zipfile.ZipFile(_stream(data, folder)) as archive:
             if archive.getinfo(_FACTS).file_size > _LARGEST_FACTS:
-                raise ValueError("too much is said of it")
+                raise ValueError("its description is too long")
             facts = json.loads(archive.read(_FACTS))
             if facts.pop("format") != FORMAT:
                 raise CallError(f"{place} was kept by another version of k8s-venv: use the one that kept it.")
