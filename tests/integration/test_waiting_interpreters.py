@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +19,6 @@ import pytest
 from k8s_venv.backends.local.backend import LocalBackend
 from k8s_venv.backends.local.environments import make_environment
 from k8s_venv.backends.local.interpreters import interpreters
-from k8s_venv.cache import exclusive_lock, lock_beside
 from k8s_venv.calls import open_result, pack
 from k8s_venv.config.environment import Environment
 from tests.interpreters import interpreter
@@ -84,6 +84,12 @@ def surroundings() -> dict[str, Any]:
     return {"mode": mode, "folder": os.getcwd(), "zone": os.environ.get("TZ")}  # noqa: PTH109
 
 
+def zone_of_a_process(clock: float) -> tuple[str | None, bool]:
+    import os
+
+    return os.environ.get("TZ"), started_before(clock)
+
+
 def parent() -> int:
     import os
 
@@ -145,10 +151,14 @@ def test_a_call_finds_the_folder_variables_and_modes_of_its_own_moment(
     ]
 
 
-def test_a_call_has_the_variables_of_its_task(environment: Environment) -> None:
-    zones = [call(environment, surroundings, options={"env_vars": {"TZ": zone}})["zone"] for zone in ("UTC", "CET")]
+def test_tasks_with_variables_of_their_own_take_turns(environment: Environment) -> None:
+    def in_zone(zone: str) -> Any:
+        return call(environment, zone_of_a_process, now(), options={"env_vars": {"TZ": zone}})
 
-    assert zones == ["UTC", "CET"]
+    found = [in_zone(zone) for _ in range(3) for zone in ("EST", "MST")]
+
+    assert [zone for zone, _ in found] == ["EST", "MST"] * 3
+    assert [waited for _, waited in found] == [False] * 4 + [True] * 2
 
 
 def test_a_call_has_the_limits_of_its_own_moment(environment: Environment) -> None:
@@ -163,22 +173,22 @@ def test_a_call_has_the_limits_of_its_own_moment(environment: Environment) -> No
         resource.setrlimit(resource.RLIMIT_CORE, before)
 
 
-def test_an_environment_that_was_made_again_has_an_interpreter_of_its_own(environment: Environment) -> None:
-    import shutil
+def test_an_environment_that_was_removed_and_made_again_works(
+    environment: Environment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("K8S_VENV_CACHE", str(tmp_path / "cache"))
+    pids = [call(environment, os.getpid) for _ in range(2)]
+    shutil.rmtree(make_environment(environment).parent.parent)
 
-    python = make_environment(environment)
-    with exclusive_lock(lock_beside(python.parent.parent)):
-        shutil.rmtree(python.parent.parent)
+    pids += [call(environment, os.getpid) for _ in range(2)]
 
-    started = now()
-
-    assert call(environment, started_before, started) is False
+    assert len(set(pids)) == 4
 
 
 def test_one_that_was_killed_while_it_waited_is_replaced(environment: Environment) -> None:
     (waiting,) = interpreters._waiting.values()
-    waiting.process.kill()
-    waiting.process.wait()
+    waiting.kill()
+    waiting.wait()
 
     assert call(environment, os.getpid) > 0
 
@@ -223,7 +233,8 @@ def test_few_interpreters_wait_however_many_environments_there_are(
         for _ in range(2):
             interpreters.prepare(python, {})
 
-    assert list(interpreters._waiting) == list(map(str, pythons[-2:]))
+    commands: list[Any] = [process.args for process in interpreters._waiting.values()]
+    assert [command[0] for command in commands] == list(map(str, pythons[-2:]))
 
 
 def test_failures_and_values_come_in_turn(environment: Environment) -> None:
@@ -246,7 +257,7 @@ environment = Environment(name="bare", root=pathlib.Path(sys.argv[1]), python=sy
 for _ in range(3):
     LocalBackend().run(pack(sleep, (), {}, environment=environment), print)
 (waiting,) = interpreters._waiting.values()
-print(waiting.process.pid, flush=True)
+print(waiting.pid, flush=True)
 """
 
 

@@ -13,31 +13,25 @@ import resource
 import subprocess
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from k8s_venv.backends.process import waiting_interpreter_command
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping
 
-_MOST = 8  # that wait at the same time
+_MOST = 4  # that wait at the same time
+_MOST_KNOWN = 256
 _LIMITS = [getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")]
 
 
-class _Waiting(NamedTuple):
-    """An interpreter, and all that it has from its start."""
-
-    origin: Hashable
-    process: subprocess.Popen[bytes]
-
-
 class Interpreters:
-    """The interpreters that wait within a process, one for each environment's Python."""
+    """The interpreters that wait within a process, one for each environment and all else that a process starts with."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._waiting: dict[str, _Waiting] = {}
-        self._known: set[str] = set()  # whose first call has been
+        self._waiting: dict[Hashable, subprocess.Popen[bytes]] = {}
+        self._known: set[Hashable] = set()  # whose first call has been
 
     def take(self, python: Path, variables: Mapping[str, str]) -> subprocess.Popen[bytes]:
         """Return an interpreter for one call: one that waits, or a new one.
@@ -46,13 +40,12 @@ class Interpreters:
             python: the environment's Python.
             variables: its variables.
         """
-        origin = _origin(python, variables)
         with self._lock:
-            waiting = self._waiting.pop(str(python), None)
-        if waiting is not None:
-            if waiting.origin == origin and waiting.process.poll() is None:
-                return waiting.process
-            _end(waiting.process)
+            process = self._waiting.pop(_origin(python, variables), None)
+        if process is not None:
+            if process.poll() is None:
+                return process
+            _end(process)
         return _start(python, variables)
 
     def prepare(self, python: Path, variables: Mapping[str, str]) -> None:
@@ -62,26 +55,28 @@ class Interpreters:
             python: the environment's Python.
             variables: its variables.
         """
-        name = str(python)
+        origin = _origin(python, variables)
         with self._lock:
-            if name in self._known and name not in self._waiting:
+            if origin in self._known and origin not in self._waiting:
                 # Where no process can be started now, the next call says so, if it is still so then.
                 with contextlib.suppress(OSError):
-                    self._waiting[name] = _Waiting(_origin(python, variables), _start(python, variables))
-            self._known.add(name)
-            if len(self._waiting) > _MOST:  # of the environment whose last call was the longest ago
-                _end(self._waiting.pop(next(iter(self._waiting))).process)
+                    self._waiting[origin] = _start(python, variables)
+            if len(self._waiting) > _MOST:
+                _end(self._waiting.pop(next(iter(self._waiting))))  # whose last call was the longest ago
+            if len(self._known) > _MOST_KNOWN:
+                self._known.clear()
+            self._known.add(origin)
 
     def end(self) -> None:
         """End all that wait."""
         with self._lock:
             while self._waiting:
-                _end(self._waiting.popitem()[1].process)
+                _end(self._waiting.popitem()[1])
 
     def forget(self) -> None:
         """Leave all that wait to the process of which this one is a fork."""
-        for waiting in self._waiting.values():
-            waiting.process.returncode = 0  # else Python would look after it, and warn
+        for process in self._waiting.values():
+            process.returncode = 0  # else Python would look after it, and warn
         self._lock, self._waiting, self._known = threading.Lock(), {}, set()
 
 
@@ -107,7 +102,7 @@ def _origin(python: Path, variables: Mapping[str, str]) -> Hashable:
     """Return what a process has from its start: where it differs, an interpreter that waits is of no use."""
     folder, working = (_identity(path) for path in (python.parent.parent, Path()))
     limits = tuple(resource.getrlimit(limit) for limit in _LIMITS)
-    return folder, working, limits, frozenset(variables.items())
+    return python, folder, working, limits, frozenset(variables.items())
 
 
 def _identity(path: Path) -> Hashable:
