@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 from k8s_venv.airflow.compat import AIRFLOW, DecoratedOperator, TaskDecorator, task_decorator_factory
 from k8s_venv.airflow.operators import IsolatedBranchOperator, IsolatedOperator, IsolatedShortCircuitOperator
 from k8s_venv.airflow.options import check_options, parameters_of
-from k8s_venv.airflow.validation import check_declared, named_environment, project_of, require_function
+from k8s_venv.airflow.validation import check_declared, check_files, named_environment, project_of, require_function
 from k8s_venv.capture.functions import DECORATOR_MARK
 from k8s_venv.capture.module_source import remember
 from k8s_venv.errors import K8sVenvError
@@ -168,6 +168,7 @@ def _check_now(
         return  # not from a DAG file that Airflow loads: only the operator knows its project
     task = f"Task {options.get('task_id', function.__name__)!r}"
     require_function(function, task)
+    check_files(options.get("files", ()), task)
     if "environment" in options:
         project = project_of(function, None)
         given = (options.get(name) for name in ("backend", "transport", "serializer"))

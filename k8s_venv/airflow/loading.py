@@ -14,7 +14,7 @@ from k8s_venv.airflow.context import SecretNames
 from k8s_venv.airflow.inprocess import read_dag_file
 from k8s_venv.airflow.operators import IsolatedOperator
 from k8s_venv.airflow.options import OPTIONS, UNSET
-from k8s_venv.airflow.validation import project_of
+from k8s_venv.airflow.validation import check_files, project_of
 from k8s_venv.backends import choose_backend
 from k8s_venv.capture.functions import place_of
 from k8s_venv.check.tasks import Declared, Finding, Task
@@ -45,6 +45,8 @@ def _loaded(dag: Any, task: Any) -> Task | None:
         return None
     project = project_of(facts["python_callable"], dag.fileloc)
     environment = project.environment(facts["environment"])
+    if facts.get("files"):
+        environment = environment.with_files(check_files(facts["files"], f"Task {task.task_id!r}"))
     keywords = facts.get("op_kwargs")
     return Task(
         f"{dag.dag_id}.{task.task_id}",

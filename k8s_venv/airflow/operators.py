@@ -31,7 +31,7 @@ from k8s_venv.airflow.options import (
     parameters_of,
     with_pod_options,
 )
-from k8s_venv.airflow.validation import check_declared, named_environment, project_of, require_function
+from k8s_venv.airflow.validation import check_declared, check_files, named_environment, project_of, require_function
 from k8s_venv.airflow.xcom import check_storable
 from k8s_venv.backends import choose_backend
 from k8s_venv.backends.pod_options import HONOURED, check_own, check_resources
@@ -92,6 +92,8 @@ class IsolatedOperator(BaseOperator):
             ``[operators] default_deferrable`` of airflow.cfg.
         skip_on_exit_code: the exit codes of the function's process that skip the task, such as those of
             ``sys.exit(10)`` and ``os._exit(10)``; an exception ends the process with 1.
+        files: data files that travel with the call, as patterns from the folder of the project file, such as
+            ``sql/*.sql`` and ``dbt/**``; the function finds them by the same path from its ``__file__``.
         keep: whether the call is kept at the location for large values, arguments included, so that `k8s-venv replay`
             can run it again: ``failed``, ``all`` or ``never``; by default as ``[calls]`` in the project file says.
         values: how arguments and results travel, as ``[values]`` in the project file: ``location``, ``above``,
@@ -129,6 +131,7 @@ class IsolatedOperator(BaseOperator):
         deferrable: bool | None = None,
         skip_on_exit_code: int | Container[int] | None = None,
         keep: Keep | None = None,
+        files: Sequence[str] = (),
         values: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -143,7 +146,7 @@ class IsolatedOperator(BaseOperator):
         self.template_ext = templates_exts or self.template_ext
         self.backend, self.transport, self.serializer = backend, transport, serializer
         self.secret_names = SecretNames.of(task, connections, optional_connections, variables, optional_variables)
-        self.result, self.values, self.keep = result, dict(values or {}), keep
+        self.result, self.values, self.keep, self.files = result, dict(values or {}), keep, check_files(files, task)
         self.deferrable = deferrable if deferrable is not None else conf.getboolean("operators", "default_deferrable")
         self.skip_on_exit_code = exit_codes(skip_on_exit_code, task)
         vars(self).update(pod_options)
@@ -277,6 +280,7 @@ class IsolatedOperator(BaseOperator):
         environment = project.environment(self.environment)
         try:
             environment = environment.with_values(self.values) if self.values else environment
+            environment = environment.with_files(self.files) if self.files else environment
             return environment.with_kept(self.keep) if self.keep is not None else environment
         except K8sVenvError as error:
             raise K8sVenvError(f"{task}: {error}") from None

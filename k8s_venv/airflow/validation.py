@@ -13,6 +13,7 @@ from k8s_venv.backends import choose_backend
 from k8s_venv.backends.pod_options import check_resources
 from k8s_venv.calls.packed import check_serializer, check_transport
 from k8s_venv.capture.functions import place_of, refuse_generator
+from k8s_venv.config.environment import file_patterns
 from k8s_venv.config.project import Project, find_project, load_project, project_at
 from k8s_venv.errors import CallError, K8sVenvError
 
@@ -95,6 +96,22 @@ def named_environment(environment: Any, task: str) -> str:
     if not isinstance(environment, str):
         raise K8sVenvError(f"{task}: environment is the name of one, not {environment!r}.")
     return environment
+
+
+def check_files(files: Any, task: str) -> tuple[str, ...]:
+    """Return the patterns of a task's data files.
+
+    Args:
+        files: the given value.
+        task: the task, for messages.
+
+    Raises:
+        K8sVenvError: it is no list of patterns.
+    """
+    try:
+        return file_patterns(files)
+    except ValueError as error:
+        raise K8sVenvError(f"{task}: files: {error}.") from None
 
 
 def require_function(python_callable: Any, task: str) -> None:

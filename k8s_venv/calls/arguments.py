@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from k8s_venv.calls.files import data_files
 from k8s_venv.calls.packed import same_python
 from k8s_venv.calls.references import with_references
 from k8s_venv.capture.functions import function_name, place_of, written_function
@@ -80,6 +81,8 @@ def encode_arguments(
         pickle = ArgumentPickler(function, environment.root, by_name=transport == "source")
     stored: dict[str, tuple[int, StoredValue]] = {}
     packed = with_references({"args": list(args), "kwargs": dict(kwargs)}, environment, stored)
+    if environment.files:
+        packed["files"] = data_files(environment.files, environment.root)
     shown = functools.partial(_argument_path, function, len(args), list(kwargs))
     try:
         pieces = dump_parts(packed, pickle, types.find, notes)

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 # What each call carries alike.
 _RUNNER_FOLDERS = ("k8s_venv/", f"{protocol.VENDOR}/")
 _CARRIERS = {protocol.RUNNER, "__main__.py", protocol.SOURCES}
-# The fields of the header that say who packed the call.
-_PACKED_BY = {"protocol", "sender"}
+# The fields of the header that say who packed the call, and where.
+_PACKED_BY = {"protocol", "sender", "root"}
 # The fields of a recipe that say where source text stands.
 _PLACES = {"file", "line"}
 # An encoded value with one of these may have other bytes in another process. In a text these quotes are escaped.

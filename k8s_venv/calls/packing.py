@@ -189,6 +189,7 @@ def _header(
     return {
         "protocol": protocol.PROTOCOL,
         "sender": {"python": platform.python_version(), "k8s-venv": __version__},
+        "root": str(captured.environment.root),
         "environment": captured.environment.name,
         "python": captured.environment.python,
         "transport": captured.transport,

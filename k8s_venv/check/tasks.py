@@ -14,6 +14,7 @@ from k8s_venv.capture.functions import place_of
 from k8s_venv.capture.imports import Import
 from k8s_venv.capture.origins import why_absent
 from k8s_venv.check.airflow_uses import Kind, Use, uses_of_airflow
+from k8s_venv.check.data_files import files_left_behind
 from k8s_venv.check.pools import pool_faults
 from k8s_venv.check.provides import Provided, provided_by, providers
 from k8s_venv.errors import CallError, K8sVenvError, LockError
@@ -149,6 +150,8 @@ def check_tasks(tasks: Iterable[Task], image_exists: Callable[[str], bool] | Non
     for task, each in captured:
         if each is not None:
             checker.check_imports(task, each)
+            for file, line, sentence in files_left_behind(each):
+                checker.add(task, sentence, file, line)
             for use, sentence in undelivered(each, task.declared):
                 checker.add(task, sentence, use.file, use.line)
     return sorted(set(checker.findings))

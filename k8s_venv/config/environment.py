@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
@@ -40,6 +40,25 @@ def python_version(value: object) -> str:
     return value
 
 
+def file_patterns(given: object) -> tuple[str, ...]:
+    """Return the patterns of data files that a task or an environment gives.
+
+    Raises:
+        ValueError: they are no patterns of files in the project's folder; the text continues "files …".
+    """
+    if isinstance(given, str) or not isinstance(given, Sequence) or not all(isinstance(each, str) for each in given):
+        raise ValueError(f'must be a list of patterns, such as files = ["sql/*.sql", "dbt/**"], not {given!r}')
+    for pattern in given:
+        parts = PurePosixPath(pattern)
+        if not parts.parts or parts.is_absolute() or ".." in parts.parts or "\\" in pattern:
+            raise ValueError(f"{pattern!r} is not a path from the folder of the project file, such as sql/*.sql")
+        if any("**" in part and part != "**" for part in parts.parts):
+            raise ValueError(
+                f"{pattern!r} has ** beside other characters; write it alone between slashes, as in dbt/**"
+            )
+    return tuple(given)
+
+
 class Environment(BaseModel):
     """A Python version, its packages, and how its pods look by default.
 
@@ -63,6 +82,7 @@ class Environment(BaseModel):
         values: how arguments and results travel; a task's own settings win.
         calls: which calls are kept; a task's own choice wins.
         transport: how functions travel unless the task chooses; ``cloudpickle`` only between equal minor versions.
+        files: data files that travel with its calls, as patterns from the project's folder; a task may add more.
         warm: the pods that wait for its calls on Kubernetes, or None if each call gets a pod of its own.
     """
 
@@ -85,6 +105,7 @@ class Environment(BaseModel):
     values: ValueSettings = Field(default_factory=ValueSettings)
     calls: CallSettings = Field(default_factory=CallSettings)
     transport: Literal["source", "cloudpickle"] | None = None
+    files: tuple[str, ...] = ()
     warm: WarmPool | None = None
 
     @field_validator("values")
@@ -113,6 +134,11 @@ class Environment(BaseModel):
         if calls.keep != "never" and values is not None and values.location is None:
             raise ValueError(f'keep = "{calls.keep}" needs a place for the calls: name a `location` under [values]')
         return calls
+
+    @field_validator("files")
+    @classmethod
+    def _inside_the_project(cls, files: tuple[str, ...]) -> tuple[str, ...]:
+        return file_patterns(files)
 
     @field_validator("packages")
     @classmethod
@@ -189,6 +215,14 @@ class Environment(BaseModel):
         if keep != "never" and self.values.location is None:
             raise K8sVenvError(f'keep="{keep}" needs a place for the call: name a `location` under [values].')
         return self.model_copy(update={"calls": CallSettings(keep=keep)})
+
+    def with_files(self, files: Iterable[str]) -> Environment:
+        """Return the same environment with a task's own data files besides its own.
+
+        Args:
+            files: the task's patterns.
+        """
+        return self.model_copy(update={"files": tuple(dict.fromkeys((*self.files, *files)))})
 
     @property
     def requirements_file(self) -> Path | None:

@@ -41,6 +41,7 @@ _TAKES = {
     "values": 'must be a table, such as values = { location = "s3://bucket/prefix" }',
     "calls": 'must be a table, such as calls = { keep = "failed" }',
     "transport": 'must be "source" or "cloudpickle"',
+    "files": 'must be a list of patterns, such as files = ["sql/*.sql", "dbt/**"]',
     "warm": "must be a table, such as warm = { min = 1, max = 8 }",
     "location": 'must be text, such as location = "s3://bucket/prefix"',
     "above": 'must be a size, such as above = "64 MiB"',

@@ -11,6 +11,7 @@ import os
 import sys
 from zipimport import zipimporter
 
+from k8s_venv.runner.data_files import placed
 from k8s_venv.wire import protocol, quickjson, values
 
 TYPE_CHECKING = False
@@ -28,9 +29,14 @@ def load_function(read: Read, header: Dict[str, Any]) -> Tuple[Callable[..., Any
         read: reads an entry of the archive.
         header: the call's header.
     """
-    built: Any = _build(read) if header["recipe"] else None  # with cloudpickle it holds the module's settings alone
+    root = header.get("root", "")
+    built: Any = _build(read, root) if header["recipe"] else None  # with cloudpickle, the module's settings alone
     if header["transport"] == protocol.CLOUDPICKLE:
-        return unpickle(read(protocol.PICKLED_FUNCTION))  # type: ignore[no-any-return]
+        call, types = unpickle(read(protocol.PICKLED_FUNCTION))
+        known = getattr(call, "__globals__", {})
+        if "__file__" in known:
+            known["__file__"] = placed(known["__file__"], root)
+        return call, types
     return built, []
 
 
@@ -47,16 +53,17 @@ def make(name: str, file: str) -> None:
     """
     archive = os.path.normpath(os.path.join(file, *[os.pardir] * len(name.split("."))))
     del sys.modules[name]
-    _build(zipimporter(archive).get_data)
+    read = zipimporter(archive).get_data
+    _build(read, quickjson.loads(read(protocol.HEADER).decode()).get("root", ""))
 
 
 # --- from source ------------------------------------------------------------------------------------------
 
 
-def _build(read: Read) -> Any:
+def _build(read: Read, root: str) -> Any:
     """Return a function built from source: see ``function.json`` and ``function.bin`` in the format's README."""
     recipe = quickjson.loads(read(protocol.SOURCE_FUNCTION).decode())
-    namespaces = {module["name"]: _make_module(module) for module in recipe["modules"]}
+    namespaces = {module["name"]: _make_module(module, root) for module in recipe["modules"]}
     sent = values.loads(read(protocol.SOURCE_VALUES)) if recipe["values"] else {}
     if sent.get("early"):
         for name, found in _restored("early", recipe, sent, namespaces).items():
@@ -76,9 +83,9 @@ def _build(read: Read) -> Any:
     return found
 
 
-def _make_module(recipe: Dict[str, Any]) -> Dict[str, Any]:
+def _make_module(recipe: Dict[str, Any], root: str) -> Dict[str, Any]:
     module = type(sys)(recipe["name"])
-    module.__file__ = recipe["file"]
+    module.__file__ = placed(recipe["file"], root)
     module.__package__ = recipe["package"]
     module.__dict__["__builtins__"] = builtins  # before Python 3.10 functions made here would have none
     sys.modules.setdefault(recipe["name"], module)

@@ -9,7 +9,7 @@ import os
 import sys
 from zipimport import zipimporter
 
-from k8s_venv.runner import streams
+from k8s_venv.runner import data_files, streams
 from k8s_venv.runner.functions import load_function, pickled, unpickle
 from k8s_venv.wire import protocol, quickjson, values
 from k8s_venv.wire.decoder import ReferenceReader, UserError
@@ -41,6 +41,7 @@ def open_call(
     folder = os.path.dirname(path)
     read = zipimporter(path).get_data
     header = quickjson.loads(read(protocol.HEADER).decode())
+    os.environ[data_files.FOLDER] = os.path.join(reporter.folder, "files")
     _check_python(header)
     sys.path.insert(1, os.path.join(path, protocol.VENDOR))
     sys.path.append(os.path.join(path, protocol.BESIDE))  # last, as Airflow's own DAG folder
@@ -48,7 +49,7 @@ def open_call(
     sys.meta_path.insert(0, imports)
     if secrets:
         _install_secrets(secrets, reporter, imports)
-    _prepare_libraries(imports, folder, read(protocol.SOURCES))
+    _prepare_libraries(imports, folder, read(protocol.SOURCES), header.get("root", ""))
     from_context = _install_context(read(protocol.CONTEXT), header["context"], imports)
     call, pickled_types = load_function(read, header)
     reporter.types = _shipped_types(header, call, pickled_types)
@@ -74,6 +75,8 @@ def _arguments(read: Callable[[str], bytes], header: Dict[str, Any], folder: str
     data = fetched(delivery["arguments"], "its arguments") if "arguments" in delivery else read(protocol.ARGUMENTS)
     notes = Notes()
     packed: Dict[str, Any] = values.loads(data, unpickle, reporter.types, notes, references)
+    if "files" in packed:
+        data_files.write(packed["files"])
     # As a function with `*args` and `**kwargs` knows them.
     for sentence in notes.sentences(
         lambda path: path.replace("['args']", "args", 1).replace("['kwargs']", "kwargs", 1)
@@ -91,7 +94,7 @@ def beside(path: str, name: str) -> Dict[str, Any]:
         return dict(quickjson.loads(stream.read()))
 
 
-def _prepare_libraries(imports: Imports, folder: str, sources: bytes) -> None:
+def _prepare_libraries(imports: Imports, folder: str, sources: bytes, root: str) -> None:
     """Prepare for what the function may import: the sources for tracebacks, the marks of records, Airflow."""
 
     def remember_sources(linecache: Any) -> None:
@@ -99,7 +102,9 @@ def _prepare_libraries(imports: Imports, folder: str, sources: bytes) -> None:
 
         for filename, text in quickjson.loads(sources.decode()).items():
             # Only these are Python's line ends; str.splitlines knows more, such as form feeds.
-            linecache.cache[filename] = (len(text), None, StringIO(text).readlines(), filename)
+            lines = StringIO(text).readlines()
+            for name in (filename, data_files.placed(filename, root)):  # a class's source is sought by `__file__`
+                linecache.cache[name] = (len(text), None, lines, name)
 
     def prepare_airflow() -> Any:
         from k8s_venv.runner.airflow_inside import prepare
