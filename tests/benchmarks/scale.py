@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from typing import Any
 from unittest.mock import patch
 
-from tests.benchmarks import _cluster
+from tests.benchmarks import _cluster, _simulated
 
 DAY = 24 * 3600
 
@@ -22,15 +22,33 @@ DAY = 24 * 3600
 def main(arguments: list[str]) -> int:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(prog="scale", description=__doc__)
-    parser.add_argument("--tasks", type=int, default=200, help="how many, of each kind")
+    parser.add_argument("--tasks", type=int, default=200, help="how many on real nodes, of each kind")
     parser.add_argument("--at-once", type=int, default=20, help="how many the worker runs at a time")
+    parser.add_argument("--simulated", type=int, default=0, help="how many deferred tasks on simulated nodes")
+    parser.add_argument(
+        "--restart",
+        action="store_true",
+        help="restart the API server meanwhile, by the commands K8S_VENV_TEST_STOP_API_SERVER and …_START_…",
+    )
     options = parser.parse_args(arguments)
+    figures: dict[str, Any] = {}
     with _cluster.place() as place:
         _cluster.quiet()
-        tasks = _cluster.load_tasks(place.folder / "dag.py")
-        figures = {**mapped(tasks["many"], options), **deferred(tasks["deferred"], options)}
+        if options.tasks:
+            tasks = _cluster.load_tasks(place.folder / "dag.py")
+            figures |= {**mapped(tasks["many"], options), **deferred(tasks["deferred"], options)}
+        if options.simulated:
+            figures |= simulated(place, options)
     print(json.dumps(figures))
     return 0
+
+
+def simulated(place: _cluster.Place, options: argparse.Namespace) -> dict[str, Any]:
+    """Defer many tasks whose pods simulated nodes run, where there are such nodes."""
+    if missing := _simulated.missing_nodes():
+        print(f"Nothing is simulated: {missing}.")
+        return {"skipped": missing}
+    return _simulated.deferred(place, options.simulated, restart=options.restart)
 
 
 def mapped(task: Any, options: argparse.Namespace) -> dict[str, Any]:
