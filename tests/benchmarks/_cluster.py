@@ -24,6 +24,10 @@ from unittest.mock import patch
 from tests.conftest import pytest_configure
 
 HERE = "{}.{}".format(*sys.version_info)
+PROJECT = f"""
+[environments.measured]
+python = "{HERE}"
+"""
 DAG_FILE = """
 from airflow.sdk import DAG, task
 
@@ -87,14 +91,18 @@ class Place:
 
 
 @contextlib.contextmanager
-def place() -> Iterator[Place]:
-    """Make a project with a built image, a namespace and Airflow's settings."""
+def place(project: str = PROJECT) -> Iterator[Place]:
+    """Make a project with built images, a namespace and Airflow's settings.
+
+    Args:
+        project: the project file; the environment ``measured`` is in it.
+    """
     registry = os.environ.get("K8S_VENV_TEST_REGISTRY")
     if not registry or not os.environ.get("KUBECONFIG"):
         sys.exit("needs a cluster: set KUBECONFIG, and K8S_VENV_TEST_REGISTRY to a registry that both sides reach")
     with tempfile.TemporaryDirectory() as name:
         folder, namespace = Path(name), f"k8s-venv-bench-{uuid.uuid4().hex[:8]}"
-        (folder / "k8s-venv.toml").write_text(f'[environments.measured]\npython = "{HERE}"\n')
+        (folder / "k8s-venv.toml").write_text(project)
         (folder / "dag.py").write_text(DAG_FILE)
         (folder / "peers.py").write_text(PEERS_FILE)
         os.environ.update(settings(folder, f"{registry}/bench-{uuid.uuid4().hex[:8]}", namespace))

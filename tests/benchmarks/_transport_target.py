@@ -111,7 +111,8 @@ def import_once(archive):
 
 def main(jobs, results, archive, cloudpickle):
     sys.path.append(cloudpickle)
-    import_once(archive)
+    if archive:
+        import_once(archive)
     with Path(jobs).open() as lines, Path(results).open("a") as stream:
         for line in lines:
             job = json.loads(line)

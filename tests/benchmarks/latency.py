@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from pathlib import Path
 from tests.benchmarks import _cluster
 
 _cluster.quiet()
-task = _cluster.load_tasks(Path(sys.argv[1]))["ours"]
+task = _cluster.load_tasks(Path(sys.argv[1]))[sys.argv[2]]
 _cluster.random_moment()
 print(_cluster.execute(task)[0])
 """
@@ -41,7 +41,7 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     with _cluster.place() as place:
         _cluster.quiet()
-        report(measure(contenders(place), options.runs, options.only))
+        print(json.dumps(report(measure(contenders(place), options.runs, options.only))))
     return 0
 
 
@@ -59,9 +59,19 @@ def contenders(place: _cluster.Place) -> dict[str, Callable[[], float]]:
 
 
 def measure(
-    contenders: dict[str, Callable[[], float]], runs: int, only: list[str] | None
+    contenders: dict[str, Callable[[], float]],
+    runs: int,
+    only: list[str] | None,
+    before: Mapping[str, Callable[[], None]] | None = None,
 ) -> tuple[dict[str, list[float]], dict[str, list[int]]]:
-    """Return each contender's seconds and requests; the first run of each is not counted."""
+    """Return each contender's seconds and requests; the first run of each is not counted.
+
+    Args:
+        contenders: what is compared, by name; each returns its seconds.
+        runs: how often each is counted.
+        only: the names of those that run; by default all.
+        before: what is done before a contender's time begins, by its name.
+    """
     names = [name for name in contenders if not only or name in only]
     times: dict[str, list[float]] = {name: [] for name in names}
     asked: dict[str, list[int]] = {name: [] for name in names}
@@ -69,8 +79,9 @@ def measure(
     with requests.counted():
         for number in range(runs + 1):
             for name in random.sample(names, len(names)):
-                requests.take()
+                (before or {}).get(name, lambda: None)()
                 _cluster.random_moment()
+                requests.take()
                 seconds = contenders[name]()
                 if number:
                     times[name].append(seconds)
@@ -78,8 +89,8 @@ def measure(
     return times, asked
 
 
-def report(measured: tuple[dict[str, list[float]], dict[str, list[int]]]) -> None:
-    """Print the table and the line of JSON."""
+def report(measured: tuple[dict[str, list[float]], dict[str, list[int]]]) -> dict[str, Any]:
+    """Print the table; return the figures."""
     times, asked = measured
     floor = statistics.median(times["floor"])
     figures: dict[str, Any] = {}
@@ -91,7 +102,7 @@ def report(measured: tuple[dict[str, list[float]], dict[str, list[int]]]) -> Non
         print(f"{name:24}{median:8.2f}s{p95:8.2f}s{each[0]:8.2f}s{each[-1]:8.2f}s{median / floor:8.2f}{requests:10.0f}")
         figures[name] = {"median": round(median, 3), "p95": round(p95, 3), "to_floor": round(median / floor, 3)}
         figures[name]["requests"] = requests
-    print(json.dumps(figures))
+    return figures
 
 
 def executed(task: Any) -> float:
@@ -101,9 +112,9 @@ def executed(task: Any) -> float:
     return seconds
 
 
-def fresh(file: Path) -> float:
-    """Execute the task in a process that has loaded the DAG file and nothing else."""
-    done = subprocess.run([sys.executable, "-c", FRESH, str(file)], check=True, capture_output=True, text=True)
+def fresh(file: Path, task: str = "ours") -> float:
+    """Execute a task in a process that has loaded the DAG file and nothing else."""
+    done = subprocess.run([sys.executable, "-c", FRESH, str(file), task], check=True, capture_output=True, text=True)
     return float(done.stdout.splitlines()[-1])
 
 

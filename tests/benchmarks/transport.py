@@ -72,16 +72,19 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--match", default="", help="only files whose path contains this")
     parser.add_argument("--failures", type=Path, help="write what failed to this file")
     options = parser.parse_args(arguments)
+    ways = options.ways.split(",")
+    if unknown := sorted(set(ways) - set(WAYS)):
+        parser.error(f"--ways: unknown: {', '.join(unknown)}; the ways are {', '.join(WAYS)}")
     targets = [target for target in options.targets.split(",") if uv.find_interpreter(target)]
+    if not targets:
+        parser.error(f"--targets: no interpreter is found for {options.targets}")
     started = time.perf_counter()
     given = options.folder.resolve() if options.folder else None
     # Examples may write files: not into whatever folder this was started in.
     with tempfile.TemporaryDirectory(prefix="k8s-venv-transport-") as name, contextlib.chdir(name):
         folder = Path(name)
         files = collect_files(given, folder)
-        jobs = pack_all(
-            [pair for pair in files if options.match in str(pair[0])], folder, targets, options.ways.split(",")
-        )
+        jobs = pack_all([pair for pair in files if options.match in str(pair[0])], folder, targets, ways)
         results = {target: run_target(target, folder, jobs) for target in targets}
     if options.failures:
         write_failures(jobs, results, options.failures)
@@ -279,7 +282,9 @@ def run_target(target: str, folder: Path, jobs: list[dict[str, Any]]) -> dict[st
         jobs_file.write_text("".join(json.dumps(job) + "\n" for job in pending[worker::workers]))
         results.touch()
         script = Path(__file__).with_name("_transport_target.py")
-        archive = next(job["archive"] for job in pending if "archive" in job)
+        archive = next(
+            (job["archive"] for job in pending if "archive" in job), ""
+        )  # none where nothing of ours is sent
         command = [python, str(script), str(jobs_file), str(results), archive, str(folder / "cloudpickle")]
         cwd = folder / "cwd"
         cwd.mkdir(exist_ok=True)

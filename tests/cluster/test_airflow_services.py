@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import re
-import secrets
 import shutil
-import sqlite3
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +13,7 @@ import pytest
 from kubernetes.stream import stream
 
 from tests.airflow_home import AIRFLOW
+from tests.airflow_services import rows, services
 from tests.waiting import eventually
 
 if AIRFLOW != "airflow.sdk":
@@ -72,59 +67,9 @@ def airflow(project: Path, registry: str, namespace: str, worker: Path, tmp_path
         shutil.copy(file, dags)
     (dags / "services.py").write_text(DAG)
     cluster = {"conn_type": "kubernetes", "extra": {"namespace": namespace, "kube_config_path": str(worker)}}
-    environ = {
-        **{name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")},
-        "AIRFLOW_HOME": str(home),
-        "AIRFLOW__API__WORKERS": "1",
-        "AIRFLOW__API_AUTH__JWT_SECRET": secrets.token_hex(32),
-        "AIRFLOW__CORE__DAGS_FOLDER": str(dags),
-        "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
-        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-        "AIRFLOW__CORE__PARALLELISM": "3",
-        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
-        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db?timeout=60",  # for each other, in seconds
-        "AIRFLOW_CONN_KUBERNETES_DEFAULT": json.dumps(cluster),
-        "K8S_VENV_REGISTRY": registry,
-    }
-    command = [sys.executable, "-m", "airflow"]
-    subprocess.run([*command, "db", "migrate"], env=environ, check=True, capture_output=True)
-    with contextlib.ExitStack() as stack:
-
-        def start(name: str, *options: str) -> None:
-            log = stack.enter_context((tmp_path / f"{name}.log").open("w"))
-            started = [*command, name, *options]
-            process = subprocess.Popen(started, env=environ, stdout=log, stderr=log, start_new_session=True)
-            stack.callback(end, process)
-
-        start("api-server", "--port", "0")
-        port = eventually(lambda: port_of(tmp_path / "api-server.log"))  # a task that starts before it is there fails
-        environ["AIRFLOW__CORE__EXECUTION_API_SERVER_URL"] = f"http://localhost:{port}/execution/"
-        start("dag-processor")
-        start("scheduler", "--skip-serve-logs")
-        start("triggerer", "--skip-serve-logs")
+    variables = {"AIRFLOW_CONN_KUBERNETES_DEFAULT": json.dumps(cluster), "K8S_VENV_REGISTRY": registry}
+    with services(home, dags, **variables):
         yield home
-
-
-def port_of(log: Path) -> str | None:
-    """Return the port on which the API server says that it runs."""
-    found = re.search(r"Uvicorn running on http://\S+:(\d+)", log.read_text())
-    return found[1] if found else None
-
-
-def end(process: subprocess.Popen[bytes]) -> None:
-    """End a process and its children."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, 15)
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(10)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, 9)
-    process.wait()
-
-
-def rows(home: Path, query: str) -> list[tuple[object, ...]]:
-    with contextlib.closing(sqlite3.connect(f"file:{home}/airflow.db?mode=ro", uri=True, timeout=30)) as database:
-        return database.execute(query).fetchall()
 
 
 def has_seen_deferral(home: Path) -> bool:
