@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
+import http.client
 import json
 import os
+import socket
 import ssl
 import urllib.error
+import urllib.parse
 import urllib.request
 from pathlib import Path
-from typing import Any, Dict, Optional
+from typing import Any, Dict, Iterator, NamedTuple, Optional, Tuple
 
 _ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _PATIENCE = 30  # seconds
+# A watch sends a bookmark about once a minute: after so many seconds without a word its connection is dead.
+_SILENCE = 150
 
 
 class ApiError(Exception):
@@ -27,6 +34,26 @@ class ApiError(Exception):
         super().__init__(f"{message} ({status})")
 
 
+# What a request or a watch may raise.
+FAILURES = (ApiError, OSError, http.client.HTTPException, ValueError)
+
+
+class Identity(NamedTuple):
+    """Whom a token is for.
+
+    Args:
+        account: the service account's name.
+        account_uid: its uid.
+        pod: the name of the pod that the token was made for.
+        pod_uid: its uid.
+    """
+
+    account: str
+    account_uid: str
+    pod: str
+    pod_uid: str
+
+
 class Api:
     """A connection to the API server of the cluster that the pod runs in.
 
@@ -38,7 +65,7 @@ class Api:
     def __init__(self, server: Optional[str] = None, account: Path = _ACCOUNT) -> None:
         host, port = os.environ.get("KUBERNETES_SERVICE_HOST", ""), os.environ.get("KUBERNETES_SERVICE_PORT", "")
         self._server = server or "https://{}:{}".format(f"[{host}]" if ":" in host else host, port)
-        self._token = (account / "token").read_text("utf-8").strip()
+        self._account = account
         self._tls = ssl.create_default_context(cafile=str(account / "ca.crt"))
         self.namespace = (account / "namespace").read_text("utf-8").strip()
 
@@ -57,16 +84,83 @@ class Api:
             self._server + path,
             method=method,
             data=None if body is None else json.dumps(body).encode(),
-            headers={"Authorization": f"Bearer {self._token}", "Content-Type": "application/json"},
+            headers=self._headers(),
         )
         try:
             with urllib.request.urlopen(request, timeout=_PATIENCE, context=self._tls) as answer:  # noqa: S310
                 found: Dict[str, Any] = json.load(answer)
                 return found
         except urllib.error.HTTPError as error:
-            text = error.read().decode("utf-8", "replace")
-            try:
-                message = str(json.loads(text)["message"])
-            except (ValueError, KeyError, TypeError):
-                message = text.strip() or str(error.reason)
-            raise ApiError(error.code, message) from None
+            raise _refusal(error.code, error.read(), str(error.reason)) from None
+
+    def watch(self, path: str) -> Watch:
+        """Open a watch.
+
+        Args:
+            path: the path with its query.
+
+        Raises:
+            ApiError: the server refused it.
+        """
+        address = urllib.parse.urlsplit(self._server)
+        connection = http.client.HTTPSConnection(address.netloc, timeout=_SILENCE, context=self._tls)
+        connection.request("GET", path, headers=self._headers())
+        opened = connection.sock
+        answer = connection.getresponse()
+        if answer.status != http.client.OK:
+            with contextlib.closing(connection):
+                raise _refusal(answer.status, answer.read(), answer.reason)
+        return Watch(answer, opened)
+
+    def identity(self) -> Identity:
+        """Return for whom the token is, which it says itself."""
+        payload = self._token().split(".")[1]
+        claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))["kubernetes.io"]
+        account, pod = claims["serviceaccount"], claims["pod"]
+        return Identity(account["name"], account["uid"], pod["name"], pod["uid"])
+
+    def _headers(self) -> Dict[str, str]:
+        return {"Authorization": f"Bearer {self._token()}", "Content-Type": "application/json"}
+
+    def _token(self) -> str:
+        # The kubelet writes another one before this one expires.
+        return (self._account / "token").read_text("utf-8").strip()
+
+
+class Watch:
+    """The events of a watch, until the server ends it.
+
+    Args:
+        answer: the server's answer.
+        connection: the socket that it comes from.
+    """
+
+    def __init__(self, answer: http.client.HTTPResponse, connection: socket.socket) -> None:
+        self._answer = answer
+        self._connection = connection
+
+    def __iter__(self) -> Iterator[Tuple[str, Dict[str, Any]]]:
+        """Yield each event's type and object.
+
+        Raises:
+            ApiError: the watch cannot go on from where it began.
+        """
+        for line in self._answer:
+            event = json.loads(line)
+            if event["type"] == "ERROR":
+                raise ApiError(event["object"].get("code", 0), event["object"].get("message", ""))
+            yield event["type"], event["object"]
+
+    def close(self) -> None:
+        """End the watch, also while another thread waits for its next event."""
+        with contextlib.suppress(OSError):
+            self._connection.shutdown(socket.SHUT_RDWR)
+
+
+def _refusal(status: int, body: bytes, reason: str) -> ApiError:
+    text = body.decode("utf-8", "replace")
+    try:
+        message = str(json.loads(text)["message"])
+    except (ValueError, KeyError, TypeError):
+        message = text.strip() or reason
+    return ApiError(status, message)

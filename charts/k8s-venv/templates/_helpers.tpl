@@ -78,6 +78,27 @@ helm.sh/hook-delete-policy: before-hook-creation{{ if not .Values.tests.keepPods
 - apiGroups: [""]
   resources: ["events"]
   verbs: ["list"]
+{{- if include "k8s-venv.warmEnvironments" . }}
+# The lock of a call, warm or cold, in environments with warm pods.
+- apiGroups: ["coordination.k8s.io"]
+  resources: ["leases"]
+  verbs: ["create", "get", "delete"]
+{{- end }}
+{{- end }}
+
+{{/* The names of the environments that declare warm pods, with a space before each; nothing if there are none. */}}
+{{- define "k8s-venv.warmEnvironments" -}}
+{{- range $name, $environment := .Values.environments }}{{ if $environment.warm }} {{ $name }}{{ end }}{{ end -}}
+{{- end }}
+
+{{/* Whether pods are kept waiting: text or nothing. */}}
+{{- define "k8s-venv.keepsWarm" -}}
+{{- if .Values.warm.enabled }}{{ include "k8s-venv.warmEnvironments" . }}{{ end -}}
+{{- end }}
+
+{{/* What a pool of warm pods is, for the keeper. Takes a list: the environment's name and its `warm`. */}}
+{{- define "k8s-venv.pool" -}}
+{{- merge (dict "environment" (index . 0)) (index . 1) | toJson -}}
 {{- end }}
 
 {{/* An environment's name in the names of objects. */}}
@@ -151,6 +172,14 @@ Whether a block of addresses contains the cloud's metadata address 169.254.169.2
 {{- $slugs := dict -}}
 {{- range $name, $environment := .Values.environments -}}
 {{- $slug := include "k8s-venv.slug" $name -}}
+{{- with $environment.warm -}}
+{{- if gt (int .min) (int .max) -}}
+{{- fail (printf "environments.%s.warm: min, %d, is above max, %d. Correct `warm` in k8s-venv.toml." $name (int .min) (int .max)) -}}
+{{- end -}}
+{{- if and $.Values.warm.enabled (not $.Values.rights.exec) -}}
+{{- fail (printf "environments.%s.warm: a call reaches a warm pod through pods/exec, which rights.exec=false takes away. Grant it, or set warm.enabled=false." $name) -}}
+{{- end -}}
+{{- end -}}
 {{- with get $slugs $slug -}}
 {{- fail (printf "environments.%s: its objects would have the names of those of environments.%s. Rename one." $name .) -}}
 {{- end -}}
