@@ -28,6 +28,35 @@ ENVIRONMENTS = {
         "serviceAccount": {"name": "trainer", "annotations": {"eks.amazonaws.com/role-arn": "arn:trainer"}},
     },
 }
+# A pool as `k8s-venv helm-values` writes it, for an environment whose pods only sleep.
+WARM: dict[str, Any] = {
+    "min": 1,
+    "max": 4,
+    "idleSeconds": 600,
+    "key": "0123456789abcdef0123",
+    "pod": {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"labels": {"app.kubernetes.io/managed-by": "k8s-venv", "app.kubernetes.io/name": "snowpark"}},
+        "spec": {
+            "restartPolicy": "Never",
+            "automountServiceAccountToken": False,
+            "securityContext": {
+                "runAsNonRoot": True,
+                "runAsUser": 50000,
+                "seccompProfile": {"type": "RuntimeDefault"},
+            },
+            "containers": [
+                {
+                    "name": "base",
+                    "image": "registry.example.com/airflow/snowpark:1",
+                    "command": ["python", "-c", "import signal; signal.pause()"],
+                    "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+                }
+            ],
+        },
+    },
+}
 
 
 def require_helm() -> None:

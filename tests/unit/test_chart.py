@@ -11,7 +11,7 @@ import yaml
 
 from k8s_venv import __version__
 from k8s_venv.backends.kubernetes import render
-from tests.chart import CHART, ENVIRONMENTS, NAMESPACE, helm, refusal, rendered
+from tests.chart import CHART, ENVIRONMENTS, NAMESPACE, WARM, helm, refusal, rendered
 from tests.chart_readme import README, generated, value_comments
 
 ENVIRONMENT = {"image": "a:1", "python": "3.8"}
@@ -36,6 +36,11 @@ JANITOR = {(kind, "k8s-venv-janitor") for kind in ("ServiceAccount", "Role", "Ro
 SETTINGS = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "settings"}}
 TEXT = '{"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "{{ .Chart.Name }}-text"}}'
 EXTRA = {("ConfigMap", "settings"), ("Secret", "k8s-venv-text")}
+KEEPER = {
+    ("ConfigMap", "k8s-venv-warm-snowpark"),
+    *((kind, "k8s-venv-keeper") for kind in ("ServiceAccount", "Role", "RoleBinding", "Lease", "Deployment")),
+}
+WARM_ENVIRONMENTS = {**ENVIRONMENTS, "snowpark": {**ENVIRONMENTS["snowpark"], "warm": WARM}}
 FOREIGN = {**ENVIRONMENT, "serviceAccount": {"create": False, "name": "somebody"}}
 
 SCENARIOS: dict[str, tuple[dict[str, Any], Objects]] = {
@@ -52,7 +57,16 @@ SCENARIOS: dict[str, tuple[dict[str, Any], Objects]] = {
         {"janitor": {"enabled": True}, "tests": {"enabled": False}},
         FULL - TESTS | JANITOR,
     ),
-    "everything on": ({"janitor": {"enabled": True}, "imagePuller": {"enabled": True}}, FULL | JANITOR | PULLER),
+    "a warm environment": ({"environments": WARM_ENVIRONMENTS}, FULL | KEEPER),
+    "a warm environment, tests off": (
+        {"environments": WARM_ENVIRONMENTS, "tests": {"enabled": False}},
+        FULL - TESTS | KEEPER,
+    ),
+    "a warm environment, keeper off": ({"environments": WARM_ENVIRONMENTS, "warm": {"enabled": False}}, FULL),
+    "everything on": (
+        {"environments": WARM_ENVIRONMENTS, "janitor": {"enabled": True}, "imagePuller": {"enabled": True}},
+        FULL | JANITOR | PULLER | KEEPER,
+    ),
     "extra objects": ({"extraObjects": [SETTINGS, TEXT]}, FULL | EXTRA),
     "an account of somebody else": (
         {"environments": {"snowpark": FOREIGN}},
@@ -93,7 +107,7 @@ def test_names_and_labels_can_be_chosen() -> None:
     assert {each["metadata"]["labels"]["team"] for each in objects.values()} == {"data"}
 
 
-EVERYTHING = {"environments": ENVIRONMENTS, "janitor": {"enabled": True}, "imagePuller": {"enabled": True}}
+EVERYTHING = {"environments": WARM_ENVIRONMENTS, "janitor": {"enabled": True}, "imagePuller": {"enabled": True}}
 
 
 def _pod_templates(objects: dict[tuple[str, str], Any]) -> dict[str, Any]:
@@ -101,6 +115,7 @@ def _pod_templates(objects: dict[tuple[str, str], Any]) -> dict[str, Any]:
     return {
         "puller": objects["DaemonSet", "k8s-venv-image-puller"]["spec"]["template"],
         "janitor": objects["CronJob", "k8s-venv-janitor"]["spec"]["jobTemplate"]["spec"]["template"],
+        "keeper": objects["Deployment", "k8s-venv-keeper"]["spec"]["template"],
         "rights": objects["Pod", "k8s-venv-test-rights"],
         "self-check": objects["Pod", "k8s-venv-test-snowpark"],
     }
@@ -126,7 +141,8 @@ def test_the_charts_own_pods_run_where_they_are_told() -> None:
     pods = _pod_templates(
         rendered(
             {
-                "environments": {"snowpark": {**ENVIRONMENT, "imagePullPolicy": "Never", **place}},
+                "environments": {"snowpark": {**ENVIRONMENT, "imagePullPolicy": "Never", "warm": WARM, **place}},
+                "warm": {**place, **more},
                 "imagePuller": {"enabled": True, **place, **more},
                 "janitor": {"enabled": True, **place, **more},
                 "tests": place,
@@ -136,7 +152,7 @@ def test_the_charts_own_pods_run_where_they_are_told() -> None:
 
     for pod in pods.values():
         assert pod["spec"].items() >= place.items()
-    for name in ("puller", "janitor"):
+    for name in ("puller", "janitor", "keeper"):
         assert pods[name]["spec"].items() >= more.items()
     assert pods["puller"]["spec"]["containers"][0]["imagePullPolicy"] == "Never"
 
@@ -144,7 +160,7 @@ def test_the_charts_own_pods_run_where_they_are_told() -> None:
 def test_every_container_of_the_chart_says_what_it_needs() -> None:
     pods = _pod_templates(rendered(EVERYTHING))
 
-    for name in ("puller", "janitor", "rights"):
+    for name in ("puller", "janitor", "keeper", "rights"):
         for container in pods[name]["spec"]["containers"]:
             assert {"requests", "limits"} <= container["resources"].keys()
 
@@ -207,6 +223,39 @@ def test_the_metadata_address_can_be_allowed() -> None:
     assert _except_of("0.0.0.0/0", allowCloudMetadata=True) is None
 
 
+def test_the_keeper_reads_each_pool_as_it_is_declared() -> None:
+    objects = rendered({"environments": WARM_ENVIRONMENTS})
+
+    (data,) = objects["ConfigMap", "k8s-venv-warm-snowpark"]["data"].items()
+    assert (data[0], json.loads(data[1])) == ("snowpark.json", {"environment": "snowpark", **WARM})
+
+
+@pytest.mark.parametrize("change", [{"key": "fedcba"}, {"max": 5}])
+def test_a_changed_pool_starts_the_keeper_again(change: dict[str, Any]) -> None:
+    changed = {"snowpark": {**ENVIRONMENTS["snowpark"], "warm": {**WARM, **change}}}
+
+    before, same, after = (
+        _pod_templates(
+            rendered({"environments": environments, "janitor": {"enabled": True}, "imagePuller": {"enabled": True}})
+        )
+        for environments in (WARM_ENVIRONMENTS, WARM_ENVIRONMENTS, {**ENVIRONMENTS, **changed})
+    )
+
+    assert before["keeper"] == same["keeper"] != after["keeper"]
+
+
+def test_calls_of_warm_environments_need_rights_on_leases() -> None:
+    rules = {
+        name: rendered({"environments": environments})["Role", "k8s-venv-launcher"]["rules"]
+        for name, environments in (("cold", ENVIRONMENTS), ("warm", WARM_ENVIRONMENTS))
+    }
+
+    leases = {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["create", "get", "delete"]}
+    assert rules["warm"] == [*rules["cold"], leases]
+    checked = rendered({"environments": WARM_ENVIRONMENTS})["Pod", "k8s-venv-test-rights"]["spec"]["containers"][0]
+    assert leases in json.loads(checked["env"][1]["value"])
+
+
 def test_environments_that_share_an_account_share_its_settings() -> None:
     environments = {
         name: {**ENVIRONMENT, "imagePullSecrets": [{"name": name}], "serviceAccount": {"name": "both"}} for name in "ab"
@@ -249,6 +298,22 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "egress to everywhere": (
         {"networkPolicy": {"egress": [{"ports": [{"port": 443}]}]}},
         "networkPolicy.egress[0]: without `to` it would open the cloud's metadata address",
+    ),
+    "a pool without a pod": (
+        {"environments": {"a": {**ENVIRONMENT, "warm": {"min": 1}}}},
+        "at '/environments/a/warm': missing properties 'max', 'idleSeconds', 'key', 'pod'",
+    ),
+    "a pool that would never have a pod": (
+        {"environments": {"a": {**ENVIRONMENT, "warm": {**WARM, "min": 0}}}},
+        "at '/environments/a/warm/min': minimum: got 0, want 1",
+    ),
+    "a pool with its bounds exchanged": (
+        {"environments": {"a": {**ENVIRONMENT, "warm": {**WARM, "min": 9}}}},
+        "environments.a.warm: min, 9, is above max, 4.",
+    ),
+    "a pool that no call may reach": (
+        {"environments": {"a": {**ENVIRONMENT, "warm": WARM}}, "rights": {"exec": False}},
+        "environments.a.warm: a call reaches a warm pod through pods/exec, which rights.exec=false takes away",
     ),
     "a janitor without an image": ({"janitor": {"enabled": True}}, "janitor.image: name an image with Python"),
 }
@@ -313,6 +378,7 @@ def test_the_schema_closes_every_table() -> None:
         "nodeAffinity",
         "podAffinity",
         "podAntiAffinity",
+        "pod",
         "global",
     }
 

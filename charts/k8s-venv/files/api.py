@@ -9,9 +9,6 @@ import json
 import os
 import socket
 import ssl
-import urllib.error
-import urllib.parse
-import urllib.request
 from pathlib import Path
 from typing import Any, Dict, Iterator, NamedTuple, Optional, Tuple
 
@@ -58,13 +55,13 @@ class Api:
     """A connection to the API server of the cluster that the pod runs in.
 
     Args:
-        server: its address, by default the one that every pod is told.
+        server: its host and port, by default those that every pod is told.
         account: the folder with the token, the certificate and the namespace.
     """
 
     def __init__(self, server: Optional[str] = None, account: Path = _ACCOUNT) -> None:
         host, port = os.environ.get("KUBERNETES_SERVICE_HOST", ""), os.environ.get("KUBERNETES_SERVICE_PORT", "")
-        self._server = server or "https://{}:{}".format(f"[{host}]" if ":" in host else host, port)
+        self._server = server or "{}:{}".format(f"[{host}]" if ":" in host else host, port)
         self._account = account
         self._tls = ssl.create_default_context(cafile=str(account / "ca.crt"))
         self.namespace = (account / "namespace").read_text("utf-8").strip()
@@ -80,18 +77,10 @@ class Api:
         Raises:
             ApiError: the server refused it.
         """
-        request = urllib.request.Request(  # noqa: S310 -- the server's address is the cluster's own
-            self._server + path,
-            method=method,
-            data=None if body is None else json.dumps(body).encode(),
-            headers=self._headers(),
-        )
-        try:
-            with urllib.request.urlopen(request, timeout=_PATIENCE, context=self._tls) as answer:  # noqa: S310
-                found: Dict[str, Any] = json.load(answer)
-                return found
-        except urllib.error.HTTPError as error:
-            raise _refusal(error.code, error.read(), str(error.reason)) from None
+        answer, _ = self._open(method, path, body, _PATIENCE)
+        with contextlib.closing(answer):
+            found: Dict[str, Any] = json.loads(answer.read())
+            return found
 
     def watch(self, path: str) -> Watch:
         """Open a watch.
@@ -102,15 +91,7 @@ class Api:
         Raises:
             ApiError: the server refused it.
         """
-        address = urllib.parse.urlsplit(self._server)
-        connection = http.client.HTTPSConnection(address.netloc, timeout=_SILENCE, context=self._tls)
-        connection.request("GET", path, headers=self._headers())
-        opened = connection.sock
-        answer = connection.getresponse()
-        if answer.status != http.client.OK:
-            with contextlib.closing(connection):
-                raise _refusal(answer.status, answer.read(), answer.reason)
-        return Watch(answer, opened)
+        return Watch(*self._open("GET", path, None, _SILENCE))
 
     def identity(self) -> Identity:
         """Return for whom the token is, which it says itself."""
@@ -119,8 +100,23 @@ class Api:
         account, pod = claims["serviceaccount"], claims["pod"]
         return Identity(account["name"], account["uid"], pod["name"], pod["uid"])
 
-    def _headers(self) -> Dict[str, str]:
-        return {"Authorization": f"Bearer {self._token()}", "Content-Type": "application/json"}
+    def _open(
+        self, method: str, path: str, body: Optional[Dict[str, Any]], patience: float
+    ) -> Tuple[http.client.HTTPResponse, socket.socket]:
+        """Make a request; return its answer, of which nothing was read, and the socket that it comes from."""
+        connection = http.client.HTTPSConnection(self._server, timeout=patience, context=self._tls)
+        headers = {
+            "Authorization": f"Bearer {self._token()}",
+            "Content-Type": "application/json",
+            "Connection": "close",
+        }
+        connection.request(method, path, None if body is None else json.dumps(body).encode(), headers)
+        opened = connection.sock
+        answer = connection.getresponse()
+        if answer.status >= http.client.MULTIPLE_CHOICES:
+            with contextlib.closing(connection):
+                raise _refusal(answer.status, answer.read(), answer.reason)
+        return answer, opened
 
     def _token(self) -> str:
         # The kubelet writes another one before this one expires.

@@ -9,11 +9,10 @@ from __future__ import annotations
 import argparse
 import datetime
 import sys
-import urllib.error
 import urllib.parse
 from typing import TYPE_CHECKING, Any, Dict, Iterator, Optional
 
-from api import Api, ApiError
+from api import FAILURES, Api, ApiError
 
 if TYPE_CHECKING:
     from typing import List
@@ -38,7 +37,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
     options = parser.parse_args(arguments)
     try:
         return _clean(Api(), options)
-    except (ApiError, urllib.error.URLError) as error:
+    except FAILURES as error:
         print(f"The pods could not be listed: {error}", file=sys.stderr)
         return 1
 

@@ -6,10 +6,10 @@ is never touched. Of several keepers the one leads that holds the Lease.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import datetime
 import json
+import os
 import queue
 import signal
 import sys
@@ -39,23 +39,16 @@ _GRACE_SECONDS = 1
 _REFUSED = (400, 403, 422)
 
 
-def main(arguments: Optional[List[str]] = None) -> int:
+def main() -> None:
     """Keep the pools until the process is told to end.
 
-    Args:
-        arguments: the command line without the program's name; by default that of the process.
-
-    Returns:
-        The process's exit code.
+    ``K8S_VENV_RELEASE`` is the release's name in objects, ``K8S_VENV_POOLS`` a folder with a JSON file for each pool.
     """
-    parser = argparse.ArgumentParser(description="Keep warm pods for isolated tasks.")
-    parser.add_argument("--name", required=True, help="the release's name in objects; the Lease is NAME-keeper")
-    parser.add_argument("--pools", required=True, type=Path, help="a folder with one JSON file for each pool")
-    options = parser.parse_args(arguments)
-    declared = [json.loads(file.read_text("utf-8")) for file in sorted(options.pools.glob("*.json"))]
+    files = sorted(Path(os.environ["K8S_VENV_POOLS"]).glob("*.json"))
+    declared = [json.loads(file.read_text("utf-8")) for file in files]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    _say(f"Keeping {len(declared)} pools of warm pods.")
-    keeper = Keeper(Api(), options.name, declared)
+    _say("Pools of warm pods: {}.".format(", ".join(each["environment"] for each in declared)))
+    keeper = Keeper(Api(), os.environ["K8S_VENV_RELEASE"], declared)
     pause, complaint = 1.0, ""
     while True:
         try:
@@ -351,4 +344,4 @@ def _say(sentence: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

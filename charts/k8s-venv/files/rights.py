@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import os
 import sys
-import urllib.error
 from typing import Any, Dict, Iterator, List, NamedTuple
 
-from api import Api, ApiError
+from api import FAILURES, Api
 
 
 class Right(NamedTuple):
@@ -46,7 +45,7 @@ def main() -> int:
             if _may(api, account, Right("", "secrets", "get")):
                 print(f"{name} may also read Secrets in {api.namespace}, which k8s-venv never needs.")
             missing += len(refused)
-    except (ApiError, urllib.error.URLError) as error:
+    except FAILURES as error:
         print(f"The API server could not be asked: {error}")
         return 1
     return 1 if missing else 0
