@@ -50,7 +50,8 @@ WARM: dict[str, Any] = {
                 {
                     "name": "base",
                     "image": "registry.example.com/airflow/snowpark:1",
-                    "command": ["python", "-c", "import signal; signal.pause()"],
+                    "command": ["python", "-c", "import signal; signal.signal(15, exit); signal.pause()"],
+                    "resources": {"requests": {"cpu": "1m", "memory": "8Mi"}},
                     "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
                 }
             ],

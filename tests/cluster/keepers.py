@@ -21,7 +21,9 @@ KEEPER = f"{NAME}-keeper"
 IMAGE = f"{os.environ.get('K8S_VENV_BASE_REGISTRY', 'docker.io/library')}/python:3.12-slim-bookworm"
 
 
-def pool(key: str = "first", *, code: str = "import signal; signal.pause()", **fields: Any) -> dict[str, Any]:
+def pool(
+    key: str = "first", *, code: str = "import signal; signal.signal(15, exit); signal.pause()", **fields: Any
+) -> dict[str, Any]:
     """Return a pool whose pods run some code, for the chart's values."""
     made = {**copy.deepcopy(WARM), "key": key, **fields}
     (container,) = made["pod"]["spec"]["containers"]

@@ -238,12 +238,15 @@ def test_a_quota_keeps_room_for_tasks(client: Any) -> None:
 def test_defaults_of_the_namespace_count_for_its_quota(client: Any) -> None:
     hard = '--set-json=resourceQuota.hard={"requests.memory": "512Mi", "limits.memory": "10Gi"}'
 
-    with warm_release(client, {"etl": pool(min=4)}, hard) as warm:
+    silent = pool(min=4)
+    del silent["pod"]["spec"]["containers"][0]["resources"]
+
+    with warm_release(client, {"etl": silent}, hard) as warm:
         # No limit by default, which this quota asks for.
         reported(warm, "must specify limits.memory")
 
         defaults = '--set-json=limitRange.limits=[{"type": "Container", "default": {"memory": "100Mi"}}]'
-        warm.apply({"etl": pool(min=4)}, hard, defaults)
+        warm.apply({"etl": silent}, hard, defaults)
 
         reported(warm, "requests.memory are used")
         assert len(warm.until_ready(3)) == 3

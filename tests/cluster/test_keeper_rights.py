@@ -146,7 +146,7 @@ def test_a_keeper_goes_on_after_an_absence_of_the_api_server(warm: Warm, account
 
 def test_pools_are_plain_text(client: Any) -> None:
     """What a worker's mutation hook may have put into a pod survives the way through the chart."""
-    odd = pool(code="print('{{ .Values }} \\u2028 <&> \"\\\\')\nimport signal; signal.pause()")
+    odd = pool(code="print('{{ .Values }} \\u2028 <&> \"\\\\')\nimport signal; signal.signal(15, exit); signal.pause()")
 
     with warm_release(client, {"etl": odd}) as warm:
         (made, *_) = warm.until_ready(WARM["min"])

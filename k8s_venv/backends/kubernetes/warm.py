@@ -210,6 +210,8 @@ class WarmPods:
             "resourceVersion": pod["metadata"]["resourceVersion"],
             "labels": ours.labels,
             "annotations": {**(ours.annotations or {}), takeover.CALL: self._seal()},
+            # What waits goes with the chart's release, which owns it; a task's pod does not.
+            "ownerReferences": None,
         }
         allowed = self._request.spec.active_deadline_seconds
         spec = {"activeDeadlineSeconds": int(_age(pod)) + allowed} if allowed is not None else {}
