@@ -17,7 +17,7 @@ import threading
 import time
 import urllib.parse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Optional, Set, Tuple
 
 from api import FAILURES, Api, ApiError
 from lease import DURATION, RENEWAL, Leadership
@@ -79,7 +79,7 @@ class Keeper:
         self._leadership = Leadership(api, f"{name}-keeper", self._identity.pod)
         self._pools = {each["environment"]: Pool(each, time.time()) for each in declared}
         self._pods: Dict[str, WarmPod] = {}  # those that wait or start, by their uid
-        self._said: Dict[str, str] = {}
+        self._said: Dict[str, Set[str]] = {}  # the kinds of failures, until the pool is full again
         self._adopted = False
 
     def turns(self) -> Iterator[None]:
@@ -239,10 +239,11 @@ class Keeper:
         return {**pool.manifest, "metadata": metadata}
 
     def _report(self, environment: str, failure: Failure) -> None:
-        """Log a failure and make an event of it, once until another one takes its place."""
-        if self._said.get(environment) == failure.kind:
+        """Log a failure and make an event of it, each kind once until the pool is full again."""
+        said = self._said.setdefault(environment, set())
+        if failure.kind in said:
             return
-        self._said[environment] = failure.kind
+        said.add(failure.kind)
         reason = failure.reason.rstrip(". \n")
         message = f"Warm pods of the environment {environment!r} do not start: {reason}. {failure.remedy}"
         _say(message)

@@ -9,6 +9,8 @@ from warm_pods import STARTUP, Failure, WarmPod, late
 # Seconds until the next try after a failure, doubled with each further one.
 _FIRST_PAUSE = 5.0
 _LONGEST_PAUSE = 300.0
+# Seconds for which a pod may wait for a node without a word: others may just be leaving.
+_CROWDED = 30.0
 # What ends after so many seconds of waiting is replaced at once.
 _STABLE = 60.0
 
@@ -128,9 +130,10 @@ class Pool:
         failures = [failure for _, failure in present if failure]
         broken = [pod for pod, failure in present if failure]
         alive = sorted((pod for pod, failure in present if not failure), key=_worth)
-        stuck = [pod.unschedulable for pod in alive if pod.unschedulable]
+        stuck = [pod for pod in alive if pod.unschedulable]
+        failures += [pod.unschedulable for pod in stuck if pod.unschedulable and now - pod.created >= _CROWDED]
         create = 0 if stuck else self._missing(alive, now)
-        return Plan(create, [*broken, *alive[self.target :]], [*failures, *stuck][:1])
+        return Plan(create, [*broken, *alive[self.target :]], failures[:1])
 
     def full(self, pods: Iterable[WarmPod]) -> bool:
         """Return whether as many pods can take a call as should.

@@ -199,7 +199,8 @@ def _obstacles(manifest: Dict[str, Any], containers: Dict[str, Any]) -> Iterator
             )
             yield Failure("image", f"the image {images.get(name)} cannot be pulled ({reason}): {message}", remedy)
         elif reason in _CONTAINER:
-            yield Failure(f"container {reason}", f"{reason}: {message}", "Make what it names, or take it out of `pod`.")
+            remedy = "Make what it names, or correct the environment's `pod` options."
+            yield Failure(f"container {reason}", f"{reason}: {message}", remedy)
 
 
 def _unnumbered(message: str) -> str:
