@@ -28,11 +28,13 @@ from warm_pods import ENVIRONMENT, KEEPER, POOL, SLOT, Failure, WarmPod, refused
 if TYPE_CHECKING:
     from api import Watch
 
-_PAGE = 50  # a pod takes tens of kilobytes
+_PAGE = 10  # a pod takes tens of kilobytes
 _FOLLOWING = 5.0  # seconds between looks at a Lease that another keeper holds
 _QUOTA_PAUSE = 15.0  # seconds until quotas are looked at again
+_UNCOUNTED_PAUSE = 1.0
 _LONGEST_PAUSE = 30.0  # seconds between tries while the API server does not answer
-_AT_ONCE = 20  # pods to make before what happened meanwhile is looked at
+_AT_ONCE = 20  # pods to make or to delete before what happened meanwhile is looked at
+_BREATH = 0.01  # seconds
 # What waits has nothing to save.
 _GRACE_SECONDS = 1
 # What the API server says of a pod that it will never take; anything else has nothing to do with the pool.
@@ -149,30 +151,41 @@ class Keeper:
 
     def _claimed(self, pool: Pool, pod: WarmPod, now: float) -> None:
         target = pool.target
-        pool.claimed(pod, sum(each.ready is not None for each in self._of(pool)), now)
+        left = [each for each in self._pods.values() if each.key == pool.key and each.ready is not None]
+        pool.claimed(pod, len(left), now)
         if pool.target > target:
             _say(f"{pool.environment}: {pool.target} pods wait from now on, since calls took all of {target}.")
 
-    def _of(self, pool: Pool) -> List[WarmPod]:
-        return [p for p in self._pods.values() if (p.environment, p.key) == (pool.environment, pool.key)]
+    def _groups(self) -> List[Tuple[Pool, List[WarmPod]]]:
+        """Return each pool with its pods."""
+        groups: Dict[Tuple[str, str], List[WarmPod]] = {}
+        for pod in self._pods.values():
+            groups.setdefault((pod.environment, pod.key), []).append(pod)
+        return [(pool, groups.get((pool.environment, pool.key), [])) for pool in self._pools.values()]
 
     def _keep(self) -> None:
         """Bring the pods nearer to what is declared."""
         now = time.time()
-        current = {(pool.environment, pool.key) for pool in self._pools.values()}
-        for pod in [p for p in self._pods.values() if (p.environment, p.key) not in current and not p.leaving]:
+        for pod in self._stale()[:_AT_ONCE]:
             self._delete(pod)
-        missing: List[Tuple[int, Pool]] = []
-        for pool in self._pools.values():
-            pods, target = self._of(pool), pool.target
+        missing: List[Tuple[int, Pool, Amounts]] = []
+        for pool, pods in self._groups():
+            target = pool.target
             pool.observe(pods, now)
             if pool.target < target:
                 _say(f"{pool.environment}: {pool.target} pods wait from now on, since no call came for a while.")
             plan = pool.plan(pods, now)
             self._carry_out(pool, plan, pods)
-            missing += [(len(pods) + number, pool) for number in range(plan.create)]
+            # A namespace's defaults are seen only in pods that were made.
+            wanted = pods[0].needs if pods else needs(pool.manifest["spec"])
+            missing += [(len(pods) + number, pool, wanted) for number in range(plan.create)]
         # The emptiest pools first.
-        self._create([pool for _, pool in sorted(missing, key=lambda each: each[0])[:_AT_ONCE]])
+        self._create([(pool, wanted) for _, pool, wanted in sorted(missing, key=lambda each: each[0])[:_AT_ONCE]])
+
+    def _stale(self) -> List[WarmPod]:
+        """Return the pods of earlier keys, and of environments that left."""
+        current = {(pool.environment, pool.key) for pool in self._pools.values()}
+        return [p for p in self._pods.values() if (p.environment, p.key) not in current and not p.leaving]
 
     def _carry_out(self, pool: Pool, plan: Plan, pods: List[WarmPod]) -> None:
         for failure in plan.failures:
@@ -195,16 +208,17 @@ class Keeper:
             return
         self._pods[pod.uid] = pod._replace(leaving=True)
 
-    def _create(self, wanted: List[Pool]) -> None:
-        if not wanted:
+    def _create(self, missing: List[Tuple[Pool, Amounts]]) -> None:
+        """Make a pod for each entry, a pool with what one takes, while quotas have room and this keeper leads."""
+        if not missing:
             return
         quotas = self._api.request("GET", f"/api/v1/namespaces/{self._api.namespace}/resourcequotas")["items"]
         room = Room(quotas)
-        for pool in wanted:
+        for pool, wanted in missing:
             now = time.time()
             if pool.pause(now) or self._leadership.seconds_left() < DURATION - 2 * RENEWAL:
                 continue
-            full = room.take(self._needs(pool), pool.manifest["spec"].get("priorityClassName", ""))
+            full = room.take(wanted, pool.manifest["spec"].get("priorityClassName", ""))
             if full:
                 pool.hold(_QUOTA_PAUSE, now)
                 remedy = "Raise the quota, or lower `max` of the environment; a tenth of it stays free for tasks."
@@ -215,14 +229,13 @@ class Keeper:
             except ApiError as error:
                 if error.status not in _REFUSED:
                     raise
+                if "status unknown for quota" in str(error):  # a new one, which nobody has counted yet
+                    pool.hold(_UNCOUNTED_PAUSE, time.time())
+                    continue
                 pool.failed(time.time())
                 self._report(pool.environment, refused(str(error), error.status == 403))
                 continue
             self._see("ADDED", made["metadata"]["uid"], waiting_pod(made))
-
-    def _needs(self, pool: Pool) -> Amounts:
-        """Return what one more pod takes: a namespace's defaults are seen only in those that were made."""
-        return next((pod.needs for pod in self._of(pool)), None) or needs(pool.manifest["spec"])
 
     def _manifest(self, pool: Pool) -> Dict[str, Any]:
         given = pool.manifest.get("metadata", {})
@@ -268,10 +281,9 @@ class Keeper:
     def _pause(self) -> float:
         """Return for how long nothing is to be done unless something happens."""
         now = time.time()
-        pauses = [pause for pause in (pool.pause(now) for pool in self._pools.values()) if pause]
-        if any(pool.plan(self._of(pool), now).create for pool in self._pools.values()):
-            return 0.0
-        return max(min([*pauses, RENEWAL]), 0.1)
+        if self._stale() or any(pool.plan(pods, now).create for pool, pods in self._groups()):
+            return _BREATH
+        return min([RENEWAL, *(pool.pause(now) for pool in self._pools.values() if pool.pause(now))])
 
 
 class _Events:
@@ -311,7 +323,7 @@ class _Events:
             ApiError: the pods have to be listed again.
         """
         with contextlib.suppress(queue.Empty):
-            happened = self._inbox.get(timeout=seconds) if seconds else self._inbox.get_nowait()
+            happened = self._inbox.get(timeout=seconds)
             while True:
                 if isinstance(happened, Exception):
                     raise happened

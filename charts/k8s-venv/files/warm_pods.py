@@ -131,7 +131,7 @@ def refused(message: str, forbidden: bool) -> Failure:
         message: the server's own sentence.
         forbidden: whether it has the status 403.
     """
-    if forbidden and "quota" in message:
+    if forbidden and "exceeded quota" in message:
         return Failure("quota", f"a quota is full: {message}", "Raise the quota, or lower `max` of the environment.")
     if forbidden and "cannot create resource" in message:
         return Failure("right", message, "Give the keeper's account its Role again, by `helm upgrade`.")
