@@ -175,7 +175,7 @@ def reported(warm: Warm, sentence: str) -> str:
     """Return the event with a sentence; the log has it once."""
     message = eventually(lambda: next((each for each in warm.events() if sentence in each), None))
     assert message.startswith("Warm pods of the environment 'etl' do not start: ")
-    assert warm.log().count(sentence) == 1
+    assert eventually(lambda: warm.log().count(sentence)) == 1
     return message
 
 
