@@ -119,7 +119,8 @@ class Warm:
         said = []
         for pod in self.keepers():
             with contextlib.suppress(kubernetes.client.ApiException):
-                said.append(self.client.read_namespaced_pod_log(pod.metadata.name, self.namespace))
+                log = self.client.read_namespaced_pod_log(pod.metadata.name, self.namespace, _preload_content=False)
+                said.append(log.data.decode())
         return "".join(said)
 
     def events(self) -> list[str]:

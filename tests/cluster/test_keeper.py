@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,8 +14,11 @@ pytest.importorskip("kubernetes", reason="the kubernetes client is not installed
 import kubernetes
 from warm_pods import SLOT
 
+from k8s_venv.backends.kubernetes.pool import pool_key, pool_pod
+from k8s_venv.config.environment import Environment
+from k8s_venv.config.warm import WarmPool
 from tests.chart import NAME, helm
-from tests.cluster.keepers import KEEPER, Warm, pool, warm_release
+from tests.cluster.keepers import IMAGE, KEEPER, Warm, pool, warm_release
 from tests.waiting import eventually
 
 
@@ -191,6 +195,19 @@ def test_a_preload_that_fails_is_shown_and_not_tried_without_pause(client: Any) 
         eventually(lambda: len(warm.pods()) == 1)  # one tries again
         warm.apply({"etl": pool("better", min=3), "fine": pool("fine")})
         warm.until_ready(3)
+
+
+def test_the_traceback_of_a_preload_is_shown(client: Any) -> None:
+    environment = Environment(name="etl", root=Path(), python="3.12", warm=WarmPool(preload=("nonesuch",)))
+    pod = pool_pod(environment, {"image": IMAGE, "security_context": {"runAsUser": 50000}})
+    manifest = client.api_client.sanitize_for_serialization(pod)
+
+    with warm_release(client, {"etl": {**pool(pool_key(pod)), "pod": manifest}}) as warm:
+        message = reported(warm, "the preload 'nonesuch' cannot be imported: ModuleNotFoundError")
+
+        assert "\nModuleNotFoundError" in message  # the end of the traceback
+        assert message.endswith("take it out of `preload`.")
+        eventually(lambda: not warm.pods())
 
 
 def test_an_image_that_is_missing_is_named(client: Any) -> None:
