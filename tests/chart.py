@@ -16,7 +16,7 @@ CHART = Path(__file__).parents[1] / "charts" / "k8s-venv"
 NAME = "k8s-venv"
 NAMESPACE = "airflow-tasks"
 # Beside the chart's default for what it cannot know.
-ENVIRONMENTS = {
+ENVIRONMENTS: dict[str, dict[str, Any]] = {
     "snowpark": {"image": "registry.example.com/airflow/snowpark:1", "python": "3.8", "packages": {"pandas": "2.0.3"}},
     "training_gpu": {
         "image": "registry.example.com/airflow/training_gpu:2",
