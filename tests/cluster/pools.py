@@ -46,7 +46,7 @@ class WarmCluster(Cluster):
 
     def waiting(self) -> list[Any]:
         key = self.declared().metadata.labels[render.SLOT]
-        return self.listed(f"{render.SLOT}={key}")
+        return [pod for pod in self.listed(f"{render.SLOT}={key}") if pod.metadata.deletion_timestamp is None]
 
     def of_task(self, name: str) -> list[Any]:
         return self.listed(f"{render.SLOT}={name}")
@@ -54,6 +54,10 @@ class WarmCluster(Cluster):
     def listed(self, selector: str) -> list[Any]:
         pods: list[Any] = self.client.list_namespaced_pod(self.namespace, label_selector=selector).items
         return pods
+
+    def annotate(self, pod: Any, **annotations: str) -> None:
+        body = {"metadata": {"annotations": annotations}}
+        self.client.patch_namespaced_pod(pod.metadata.name, self.namespace, body)
 
     def runner(self, pod: Any, call: Any, outcome: Outcome, client: Any = None, **options: Any) -> PodRunner:
         return PodRunner(

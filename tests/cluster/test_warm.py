@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import subprocess
@@ -204,6 +205,36 @@ def test_options_that_differ_are_named(warm: WarmCluster) -> None:
     assert (outcome.value, outcome.start.missed) == (2, "options"), outcome
     assert "differs from the environment's waiting pods in `nodeSelector`" in outcome.said[0]
     assert len(warm.waiting()) == 1
+
+
+class OthersAreFaster:
+    """A client that always finds pods which others have changed by the time that it claims one."""
+
+    def __init__(self, warm: WarmCluster) -> None:
+        self._warm = warm
+
+    def __getattr__(self, name: str) -> Any:
+        ask = getattr(self._warm.client, name)
+        return self._followed(ask) if name == "list_namespaced_pod" else ask
+
+    def _followed(self, ask: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(ask)  # a watch reads there what it returns
+        def list_pods(*args: Any, **options: Any) -> Any:
+            listed = ask(*args, **options)
+            for pod in self._warm.waiting():
+                self._warm.annotate(pod, changed=uuid.uuid4().hex)
+            return listed
+
+        return list_pods
+
+
+def test_a_claim_that_is_lost_three_times_is_one_line_and_a_pod_of_its_own(warm: WarmCluster) -> None:
+    outcome = warm.run(warm.pod(fresh()), warm.call(add_one, 1), client=OthersAreFaster(warm))
+
+    assert (outcome.value, outcome.start.missed) == (2, "lost"), outcome
+    assert "other calls were faster 3 times" in outcome.said[0]
+    (left,) = warm.waiting()  # it takes the next call, though connections to it were opened and closed
+    assert warm.run(warm.pod(fresh()), warm.call(add_one, 1)).pod.metadata.uid == left.metadata.uid
 
 
 @pytest.mark.parametrize(

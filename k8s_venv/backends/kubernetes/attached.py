@@ -38,8 +38,9 @@ BROKEN = "BROKEN"
 # What begins a delivery: the name and the version of its format.
 _GREETING = b"k8s-venv 1\n"
 _LONGEST_LINE = 100  # bytes
-# How long the program that waits may take to answer a delivery, in seconds: its relay waits 30 for it.
-_ANSWER = 60.0
+# How long the program that waits may take to answer a delivery, in seconds: its relay waits 30 for it, and it gives up
+# another delivery that came before after 60.
+_ANSWER = 90.0
 # A payload that comes more slowly, on the whole, is left to the container that hands results over; bytes a second.
 _LEAST_RATE = 64 * 1024
 _STALLED = 120.0

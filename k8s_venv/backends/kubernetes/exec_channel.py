@@ -169,7 +169,8 @@ def _exit_code(status: dict[str, Any]) -> int | None:
 
 def _open(client: Any, pod: k8s.V1Pod, container: str, command: list[str], stdin: bool) -> Any:
     # While it connects, `stream` changes the client, which may be at another request in another thread.
-    own = type(client)(copy.copy(client.api_client))
+    own = copy.copy(client.connect_get_namespaced_pod_exec.__self__)
+    own.api_client = copy.copy(own.api_client)
     try:
         return stream(
             own.connect_get_namespaced_pod_exec,

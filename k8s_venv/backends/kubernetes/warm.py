@@ -14,6 +14,7 @@ import random
 import time
 from typing import TYPE_CHECKING, Any
 
+from kubernetes.client import models as k8s
 from kubernetes.client.exceptions import ApiException
 
 from k8s_venv.backends.kubernetes import diagnose, pod_state, pool, render, takeover
@@ -30,8 +31,6 @@ from k8s_venv.errors import BackendError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-
-    from kubernetes.client import models as k8s
 
     from k8s_venv.backends.kubernetes.api import PodApi
     from k8s_venv.backends.kubernetes.lock import TaskLock
@@ -134,9 +133,9 @@ class WarmPods:
                     return self._take_over(earlier) if pool.is_pool_pod(earlier) else None
                 if changed:
                     continue
-                pod = self._claim(random.choice(self._fitting(waiting)))  # noqa: S311 -- so that workers rarely meet
-                if pod is not None:
-                    return self._begin(pod)
+                started = self._claim(random.choice(self._fitting(waiting)))  # noqa: S311 -- so that workers rarely meet
+                if started is not None:
+                    return started
                 lost += 1
             except HeldError as held:
                 found = [held.pod]
@@ -159,7 +158,7 @@ class WarmPods:
             found = self._api.list_pods(f"{render.SLOT} in ({key},{self._own_slot})")
         except ApiException as error:
             raise _ColdError("rights", diagnose.request_problem(error)) from None
-        waiting = [pod for pod in found if pod["metadata"]["labels"][render.SLOT] == key]
+        waiting = [pod for pod in found if pod["metadata"]["labels"][render.SLOT] == key and _is_staying(pod)]
         own = [from_manifest(pod, "V1Pod") for pod in found if pod["metadata"]["labels"][render.SLOT] != key]
         return [pod for pod in own if pod.metadata.uid not in self._discarded], waiting
 
@@ -203,27 +202,43 @@ class WarmPods:
 
     # --- a pod that waits ------------------------------------------------------------------------------------
 
-    def _claim(self, pod: dict[str, Any]) -> k8s.V1Pod | None:
-        """Make a waiting pod this task's; return None if another one was faster."""
+    def _claim(self, waiting: dict[str, Any]) -> Warm | None:
+        """Make a waiting pod this task's and deliver the call to it; return None if another one was faster."""
+        metadata = k8s.V1ObjectMeta(name=waiting["metadata"]["name"], namespace=waiting["metadata"]["namespace"])
+        # To connect takes as long as the claim and the lock; nothing is sent before these are had.
+        connect = functools.partial(Attached, self._client, k8s.V1Pod(metadata=metadata), self._complain)
+        opened = in_background(connect)
+        delivered = False
+        try:
+            pod = self._patched(waiting)
+            if pod is None:
+                return None
+            started = self._begin(pod, opened)
+            delivered = started.attached is not None
+            return started
+        finally:
+            if not delivered:
+                in_background(lambda: opened().close())
+
+    def _patched(self, waiting: dict[str, Any]) -> k8s.V1Pod | None:
         ours = self._request.metadata
         metadata = {
-            "resourceVersion": pod["metadata"]["resourceVersion"],
+            "resourceVersion": waiting["metadata"]["resourceVersion"],
             "labels": ours.labels,
             "annotations": {**(ours.annotations or {}), takeover.CALL: self._seal()},
             # What waits goes with the chart's release, which owns it; a task's pod does not.
             "ownerReferences": None,
         }
         allowed = self._request.spec.active_deadline_seconds
-        spec = {"activeDeadlineSeconds": int(_age(pod)) + allowed} if allowed is not None else {}
+        spec = {"activeDeadlineSeconds": int(_age(waiting)) + allowed} if allowed is not None else {}
         try:
-            return self._api.patch_pod(pod["metadata"]["name"], {"metadata": metadata, "spec": spec})
+            return self._api.patch_pod(waiting["metadata"]["name"], {"metadata": metadata, "spec": spec})
         except ApiException as error:
             raise _ColdError("rights" if error.status == 403 else "refused", diagnose.request_problem(error)) from None
 
-    def _begin(self, pod: k8s.V1Pod) -> Warm:
+    def _begin(self, pod: k8s.V1Pod, opened: Callable[[], Attached]) -> Warm:
         """Take the lock for a pod that was just claimed, and deliver the call to it."""
         self.claimed = pod
-        opened = in_background(functools.partial(Attached, self._client, pod, self._complain))
         try:
             self._lock.take(pod)
             claimed_at = time.time()
@@ -341,8 +356,13 @@ def _attempted(connect: Callable[[], Attached], files: Mapping[str, Buffer]) -> 
 
 def _is_ready(pod: dict[str, Any]) -> bool:
     conditions = pod.get("status", {}).get("conditions", ())
-    ready = any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
-    return ready and "deletionTimestamp" not in pod["metadata"]
+    return any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
+
+
+def _is_staying(pod: dict[str, Any]) -> bool:
+    """Return whether a pod waits or is going to: it neither ended nor is it being removed."""
+    ended = pod.get("status", {}).get("phase") in ("Failed", "Succeeded")
+    return not ended and "deletionTimestamp" not in pod["metadata"]
 
 
 def _age(pod: dict[str, Any]) -> float:
