@@ -96,7 +96,7 @@ def test_pod_options_become_the_charts_values(in_process: Command, tmp_path: Pat
 
 
 def test_the_chart_takes_what_is_printed(in_process: Command, tmp_path: Path) -> None:
-    (tmp_path / "k8s-venv.toml").write_text(BUILT + POD)
+    (tmp_path / "k8s-venv.toml").write_text(BUILT + POD + WARM)
     locked(tmp_path)
 
     ran = in_process("helm-values", "--output", "environments.yaml", K8S_VENV_REGISTRY="localhost:5000/x")
