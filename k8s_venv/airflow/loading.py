@@ -61,6 +61,7 @@ def _loaded(dag: Any, task: Any) -> Task | None:
             {**environment.pod, **facts["options"]},
             frozenset(keywords if isinstance(keywords, Mapping) else ()),
         ),
+        on_worker=_kind(task).returns_command,
     )
 
 
@@ -137,6 +138,10 @@ def _never_called(path: Path, dags: set[str]) -> Iterator[Finding]:
             if is_dag and isinstance(dag_id, str) and dag_id not in dags:
                 message = f"@dag {function.name}() is never called, so Airflow sees no DAG. Call it: {function.name}()"
                 yield Finding(str(path), function.lineno, "", message)
+
+
+def _kind(task: Any) -> Any:
+    return getattr(task, "operator_class", type(task))
 
 
 def _facts(task: Any) -> dict[str, Any] | None:

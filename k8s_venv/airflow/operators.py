@@ -108,6 +108,7 @@ class IsolatedOperator(BaseOperator):
     shallow_copy_attrs: Sequence[str] = ("python_callable",)
     ui_color = "#e8f1fb"
     uses_value = False  # whether the operator itself reads what the function returned
+    returns_command = False  # whether the function runs here, and what it returns runs there
     _running: DockerBackend | LocalBackend | IsolatedPodOperator | None = None
 
     @with_pod_options

@@ -13,6 +13,7 @@ def get_provider_info() -> dict[str, Any]:
         "description": "Run tasks in their own Python environments, as pods on Kubernetes or locally.",
         "task-decorators": [
             {"name": "isolated", "class-name": "k8s_venv.airflow.decorator.isolated_task"},
+            {"name": "isolated_cmd", "class-name": "k8s_venv.airflow.command.isolated_cmd_task"},
             {"name": "branch_isolated", "class-name": "k8s_venv.airflow.decorator.branch_isolated_task"},
             {"name": "short_circuit_isolated", "class-name": "k8s_venv.airflow.decorator.short_circuit_isolated_task"},
         ],

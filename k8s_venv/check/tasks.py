@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from k8s_venv.calls.capturing import capture
+from k8s_venv.calls.files import data_files
 from k8s_venv.calls.packing import is_newer, newer_syntax
 from k8s_venv.capture.functions import place_of
 from k8s_venv.capture.imports import Import
@@ -93,6 +94,7 @@ class Task:
         backend: where it will run.
         brings_image: whether the task names an image of its own.
         declared: the connections and variables that it names, and what else decides whether they arrive.
+        on_worker: whether its function runs on the worker, and returns a command.
     """
 
     name: str
@@ -103,6 +105,7 @@ class Task:
     backend: BackendName
     brings_image: bool = False
     declared: Declared = dataclasses.field(default_factory=Declared)
+    on_worker: bool = False
 
     @property
     def place(self) -> tuple[str, int]:
@@ -166,6 +169,9 @@ class _Checker:
 
     def capture(self, task: Task) -> Captured | None:
         try:
+            if task.on_worker:
+                data_files(task.environment.files, task.environment.root)
+                return None
             return capture(task.function, task.environment, task.transport)
         except CallError as error:
             self.add(task, error.problem, error.path, error.line)
