@@ -50,6 +50,14 @@ def rows(home: Path, query: str) -> list[tuple[object, ...]]:
         return database.execute(query).fetchall()
 
 
+def told(home: Path) -> str:
+    """Return what the processes said last, and how far the run came."""
+    states = rows(home, "select task_id, map_index, state, try_number from task_instance")
+    ends = [f"{path.name}: {path.read_text()[-2000:]}" for path in home.parent.glob("*.log")]
+    tasks = [f"{path}: {path.read_text()[-1500:]}" for path in home.glob("logs/dag_id=*/**/*.log")]
+    return "\n\n".join([str(states), *ends, *tasks])
+
+
 def _environ(home: Path, dags: Path, variables: Mapping[str, str]) -> dict[str, str]:
     return {
         **{name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")},

@@ -12,7 +12,7 @@ import statistics
 import time
 from typing import Any
 
-from tests.airflow_services import rows, services
+from tests.airflow_services import rows, services, told
 from tests.benchmarks import _cluster
 from tests.benchmarks._pool import Pool
 
@@ -73,10 +73,10 @@ def main(arguments: list[str]) -> int:
         connection = _cluster.connection(place.namespace, place.image)
         with Pool(place, "waiting").kept(2), services(home, dags, AIRFLOW_CONN_KUBERNETES_DEFAULT=connection):
             state = await_end(home, (options.runs + 1) * LIMIT + 300)
+        if state != "success":
+            print(f"The run ended as {state}: {told(home)}")
+            return 1
         seconds = rows(home, "select task_id, duration, state from task_instance")
-    if state != "success":
-        print(f"The run ended as {state}: {[each for each in seconds if each[2] != 'success']}")
-        return 1
     print(json.dumps(report(seconds)))
     return 0
 

@@ -13,7 +13,7 @@ import pytest
 from kubernetes.stream import stream
 
 from tests.airflow_home import AIRFLOW
-from tests.airflow_services import rows, services
+from tests.airflow_services import rows, services, told
 from tests.waiting import eventually
 
 if AIRFLOW != "airflow.sdk":
@@ -120,11 +120,3 @@ def test_a_dag_of_isolated_tasks_on_a_whole_airflow(airflow: Path, client: Any, 
     assert any("Trigger fired event" in log for log in logs), "the triggerer had no part in it"
     left = client.list_namespaced_pod(namespace, label_selector="dag_id=services").items
     assert [pod.metadata.name for pod in left if pod.metadata.deletion_timestamp is None] == []
-
-
-def told(home: Path) -> str:
-    """Return what the processes said last, and how far the run came."""
-    states = rows(home, "select task_id, map_index, state, try_number from task_instance")
-    ends = [f"{path.name}: {path.read_text()[-2000:]}" for path in home.parent.glob("*.log")]
-    tasks = [f"{path}: {path.read_text()[-1500:]}" for path in home.glob("logs/dag_id=*/**/*.log")]
-    return "\n\n".join([str(states), *ends, *tasks])
