@@ -90,6 +90,8 @@ class IsolatedOperator(BaseOperator):
             ``result="reference"`` in the next task, which must ask for it as well.
         deferrable: let Airflow's triggerer wait for the pod, so that the worker is free meanwhile; by default
             ``[operators] default_deferrable`` of airflow.cfg.
+        defer_after: the seconds that the worker itself waits before that, so that a short call never leaves it; by
+            default as ``[calls]`` in the project file says, else 5.
         skip_on_exit_code: the exit codes of the function's process that skip the task, such as those of
             ``sys.exit(10)`` and ``os._exit(10)``; an exception ends the process with 1.
         files: data files that travel with the call, as patterns from the folder of the project file, such as
@@ -133,6 +135,7 @@ class IsolatedOperator(BaseOperator):
         skip_on_exit_code: int | Container[int] | None = None,
         keep: Keep | None = None,
         files: Sequence[str] = (),
+        defer_after: float | None = None,
         values: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -141,7 +144,6 @@ class IsolatedOperator(BaseOperator):
         super().__init__(**kwargs)
         self.environment = named_environment(environment, task)
         require_function(python_callable, task)
-        remember(python_callable)
         self.python_callable = python_callable
         self.op_args, self.op_kwargs, self.templates_dict = op_args or (), op_kwargs or {}, templates_dict
         self.template_ext = templates_exts or self.template_ext
@@ -149,7 +151,7 @@ class IsolatedOperator(BaseOperator):
         self.secret_names = SecretNames.of(task, connections, optional_connections, variables, optional_variables)
         self.result, self.values, self.keep, self.files = result, dict(values or {}), keep, check_files(files, task)
         self.deferrable = deferrable if deferrable is not None else conf.getboolean("operators", "default_deferrable")
-        self.skip_on_exit_code = exit_codes(skip_on_exit_code, task)
+        self.skip_on_exit_code, self.defer_after = exit_codes(skip_on_exit_code, task), defer_after
         vars(self).update(pod_options)
         self._check_declaration(task)
 
@@ -211,11 +213,13 @@ class IsolatedOperator(BaseOperator):
                 return self._defer(self._pod_operator(again, project, context), context)
 
     def _defer(self, pod: IsolatedPodOperator, context: Context) -> Any:
-        """Start a call's pod and leave the waiting to the triggerer."""
+        """Start a call's pod, and leave the waiting to the triggerer unless the call ends soon; see ``execute``."""
         trigger = pod.begin(context)
+        if isinstance(trigger, Result):
+            return self._opened(trigger, pod.call)
         assert isinstance(pod.call, PackedCall)  # noqa: S101 -- it was just packed
         keep_deferred(pod.call, context, self.log)
-        self.defer(trigger=trigger, method_name="trigger_reentry", kwargs={"sent": pod.call.facts()})
+        return self.defer(trigger=trigger, method_name="trigger_reentry", kwargs={"sent": pod.call.facts()})
 
     def _opened(self, result: Result, call: SentCall) -> Any:
         """Return a result's value as Airflow is to store it, or raise its failure."""
@@ -263,6 +267,7 @@ class IsolatedOperator(BaseOperator):
         return project_of(self.python_callable, self.dag.fileloc if self.has_dag() else None)  # type: ignore[no-untyped-call]
 
     def _check_declaration(self, task: str) -> None:
+        remember(self.python_callable)
         if self.result not in ("value", "reference"):
             raise K8sVenvError(f'{task}: result is "value" or "reference", not {self.result!r}.')
         if self.result == "reference":
@@ -282,7 +287,8 @@ class IsolatedOperator(BaseOperator):
         try:
             environment = environment.with_values(self.values) if self.values else environment
             environment = environment.with_files(self.files) if self.files else environment
-            return environment.with_kept(self.keep) if self.keep is not None else environment
+            own = {name: value for name in ("defer_after", "keep") if (value := getattr(self, name)) is not None}
+            return environment.with_calls(own) if own else environment
         except K8sVenvError as error:
             raise K8sVenvError(f"{task}: {error}") from None
 

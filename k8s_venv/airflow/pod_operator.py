@@ -135,17 +135,31 @@ class IsolatedPodOperator(KubernetesPodOperator):
             self._waits = False
             self._finish(runner)
 
-    def begin(self, context: Context) -> IsolatedPodTrigger:
-        """Create the pod and return what waits for it in the triggerer.
+    def begin(self, context: Context) -> IsolatedPodTrigger | Result:
+        """Run the pod; return the result of a call that ends soon, else what waits for it in the triggerer.
 
         Raises:
-            BackendError: the pod could not be created.
+            BackendError: the pod could not be run, or ended soon without a result.
         """
-        from k8s_venv.airflow.trigger import IsolatedPodTrigger
-
         self.convert_config_file_to_dict()  # before there is a pod that an unreadable file would leave behind
         runner = self._start(context)
+        self._waits, goes_on = True, False
+        try:
+            result = runner.wait_for(self.call.environment.calls.defer_after)
+            goes_on = result is None
+        finally:
+            self._waits = False
+            if not goes_on:
+                self._finish(runner)
+        if result is not None:
+            return result
         runner.hand_off()
+        return self._trigger(runner, context)
+
+    def _trigger(self, runner: PodRunner, context: Context) -> IsolatedPodTrigger:
+        from k8s_venv.airflow.trigger import IsolatedPodTrigger
+
+        self.pod = runner.pod  # another one, if that of an earlier try was removed meanwhile
         assert self.pod is not None  # noqa: S101 -- it was just made
         deadline = None
         if self.execution_timeout is not None and context["ti"].start_date is not None:

@@ -9,10 +9,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from k8s_venv.config import PLATFORMS
-from k8s_venv.config.value_settings import KEEP, CallSettings, Keep, ValueSettings, refused_setting
+from k8s_venv.config.value_settings import CallSettings, ValueSettings, refused_call_setting, refused_setting
 from k8s_venv.config.warm import WarmPool
 from k8s_venv.errors import K8sVenvError, did_you_mean
 
@@ -201,20 +201,22 @@ class Environment(BaseModel):
             raise K8sVenvError(f"{refused_setting(error)}.") from None
         return self.model_copy(update={"values": values})
 
-    def with_kept(self, keep: Keep) -> Environment:
-        """Return the same environment with a task's own choice of the calls that are kept.
+    def with_calls(self, given: Mapping[str, Any]) -> Environment:
+        """Return the same environment with a task's own settings for its calls.
 
         Args:
-            keep: the choice.
+            given: the settings that the task names.
 
         Raises:
-            K8sVenvError: there is no such choice, or no place to keep them.
+            K8sVenvError: one of them is wrong, or there is no place to keep calls.
         """
-        if keep not in KEEP:
-            raise K8sVenvError(f'keep is "failed", "all" or "never", not {keep!r}.')
-        if keep != "never" and self.values.location is None:
-            raise K8sVenvError(f'keep="{keep}" needs a place for the call: name a `location` under [values].')
-        return self.model_copy(update={"calls": CallSettings(keep=keep)})
+        try:
+            calls = CallSettings.model_validate({**self.calls.model_dump(), **given})
+        except ValidationError as error:
+            raise K8sVenvError(f"{refused_call_setting(error)}.") from None
+        if calls.keep != "never" and self.values.location is None:
+            raise K8sVenvError(f'keep="{calls.keep}" needs a place for the call: name a `location` under [values].')
+        return self.model_copy(update={"calls": calls})
 
     def with_files(self, files: Iterable[str]) -> Environment:
         """Return the same environment with a task's own data files besides its own.

@@ -28,19 +28,28 @@ def _size(value: object) -> object:
     return value
 
 
+# The seconds for which a worker may wait at most before it defers.
+LONGEST_WAIT = 3600
 Keep = Literal["never", "failed", "all"]
-KEEP: tuple[Keep, ...] = get_args(Keep)
+
+
+def _seconds(value: object) -> object:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= LONGEST_WAIT:
+        raise ValueError(f"must be a number of seconds from 0 to {LONGEST_WAIT}, not {value!r}")
+    return float(value)
 
 
 class CallSettings(BaseModel):
-    """What becomes of a call when it is over.
+    """How long a worker waits for a deferrable call, and what becomes of a call when it is over.
 
     Args:
+        defer_after: the seconds that a worker waits for a deferrable call before it leaves it to the triggerer.
         keep: which calls are kept at the location for large values, so that `k8s-venv replay` can run them again.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    defer_after: Annotated[float, BeforeValidator(_seconds)] = 5.0
     keep: Keep = "never"
 
 
@@ -77,3 +86,12 @@ def refused_setting(error: ValueError) -> str:
         known = sorted(ValueSettings.model_fields)
         return f"values has no setting {name!r}.{did_you_mean(name, known)} Known: {', '.join(known)}"
     return f"values[{name!r}]: {problem['msg'].removeprefix('Value error, ')}"
+
+
+def refused_call_setting(error: ValidationError) -> str:
+    """Return what is wrong in a setting for calls that a task gives."""
+    problem = error.errors()[0]
+    name = str(problem["loc"][0])
+    if problem["type"] == "literal_error":
+        return f"{name} is {', '.join(map(repr, get_args(Keep)))}, not {problem['input']!r}"
+    return f"{name} {problem['msg'].removeprefix('Value error, ')}"

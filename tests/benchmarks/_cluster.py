@@ -25,6 +25,7 @@ from tests.conftest import pytest_configure
 
 HERE = "{}.{}".format(*sys.version_info)
 PROJECT = f"""
+calls = {{ defer_after = 0 }}
 [environments.measured]
 python = "{HERE}"
 """

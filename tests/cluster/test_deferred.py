@@ -29,6 +29,19 @@ def test_values_come_back_whatever_their_size(
     cluster.await_gone("deferring-")
 
 
+def test_only_a_call_that_takes_longer_leaves_its_worker(
+    project: Path, run_file: RunFile, cluster: Cluster, capfd: pytest.CaptureFixture[str]
+) -> None:
+    state, tasks = run_file(project / "waiting.py", "deferring_late")
+
+    printed = capfd.readouterr().out
+    assert (state, tasks["short"].value, tasks["long"].value) == ("failed", 1, 2)
+    assert "ValueError: said when it failed soon" in printed
+    assert [printed.count(f"said by a {kind} call") for kind in ("short", "long")] == [1, 1]
+    assert printed.count("Pausing task as DEFERRED") == 1
+    cluster.await_gone("deferring-late-")
+
+
 def test_failures_come_back_as_themselves(project: Path, run_file: RunFile, capfd: pytest.CaptureFixture[str]) -> None:
     state, tasks = run_file(project / "waiting.py", "deferring_failures")
 

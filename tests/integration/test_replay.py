@@ -166,6 +166,8 @@ def test_an_environment_that_is_gone_or_has_another_python_is_named(project: Pat
         ('calls = { keep = "some" }', "Unknown keep 'some'. Known: never, failed, all."),
         ('calls = { kept = "all" }', "Did you mean 'keep'?"),
         ("calls = 1", "must be a table, such as calls"),
+        ('calls = { defer_after = "5s" }', "must be a number of seconds from 0 to 3600, not '5s'"),
+        ("calls = { defer_after = -1 }", "must be a number of seconds from 0 to 3600, not -1"),
     ],
 )
 def test_a_setting_that_keeps_nothing_is_refused(project: Path, cli: Command, setting: str, problem: str) -> None:

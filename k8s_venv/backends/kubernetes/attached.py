@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 # Kinds of news beside those of a watch: the result is there; the connection broke without it.
 RECEIVED = "RECEIVED"
+UNWATCHED = "UNWATCHED"  # nothing came for a while, and the pod is watched from now on
 BROKEN = "BROKEN"
 
 # What begins a delivery: the name and the version of its format.
@@ -117,7 +118,7 @@ class Attached:
     def states(
         self, pod: k8s.V1Pod, watch: Callable[[], Iterator[tuple[str, Any]]], after: float
     ) -> Iterator[tuple[str, Any]]:
-        """Yield the states of a pod, and ``RECEIVED`` when its result is there.
+        """Yield the states of a pod, ``UNWATCHED`` before it is watched, and ``RECEIVED`` when its result is there.
 
         Args:
             pod: the pod, as it was claimed.
@@ -145,6 +146,7 @@ class Attached:
             first: tuple[str, Any] | Exception | None = news.get(timeout=after)
         except queue.Empty:
             first = None
+            yield UNWATCHED, pod
         try:
             if first == (RECEIVED, None):
                 yield RECEIVED, None

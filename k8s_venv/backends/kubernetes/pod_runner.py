@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -9,7 +10,7 @@ from kubernetes.client.exceptions import ApiException
 
 from k8s_venv.backends.kubernetes import diagnose, phases, pod_state, render, takeover
 from k8s_venv.backends.kubernetes.api import PodApi, without_retries
-from k8s_venv.backends.kubernetes.attached import RECEIVED, Attached, Received
+from k8s_venv.backends.kubernetes.attached import RECEIVED, UNWATCHED, Attached, Received
 from k8s_venv.backends.kubernetes.creation import Creation
 from k8s_venv.backends.kubernetes.lock import HeldError, TaskLock
 from k8s_venv.backends.kubernetes.logs import LogFollower
@@ -151,12 +152,25 @@ class PodRunner:
         Raises:
             BackendError: it could not start, or ended without a result.
         """
+        result = self.wait_for(math.inf)
+        assert result is not None  # noqa: S101 -- it was waited for without an end
+        return result
+
+    def wait_for(self, seconds: float) -> Result | None:
+        """Return the result of a call that ends within a time, or None if it goes on; see ``wait``.
+
+        Where the time has an end, the log is read when the call has ended: else another process reads all of it.
+
+        Args:
+            seconds: the time.
+        """
+        until = time.monotonic() + seconds
         try:
-            outcome = self._watch()
-            while self.must_start_again(outcome):
+            outcome = self._watch(until)
+            while outcome is not None and self.must_start_again(outcome):
                 self.create()
-                outcome = self._watch()
-            return self.collect(outcome)
+                outcome = self._watch(until)
+            return None if outcome is None else self.collect(outcome)
         except BackendError:
             if self._killed():
                 raise diagnose.killed(self._call.environment, self._call.function) from None
@@ -268,27 +282,33 @@ class PodRunner:
             self._attached.close()
             self._attached = None
 
-    def _watch(self) -> PodOutcome:
+    def _watch(self, until: float) -> PodOutcome | None:
         tracker = PodPhaseTracker(self._timeouts, self.seen)
         self._follower = self._new_follower()
         try:
-            for kind, pod in self._states(tracker):
+            for kind, pod in self._states(tracker, until):
                 outcome = self._outcome(tracker, kind, pod)
                 if outcome is not None:
                     return outcome
-                if self._follow_logs and "running" in self.seen:
+                if time.monotonic() >= until:
+                    return None
+                if self._follow_logs and "running" in self.seen and until == math.inf:
                     self._follower.start()
         except ApiException as error:
             raise self._api.refused(error, "watch on the pod") from None
         raise AssertionError("a watch never ends by itself")
 
-    def _states(self, tracker: PodPhaseTracker) -> Iterator[tuple[str, Any]]:
+    def _states(self, tracker: PodPhaseTracker, until: float) -> Iterator[tuple[str, Any]]:
         def watch() -> Iterator[tuple[str, Any]]:
-            return self._api.events(self.pod, tracker.next_look)
+            return self._api.events(self.pod, lambda: min(tracker.next_look(), until - time.monotonic()))
 
-        return watch() if self._attached is None else self._attached.states(self.pod, watch, _UNWATCHED)
+        if self._attached is None:
+            return watch()
+        return self._attached.states(self.pod, watch, max(0.0, min(_UNWATCHED, until - time.monotonic())))
 
     def _outcome(self, tracker: PodPhaseTracker, kind: str, pod: Any) -> PodOutcome | None:
+        if kind == UNWATCHED:
+            return None
         if kind == RECEIVED:
             # What ended a function that failed, such as an eviction, is in the pod's status alone.
             return None if self._has_failed() else tracker.received()
@@ -322,6 +342,8 @@ class PodRunner:
             return ""
         self._follower = self._follower or self._new_follower()
         end = self._received.end if self._received is not None else ""
+        if end:
+            self._follower.start()  # it knows the log's end, which the container's own end may follow late
         return self._follower.finish(ran=pod_state.has_run(pod), end=end)
 
     def _show_evidence(self, pod: Any) -> str:

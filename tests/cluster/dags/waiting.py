@@ -23,6 +23,27 @@ with DAG("deferring", schedule=None):
     deferred.override(task_id="small")(10)
     deferred.override(task_id="large")(200_000)
 
+with DAG("deferring_late", schedule=None):
+
+    @task.isolated("current", deferrable=True, defer_after=120)
+    def short() -> int:
+        print("said by a short call")
+        return 1
+
+    @task.isolated("current", deferrable=True, defer_after=120)
+    def fails_soon() -> None:
+        raise ValueError("said when it failed soon")
+
+    @task.isolated("current", deferrable=True, defer_after=0.5)
+    def long() -> int:
+        print("said by a long call")
+        time.sleep(4)
+        return 2
+
+    short()
+    fails_soon()
+    long()
+
 with DAG("deferring_failures", schedule=None):
 
     @task.isolated("current", deferrable=True)
