@@ -72,7 +72,7 @@ def require_helm() -> None:
 def helm(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
     """Run Helm; what it says on failure is in the error."""
     require_helm()
-    run = subprocess.run(["helm", *arguments], capture_output=True, text=True, check=False)
+    run = subprocess.run(["helm", *arguments], capture_output=True, encoding="utf-8", check=False)
     assert run.returncode == 0 or not check, f"helm {' '.join(arguments)}\n{run.stdout}\n{run.stderr}"
     return run
 
