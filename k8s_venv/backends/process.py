@@ -83,7 +83,7 @@ except OSError:
 if not accepted:
     end(4)
 """
-# Its exit codes where nothing was delivered: nobody waits, or the program that waits did not take it.
+# Its exit codes where nothing was delivered: no program waits, or the program that waits did not take it.
 RELAY_FAILED = (3, 4)
 WAITING_SOCKET = "waiting.sock"
 # The variables of every process that runs a call; those that the task or its environment names win.

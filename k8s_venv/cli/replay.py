@@ -157,7 +157,7 @@ def _arguments(data: bytes | None) -> str:
         return "in a file of their own"
     try:
         packed = loads(data)
-    except Exception:  # noqa: BLE001 -- whatever a value's own type may raise
+    except Exception:  # noqa: BLE001 -- a value's own type may raise anything
         return f"{len(data):,} bytes, of types that are not known here"
     shown = [Shortened().repr(each) for each in packed["args"]]
     shown += [

@@ -66,7 +66,7 @@ class Connection:
         view = memoryview(data)
         while view:
             if not select([], [self._descriptor], [], _SILENCE)[1]:
-                raise OSError("nobody reads")
+                raise OSError("no one reads")
             view = view[os.write(self._descriptor, view) :]
 
 

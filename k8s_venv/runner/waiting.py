@@ -63,7 +63,7 @@ def main(arguments: List[str]) -> None:
     options = dict(zip(arguments[::2], arguments[1::2]))
     folder = options["--call"]
     signal(SIGTERM, _leave)  # process 1 has no default handler
-    os.write(1, _BEGIN)  # here, so that the log has its beginning whatever the modules print
+    os.write(1, _BEGIN)  # here, so that the log has its beginning before all that the modules print
     lock = _locked(os.path.join(folder, LOCK))
     command = [os.path.join(folder, ARCHIVE), "--result", options["--result"], "--message", options["--message"]]
     sys.path[:] = filter(None, sys.path)  # without the working folder, which `-c` adds
@@ -118,7 +118,7 @@ def _fail(message: str, trace: str, sentence: str) -> NoReturn:
         file.write(told)
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(1)  # whatever threads the modules have started
+    os._exit(1)  # also if the modules have started threads
 
 
 # --- the delivery ------------------------------------------------------------------------------------------
@@ -182,7 +182,7 @@ def _refuse(descriptors: List[int], error: BaseException) -> None:
         try:
             if number == 1 and select([], [descriptor], [], 0)[1]:
                 os.write(descriptor, f"refused: {error}\n".encode("utf-8", "backslashreplace"))
-        except OSError:  # nobody reads it
+        except OSError:  # no one reads it
             pass
         os.close(descriptor)
 
@@ -196,7 +196,7 @@ def _take(folder: str, source: int) -> None:
             # No name begins with a point, so this one meets no other.
             begun.append(os.path.join(folder, f".{name}"))
             data = _copy(source, data, begun[-1], size)
-        for name in sorted(header, key=lambda name: name == ARCHIVE):  # whoever sees the archive has all of them
+        for name in sorted(header, key=lambda name: name == ARCHIVE):  # who sees the archive has all of them
             os.rename(os.path.join(folder, f".{name}"), os.path.join(folder, name))
     except BaseException:
         for path in begun:

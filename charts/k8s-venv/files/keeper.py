@@ -229,7 +229,7 @@ class Keeper:
             except ApiError as error:
                 if error.status not in _REFUSED:
                     raise
-                if "status unknown for quota" in str(error):  # a new one, which nobody has counted yet
+                if "status unknown for quota" in str(error):  # a new one, which is not counted yet
                     pool.hold(_UNCOUNTED_PAUSE, time.time())
                     continue
                 pool.failed(time.time())

@@ -59,7 +59,7 @@ class Leadership:
             self._write(self._api.request("GET", self._path), "")
 
     def _expired(self, lease: Dict[str, Any], now: float) -> bool:
-        """Return whether nobody renewed a Lease for its duration, by this machine's clock alone."""
+        """Return whether a Lease was not renewed for its duration, by this machine's clock alone."""
         version = lease["metadata"]["resourceVersion"]
         if version != self._seen[0]:
             self._seen = (version, now)
