@@ -12,8 +12,8 @@ PACKAGE = Path(k8s_venv.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # A new capability raises the first two with it; a new way to do an old thing does not.
-MOST_MODULES = 175
-MOST_LINES = 37_000
+MOST_MODULES = 170
+MOST_LINES = 35_300
 LONGEST_MODULE = 500
 LONGEST_FUNCTION = 40
 
