@@ -74,8 +74,10 @@ def resize_interrupt_and_leave(python: pexpect.spawn[str]) -> int | None:
     python.sendline("print('wide'.upper()); time.sleep(1000)")
     python.expect("WIDE\r\n")
     python.sendintr()  # a terminal drops what is under way to it then, such as the traceback
-    python.sendline("print('back'.upper())")
-    python.expect("BACK\r\n")
+    for _ in range(12):  # it may drop what is typed before Python is at its prompt again
+        python.sendline("print('back'.upper())")
+        if python.expect(["BACK\r\n", pexpect.TIMEOUT], timeout=10) == 0:
+            break
     python.sendline("raise SystemExit(5)")
     python.expect(pexpect.EOF)
     python.close()

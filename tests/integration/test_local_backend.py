@@ -190,6 +190,7 @@ def test_a_task_sees_none_of_the_senders_variables(
         *("PATH", "HOME", "LANG", "LANGUAGE", "TZ", "TMPDIR", "USER", "LOGNAME", "HTTPS_PROXY", "HTTP_PROXY"),
         *("NO_PROXY", "ALL_PROXY", "no_proxy", "http_proxy", "https_proxy", "all_proxy", "SSL_CERT_FILE"),
         *("SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "PYTHONUNBUFFERED", "PYTHONFAULTHANDLER"),
+        "K8S_VENV_FILES",
         *(name for name in seen if name.startswith("LC_")),
     }
 

@@ -11,7 +11,6 @@ import pytest
 
 from tests.conftest import Command
 
-pytest.importorskip("airflow", reason="Airflow is not installed")
 pytestmark = pytest.mark.usefixtures("no_settings")
 HERE = "{}.{}".format(*sys.version_info)
 SECRET = "planted-secret"
