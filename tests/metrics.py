@@ -21,12 +21,14 @@ class Metrics:
     counted: list[tuple[str, dict[str, str]]] = dataclasses.field(default_factory=list)
     timed: list[tuple[str, float, dict[str, str]]] = dataclasses.field(default_factory=list)
 
-    def incr(self, name: str, *, tags: dict[str, str], **_: Any) -> None:
-        self.counted.append((name, tags))
+    def incr(self, name: str, *_: Any, tags: dict[str, str] | None = None, **__: Any) -> None:
+        self.counted.append((name, tags or {}))
 
-    def timing(self, name: str, duration: datetime.timedelta | float, *, tags: dict[str, str], **_: Any) -> None:
+    def timing(
+        self, name: str, duration: datetime.timedelta | float, *_: Any, tags: dict[str, str] | None = None, **__: Any
+    ) -> None:
         if isinstance(duration, datetime.timedelta):  # others are Airflow's own
-            self.timed.append((name, duration.total_seconds(), tags))
+            self.timed.append((name, duration.total_seconds(), tags or {}))
 
     def of(self, name: str) -> list[dict[str, str]]:
         """Return the tags of a counter's calls."""
