@@ -21,11 +21,16 @@ class Metrics:
     counted: list[tuple[str, dict[str, str]]] = dataclasses.field(default_factory=list)
     timed: list[tuple[str, float, dict[str, str]]] = dataclasses.field(default_factory=list)
 
-    def incr(self, name: str, *_: Any, tags: dict[str, str] | None = None, **__: Any) -> None:
+    def incr(self, name: str = "", *_: Any, tags: dict[str, str] | None = None, **__: Any) -> None:
         self.counted.append((name, tags or {}))
 
     def timing(
-        self, name: str, duration: datetime.timedelta | float, *_: Any, tags: dict[str, str] | None = None, **__: Any
+        self,
+        name: str = "",
+        duration: datetime.timedelta | float = 0.0,
+        *_: Any,
+        tags: dict[str, str] | None = None,
+        **__: Any,
     ) -> None:
         if isinstance(duration, datetime.timedelta):  # others are Airflow's own
             self.timed.append((name, duration.total_seconds(), tags or {}))

@@ -56,7 +56,7 @@ def test_a_task_does_not_fail_with_its_metrics(run_text: RunText, monkeypatch: p
     metrics = Metrics.kept(monkeypatch)
     from k8s_venv.airflow.compat import stats
 
-    def broken(name: str, *arguments: object, **options: object) -> None:
+    def broken(name: str = "", *arguments: object, **options: object) -> None:
         if name.startswith("k8s_venv."):
             raise OSError("no route to the collector of metrics")
 
