@@ -125,7 +125,7 @@ def test_a_keeper_that_is_killed_while_claims_run_loses_nothing(warm: Warm) -> N
         waiting = len(warm.waiting())
         assert waiting <= 4
 
-    warm.until_ready(4)
+    eventually(warm.ready)  # how many grow depends on the claims that a living keeper saw
     assert len(claimed) > 3
     assert claimed <= uids(warm.pods())
 
