@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from k8s_venv.calls.packed import Transport
+    from k8s_venv.calls.transfer import Location
     from k8s_venv.config.environment import Environment
 
 FORMAT = 1
@@ -78,7 +79,7 @@ def keep(call: PackedCall, facts: Facts) -> str:
         CallError: it has no location, or that cannot be used.
     """
     place = place_of(call.environment, facts.task)
-    url, _, name = place.rpartition("/")
+    location, name = _found(place)
     with tempfile.TemporaryDirectory(prefix="k8s-venv-kept-") as folder:
         path = Path(folder) / name
         with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
@@ -87,7 +88,7 @@ def keep(call: PackedCall, facts: Facts) -> str:
                 if file != protocol.DELIVERY:  # it is written for each run
                     entry = _ARGUMENTS if call.arguments is not None and file.startswith("arguments.") else file
                     archive.writestr(entry, bytes(data))
-        location_at(url).put(name, path)
+        location.put(name, path)
     return place
 
 
@@ -108,11 +109,17 @@ def place_of(environment: Environment, task: str) -> str:
     return f"{url}/{readable}-{hashlib.sha256(task.encode()).hexdigest()[:12]}.call"
 
 
+def _found(place: str) -> tuple[Location, str]:
+    """Return the location of a kept call, and its name there."""
+    url, _, name = place.rpartition("/")
+    return location_at(url or "/"), name
+
+
 def is_kept(place: str) -> bool:
     """Return whether there is something at the place of a kept call."""
-    url, _, name = place.rpartition("/")
     try:
-        return location_at(url).size(name) > 0
+        location, name = _found(place)
+        return location.size(name) > 0
     except CallError:
         return False
 
@@ -126,8 +133,8 @@ def forget(place: str) -> None:
     Raises:
         CallError: the location cannot be used.
     """
-    url, _, name = place.rpartition("/")
-    location_at(url).delete(name)
+    location, name = _found(place)
+    location.delete(name)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,8 +186,7 @@ def opened(place: str) -> Iterator[KeptCall]:
         CallError: there is none, or it is not one that this version understands.
     """
     place = place if "://" in place else str(Path(place).absolute())
-    url, _, name = place.rpartition("/")
-    location = location_at(url or "/")
+    location, name = _found(place)
     data = location.fetch(name, location.size(name))
     with tempfile.TemporaryDirectory(prefix="k8s-venv-kept-") as folder:
         yield _read(place, data, Path(folder))

@@ -243,6 +243,7 @@ def _examine_cluster(environments: list[Environment]) -> Iterator[Examined]:
 
     from k8s_venv.backends.kubernetes.api import without_retries
     from k8s_venv.backends.kubernetes.backend import connect
+    from k8s_venv.registry.errors import reason
 
     try:
         client, namespace = connect(environments[0])
@@ -259,7 +260,7 @@ def _examine_cluster(environments: list[Environment]) -> Iterator[Examined]:
         return
     except (HTTPError, OSError) as error:
         remedy = "Is the address in the kubeconfig right, and the network open?"
-        yield Examined("cluster", "failed", f"its API server does not answer: {_reason(error)}", remedy)
+        yield Examined("cluster", "failed", f"its API server does not answer: {reason(error)}", remedy)
         return
     address = client.api_client.configuration.host
     yield Examined("cluster", "ok", f"{address} knows this account as {review.status.user_info.username}")
@@ -358,9 +359,3 @@ def examine_versions() -> Iterator[Examined]:
 
 def _failed(subject: str, error: K8sVenvError, more: str = "") -> Examined:
     return Examined(subject, "failed", f"{error}{more}")
-
-
-def _reason(error: BaseException) -> str:
-    from k8s_venv.registry.errors import reason
-
-    return reason(error)

@@ -97,6 +97,17 @@ def run_file(registry: str, namespace: str, worker: Path) -> RunFile:
     return run
 
 
+@pytest.fixture
+def folder(project: Path, registry: str, namespace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of one's own with the project's file, whose images are built."""
+    for file in (*project.glob("pylock.*"), project / "k8s-venv.toml"):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    with (tmp_path / "k8s-venv.toml").open("a") as config:
+        config.write(f'\n[pod]\nnamespace = "{namespace}"\n')
+    monkeypatch.setenv("K8S_VENV_REGISTRY", registry)
+    return tmp_path
+
+
 @pytest.fixture(scope="session")
 def cluster(client: Any, namespace: str, project: Path, registry: str) -> Cluster:
     """What runs calls as pods, with the project's image."""

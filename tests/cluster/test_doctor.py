@@ -10,23 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from tests.cluster.test_rights import account_without
 
 __all__ = ["account_without"]
 PROGRAM = [sys.executable, "-c", "from k8s_venv.cli import main; main(prog_name='k8s-venv')"]
-
-
-@pytest.fixture
-def folder(project: Path, registry: str, namespace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of one's own with the project's file, whose images are built."""
-    for file in (*project.glob("pylock.*"), project / "k8s-venv.toml"):
-        (tmp_path / file.name).write_bytes(file.read_bytes())
-    with (tmp_path / "k8s-venv.toml").open("a") as config:
-        config.write(f'\n[pod]\nnamespace = "{namespace}"\n')
-    monkeypatch.setenv("K8S_VENV_REGISTRY", registry)
-    return tmp_path
 
 
 def doctor(folder: Path, *options: str, **variables: str) -> tuple[int, dict[str, dict[str, str]]]:

@@ -17,17 +17,6 @@ PROGRAM = [sys.executable, "-c", "from k8s_venv.cli import main; main(prog_name=
 pytestmark = pytest.mark.parametrize("backend", ["kubernetes", "docker"])
 
 
-@pytest.fixture
-def folder(project: Path, registry: str, namespace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of one's own with the project's file, whose images are built."""
-    for file in (*project.glob("pylock.*"), project / "k8s-venv.toml"):
-        (tmp_path / file.name).write_bytes(file.read_bytes())
-    with (tmp_path / "k8s-venv.toml").open("a") as config:
-        config.write(f'\n[pod]\nnamespace = "{namespace}"\n')
-    monkeypatch.setenv("K8S_VENV_REGISTRY", registry)
-    return tmp_path
-
-
 def run(folder: Path, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [*PROGRAM, "run", *arguments], cwd=folder, input=stdin, capture_output=True, text=True, check=False

@@ -155,21 +155,36 @@ class PodApi:
         only = k8s.V1Preconditions(uid=uid) if uid else None
         body = k8s.V1DeleteOptions(preconditions=only, grace_period_seconds=grace)
 
-        def delete(**options: Any) -> None:
-            try:
-                self._client.delete_namespaced_pod(name, self._namespace, body=body, **options)
-            except ApiException as error:
-                if error.status not in (404, 409):  # it is gone, or another one has its name
-                    raise
-
         try:
-            self.retried(delete)
+            self.delete_object(self._client.delete_namespaced_pod, name, body)
         except ApiException as error:
             raise BackendError(
                 self._environment.name,
                 f"the pod {self._namespace}/{name} could not be deleted and is still there. "
                 f"{diagnose.request_problem(error)}",
             ) from None
+
+    def delete_object(self, delete: Callable[..., Any], name: str, body: k8s.V1DeleteOptions) -> None:
+        """Delete an object of the namespace; that it is gone, or another one has its name, is no fault.
+
+        Args:
+            delete: the client's method.
+            name: the object's name.
+            body: which one it must be.
+
+        Raises:
+            ApiException: the server refused.
+            BackendError: it did not answer.
+        """
+
+        def ask(**options: Any) -> None:
+            try:
+                delete(name, self._namespace, body=body, **options)
+            except ApiException as error:
+                if error.status not in (404, 409):
+                    raise
+
+        self.retried(ask)
 
     def mark_checked(self, name: str, annotations: Mapping[str, str]) -> None:
         """Mark a kept pod as read, so that no later try takes it over."""

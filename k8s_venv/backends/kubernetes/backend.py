@@ -48,7 +48,7 @@ class KubernetesBackend:
         """Run a call as a pod; see ``Backend.run``."""
         client, namespace = connect(call.environment)
         pod = self._pod(call, namespace.name)
-        declared = functools.partial(self._waiting, call.environment)
+        declared = functools.partial(pool.declared_pod, call.environment, self._project)
         run = PodRunner(client, pod, call, log, lambda _: None, origin=namespace.origin, declared=declared)
         try:
             run.create()
@@ -59,9 +59,6 @@ class KubernetesBackend:
     def _pod(self, call: PackedCall, namespace: str) -> k8s.V1Pod:
         name = render.pod_name(f"{call.environment.name}-{call.function}", self._identity)
         return self.pod(call.environment, namespace, name)
-
-    def _waiting(self, environment: Environment) -> k8s.V1Pod:
-        return pool.declared_pod(environment, self._project)
 
     def pod(self, environment: Environment, namespace: str, name: str) -> k8s.V1Pod:
         """Return the pod of a call, or of another program, in an environment."""
@@ -96,10 +93,8 @@ def connect(environment: Environment) -> tuple[Any, Namespace]:
     try:
         if inside:
             kubernetes.config.load_incluster_config()
-        elif elsewhere:
+        elif elsewhere or _has_kubeconfig():
             kubernetes.config.load_kube_config(file, context)
-        elif _has_kubeconfig():
-            kubernetes.config.load_kube_config()
         else:
             kubernetes.config.load_incluster_config()
         client = kubernetes.client.CoreV1Api()

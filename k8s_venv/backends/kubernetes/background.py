@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import threading
+from concurrent.futures import Future
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -18,24 +19,16 @@ def in_background(work: Callable[[], T]) -> Callable[[], T]:
     Args:
         work: the work.
     """
-    done: list[T] = []
-    failed: list[BaseException] = []
+    future: Future[T] = Future()
 
     def run() -> None:
         try:
-            done.append(work())
+            future.set_result(work())
         except BaseException as error:  # noqa: BLE001 -- raised where the result is asked for
-            failed.append(error)
+            future.set_exception(error)
 
-    thread = start_thread(run, "k8s-venv-work")
-
-    def result() -> T:
-        thread.join()
-        if failed:
-            raise failed[0]
-        return done[0]
-
-    return result
+    start_thread(run, "k8s-venv-work")
+    return future.result
 
 
 def start_thread(work: Callable[[], None], name: str) -> threading.Thread:

@@ -79,7 +79,9 @@ class Creation:
             time.sleep(_MOMENT)
             if self._has_secrets(created):
                 return created, True
-            self._say(f"Pod {self._shown} lacks its Secrets, since the worker before died: starting again.")
+            self._say(
+                f"Pod {render.full_name(self.request)} lacks its Secrets, since the worker before died: starting again."
+            )
             remove(self._api, created, self._call)
 
     def _deliver(self, secrets: CallSecrets, pod: k8s.V1Pod) -> None:
@@ -120,13 +122,12 @@ class Creation:
                 return found, False
             decision = takeover.decide(found, attempt, identity)
             if decision is takeover.ExistingPod.TAKEN:
-                earlier = (found.metadata.labels or {}).get(render.TRY, "an earlier one")
-                self._say(f"Taking over pod {self._shown} of try {earlier}: it is still there.")
+                self._say(takeover.announcement(found))
                 return found, True
             if decision is takeover.ExistingPod.CHECKED:
                 number += 1
                 continue
-            self._say(f"Pod {self._shown} of an earlier try is there: {decision.value}.")
+            self._say(f"Pod {render.full_name(self.request)} of an earlier try is there: {decision.value}.")
             if decision is takeover.ExistingPod.LEAVING:
                 await_removal(self._api, found, self._call)
             else:
@@ -136,10 +137,6 @@ class Creation:
         """Return whether this very worker made a pod, by a request whose answer was lost: each has its own salt."""
         own, its = (pod.metadata.annotations or {} for pod in (self.request, found))
         return found.metadata.deletion_timestamp is None and own[takeover.CALL] == its.get(takeover.CALL)
-
-    @property
-    def _shown(self) -> str:
-        return f"{self.request.metadata.namespace}/{self.request.metadata.name}"
 
 
 def remove(api: PodApi, pod: k8s.V1Pod, call: PackedCall) -> None:

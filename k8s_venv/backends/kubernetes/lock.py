@@ -123,12 +123,4 @@ class TaskLock:
 
     def _remove(self, lease: Any) -> None:
         only = k8s.V1DeleteOptions(preconditions=k8s.V1Preconditions(uid=lease.metadata.uid))
-
-        def delete(**options: Any) -> None:
-            try:
-                self._leases.delete_namespaced_lease(self._identity, self._namespace, body=only, **options)
-            except ApiException as error:
-                if error.status not in (404, 409):  # it is gone, or another one has its name
-                    raise
-
-        self._api.retried(delete)
+        self._api.delete_object(self._leases.delete_namespaced_lease, self._identity, only)

@@ -115,6 +115,12 @@ def is_pool_pod(pod: k8s.V1Pod) -> bool:
     return POOL in (pod.metadata.annotations or {})
 
 
+def is_ready(pod: Mapping[str, Any]) -> bool:
+    """Return whether a waiting pod, as a JSON object, can take a call now."""
+    conditions = pod.get("status", {}).get("conditions", ())
+    return any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
+
+
 def pool_key(pod: k8s.V1Pod) -> str:
     """Return the key of the pool that a waiting pod belongs to: a digest of its specification.
 

@@ -11,7 +11,7 @@ from urllib3.exceptions import HTTPError
 
 from k8s_venv.backends.kubernetes import diagnose
 from k8s_venv.backends.kubernetes.backend import connect
-from k8s_venv.backends.kubernetes.pool import ENVIRONMENT, POOL, declared_pod
+from k8s_venv.backends.kubernetes.pool import ENVIRONMENT, POOL, declared_pod, is_ready
 from k8s_venv.backends.kubernetes.render import LABELS, SLOT
 from k8s_venv.backends.limits import REQUEST_TIMEOUT
 from k8s_venv.backends.pod_options import is_template
@@ -142,7 +142,7 @@ def pool_status(
     unclaimed = [pod for pod in present if pod["metadata"]["labels"][SLOT] == _pool(pod)]
     current = [pod for pod in unclaimed if environment.warm is not None and key in (None, _pool(pod))]
     alive = [pod for pod in current if not _has_ended(pod)]
-    waiting = sum(map(_is_ready, alive))
+    waiting = sum(map(is_ready, alive))
     return PoolStatus(
         namespace,
         waiting=waiting,
@@ -164,10 +164,6 @@ def _pool(pod: dict[str, Any]) -> str | None:
 
 def _has_ended(pod: dict[str, Any]) -> bool:
     return pod["status"].get("phase") in _ENDED
-
-
-def _is_ready(pod: dict[str, Any]) -> bool:
-    return any(each["type"] == "Ready" and each["status"] == "True" for each in pod["status"].get("conditions", ()))
 
 
 def _problem(pod: dict[str, Any]) -> str:

@@ -193,6 +193,11 @@ def pod_name(label: str, identity: str) -> str:
     return f"{readable.strip('-')}-{digest}" if readable else f"call-{digest}"
 
 
+def full_name(pod: k8s.V1Pod) -> str:
+    """Return a pod's namespace and name, for messages."""
+    return f"{pod.metadata.namespace}/{pod.metadata.name}"
+
+
 def fresh_secret_name(name: str) -> str:
     """Return a Secret's name for a pod's name, used once: what is left of an earlier pod must never meet a new one."""
     return f"{name}-{secrets.token_hex(4)}"

@@ -83,6 +83,12 @@ def is_over(pod: Any) -> bool:
     return pod_state.has_ended(pod) or READ in (pod.metadata.annotations or {})
 
 
+def announcement(pod: Any) -> str:
+    """Return the sentence for a pod of an earlier try that is taken over."""
+    earlier = (pod.metadata.labels or {}).get(render.TRY, "an earlier one")
+    return f"Taking over pod {render.full_name(pod)} of try {earlier}: it is still there."
+
+
 class CallIdentity:
     """The identity of a call among all that a pod of the same name may run.
 

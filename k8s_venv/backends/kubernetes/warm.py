@@ -177,7 +177,7 @@ class WarmPods:
                 return pod, changed
             if decision is takeover.ExistingPod.CHECKED:
                 continue
-            self._say(f"Pod {_shown(pod)} of an earlier try is there: {decision.value}.")
+            self._say(f"Pod {render.full_name(pod)} of an earlier try is there: {decision.value}.")
             changed = True
             if decision is takeover.ExistingPod.LEAVING:
                 await_removal(self._api, pod, self._call)
@@ -189,7 +189,7 @@ class WarmPods:
         """Return the pods that can be claimed now; raise why there are none."""
         if not self._call.environment.values.exec:
             raise _ColdError("values", "with exec = false, its values may not go through `pods/exec`")
-        ready = [pod for pod in waiting if _is_ready(pod)]
+        ready = [pod for pod in waiting if pool.is_ready(pod)]
         if ready:
             return ready
         if waiting:
@@ -259,7 +259,6 @@ class WarmPods:
 
     def _take_over(self, pod: k8s.V1Pod) -> Warm:
         """Take over a claimed pod: it runs or has ended, or its worker died before it had delivered the call."""
-        earlier = (pod.metadata.labels or {}).get(render.TRY, "an earlier one")
         if not pod_state.has_ended(pod):
             try:
                 self._lock.take_or_warn(pod)
@@ -267,7 +266,7 @@ class WarmPods:
                 self._discarded.add(pod.metadata.uid)
                 self._api.delete(pod.metadata.name, pod.metadata.uid)
                 raise
-        self._say(f"Taking over pod {_shown(pod)} of try {earlier}: it is still there.")
+        self._say(takeover.announcement(pod))
         self.claimed = pod
         claimed_at = time.time()
         attached = None if pod_state.has_ended(pod) else self._deliver(pod, earlier=True)
@@ -354,11 +353,6 @@ def _attempted(connect: Callable[[], Attached], files: Mapping[str, Buffer]) -> 
     return _Attempt(attached, answer)
 
 
-def _is_ready(pod: dict[str, Any]) -> bool:
-    conditions = pod.get("status", {}).get("conditions", ())
-    return any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
-
-
 def _is_staying(pod: dict[str, Any]) -> bool:
     """Return whether a pod waits or is going to: it neither ended nor is it being removed."""
     ended = pod.get("status", {}).get("phase") in ("Failed", "Succeeded")
@@ -369,7 +363,3 @@ def _age(pod: dict[str, Any]) -> float:
     """Return for how many seconds a pod has been active, as its deadline counts."""
     started = datetime.datetime.fromisoformat(pod["status"]["startTime"])
     return max(0.0, time.time() - started.timestamp())
-
-
-def _shown(pod: k8s.V1Pod) -> str:
-    return f"{pod.metadata.namespace}/{pod.metadata.name}"
